@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -55,6 +56,13 @@ def installed_with(extra: str) -> set[str]:
             there |= needed
             wanted += required(requirement.name, *requirement.extras)
     return {name for name, _ in there}
+
+
+def there(path: Path, reason: str) -> Path:
+    """What no checkout has; the test is skipped where it is missing, and fails instead when `REQUIRE_DATA=1`."""
+    if not path.exists():
+        (pytest.fail if os.environ.get("REQUIRE_DATA") == "1" else pytest.skip)(reason)
+    return path
 
 
 NOBODY = 65534

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from scene_completion_ros.ros import dds
+from tests.checkout import there
 
 # Tests start hundreds of processes, each of which would compile all it imports: torch alone takes ten seconds.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -82,21 +83,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if deselected and is_slow(collection_path) else None
 
 
-def shared_data_root() -> Path:
-    """Folder of the real recordings: `SCENE_COMPLETION_DATA`, by default `../shared/data` next to the project."""
-    return Path(os.environ.get("SCENE_COMPLETION_DATA", Path(__file__).resolve().parents[1] / ".." / "shared" / "data"))
-
-
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real recordings; skips where they are missing, fails instead when `REQUIRE_DATA=1`."""
-    root = shared_data_root()
-    if not root.is_dir():
-        reason = f"real recordings not found at {root}: set SCENE_COMPLETION_DATA"
-        if os.environ.get("REQUIRE_DATA") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return root.resolve()
+    """Real recordings in `SCENE_COMPLETION_DATA`, by default `../shared/data` next to the project."""
+    root = Path(os.environ.get("SCENE_COMPLETION_DATA", TESTS.parent / ".." / "shared" / "data"))
+    return there(root, f"real recordings not found at {root}: set SCENE_COMPLETION_DATA").resolve()
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The documentation site: it builds strictly, is whole, loads nothing from elsewhere; its pictures can be made anew."""
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,16 +10,12 @@ from tests.checkout import ROOT, run_python
 LOADED = re.compile(r'<(?:script|link|img|iframe)\b[^>]*?\s(?:src|href)="([^"]*)"')  # what a page loads by itself
 
 
-def build(checkout: Path, *options: str | Path) -> subprocess.CompletedProcess[str]:
-    command = ("-m", "mkdocs", "build", "--strict", *options)  # --quiet would hide warnings from --strict
-    return run_python(*command, cwd=checkout, timeout_s=800.0, NO_MKDOCS_2_WARNING="1")
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("mkdocs")
     folder = tmp_path_factory.mktemp("documentation") / "site"
-    done = build(ROOT, "--site-dir", folder)
+    command = ("-m", "mkdocs", "build", "--strict", "--site-dir", folder)  # --quiet would hide warnings from --strict
+    done = run_python(*command, timeout_s=800.0, NO_MKDOCS_2_WARNING="1")
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 

@@ -95,7 +95,6 @@ def test_of_processes_that_start_together_one_compiles(tmp_path: Path) -> None:
     for process in together:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
     for process in together:
-        assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
     assert sorted(process.communicate()[0] for process in together) == ["0\n", "0\n", "1\n"]

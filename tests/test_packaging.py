@@ -23,14 +23,13 @@ MADE_AT_THE_ROOT = ("build", "demo_output", "dist", "install", "log", "replay", 
 MADE_ANYWHERE = shutil.ignore_patterns(".git", ".venv*", "__pycache__", "*.egg-info", ".*_cache")
 
 
-def not_sources(folder: str, names: list[str]) -> set[str]:
-    """What `shutil.copytree` leaves out of a copy of the checkout."""
-    return set(MADE_ANYWHERE(folder, names)) | (set(MADE_AT_THE_ROOT) if Path(folder) == ROOT else set())
-
-
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the checkout to build from."""
+
+    def not_sources(folder: str, names: list[str]) -> set[str]:
+        return set(MADE_ANYWHERE(folder, names)) | (set(MADE_AT_THE_ROOT) if Path(folder) == ROOT else set())
+
     return Path(shutil.copytree(ROOT, tmp_path_factory.mktemp("workspace") / "src", symlinks=True, ignore=not_sources))
 
 
@@ -43,14 +42,6 @@ def run(*command: str | Path, cwd: Path) -> str:
     )
     assert result.returncode == 0, f"{command} failed:\n{result.stdout}\n{result.stderr}"
     return result.stdout
-
-
-def pins(python: str) -> dict[str, str]:
-    """What pip takes from the file under a Python; no distribution twice."""
-    read = [Requirement(line) for line in PINS[1:]]
-    held = [pin for pin in read if not pin.marker or pin.marker.evaluate({"python_version": python})]
-    assert len({pin.name for pin in held}) == len(held)
-    return {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in held}
 
 
 def test_manifest_is_valid_and_agrees_with_the_package() -> None:
@@ -89,7 +80,10 @@ def test_training_needs_one_torch_and_each_supported_python_has_pins() -> None:
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_every_direct_requirement_but_torch_is_pinned(python: str) -> None:
-    pinned = pins(python)
+    read = [Requirement(line) for line in PINS[1:]]
+    held = [pin for pin in read if not pin.marker or pin.marker.evaluate({"python_version": python})]
+    assert len({pin.name for pin in held}) == len(held)
+    pinned = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in held}
     direct = required(PACKAGE, "ros", "train", "test", "lint")
     assert {canonicalize_name(requirement.name) for requirement in direct} - set(pinned) == {"torch"}
     assert all(
@@ -100,16 +94,13 @@ def test_every_direct_requirement_but_torch_is_pinned(python: str) -> None:
     assert {name for name in pinned if name == "torch" or name.startswith("nvidia")} == {"nvidia-cuda-nvrtc"}
 
 
-def build(kind: str, sources: Path, output: Path) -> Path:
-    """A wheel or an sdist as `python -m build --no-isolation` makes it: by the backend of pyproject.toml."""
-    output.mkdir()
-    call = f"import setuptools.build_meta as b; print(b.build_{kind}({str(output)!r}))"
-    return output / run(sys.executable, "-c", call, cwd=sources).splitlines()[-1]
-
-
 @pytest.fixture(scope="module")
 def wheel(sources: Path) -> Path:
-    return build("wheel", sources, sources.parent / "wheel")
+    """As `python -m build --no-isolation` makes it: by the backend of pyproject.toml."""
+    output = sources.parent / "wheel"
+    output.mkdir()
+    call = f"import setuptools.build_meta as b; print(b.build_wheel({str(output)!r}))"
+    return output / run(sys.executable, "-c", call, cwd=sources).splitlines()[-1]
 
 
 def test_wheel_holds_what_a_robot_needs_and_the_python_index_takes_it(wheel: Path) -> None:

@@ -49,22 +49,18 @@ def cloud_of(points_grid: list[tuple[float, float, float]], probability: list[fl
     return cloud
 
 
-def no_depth() -> NDArray[np.float32]:
-    return np.full((2, 2), NAN, dtype=np.float32)
-
-
 def test_voxels_by_hand() -> None:
     # [X, Y] = [0, 0] occupied and found; [0, 1] occupied and missed; [1, 0] free and called occupied; [1, 1] free.
     occupied = np.array([[True, True], [False, False]])[..., None]
     visible = np.array([[True, False], [True, False]])[..., None]
     everywhere = np.ones_like(occupied)
     truth = VoxelTruth("by hand", GRID, GRID_FROM_CAMERA, occupied, everywhere, everywhere, visible)
-    cloud = cloud_of([(4.1, -0.1, -0.1), (4.3, -0.1, -0.1)], [0.9, 0.6])
+    cloud, no_depth = cloud_of([(4.1, -0.1, -0.1), (4.3, -0.1, -0.1)], [0.9, 0.6]), np.full((2, 2), NAN, np.float32)
     scores = ReplayScores([OneTruth(truth)], PublishedGrid(GRID, GRID_FROM_CAMERA))
-    scores.add(cloud, no_depth(), PINHOLE, stamp_ns=1, frame_id="another")
+    scores.add(cloud, no_depth, PINHOLE, stamp_ns=1, frame_id="another")
     assert scores.scores.to_json() == {}
-    scores.add(cloud, no_depth(), PINHOLE, stamp_ns=1, frame_id=FRAME)
-    regions = voxel_rows(scores)
+    scores.add(cloud, no_depth, PINHOLE, stamp_ns=1, frame_id=FRAME)
+    regions = {row["region"]: row for row in scores.scores.rows("voxels")}
     assert {(row["frames"], row["covered"], row["range_m"]) for row in regions.values()} == {(1, 1.0, 0.4)}
     found = regions[ALL]
     assert found["voxels"] == 4
@@ -83,17 +79,6 @@ def test_voxels_by_hand() -> None:
     json.dumps(scores.scores.to_json(), allow_nan=False)
 
 
-def voxel_rows(scores: ReplayScores) -> dict[str, dict[str, Any]]:
-    """Region -> row."""
-    return {row["region"]: row for row in scores.scores.rows("voxels")}
-
-
-def depth_row(scores: ReplayScores) -> dict[str, Any]:
-    """Of all pixels."""
-    (row,) = [row for row in scores.scores.rows("depth") if row["pixels"] == "all pixels"]
-    return row
-
-
 def test_points_outside_of_the_nodes_grid_are_left_out() -> None:
     cloud = cloud_of([(4.1, -0.1, -0.1), (9.0, 0.0, 0.0)], [0.7, 0.9])
     found = PublishedGrid(GRID, GRID_FROM_CAMERA).at(cloud, GRID, GRID_FROM_CAMERA)
@@ -105,7 +90,7 @@ def test_depth_by_hand() -> None:
     scores = ReplayScores([OneTruth(depth=truth)], PublishedGrid(GRID, GRID_FROM_CAMERA))
     published = np.array([[10.0, INF], [NAN, 20.0]], dtype=np.float32)  # right, too far: 80 m, unknown, no truth
     scores.add(cloud_of([], []), published, PINHOLE, stamp_ns=1, frame_id=FRAME)
-    errors = depth_row(scores)
+    (errors,) = [row for row in scores.scores.rows("depth") if row["pixels"] == "all pixels"]
     assert errors["frames"] == 1
     assert errors["covered"] == pytest.approx(2 / 3)
     assert errors["abs_rel"] == pytest.approx((0.0 + 1.0) / 2)

@@ -42,16 +42,11 @@ for line in lines:
 """
 
 
-def modules_of_others(extra: str) -> list[str]:
-    """Modules of this environment that would not be there if the package were installed with one extra alone."""
-    names = installed_with(extra)
-    return [module for module, of in packages_distributions().items() if not names & set(map(canonicalize_name, of))]
-
-
 def run_all(lines: list[list[str]], folder: Path, extra: str | None) -> list[tuple[int | str | None, str]]:
     """Exit codes, or tracebacks, of commands and what they print: with the packages of an extra, or with none."""
-    given = json.dumps([list(packages_distributions()) if extra is None else modules_of_others(extra), lines])
-    done = run_python("-c", RUN, given, cwd=folder)
+    there = set() if extra is None else installed_with(extra)
+    others = [module for module, of in packages_distributions().items() if not there & set(map(canonicalize_name, of))]
+    done = run_python("-c", RUN, json.dumps([others, lines]), cwd=folder)
     assert done.returncode == 0, done.stderr
     return [tuple(json.loads(result)) for result in done.stdout.splitlines()]
 

@@ -1,22 +1,18 @@
 """A student of a flat road, so that what the commands write can be compared with the truth."""
 
 import dataclasses
-import resource
-import signal
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec
+from scene_completion_ros.inference.head import HeadWeights
 from tests.inference.small_bundle import (
-    CANONICAL,
-    CHANNELS,
     class_colours,
     class_names,
     make_small_bundle,
+    road_head,
     small_bank,
     small_space,
     with_labels,
@@ -26,24 +22,14 @@ CAMERA_HEIGHT = 1.6  # metres above the road: a face of the default grid, half a
 
 
 def flat_road_head() -> HeadWeights:
-    """Opaque below the road, transparent above: both are linear in the point code's y~ and z~.
-
-    A point lies below the road where (v - cy) / fy > height / z, v being its pixel row and z its depth.
-    """
-    code = PointCodeSpec()
-    inverse_range = 1.0 / code.near - 1.0 / code.far
-    of_y = CANONICAL.height / (2.0 * CANONICAL.fy)
-    of_z = -0.5 * CAMERA_HEIGHT * inverse_range
-    constant = (CANONICAL.height / 2.0 - 0.5 - CANONICAL.cy) / CANONICAL.fy
-    constant -= CAMERA_HEIGHT * (0.5 * inverse_range + 1.0 / code.far)
-    steep = 1e5  # the random features of the small bundle's encoder must not matter
-    positional = np.zeros((CHANNELS, code.size), dtype=np.float32)
-    positional[0, 1], positional[0, 2] = steep * of_y, steep * of_z
-    bias = np.zeros(CHANNELS, dtype=np.float32)
-    bias[0] = steep * constant
-    weight = np.zeros(CHANNELS, dtype=np.float32)
-    weight[0] = 1.0
-    return HeadWeights(positional, bias, weight, np.array([-20.0], dtype=np.float32))
+    """The road of `road_head` alone, so steep that the features of an image do not matter to it."""
+    head = road_head(road_below_camera=CAMERA_HEIGHT)
+    for values in (head.positional_weight, head.hidden_bias, head.density_weight):
+        values[1:] = 0.0
+    head.positional_weight[0] *= 2500.0
+    head.hidden_bias[0] *= 2500.0
+    head.density_weight[0] = 1.0
+    return dataclasses.replace(head, density_bias=np.array([-20.0], dtype=np.float32))
 
 
 @pytest.fixture(scope="session")
@@ -72,14 +58,3 @@ def short_road(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
     """The same on a small grid, for tests that look at no voxels."""
     grid = dataclasses.replace(DEFAULT_GRID, origin=(0.0, -6.4, -2.2), shape=(64, 64, 16))
     return make_small_bundle(tmp_path_factory.mktemp("bundle") / "short_road", head=flat_road_head(), grid=grid)
-
-
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """No file of more than 20 kB can be written, as on a disk that is nearly full."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)

@@ -19,17 +19,11 @@ STEP_NS = 100_000_000
 
 
 def write_image(
-    writer: BagWriter,
-    picture: NDArray[np.uint8],
-    stamp_ns: int,
-    bag_ns: int,
-    *,
-    topic: str = TOPIC,
-    encoding: str = "rgb8",
+    writer: BagWriter, picture: NDArray[np.uint8], stamp_ns: int, bag_ns: int, *, encoding: str = "rgb8"
 ) -> None:
     height, width, _ = picture.shape
     message = recordings.image(picture, encoding, width=width, height=height, stamp_ns=stamp_ns, frame_id=FRAME)
-    writer.write(topic, "sensor_msgs/msg/Image", message, bag_ns)
+    writer.write(TOPIC, "sensor_msgs/msg/Image", message, bag_ns)
 
 
 def write_camera_info(writer: BagWriter, camera: Camera, stamp_ns: int) -> None:
@@ -41,7 +35,7 @@ def write_camera_info(writer: BagWriter, camera: Camera, stamp_ns: int) -> None:
 POLE = np.array([[20.0, 5.0, z] for z in np.linspace(-2.4, 0.0, 30)], dtype=np.float32)  # in the LiDAR's frame
 
 
-def record(path: Path, *, frames: int = 3, cameras: int = 1, broken: bool = False) -> Path:
+def record(path: Path, *, frames: int = 3, broken: bool = False) -> Path:
     """Write the recording; ``broken`` adds an image of an unknown encoding, a smaller one, and one from the past."""
     rng = np.random.default_rng(0)
     with BagWriter(path) as writer:
@@ -55,8 +49,7 @@ def record(path: Path, *, frames: int = 3, cameras: int = 1, broken: bool = Fals
             pole = cloud(POLE)
             pole.header = recordings.header(now, "lidar")
             writer.write("/lidar", "sensor_msgs/msg/PointCloud2", pole, now)
-            for camera in range(cameras):
-                write_image(writer, image, now, now, topic=TOPIC if camera == 0 else f"/camera_{camera}/image_raw")
+            write_image(writer, image, now, now)
         if broken:
             now = START_NS + frames * STEP_NS
             write_image(writer, image, now, now, encoding="smell8")

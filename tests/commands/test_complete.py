@@ -30,16 +30,12 @@ grid_from_camera: [0, 0, 1, 1,  -1, 0, 0, 0,  0, -1, 0, 0,  0, 0, 0, 1]
 """
 
 
-def write_image(folder: Path) -> Path:
-    path = folder / "image.png"
-    cv2.imwrite(str(path), np.full((CANONICAL.height, CANONICAL.width, 3), 90, np.uint8))
-    (folder / "camera.yaml").write_text(YAML.format(c=CANONICAL))
-    return path
-
-
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    return write_image(tmp_path)
+    path = tmp_path / "image.png"
+    cv2.imwrite(str(path), np.full((CANONICAL.height, CANONICAL.width, 3), 90, np.uint8))
+    (tmp_path / "camera.yaml").write_text(YAML.format(c=CANONICAL))
+    return path
 
 
 def complete(image: Path, bundle: StudentBundle, *more: str) -> int:
@@ -48,22 +44,16 @@ def complete(image: Path, bundle: StudentBundle, *more: str) -> int:
     return main(["complete", *arguments, "--bundle", str(bundle.folder)])
 
 
-@pytest.fixture(scope="module")
-def output(tmp_path_factory: pytest.TempPathFactory, flat_road: StudentBundle) -> Path:
-    image = write_image(tmp_path_factory.mktemp("complete"))
-    assert complete(image, flat_road) == 0
-    return image.parent / "out"
-
-
 def voxels_of(folder: Path) -> dict[str, np.ndarray]:
     with np.load(folder / "voxels.npz", allow_pickle=False) as data:
         return {name: data[name] for name in data.files}
 
 
-def test_the_files_have_the_documented_content(output: Path) -> None:
+def test_the_files_have_the_documented_content(image: Path, flat_road: StudentBundle) -> None:
+    assert complete(image, flat_road) == 0
+    output = image.parent / "out"
     saved = read_npz(output / "voxels.npz")
     voxels, details = saved.voxels, saved.details
-    assert details is not None
     np.testing.assert_array_equal(voxels.index, np.argwhere(voxels.state >= 3))
     np.testing.assert_allclose(voxels.probability, details.probability_grid[tuple(voxels.index.T)], atol=1e-3)
     assert (details.depth.ndim, details.alpha_grid.shape) == (2, DEFAULT_GRID.shape)

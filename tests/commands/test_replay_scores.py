@@ -11,9 +11,6 @@ from tests.commands.conftest import CAMERA_HEIGHT
 from tests.commands.recordings import POLE, record
 from tests.commands.test_replay import replay
 
-FARTHEST_ROAD_M = 51.2  # the end of the default grid
-TOO_FAR_M = 80.0
-
 
 def test_depth_is_scored_against_the_recordings_lidar(tmp_path: Path, flat_road: StudentBundle) -> None:
     """The student sees a flat road and no pole: the depth behind a point of the pole is that of the road there."""
@@ -22,7 +19,7 @@ def test_depth_is_scored_against_the_recordings_lidar(tmp_path: Path, flat_road:
     distance, below_camera = POLE[:, 0], -POLE[:, 2] - 1.0  # the LiDAR stands a metre above the camera
     with np.errstate(divide="ignore"):
         road = np.where(below_camera > 0.0, distance * CAMERA_HEIGHT / below_camera, np.inf)
-    seen = np.where(road < FARTHEST_ROAD_M, road, TOO_FAR_M)
+    seen = np.where(road < 51.2, road, 80.0)  # the default grid ends there, and what is too far counts as 80 m
     scores = json.loads((output / "scores.json").read_text(encoding="utf-8"))["depth"]
     (errors,) = [row for row in scores if row["pixels"] == "all pixels"]
     assert (errors["recordings"], errors["frames"], errors["covered"]) == ("lidar", 3, 1.0)

@@ -10,12 +10,8 @@ from scene_completion_training.foundation.encoded_words import TextEncoder
 from tests.training.foundation.tiny_models import saved_sentence_encoder
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved_sentence_encoder(tmp_path_factory.mktemp("models") / "sentences")
-
-
-def test_phrases_and_a_file_make_a_bank(encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_phrases_and_a_file_make_a_bank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    encoder = saved_sentence_encoder(tmp_path / "sentences")
     file, output = tmp_path / "words.yaml", tmp_path / "new" / "bank.safetensors"
     command = ["vocabulary", f"--encoder={encoder}", f"--output={output}"]
     assert main([*command, "car", "other"]) == 0

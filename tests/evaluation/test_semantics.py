@@ -8,34 +8,13 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import GridError
+from scene_completion_ros.evaluation import semantics
 from scene_completion_ros.evaluation.semantic_classes import (
     COMMON_CLASSES,
     SEMANTIC_KITTI_CLASSES,
     SEMANTIC_KITTI_OFFICIAL,
     SEMANTIC_KITTI_TO_COMMON,
     ClassMap,
-)
-from scene_completion_ros.evaluation.semantics import (
-    SSCBENCH_GRID,
-    UNASSIGNED,
-    SemanticCompletionMetric,
-    WordMetric,
-    ZeroShotMetric,
-    additional_invalid,
-    average_precision,
-    best_classes,
-    class_confusion,
-    class_iou,
-    class_scores,
-    completion_confusion,
-    completion_scores,
-    match_cityscapes,
-    match_covering,
-    match_occupied,
-    match_one_to_one,
-    mean_iou,
-    renamed,
-    zero_shot_scores,
 )
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_worlds.street.street_line import StreetClass
@@ -44,28 +23,28 @@ from scene_completion_worlds.street.street_line import StreetClass
 def test_seven_pixels_by_hand() -> None:
     predicted = np.array([0, 1, 1, 2, 2, 9, 9])
     truth = np.array([0, 1, 0, 1, 2, 255, -1])  # what is ignored may be predicted as anything
-    confusion = class_confusion(predicted, truth, 3, 4)
+    confusion = semantics.class_confusion(predicted, truth, 3, 4)
     np.testing.assert_array_equal(confusion, [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0]])  # rows are predictions
-    named = renamed(confusion, np.array([0, 1, 2]))
-    iou = class_iou(named)
+    named = semantics.renamed(confusion, np.array([0, 1, 2]))
+    iou = semantics.class_iou(named)
     np.testing.assert_allclose(iou, [1 / 2, 1 / 3, 1 / 2, math.nan])  # the fourth is neither predicted nor true
-    assert mean_iou(iou) == pytest.approx((1 / 2 + 1 / 3 + 1 / 2 + 0) / 4)
+    assert semantics.mean_iou(iou) == pytest.approx((1 / 2 + 1 / 3 + 1 / 2 + 0) / 4)
 
 
 def test_renaming_the_matrix_is_renaming_the_predictions() -> None:
     random = np.random.default_rng(0)
     predicted, truth = random.integers(0, 6, 500), random.integers(0, 4, 500)
-    names = np.array([2, 0, 2, UNASSIGNED, 1, 3])
-    result = renamed(class_confusion(predicted, truth, 6, 4), names)
-    expected = class_confusion(np.where(names == UNASSIGNED, 4, names)[predicted], truth, 5, 4)
+    names = np.array([2, 0, 2, semantics.UNASSIGNED, 1, 3])
+    result = semantics.renamed(semantics.class_confusion(predicted, truth, 6, 4), names)
+    expected = semantics.class_confusion(np.where(names == semantics.UNASSIGNED, 4, names)[predicted], truth, 5, 4)
     np.testing.assert_array_equal(result, expected)
-    as_first = renamed(class_confusion(predicted, truth, 6, 4), names, unassigned=0)
+    as_first = semantics.renamed(semantics.class_confusion(predicted, truth, 6, 4), names, unassigned=0)
     np.testing.assert_array_equal(as_first[0], expected[0] + expected[4])
     assert not as_first[4].any()
 
 
 def agreement(confusion: np.ndarray, assignment: np.ndarray) -> int:
-    return sum(int(confusion[k, c]) for k, c in enumerate(assignment) if c != UNASSIGNED)
+    return sum(int(confusion[k, c]) for k, c in enumerate(assignment) if c != semantics.UNASSIGNED)
 
 
 def test_a_permutation_is_found_and_every_iou_has_its_own_name() -> None:
@@ -76,25 +55,27 @@ def test_a_permutation_is_found_and_every_iou_has_its_own_name() -> None:
     good[10:15] = 0  # half of the cars are called road; poles are right
     cluster_of_class = np.array([2, 0, 1])
     clusters = cluster_of_class[good]
-    confusion = class_confusion(clusters, truth, 3, 3)
-    assignment = match_one_to_one(confusion)
+    confusion = semantics.class_confusion(clusters, truth, 3, 3)
+    assignment = semantics.match_one_to_one(confusion)
     np.testing.assert_array_equal(assignment, [1, 2, 0])  # cluster 0 is car, 1 pole, 2 road
-    by_name = dict(zip(names, class_iou(renamed(confusion, assignment)), strict=True))
+    by_name = dict(zip(names, semantics.class_iou(semantics.renamed(confusion, assignment)), strict=True))
     assert by_name == {"road": 10 / 15, "car": 5 / 10, "pole": 1.0}
 
 
 def test_more_and_fewer_clusters_than_classes_by_hand() -> None:
     confusion = np.array([[9, 1], [8, 2], [0, 3], [0, 0]])
-    np.testing.assert_array_equal(match_one_to_one(confusion), [0, UNASSIGNED, 1, UNASSIGNED])
-    np.testing.assert_array_equal(match_covering(confusion), [0, 0, 1, 0])
-    np.testing.assert_array_equal(match_one_to_one(np.array([[1, 5, 4], [0, 6, 1]])), [2, 1])
+    np.testing.assert_array_equal(
+        semantics.match_one_to_one(confusion), [0, semantics.UNASSIGNED, 1, semantics.UNASSIGNED]
+    )
+    np.testing.assert_array_equal(semantics.match_covering(confusion), [0, 0, 1, 0])
+    np.testing.assert_array_equal(semantics.match_one_to_one(np.array([[1, 5, 4], [0, 6, 1]])), [2, 1])
 
 
 def test_covering_takes_from_the_majority_what_costs_least() -> None:
     confusion = np.array([[9, 1], [8, 7], [5, 0]])  # the majority never says 1
-    np.testing.assert_array_equal(match_covering(confusion), [0, 1, 0])
+    np.testing.assert_array_equal(semantics.match_covering(confusion), [0, 1, 0])
     with pytest.raises(GridError, match="2 clusters for 3 classes"):
-        match_covering(np.ones((2, 3), int))
+        semantics.match_covering(np.ones((2, 3), int))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -104,11 +85,11 @@ def test_against_exhaustive_search(seed: int) -> None:
         sum(confusion[cluster, c] for c, cluster in enumerate(chosen)) for chosen in permutations(range(5), 4)
     )
     covering = max(agreement(confusion, np.array(a)) for a in product(range(4), repeat=5) if set(a) == set(range(4)))
-    found = match_one_to_one(confusion)
+    found = semantics.match_one_to_one(confusion)
     assert agreement(confusion, found) == one_to_one
-    assert sorted(found) == [UNASSIGNED, 0, 1, 2, 3]
-    assert agreement(confusion, match_covering(confusion)) == covering
-    assert set(match_covering(confusion)) == {0, 1, 2, 3}
+    assert sorted(found) == [semantics.UNASSIGNED, 0, 1, 2, 3]
+    assert agreement(confusion, semantics.match_covering(confusion)) == covering
+    assert set(semantics.match_covering(confusion)) == {0, 1, 2, 3}
     assert confusion.max(axis=1).sum() >= covering >= one_to_one
 
 
@@ -117,30 +98,16 @@ def test_clusters_named_by_the_classes_of_cityscapes() -> None:
     building, road = COMMON_CLASSES.index("building"), COMMON_CLASSES.index("road")
     confusion = np.zeros((19, 15), np.int64)
     confusion[:3, building - 1], confusion[3, road - 1], confusion[4, road - 1] = (30, 20, 10), 9, 8
-    named = match_cityscapes(confusion)
+    named = semantics.match_cityscapes(confusion)
     assert (named == building - 1).tolist() == [True, True, *[False] * 17]
     assert (named == road - 1).tolist() == [*[False] * 3, True, *[False] * 15]
-    assert (named == UNASSIGNED).sum() == 2 and named.max() == 14
+    assert (named == semantics.UNASSIGNED).sum() == 2 and named.max() == 14
 
 
 # Semantic scene completion: every rule of the protocols on voxels counted by hand.
 
 
 CAR, ROAD, BUILDING, VEGETATION = (COMMON_CLASSES.index(name) for name in ("car", "road", "building", "vegetation"))
-SMALL_GRID = VoxelGrid((0.0, -1.6, -1.0), 0.2, (16, 16, 10))
-
-
-def small() -> SemanticCompletionMetric:
-    return SemanticCompletionMetric(SMALL_GRID, ranges=(1.6, 3.2))
-
-
-def random_grids(seed: int, classes: int = 16) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Prediction, truth and field of view, half of the voxels right and a tenth of unknown truth."""
-    random = np.random.default_rng(seed)
-    truth = random.integers(0, classes, SMALL_GRID.shape)
-    predicted = np.where(random.random(truth.shape) < 0.5, truth, random.integers(0, classes, truth.shape))
-    truth[random.random(truth.shape) < 0.1] = 255
-    return predicted, truth.astype(np.uint8), random.random(truth.shape) < 0.8
 
 
 def test_free_space_under_the_ground_of_a_column() -> None:
@@ -148,15 +115,17 @@ def test_free_space_under_the_ground_of_a_column() -> None:
     ground_at_two = np.array([0, 255, ROAD, 0, 0, VEGETATION, 0, 0, 255, 0])
     nothing_below_seven = np.array([0, 0, 255, 0, 0, 0, 0, 0, BUILDING, 0])
     for column, expected in ((ground_at_two, [0]), (nothing_below_seven, [0, 1, 3, 4, 5, 6])):
-        assert np.flatnonzero(additional_invalid(column[None, None])[0, 0]).tolist() == expected
-    assert additional_invalid(np.zeros((2, 3, 32), np.uint8)).sum() == 2 * 3 * 7
+        assert np.flatnonzero(semantics.additional_invalid(column[None, None])[0, 0]).tolist() == expected
+    assert semantics.additional_invalid(np.zeros((2, 3, 32), np.uint8)).sum() == 2 * 3 * 7
 
 
 def test_six_voxels_by_hand() -> None:
     """A column of height 6 above the road: the road is right, a car is called building, one car is missed."""
     truth = np.array([ROAD, CAR, CAR, CAR, 0, 0])[None, None]
     predicted = np.array([ROAD, CAR, BUILDING, 0, VEGETATION, 0])[None, None]
-    scores = completion_scores(completion_confusion(predicted, truth, field_of_view=np.ones(truth.shape, bool)))
+    scores = semantics.completion_scores(
+        semantics.completion_confusion(predicted, truth, field_of_view=np.ones(truth.shape, bool))
+    )
     classes = scores.pop("class_iou")
     assert list(classes) == list(COMMON_CLASSES[1:]) and math.isnan(classes["pole"])
     assert (classes["road"], classes["car"]) == (1.0, pytest.approx(1 / 3))
@@ -177,13 +146,13 @@ def test_six_voxels_by_hand() -> None:
 @pytest.mark.parametrize(("range_m", "side"), [(12.8, 64), (25.6, 128), (51.2, 256)])
 def test_ranges_are_the_first_along_x_and_the_central_along_y(range_m: float, side: int) -> None:
     """Cars at the last voxel inside on each side and at the first one outside."""
-    truth = np.full(SSCBENCH_GRID.shape, ROAD, dtype=np.uint8)
+    truth = np.full(semantics.SSCBENCH_GRID.shape, ROAD, dtype=np.uint8)
     first, last = 128 - side // 2, 128 + side // 2 - 1
     inside = [(0, 128, 0), (side - 1, 128, 31), (5, first, 3), (5, last, 3)]
     outside = [i for i in ((side, 128, 0), (5, first - 1, 3), (5, last + 1, 3)) if min(i) >= 0 and max(i) < 256]
     for index in inside + outside:
         truth[index] = CAR
-    metric = SemanticCompletionMetric()
+    metric = semantics.SemanticCompletionMetric()
     metric.update(truth, truth, np.ones(truth.shape, bool))
     assert metric.confusion[range_m][CAR, CAR] == 4
     scores = metric.compute()[range_m]
@@ -194,12 +163,16 @@ def test_ranges_are_the_first_along_x_and_the_central_along_y(range_m: float, si
 
 def test_clusters_are_scored_under_the_names_of_their_classes() -> None:
     """Shuffled labels give the scores of the classes themselves, each under its own name."""
-    predicted, truth, view = random_grids(5)
+    random, grid = np.random.default_rng(5), VoxelGrid((0.0, -1.6, -1.0), 0.2, (16, 16, 10))
+    truth = random.integers(0, 16, grid.shape)
+    predicted = np.where(random.random(truth.shape) < 0.5, truth, random.integers(0, 16, truth.shape))  # half is right
+    truth[random.random(truth.shape) < 0.1] = 255
+    truth, view = truth.astype(np.uint8), random.random(truth.shape) < 0.8
     shuffled = np.concatenate([[0], 1 + np.random.default_rng(6).permutation(15)])
-    classes, clusters = small(), small()
+    classes, clusters = (semantics.SemanticCompletionMetric(grid, ranges=(1.6, 3.2)) for _ in range(2))
     classes.update(predicted, truth, view)
     clusters.update(shuffled[predicted], truth, view)
-    for match in (match_one_to_one, match_occupied):  # with and without the empty row
+    for match in (semantics.match_one_to_one, semantics.match_occupied):  # with and without the empty row
         assignment = match(clusters.confusion[3.2])
         np.testing.assert_array_equal(assignment, np.argsort(shuffled))
         assert clusters.compute(assignment) == classes.compute()
@@ -209,17 +182,17 @@ def test_more_clusters_than_classes_and_those_without_a_class_are_empty() -> Non
     truth = np.array([ROAD, ROAD, CAR, CAR, 0, 0, 0, 0])[None, None]
     predicted = np.array([20, 20, 18, 3, 18, 0, 3, 0])[None, None]
     view = np.ones(truth.shape, bool)
-    confusion = completion_confusion(predicted, truth, field_of_view=view, labels=21)
-    names = np.full(21, UNASSIGNED)
+    confusion = semantics.completion_confusion(predicted, truth, field_of_view=view, labels=21)
+    names = np.full(21, semantics.UNASSIGNED)
     names[[0, 18, 20]] = 0, CAR, ROAD
-    scores = completion_scores(confusion, class_of_label=names)
+    scores = semantics.completion_scores(confusion, class_of_label=names)
     # Cluster 3 has no class: its voxel of a car is missed, its voxel of free space is free.
     assert (scores["precision"], scores["recall"]) == (3 / 4, 3 / 4)
     assert (scores["class_iou"]["road"], scores["class_iou"]["car"]) == (1.0, pytest.approx(1 / 3))
 
 
 def test_nothing_counted_is_undefined() -> None:
-    scores = SemanticCompletionMetric().compute()[51.2]
+    scores = semantics.SemanticCompletionMetric().compute()[51.2]
     assert (scores["voxels"], scores["mean_iou"]) == (0, 0.0)
     assert math.isnan(scores["iou"]) and math.isnan(scores["mean_iou_of_present"])
 
@@ -259,10 +232,10 @@ ALL = (51.2, "all")
 def test_a_class_scores_as_the_best_of_its_phrases() -> None:
     rows = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], np.float32)
     features = np.array([[2.0, 0.0], [0.0, -3.0], [0.0, 0.0], [np.nan, 1.0], [np.inf, 0.0]], np.float32)
-    scores = class_scores(features, rows, np.array([0, -1, 0]), 2)  # the second phrase is no class's
+    scores = semantics.class_scores(features, rows, np.array([0, -1, 0]), 2)  # the second phrase is no class's
     np.testing.assert_allclose(scores[:2, 0], [1.0, -0.0], atol=1e-6)
     assert np.isneginf(scores[:, 1]).all() and np.isneginf(scores[2:]).all()
-    assert best_classes(scores).tolist() == [0, 0, 2, 2, 2]
+    assert semantics.best_classes(scores).tolist() == [0, 0, 2, 2, 2]
 
 
 def test_both_denominators_and_what_the_released_code_forgets_by_hand() -> None:
@@ -270,7 +243,7 @@ def test_both_denominators_and_what_the_released_code_forgets_by_hand() -> None:
 
     To the released code voxels without a feature are no misses of car, 3 / (4 + 4 - 3), nor of tree, 1 / (1 + 2 - 1).
     """
-    scores = zero_shot_scores(CONFUSION, NAMES)
+    scores = semantics.zero_shot_scores(CONFUSION, NAMES)
     classes, accuracies = scores.pop("class_iou"), scores.pop("class_accuracy")
     iou, accuracy = 3 / 7 + 4 / 7 + 1 / 3, 3 / 6 + 4 / 6 + 1 / 2
     shares = {"mean_iou": iou / 3, "mean_iou_of_all": iou / 4, "accuracy": (3 + 4 + 1) / 14}
@@ -281,36 +254,38 @@ def test_both_denominators_and_what_the_released_code_forgets_by_hand() -> None:
     assert classes["tree"] == pytest.approx(1 / 3) and math.isnan(classes["pole"])
     assert accuracies["car"] == 0.5 and math.isnan(accuracies["pole"])
     said, true = (np.repeat(numbers.ravel(), CONFUSION.ravel()) for numbers in np.indices(CONFUSION.shape))
-    metric = ZeroShotMetric(NAMES)
+    metric = semantics.ZeroShotMetric(NAMES)
     metric.add(SimpleNamespace(predicted=said, true=true, parts={ALL: np.ones(len(true), bool)}))
     (row,) = metric.rows()
     assert {name: row[name] for name in scores} == scores
     nothing = np.zeros((5, 4), np.int64)
     nothing[4, 0] = 3  # where the released code fails
-    assert zero_shot_scores(nothing, NAMES)["released_mean_iou"] == 0.0
+    assert semantics.zero_shot_scores(nothing, NAMES)["released_mean_iou"] == 0.0
 
 
 def test_a_class_that_is_predicted_but_nowhere_true_costs_others_only() -> None:
     confusion = np.zeros((5, 4), np.int64)
     confusion[0, 0], confusion[3, 0] = 1, 1
-    scores = zero_shot_scores(confusion, NAMES)
+    scores = semantics.zero_shot_scores(confusion, NAMES)
     assert scores["mean_iou"] == 0.5 and scores["class_iou"]["pole"] == 0.0 and scores["mean_iou_of_all"] == 0.125
-    nothing = zero_shot_scores(np.zeros((5, 4), np.int64), NAMES)
+    nothing = semantics.zero_shot_scores(np.zeros((5, 4), np.int64), NAMES)
     assert math.isnan(nothing["mean_iou"]) and math.isnan(nothing["accuracy"])
 
 
 def test_average_precision_by_hand() -> None:
     """Ranked: hit, miss, then a tied block of one hit and one miss: 1/2 · 1/1 + 1/2 · 2/4."""
     score, positive = np.array([0.2, 0.9, 0.5, 0.2]), np.array([True, True, False, False])
-    assert average_precision(score, positive) == pytest.approx(0.75)
-    assert average_precision(score[::-1], positive[::-1]) == pytest.approx(0.75)  # whichever of the tied comes first
-    assert average_precision(np.zeros(4), positive) == 0.5  # the share of positives
-    assert math.isnan(average_precision(score, np.zeros(4, bool)))
+    assert semantics.average_precision(score, positive) == pytest.approx(0.75)
+    assert semantics.average_precision(score[::-1], positive[::-1]) == pytest.approx(
+        0.75
+    )  # whichever of the tied comes first
+    assert semantics.average_precision(np.zeros(4), positive) == 0.5  # the share of positives
+    assert math.isnan(semantics.average_precision(score, np.zeros(4, bool)))
 
 
 def test_words_have_their_prior() -> None:
     """Two frames; voxels without a feature come last, the first word has a perfect ranking where it is near."""
-    metric = WordMetric({"automobile": [0], "greenery": [2, 3], "boat": [7]})
+    metric = semantics.WordMetric({"automobile": [0], "greenery": [2, 3], "boat": [7]})
     assert not list(metric.rows())
     truth = np.array([0, 2, 3, 1])
     scores = np.array([[0.9, 0.1, 0.3], [0.2, 0.8, 0.3], [0.1, 0.7, 0.3], [-np.inf] * 3], np.float32)
@@ -330,6 +305,6 @@ def test_words_have_their_prior() -> None:
     assert math.isnan(found["boat", 51.2]["average_precision"])
     every, green = np.concatenate([scores[:, 1]] * 2), found["greenery", 51.2]
     positive = np.isin(np.concatenate([truth, [1, 1, 1, 0]]), [2, 3])
-    assert (green["positives"], green["average_precision"]) == (2, average_precision(every, positive))
+    assert (green["positives"], green["average_precision"]) == (2, semantics.average_precision(every, positive))
     both = (car["average_precision"] + green["average_precision"]) / 2.0
     assert found["mean", 51.2]["average_precision"] == pytest.approx(both)  # of the words that some voxel is meant by

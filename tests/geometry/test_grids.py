@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from scene_completion_ros.errors import GridError
-from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_ros.geometry import VoxelGrid
 from scene_completion_ros.geometry.grids import read_grid
 
 GRID = VoxelGrid((1.0, -2.0, 0.5), 0.5, (4, 8, 3), "odd")
@@ -29,11 +29,6 @@ def test_index_of_torch_agrees_with_numpy() -> None:
     assert index_torch.dtype == torch.int64 and inside_torch.dtype == torch.bool
     np.testing.assert_array_equal(index_torch.numpy(), index)
     np.testing.assert_array_equal(inside_torch.numpy(), inside)
-
-
-def test_the_default_camera_looks_along_x() -> None:
-    right_down_forward = np.array([[2.0, 1.0, 10.0]])
-    np.testing.assert_array_equal(DEFAULT_GRID_FROM_CAMERA.apply(right_down_forward), [[10.0, -2.0, -1.0]])
 
 
 DOCUMENT = {

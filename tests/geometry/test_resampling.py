@@ -18,12 +18,6 @@ def picture(camera: Camera) -> np.ndarray:
     return np.round(127.5 + 120.0 * np.stack(waves, axis=-1)).astype(np.uint8)
 
 
-def pinhole_inside(camera: Camera, share: float) -> Camera:
-    """A pinhole camera of the source's focal length that sees the middle part of its picture."""
-    width, height = int(camera.width * share), int(camera.height * share)
-    return Camera(camera.fx, camera.fx, (width - 1) / 2 + 5.3, (height - 1) / 2 - 3.7, width, height)
-
-
 def opencv_maps(source: Camera, target: Camera, rotation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where OpenCV samples the source, with R taking source directions to target directions."""
     if source.distortion_model == "mei":
@@ -37,7 +31,8 @@ def opencv_maps(source: Camera, target: Camera, rotation: np.ndarray) -> tuple[n
 
 @pytest.mark.parametrize("turned", [False, True], ids=["straight", "turned"])
 def test_undistortion_agrees_with_opencv(camera: Camera, turned: bool) -> None:
-    target = pinhole_inside(camera, 0.6)
+    width, height = int(0.6 * camera.width), int(0.6 * camera.height)  # the middle, with the source's focal length
+    target = Camera(camera.fx, camera.fx, (width - 1) / 2 + 5.3, (height - 1) / 2 - 3.7, width, height)
     source_from_target = cv2.Rodrigues(np.array([0.05, -0.1, 0.08]))[0] if turned else np.eye(3)
     columns, rows = opencv_maps(camera, target, source_from_target.T)
     image = picture(camera)
@@ -120,13 +115,11 @@ def test_what_lies_behind_the_source_is_invalid() -> None:
     assert not Resampler(SOURCE, SHAPES["a third"], source_from_target_rotation=backwards).validity.any()
 
 
-FRONT = Camera(552.554261, 552.554261, 682.049453, 238.769549, 1408, 376)  # KITTI-360's front cameras
-
-
 @pytest.mark.parametrize("model", ["equidistant", "mei"])
 def test_virtual_pinhole_of_a_fisheye_shows_each_point_where_the_turned_camera_sees_it(model: str) -> None:
     """Dots painted at the projections of known points appear at the pixels of the virtual camera."""
-    fisheye, target = CAMERAS[model], FRONT.resized(704, 188)
+    fisheye = CAMERAS[model]
+    target = Camera(552.554261, 552.554261, 682.049453, 238.769549, 1408, 376).resized(704, 188)  # KITTI-360's, halved
     rotation = view_rotation(pitch=np.deg2rad(-15.0))
     image = np.zeros((fisheye.height, fisheye.width), np.float32)
     wanted = np.array([[150.0, 40.0], [341.0, 119.0], [560.0, 150.0]])

@@ -18,11 +18,6 @@ TWINS = pytest.mark.parametrize("twin", [free_distances_reference, free_distance
 LETTERS = {"u": UNOBSERVED, "f": FREE, "i": INFERRED, "s": SURFACE, "c": COMPLETED}
 
 
-def corridor(states: str) -> np.ndarray:
-    """One row of voxels along x."""
-    return np.array([LETTERS[letter] for letter in states], dtype=np.uint8).reshape(-1, 1, 1)
-
-
 @TWINS
 @pytest.mark.parametrize(
     ("states", "blind", "expected"),
@@ -42,30 +37,22 @@ def corridor(states: str) -> np.ndarray:
     ],
 )
 def test_along_a_corridor(twin, states: str, blind: float, expected: float) -> None:
-    found = twin(corridor(states), np.array([0.0, 0.5, 0.5]), np.array([[1.0, 0.0, 0.0]]), blind)
+    corridor = np.array([LETTERS[letter] for letter in states], dtype=np.uint8).reshape(-1, 1, 1)
+    found = twin(corridor, np.array([0.0, 0.5, 0.5]), np.array([[1.0, 0.0, 0.0]]), blind)
     assert found.tolist() == [expected]
-
-
-def some_rays(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Directions all around, some along axes and diagonals."""
-    rays = np.concatenate([rng.normal(size=(count, 3)), rng.integers(-1, 2, size=(count // 4, 3)).astype(float)])
-    rays = rays[np.any(rays != 0.0, axis=1)]
-    return rays / np.linalg.norm(rays, axis=1, keepdims=True)
-
-
-def some_state(rng: np.random.Generator, shape: tuple[int, ...], free: float) -> np.ndarray:
-    rest = (1.0 - free) / 4
-    return rng.choice([UNOBSERVED, FREE, INFERRED, SURFACE, COMPLETED], shape, p=[rest, free, rest, rest, rest]).astype(
-        np.uint8
-    )
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_twins_agree(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    state = some_state(rng, (12, 9, 7), rng.uniform(0.6, 0.98))
+    free = rng.uniform(0.6, 0.98)
+    shares = [free if state == FREE else (1.0 - free) / 4 for state in LETTERS.values()]
+    state = rng.choice([*LETTERS.values()], (12, 9, 7), p=shares).astype(np.uint8)
     origin = rng.uniform(-3.0, 14.0, 3) if seed % 2 else rng.integers(0, 7, 3).astype(float)
-    rays, blind = some_rays(rng, 200), rng.uniform(0.0, 6.0)
+    # Rays all around, some along axes and diagonals.
+    rays = np.concatenate([rng.normal(size=(200, 3)), rng.integers(-1, 2, size=(50, 3)).astype(float)])
+    rays = rays[np.any(rays != 0.0, axis=1)]
+    rays, blind = rays / np.linalg.norm(rays, axis=1, keepdims=True), rng.uniform(0.0, 6.0)
     expected = free_distances_reference(state, origin, rays, blind)
     np.testing.assert_allclose(free_distances(state, origin, rays, blind), expected, atol=1e-9)
 

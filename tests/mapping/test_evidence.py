@@ -117,7 +117,9 @@ def test_seen_free_lasts_only_for_as_long_as_stated(twin) -> None:
     assert voxel(hidden, 750)[1] == INFERRED  # nor does it later on
 
 
-def random_case(rng: np.random.Generator) -> tuple[VoxelMemory, tuple, FrameEvidence, Rules, int]:
+@pytest.mark.parametrize("seed", range(40))
+def test_twins_agree(seed: int) -> None:
+    rng, now = np.random.default_rng(seed), 1000
     size, shape = tuple(rng.integers(3, 14, 3)), tuple(rng.integers(2, 12, 3))
     memory = VoxelMemory(
         rng.normal(0.0, 2.0, size).astype(np.float32),
@@ -141,12 +143,7 @@ def random_case(rng: np.random.Generator) -> tuple[VoxelMemory, tuple, FrameEvid
     settings = FusionSettings(
         seen_frames=rng.uniform(0.5, 6.0), half_life=rng.uniform(0.2, 2.0), forget_after=rng.uniform(0.5, 3.0)
     )
-    return memory, place, frame, rules_of(settings, rng.uniform(0.2, 0.7), rng.random(256) < 0.5), 1000
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_twins_agree(seed: int) -> None:
-    memory, place, frame, rules, now = random_case(np.random.default_rng(seed))
+    rules = rules_of(settings, rng.uniform(0.2, 0.7), rng.random(256) < 0.5)
     fused = [blank(frame.state.shape) for _ in range(2)]
     memories = [VoxelMemory(*(array.copy() for array in memory)) for _ in range(2)]
     for twin, out, kept in zip((twins, evidence), fused, memories, strict=True):

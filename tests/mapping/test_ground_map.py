@@ -1,6 +1,5 @@
 """Ground maps and the dense grid, by hand."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -127,10 +126,6 @@ def test_a_rotated_grid_loses_no_obstacle_and_makes_up_no_free_space(
     assert all((expected == value).sum() > 20 for value in (UNKNOWN, FREE_CELL, OCCUPIED))
 
 
-STATE = np.array([[[UNOBSERVED, FREE, INFERRED], [SURFACE, COMPLETED, SURFACE]]])
-LABELS = {(0, 1, 0): 0, (0, 1, 1): 1, (0, 1, 2): 2}
-
-
 def test_state_and_class_come_back_and_more_classes_than_fit_are_refused() -> None:
     voxels = some_voxels(500, classes=126)
     state, label = bytes_to_state_and_label(voxels_to_bytes(voxels))
@@ -144,7 +139,8 @@ def test_state_and_class_come_back_and_more_classes_than_fit_are_refused() -> No
 
 
 def test_the_description_places_every_voxel() -> None:
-    voxels = dataclasses.replace(voxels_of(STATE, (2.0, -1.0, -0.5), 0.5, labels=LABELS), stamp_ns=1)
+    state = np.array([[[UNOBSERVED, FREE, INFERRED], [SURFACE, COMPLETED, SURFACE]]])
+    voxels = voxels_of(state, (2.0, -1.0, -0.5), 0.5, labels={(0, 1, 0): 0, (0, 1, 1): 1, (0, 1, 2): 2})
     info = json.loads(dense_grid_json(voxels.grid, voxels.grid_from_camera))
     assert (info["shape"], info["voxel_size"], info["origin"]) == ([1, 2, 3], 0.5, [2.0, -1.0, -0.5])
     assert np.reshape(info["grid_from_camera"], (4, 4)).tolist() == voxels.grid_from_camera.matrix.tolist()

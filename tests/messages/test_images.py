@@ -32,18 +32,23 @@ ROS_NAMES = {"8uc1": "8UC1", "8uc3": "8UC3", "8uc4": "8UC4"}
 DAMAGED = "bytes of format 'png' cannot be decoded"
 
 
+def of_size(content: bytes, width: int, height: int) -> bytes:
+    """A PNG or JPEG that claims another size; what is neither stays as it is."""
+    if content.startswith(b"\x89PNG") and len(content) > 33:
+        header = b"IHDR" + struct.pack(">II", width, height) + content[24:29]
+        return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+    start = next((place for mark in (b"\xff\xc0", b"\xff\xc2") if (place := content.find(mark)) >= 0), -1)
+    if start < 0 or len(content) < start + 9:
+        return content
+    return content[: start + 5] + struct.pack(">HH", height % 65536, width % 65536) + content[start + 9 :]
+
+
 def jpeg_of_size(width: int, height: int) -> bytes:
-    """A JPEG that claims another size."""
-    content = jpeg()
-    frame_header = content.index(b"\xff\xc0")
-    return content[: frame_header + 5] + struct.pack(">HH", height, width) + content[frame_header + 9 :]
+    return of_size(jpeg(), width, height)
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """A PNG that claims another size."""
-    content = cv2.imencode(".png", picture())[1].tobytes()
-    header = b"IHDR" + struct.pack(">II", width, height) + content[24:29]
-    return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+    return of_size(cv2.imencode(".png", picture())[1].tobytes(), width, height)
 
 
 def pixels_for(name: str) -> np.ndarray:

@@ -57,9 +57,6 @@ def test_unusable_transforms_are_counted(message: object, reason: str) -> None:
     assert np.isfinite(buffer.lookup("map", "camera", START).matrix).all()
 
 
-KEEP_NS = 2 * SECOND
-
-
 def at(x: float, yaw: float = 0.0) -> RigidTransform:
     return RigidTransform(rotation_of_angles(0, 0, yaw), np.array([x, 0.0, 0.0]))
 
@@ -71,7 +68,7 @@ def place(buffer: TransformBuffer, stamp_ns: int, **limits: int) -> NDArray[np.f
 @pytest.fixture
 def buffer() -> TransformBuffer:
     """A robot that drives one metre a second from 10 s to 11 s, with a camera half a metre before its middle."""
-    buffer = TransformBuffer(KEEP_NS)
+    buffer = TransformBuffer(2 * SECOND)
     buffer.add("base", "camera", 0, at(0.5), static=True)
     for tenth in range(11):
         buffer.add("odom", "base", 10 * SECOND + tenth * SECOND // 10, at(tenth / 10), static=False)

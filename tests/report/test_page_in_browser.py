@@ -73,14 +73,6 @@ def page(tmp_path: Path) -> Path:
     return report.index
 
 
-@pytest.fixture
-def page_with_words(tmp_path: Path) -> Path:
-    with ReportWriter(tmp_path / "report", "Test drive", STREET, COLOURS, words=WORDS) as report:
-        report.add_frame(street(), *SEEN, TIMES, matches=words_of_street())
-        report.add_frame(street(stamp_ns=1), *SEEN, TIMES)
-    return report.index
-
-
 def with_additions(page: Path, name: str, style: str, script: str = "") -> Path:
     text = page.read_text("utf-8").replace("</head>", f"<style>{style}</style></head>")
     changed = page.with_name(name)
@@ -120,7 +112,10 @@ def test_slider_and_view_from_above_work(page: Path, tmp_path: Path) -> None:
     assert column < 0.48 * opened.picture.shape[1]
 
 
-def test_words_are_counted_and_offered_only_where_they_match(page_with_words: Path, tmp_path: Path) -> None:
+def test_words_are_counted_and_offered_only_where_they_match(tmp_path: Path) -> None:
+    with ReportWriter(tmp_path / "report", "Test drive", STREET, COLOURS, words=WORDS) as report:
+        report.add_frame(street(), *SEEN, TIMES, matches=words_of_street())
+        report.add_frame(street(stamp_ns=1), *SEEN, TIMES)
     script = """setTimeout(() => {
       const log = [], word = (number) => document.querySelector(`[data-word="${number}"]`);
       const lit = () => [...document.querySelectorAll("[data-word][aria-pressed=true]")];
@@ -144,7 +139,7 @@ def test_words_are_counted_and_offered_only_where_they_match(page_with_words: Pa
         setTimeout(() => { say(); document.body.dataset.log = JSON.stringify(log); }, 500);
       }, 500);
     }, 500);"""
-    opened = open_page(with_additions(page_with_words, "words.html", "", script), tmp_path)
+    opened = open_page(with_additions(report.index, "words.html", "", script), tmp_path)
     assert opened.console == []
     found = re.search(r'data-log="([^"]*)"', opened.dom)
     assert found, "the script did not reach its end"

@@ -79,9 +79,6 @@ def test_frames_are_summed_up() -> None:
     assert evidence_summary([ASIDE, ASIDE]) == evidence_summary([]) == {}
 
 
-SECOND = 1_000_000_000
-
-
 def test_the_page_carries_everything_itself(tmp_path: Path) -> None:
     voxels = street()
     with ReportWriter(tmp_path, "A <street> & more", STREET, COLOURS) as report:
@@ -117,7 +114,7 @@ def test_a_killed_process_leaves_pictures_and_a_page(tmp_path: Path) -> None:
 def test_a_page_shows_as_many_frames_as_fit_with_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ReportWriter(tmp_path, "test", STREET, COLOURS) as report:
         for i in range(5):
-            report.add_frame(street(stamp_ns=(7 + i) * SECOND), *SEEN, TIMES)
+            report.add_frame(street(stamp_ns=(7 + i) * 10**9), *SEEN, TIMES)
         monkeypatch.setattr(writer, "LARGEST_PAGE", report.index.stat().st_size * 3 // 4)
         page = report.close(headlines={"rate": "2.5 Hz"})
     captions = [frame["caption"].split(" · ")[:2] for frame in embedded_frames(page)]

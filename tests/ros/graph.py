@@ -150,6 +150,16 @@ class NodeUnderTest:
         assert self.end(number) == 0
         assert "Traceback" not in self.log and "please report" not in self.log
 
+    def end_with_all_counted(self, *no_images: str) -> Counter[str]:
+        """End it well; what it dropped by reason, where each image that it received was processed or dropped.
+
+        Of the reasons, `no_images` are those of other messages.
+        """
+        self.end_well()
+        received, processed, dropped = self.counts
+        assert received == processed + dropped.total() - sum(dropped[reason] for reason in no_images)
+        return dropped
+
     def ends_with(self, complaint: str) -> None:
         """It ends by itself, and says why."""
         assert self.process.wait(PATIENCE_S) == 1

@@ -29,7 +29,6 @@ def test_shipped_profile_is_chosen_where_none_is() -> None:
 def test_acknowledgements_are_prompt_by_the_shipped_profile_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it, a replay waited for a heartbeat of Fast DDS before every image, for up to three seconds."""
     writer = ElementTree.parse(dds.profile_path()).find(".//{*}data_writer[@is_default_profile='true']")
-    assert writer is not None
     assert writer.findtext(".//{*}heartbeat_period/{*}sec") == "0"
     assert int(writer.findtext(".//{*}heartbeat_period/{*}nanosec") or 0) <= 20_000_000
     for profile, inside in ((str(dds.profile_path()), "1"), ("/home/robot/own.xml", None)):

@@ -10,7 +10,6 @@ import pytest
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Quaternion
 from nav_msgs.msg import OccupancyGrid
-from numpy.typing import NDArray
 from rosgraph_msgs.msg import Clock
 
 from scene_completion_ros.geometry.transforms import Extrinsic, RigidTransform
@@ -39,26 +38,12 @@ from tests.ros.moving_robot import (
 Start = Callable[..., Any]
 
 
-class Truth:
-    """What the model says of an image that was taken somewhere in the grid."""
-
-    def __init__(self, completer: Completer) -> None:
-        self._completer = completer
-        self.grid = completer.grid
-
-    def voxels(self, image: NDArray[np.uint8], grid_from_camera: RigidTransform) -> SemanticVoxels:
-        voxels = self._completer.placed(grid_from_camera).complete(image).voxels
-        assert len(voxels) > 50  # or a comparison shows nothing
-        return voxels
-
-    def assert_same(self, message: Any, image: NDArray[np.uint8], grid_from_camera: RigidTransform) -> None:
-        """That a cloud holds these voxels, at their places in the grid's own frame."""
-        assert is_cloud_of(message, self.voxels(image, grid_from_camera), RigidTransform.identity())
-
-
-@pytest.fixture(scope="module")
-def truth(completer: Callable[..., Completer]) -> Truth:
-    return Truth(completer(CAMERA))
+def assert_same(message: Any, model: Completer, seed: int, grid_from_camera: RigidTransform) -> SemanticVoxels:
+    """That a cloud holds what a model makes of an image taken somewhere in the grid, in the grid's own frame."""
+    voxels = model.placed(grid_from_camera).complete(some_image(seed)).voxels
+    assert len(voxels) > 50  # or the comparison shows nothing
+    assert is_cloud_of(message, voxels, RigidTransform.identity())
+    return voxels
 
 
 class Drive(CameraToVoxels):
@@ -71,17 +56,9 @@ class Drive(CameraToVoxels):
         self.send_camera(messages.camera_info_message(CAMERA, 0, FRAME), "ready for 320x96")
 
 
-def spoilt_odometry(stamp_ns: int, odom_from_base: RigidTransform) -> list[Any]:
-    """Odometry that is no pose: a place that is no number, and a quaternion of length 0."""
-    stamped = transform_message(Extrinsic(ODOM, BASE, odom_from_base), stamp_ns)
-    nowhere, unturned = odometry_message(stamped), odometry_message(stamped)
-    nowhere.pose.pose.position.x = math.nan
-    unturned.pose.pose.orientation = Quaternion(x=0.0, y=0.0, z=0.0, w=0.0)
-    return [nowhere, unturned]
-
-
 @pytest.mark.parametrize("source", SOURCES)
-def test_a_robot_that_drives(source: str, start: Start, truth: Truth) -> None:
+def test_a_robot_that_drives(source: str, start: Start, completer: Callable[..., Completer]) -> None:
+    model = completer(CAMERA)
     given = {"grid.frame": ODOM, "base_frame": BASE, "sync.timeout": 0.2}
     drive = start(*ARGUMENTS[source], *as_arguments(given), kind=Drive, source=source)
     # Nobody says yet where the camera is: nothing is published in a wrong place, and it is said why.
@@ -102,7 +79,7 @@ def test_a_robot_that_drives(source: str, start: Start, truth: Truth) -> None:
     first = drive.voxels[0]
     assert first.header.frame_id == ODOM
     assert messages.stamp_nanoseconds(first.header.stamp) == start_ns + TENTH_NS // 4
-    truth.assert_same(first, some_image(1), pose(0.1, 0.025) @ MOUNT)
+    assert_same(first, model, 1, pose(0.1, 0.025) @ MOUNT)
 
     # A transform that comes after its image is waited for; the map is in another frame, at the same stamp.
     later_ns = start_ns + 2 * TENTH_NS
@@ -111,25 +88,27 @@ def test_a_robot_that_drives(source: str, start: Start, truth: Truth) -> None:
     assert later_ns not in drive.stamps_ns
     drive.robot.say_pose(later_ns, pose(0.8, 0.2))
     assert drive.graph.until(lambda: later_ns in drive.stamps_ns), drive.node.log
-    truth.assert_same(drive.voxels[-1], some_image(2), pose(0.8, 0.2) @ MOUNT)
+    voxels = assert_same(drive.voxels[-1], model, 2, pose(0.8, 0.2) @ MOUNT)
     ground = drive.stamped(drive.maps, later_ns)
     assert ground.header.frame_id == BASE
-    wanted = GroundProjection(truth.grid, pose(0.8, 0.2).inverse(), 0.3, 2.0)(
-        truth.voxels(some_image(2), pose(0.8, 0.2) @ MOUNT), ignored=[]
-    )
+    wanted = GroundProjection(model.grid, pose(0.8, 0.2).inverse(), 0.3, 2.0)(voxels, ignored=[])
     np.testing.assert_array_equal(np.reshape(ground.data, wanted.cells.shape), wanted.cells)
     assert (wanted.cells == 100).any()
 
     # What is no transform is left out and counted; those before it still hold.
     bad = 0
     if source == "topics":  # tf2 only logs such
-        for spoilt in spoilt_odometry(start_ns + 2 * TENTH_NS, pose(0.8, 0.2)):
+        stamped = transform_message(Extrinsic(ODOM, BASE, pose(0.8, 0.2)), start_ns + 2 * TENTH_NS)
+        nowhere, unturned = odometry_message(stamped), odometry_message(stamped)
+        nowhere.pose.pose.position.x = math.nan
+        unturned.pose.pose.orientation = Quaternion(x=0.0, y=0.0, z=0.0, w=0.0)  # of length 0
+        for spoilt in (nowhere, unturned):
             drive.robot.publishers[0].publish(spoilt)
             bad += 1
         drive.images.publish(drive.image(7, later_ns + 1_000_000))
         drive.robot.say_pose(later_ns + 2_000_000, pose(0.8, 0.2))
         assert drive.graph.until(lambda: later_ns + 1_000_000 in drive.stamps_ns), drive.node.log
-        truth.assert_same(drive.voxels[-1], some_image(7), pose(0.8, 0.2) @ MOUNT)
+        assert_same(drive.voxels[-1], model, 7, pose(0.8, 0.2) @ MOUNT)
 
     # What never comes costs the image, and no more than that: one of an unknown frame, one in a gap of a second.
     lost_ns, next_ns = start_ns + 3 * TENTH_NS, start_ns + 13 * TENTH_NS
@@ -151,11 +130,9 @@ def test_a_robot_that_drives(source: str, start: Start, truth: Truth) -> None:
     drive.images.publish(drive.image(6, again_ns))
     assert drive.graph.until(lambda: again_ns in drive.stamps_ns[heard:]), drive.node.log
     assert drive.stamps_ns[heard:] == [again_ns]
-    truth.assert_same(drive.voxels[-1], some_image(6), pose(-0.2) @ MOUNT)
-    drive.node.end_well()
-    received, processed, dropped = drive.node.counts
-    assert dropped.pop("bad transform", 0) == bad  # they are no images
-    assert received == processed + dropped.total()
+    assert_same(drive.voxels[-1], model, 6, pose(-0.2) @ MOUNT)
+    dropped = drive.node.end_with_all_counted("bad transform")
+    assert dropped.pop("bad transform", 0) == bad
     assert dropped["no transform"] > 0
     assert dropped.keys() <= {"no transform", "newer image arrived", "waited while time went back"}
     assert ("odometry: odom -> base_link: not finite" in drive.node.log) == bool(bad)
@@ -170,16 +147,18 @@ def mounted(start_once: Start) -> CameraToVoxels:
     return mounted
 
 
-def test_a_camera_at_a_fixed_place_needs_no_transforms(mounted: CameraToVoxels, truth: Truth) -> None:
-    given: dict[str, Any] = {"grid_frame": BASE, "camera_pitch": 4.0}
+def test_a_camera_at_a_fixed_place_needs_no_transforms(
+    mounted: CameraToVoxels, completer: Callable[..., Completer]
+) -> None:
+    model, given = completer(CAMERA), {"grid_frame": BASE, "camera_pitch": 4.0}
     message = mounted.answer(mounted.image(1, SECOND_NS))
     assert message.header.frame_id == BASE
-    truth.assert_same(message, some_image(1), camera_pose(NodeParameters(**given, camera_height=0.5)))
+    assert_same(message, model, 1, camera_pose(NodeParameters(**given, camera_height=0.5)))
 
     # Moved by more than the tolerance, it is prepared anew.
     assert mounted.graph.set_parameters(NODE_NAME, camera_height=0.9).successful
     moved = mounted.answer(mounted.image(1, 3 * SECOND_NS))
-    truth.assert_same(moved, some_image(1), camera_pose(NodeParameters(**given, camera_height=0.9)))
+    assert_same(moved, model, 1, camera_pose(NodeParameters(**given, camera_height=0.9)))
     assert mounted.node.log.count("ready for") == 1  # the encoder was not built again
 
     refused = mounted.graph.set_parameters(NODE_NAME, base_frame="base_footprint")

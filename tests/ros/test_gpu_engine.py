@@ -23,12 +23,6 @@ GPU_NODE = gpu_node.__file__
 Start = Callable[..., Any]
 
 
-@pytest.fixture
-def one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A driver library that sees a GPU, on which nothing can be run."""
-    monkeypatch.setenv("LD_LIBRARY_PATH", make_cuda_driver(tmp_path, 1))
-
-
 @no_driver
 def test_without_a_driver_configuring_is_refused_with_what_is_missing(start: Start) -> None:
     running = start("-p", "engine:=tensorrt", "-p", "autostart:=false")
@@ -45,7 +39,11 @@ def test_without_a_driver_configuring_is_refused_with_what_is_missing(start: Sta
 
 @needs_compiler
 @no_driver
-def test_with_auto_the_log_has_the_reason_why_a_gpu_is_not_used(start: Start, one_gpu: None) -> None:
+def test_with_auto_the_log_has_the_reason_why_a_gpu_is_not_used(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver library sees a GPU, on which nothing can be run."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", make_cuda_driver(tmp_path, 1))
     running = start()
     running.start()
     (line,) = [line for line in running.node.log.splitlines() if "the CPU runs the student" in line]

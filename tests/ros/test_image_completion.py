@@ -3,6 +3,7 @@
 import math
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -37,17 +38,13 @@ from tests.voxels.samples import COMPLETED, INFERRED, SURFACE, UNOBSERVED, voxel
 NOW = Epoch(0, 0)
 
 
-def estimator(corners: bool) -> EvidenceEstimator:
-    covered = np.ones((CAMERA.height, CAMERA.width), np.bool_)
-    return EvidenceEstimator(CAMERA, DEFAULT_GRID, covered, corners=corners)
-
-
 class Bench:
     """A drive towards two walls whose depths a student says a fifth too near."""
 
     def __init__(self, takes_evidence: bool = True) -> None:
         self.scales, self.number = dict[str, Scale](), 0
         self.scaling = ScaleEstimator(self.scales)
+        covered = np.ones((CAMERA.height, CAMERA.width), np.bool_)
         self.completer = cast(
             Completer,
             SimpleNamespace(
@@ -56,7 +53,7 @@ class Bench:
                     canonical=CAMERA,
                     class_names=("road", "building"),
                 ),
-                evidence_estimator=lambda corners: estimator(corners),
+                evidence_estimator=partial(EvidenceEstimator, CAMERA, DEFAULT_GRID, covered),
             ),
         )
 
@@ -230,7 +227,6 @@ def test_a_depth_image_is_read_as_rep_118_has_it(
     for column, value in enumerate(unknown):
         values[:, 2 * column : 2 * column + 2] = value
     sensed = SensorBench().see(depth_image(values, encoding, padding=padding))
-    assert sensed is not None
     known = sensed[1] > 0.0
     assert known[:, len(unknown) + 1 :].mean() > 0.95 and not known[:, : len(unknown) - 1].any()
     np.testing.assert_allclose(sensed[0, known], math.log(6.0), rtol=1e-6)
@@ -243,7 +239,6 @@ def test_a_depth_image_of_any_size_is_seen_through_the_lens(width: int) -> None:
     camera = LENS.resized(width, width // 2)
     rays = camera.unproject(camera.pixel_centres())
     sensed = SensorBench(LENS).see(depth_image((6.0 / (1.0 - 0.5 * rays[..., 0])).astype("<f4"), "32FC1"))
-    assert sensed is not None
     half = CANONICAL.resized(32, 16)
     row, column = np.nonzero(sensed[1])
     x = half.unproject(np.stack([column, row], axis=-1).astype(np.float64))[:, 0]
@@ -265,9 +260,6 @@ def test_what_cannot_be_right_is_left_out_with_the_reason() -> None:
     assert bench.see(depth_image(wall, "16UC1")) is not None  # and the next one counts again
 
 
-VOXELS = voxels_of([[[SURFACE]]])  # road, car, wall
-
-
 @pytest.mark.parametrize(
     ("names", "ignored", "label"),
     [
@@ -279,7 +271,7 @@ VOXELS = voxels_of([[[SURFACE]]])  # road, car, wall
     ],
 )
 def test_a_voxel_without_a_class_is_unknown_or_an_obstacle(names: tuple[str, ...], ignored: str, label: int) -> None:
-    voxels = replace(VOXELS, class_names=names)
+    voxels = replace(voxels_of([[[SURFACE]]]), class_names=names)
     assert label_of_no_class(voxels, NodeParameters(obstacle_ignored_classes=ignored)) == label
 
 

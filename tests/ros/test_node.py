@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import CameraInfo, Image
 
@@ -19,23 +18,18 @@ from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from tests.inference.small_bundle import CANONICAL
 from tests.ros import faulty_node
-from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, is_cloud_of, some_image
+from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, is_cloud_of, some_image
 from tests.ros.moving_robot import LATCHED
 from tests.voxels.samples import voxels_to_cloud_array
 
 Start = Callable[..., Any]
 
 
-@pytest.fixture(scope="module")
-def running(start_once: Start) -> CameraToVoxels:
-    running: CameraToVoxels = start_once()
-    running.start()
-    return running
-
-
 def test_voxels_are_those_of_the_completer_in_the_frame_and_with_the_stamp_of_the_image(
-    running: CameraToVoxels, completer: Callable[..., Completer]
+    start: Start, completer: Callable[..., Completer]
 ) -> None:
+    running = start()
+    running.start()
     depths = running.graph.collect(Image, f"{running.output}/depth/image")
     depth_cameras = running.graph.collect(CameraInfo, f"{running.output}/depth/camera_info")
     times = running.graph.collect(DiagnosticArray, topics.PROCESSING_TIME.replace("~", running.output))

@@ -48,15 +48,6 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
     return bundle.with_vocabulary([small_space()], small_bank())
 
 
-@pytest.fixture(scope="module")
-def bank_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bank of the same encoder with classes of its own."""
-    things = BankClass("thing", ("car", "wall"), (9, 9, 200)), BankClass("plant", ("tree",), (0, 150, 0))
-    path = tmp_path_factory.mktemp("bank") / "bank.safetensors"
-    small_bank(classes=things, background=("sky",)).save(path)
-    return path
-
-
 class Talkative(CameraToVoxels):
     """A running node with vocabularies and queries, and what it publishes of them."""
 
@@ -127,9 +118,7 @@ class Truth:
         return self._completer.complete(some_image(seed), stamp_ns)
 
     def vocabulary(self, *phrases: str, **said: Any) -> FoldedVocabulary:
-        made = self.dictionary.vocabulary_of(RequestedWords(phrases, **said))
-        assert made is not None
-        return made
+        return self.dictionary.vocabulary_of(RequestedWords(phrases, **said))
 
     def query(self, *phrases: str, **said: Any) -> FoldedVocabulary:
         return self.dictionary.query_of(RequestedWords(phrases, **said))
@@ -179,16 +168,14 @@ def test_a_vocabulary_names_the_voxels_and_the_legend_follows(talkative: Talkati
     assert is_cloud_of(talkative.show(2), truth.of(2).voxels)
 
 
-UNKNOWN_PHRASE = ("does not hold 'strolller'", "make a bank with yours")
-
-
 def test_unusable_words_change_nothing_and_are_reported(talkative: Talkative, truth: Truth) -> None:
     talkative.name("car, tree", "car", "tree", "unknown")
+    unknown_phrase = ("does not hold 'strolller'", "make a bank with yours")
     legends, packed = len(talkative.legends), base64.b64encode(bytes(32)).decode()
     other = {"encoder": {"id": "another", "sha256": "cd"}, "embeddings": {"a": packed.replace("A", "P")}}
     many = json.dumps([f"word {number}" for number in range(10_000)])
     for text, *complaints in (
-        ("strolller", *UNKNOWN_PHRASE),
+        ("strolller", *unknown_phrase),
         (many, "has 10000 classes and 10000 phrases, where at most 254 and 4096 are possible"),
         (b"caf\xe9", "is not UTF-8"),
         (
@@ -199,7 +186,7 @@ def test_unusable_words_change_nothing_and_are_reported(talkative: Talkative, tr
         (json.dumps({"classes": ["a"], "encoder": ENCODED, "embeddings": {"a": packed}}), "is zero or not finite"),
     ):
         talkative.refused(talkative.to_vocabulary, text, *complaints)
-    talkative.refused(talkative.to_query, "strolller", *UNKNOWN_PHRASE)
+    talkative.refused(talkative.to_query, "strolller", *unknown_phrase)
     log = talkative.node.log
     assert "the vocabulary stays as it was: " in log and "the query stays as it was: " in log
     assert "Traceback" not in log and "please report" not in log
@@ -209,9 +196,11 @@ def test_unusable_words_change_nothing_and_are_reported(talkative: Talkative, tr
 
 
 def test_the_parameter_is_checked_and_followed_while_images_come(
-    talkative: Talkative, truth: Truth, student: StudentBundle, bank_file: Path, tmp_path: Path
+    talkative: Talkative, truth: Truth, student: StudentBundle, tmp_path: Path
 ) -> None:
-    graph, node = talkative.graph, topics.NODE_NAME
+    graph, node, bank_file = talkative.graph, topics.NODE_NAME, tmp_path / "bank.safetensors"
+    things = BankClass("thing", ("car", "wall"), (9, 9, 200)), BankClass("plant", ("tree",), (0, 150, 0))
+    small_bank(classes=things, background=("sky",)).save(bank_file)  # of the same encoder, with classes of its own
 
     def follows(value: str, *names: str) -> None:
         assert graph.set_parameters(node, vocabulary=value).successful
@@ -313,7 +302,6 @@ def test_cameras_have_one_vocabulary_and_answer_together(
         return start(*arguments, kind=TalkingRig, bundle=student.folder, **further)
 
     rig = start_rig(start_talking, of_student, tmp_path)
-    assert isinstance(rig, TalkingRig)
     assert rig.graph.until(rig.heard)
     rig.name("car, tree", "car", "tree", "unknown")
     rig.ask("zebra crossing, sky", "zebra crossing", "sky")

@@ -208,22 +208,16 @@ def test_one_that_fails_does_not_stop_the_others(rig: Rig) -> None:
     rig.send("left", 9, 5 * SECOND_NS)
     assert_same(rig.answered(5 * SECOND_NS), rig.fused(front=9, left=9))
 
-    rig.node.end_well()
-    received, processed, dropped = rig.node.counts
-    assert received == processed + dropped.total()
+    dropped = rig.node.end_with_all_counted()
     assert (dropped["bad image"], dropped["no transform"]) == (1, 1)
     assert "), missing left" in rig.node.log
-
-
-ARGUMENTS = as_arguments(
-    {"fusion.enabled": True, "transform.source": "topics", "odometry.topics": "odometry", "sync.timeout": 0.2}
-)
 
 
 def test_the_fused_grid_of_a_moment_is_joined_with_those_before(
     start: Callable[..., Any], completer: Callable[..., Completer], tmp_path: Path
 ) -> None:
-    rig = start_rig(start, completer, tmp_path, *ARGUMENTS)  # without odometry all is published too
+    given = {"fusion.enabled": True, "transform.source": "topics", "odometry.topics": "odometry", "sync.timeout": 0.2}
+    rig = start_rig(start, completer, tmp_path, *as_arguments(given))  # without odometry all is published too
     robot = MovingRobot(rig.graph, "topics")
     assert "not joined with earlier ones: transforms" in rig.node.log
     # What is sent before the node listens as reliably as this is offered may be lost.

@@ -26,10 +26,8 @@ def test_built_once_and_moved_where_it_matters(bundle_folder: Path, grid_file: P
         return RigidTransform(np.eye(3), np.array([x, 0.0, 0.0])) @ pose
 
     first = student.get("front", CAMERA, at(0.0), PARAMETERS)
-    assert first is not None
     assert student.get("front", CAMERA, at(0.04), PARAMETERS) is first
     moved = student.get("front", CAMERA, at(0.06), PARAMETERS)
-    assert moved is not None
     assert moved is not first
     assert moved.grid_from_camera.translation[0] == pytest.approx(0.06)
     assert moved.encoder is first.encoder
@@ -38,7 +36,6 @@ def test_built_once_and_moved_where_it_matters(bundle_folder: Path, grid_file: P
     assert student.get("front", CAMERA, at(0.06), PARAMETERS) is moved
 
     other = student.get("left", CAMERA, at(5.0), PARAMETERS)
-    assert other is not None
     assert other.encoder is moved.encoder  # images are completed one by one
     image = some_image(1)
     before = moved.complete(image)
@@ -46,8 +43,7 @@ def test_built_once_and_moved_where_it_matters(bundle_folder: Path, grid_file: P
     np.testing.assert_array_equal(moved.complete(image).alpha, before.alpha)
     assert student.get("front", CAMERA, at(0.06), PARAMETERS) is moved
     threaded = student.get("front", CAMERA, at(0.06), NodeParameters(threads=2))
-    assert threaded is not None
-    assert threaded is not moved
+    assert threaded is not None and threaded is not moved
 
 
 def test_a_camera_that_stands_unlike_in_training_is_warned_of_once(bundle_folder: Path, grid_file: Path) -> None:

@@ -37,12 +37,8 @@ class Bench:
         self.began_to_wait += 1
 
 
-@pytest.fixture
-def bench() -> Bench:
-    return Bench()
-
-
-def test_images_keep_their_order(bench: Bench) -> None:
+def test_images_keep_their_order() -> None:
+    bench = Bench()
     bench.missing = {1}
     for item in (1, 2, 3):
         bench.room.enter(item, 1.0)
@@ -52,7 +48,8 @@ def test_images_keep_their_order(bench: Bench) -> None:
     assert (bench.passed, len(bench.room)) == ([1, 2], 1)
 
 
-def test_time_ends_for_each_of_its_own(bench: Bench) -> None:
+def test_time_ends_for_each_of_its_own() -> None:
+    bench = Bench()
     bench.missing = {1, 2}
     bench.room.enter(1, 1.0)
     bench.now_s = 0.5
@@ -91,12 +88,8 @@ class SetsBench:
         self.sets.look()
 
 
-@pytest.fixture
-def sets() -> SetsBench:
-    return SetsBench()
-
-
-def test_a_missing_camera_is_waited_for_once(sets: SetsBench) -> None:
+def test_a_missing_camera_is_waited_for_once() -> None:
+    sets = SetsBench()
     sets.add("left", 100)
     sets.add("front", 100)
     sets.look(0.9)

@@ -9,7 +9,6 @@ import pytest
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.sequences.kitti import VOXEL_SHAPE, kitti_odometry
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from tests import official_layouts as layouts
 
 CELLS = {"road": (3, 200, 1), "trunk": (9, 9, 9), "structure": (255, 255, 31), "car": (0, 0, 0), "hidden": (1, 2, 3)}
@@ -58,21 +57,14 @@ def test_windows_are_ten_stereo_frames_with_lidar(shared_data: Path, number: str
     assert len(sequence.lidar(0)) == len(sequence.asset(0, "lidar_semantic"))  # type: ignore[arg-type]
 
 
-def voxels_of_scan(sequence: PosedSequence) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels that the points of the first scan fall into, and which points lie in the grid."""
-    points_rig = sequence.lidar(0)
-    points = sequence.rig_from_sensor["velodyne"].inverse().apply(points_rig)
-    index = np.floor((points - np.array([0, -25.6, -2.2])) / 0.2).astype(int)
-    inside = ((index >= 0) & (index < VOXEL_SHAPE)).all(axis=1)
-    return index[inside], inside
-
-
 def test_voxelised_scan_is_the_official_grid(shared_data: Path) -> None:
     """LiDAR, Tr and grid origin together: the scan brought back into the velodyne frame fills the official voxels."""
     folder = shared_data / "kitti_windows" / "sequences" / "05"
     sequence = kitti_odometry(folder)
     voxelised = np.zeros(VOXEL_SHAPE, bool)
-    voxelised[tuple(voxels_of_scan(sequence)[0].T)] = True
+    points = sequence.rig_from_sensor["velodyne"].inverse().apply(sequence.lidar(0))
+    index = np.floor((points - np.array([0, -25.6, -2.2])) / 0.2).astype(int)
+    voxelised[tuple(index[((index >= 0) & (index < VOXEL_SHAPE)).all(axis=1)].T)] = True
     official = np.unpackbits(np.load(folder / "voxels_npz" / "000000.npz")["bin"]).reshape(VOXEL_SHAPE).astype(bool)
     assert (voxelised & official).sum() / (voxelised | official).sum() > 0.8
     label = sequence.asset(0, "ssc_label")

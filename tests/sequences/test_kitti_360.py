@@ -13,7 +13,6 @@ from scene_completion_ros.geometry import view_rotation, virtual_pinhole
 from scene_completion_ros.sequences.frame_lists import frame_indices
 from scene_completion_ros.sequences.kitti_360 import check_complete, kitti_360, load_labels
 from scene_completion_ros.sequences.opening import holds_voxels, open_recording, voxel_truth
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from tests import official_layouts as layouts
 from tests.official_layouts import DRIVE, RECTIFY, SIDEWAYS, VELO_FROM_CAMERA0, world_from_rig
 
@@ -78,16 +77,12 @@ def labelled_root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def labelled(sequence: PosedSequence) -> list[int]:
-    """Numbers of the images whose frames have labels."""
-    return [number for number, index in frame_indices(sequence).items() if holds_voxels(sequence, index)]
-
-
 @pytest.mark.parametrize("folder", ["preprocess/labels", "voxel_gt"])
 def test_labels_belong_to_the_frames_that_have_poses(labelled_root: Path, folder: str) -> None:
     layouts.sscbench_labels(labelled_root / folder)
     sequence = open_recording(labelled_root / "data_2d_raw" / layouts.DRIVE)
-    assert labelled(sequence) == [1, 7, 12]  # the poses with the numbers 0, 5 and 10
+    labelled = [number for number, index in frame_indices(sequence).items() if holds_voxels(sequence, index)]
+    assert labelled == [1, 7, 12]  # the poses with the numbers 0, 5 and 10
     np.testing.assert_array_equal(sequence.asset(2, "sscbench_label"), None)
     np.testing.assert_array_equal(sequence.asset(0, "sscbench_label"), layouts.sscbench_scene())
 

@@ -50,13 +50,8 @@ def sequence(tmp_path: Path) -> PosedSequence:
 
 
 def assert_same(one: PosedSequence, other: PosedSequence) -> None:
-    assert (one.name, one.pose_source, one.metric_scale, one.provenance) == (
-        other.name,
-        other.pose_source,
-        other.metric_scale,
-        other.provenance,
-    )
-    assert one.cameras == other.cameras
+    for name in ("name", "pose_source", "metric_scale", "provenance", "cameras"):
+        assert getattr(one, name) == getattr(other, name)
     for name in one.cameras:
         np.testing.assert_allclose(one.rig_from_camera[name].matrix, other.rig_from_camera[name].matrix, atol=1e-12)
     assert len(one) == len(other)

@@ -23,8 +23,6 @@ from scene_completion_worlds.street.camera_rig import LEFT, make_rig
 from scene_completion_worlds.street.drive import StreetDrive
 from tests.training.small_trainings import small_data, small_training
 
-VIEW = CameraSettings(width=320, height=128, field_of_view=100.0, height_above_ground=0.4)
-
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -38,17 +36,13 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def configuration(town: Path, tmp_path_factory: pytest.TempPathFactory) -> Configuration:
+def trained(town: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("robot")
     views = ViewSettings(occupancy_points=4096)
     data = dataclasses.replace(small_data(town), fusion=FusionSettings(), views=views)
-    changes = {"camera": VIEW, "data": data, "losses": LossWeights(emptiness=0.1), "steps": 2, "prior_steps": 120}
-    return Configuration(**small_training(town, folder, **changes))
-
-
-@pytest.fixture(scope="module")
-def trained(configuration: Configuration) -> Path:
-    return train(configuration, threads=1)
+    view = CameraSettings(width=320, height=128, field_of_view=100.0, height_above_ground=0.4)
+    changes = {"camera": view, "data": data, "losses": LossWeights(emptiness=0.1), "steps": 2, "prior_steps": 120}
+    return train(Configuration(**small_training(town, folder, **changes)), threads=1)
 
 
 @pytest.fixture(scope="module")

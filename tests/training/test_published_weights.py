@@ -220,9 +220,6 @@ def test_an_imported_checkpoint_is_evaluated(tmp_path: Path) -> None:
     assert {row["method"] for row in scores["scores"]["lidar"]} == {"bts"}
 
 
-Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -241,7 +238,7 @@ Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]
         (None, "cannot be read without executing it"),
     ],
 )
-def test_files_that_hold_something_else(change: Change | None, message: str, tmp_path: Path) -> None:
+def test_files_that_hold_something_else(change: Callable[..., Any] | None, message: str, tmp_path: Path) -> None:
     file, own = tmp_path / "public.pt", tmp_path / "own.ckpt"
     if change is None:
         file.write_bytes(b"no checkpoint")

@@ -50,9 +50,6 @@ def test_ray_is_invalid_only_if_every_source_lacks_more_than_ninety_percent() ->
     assert invalid_rays(weights, invalid).tolist() == [[False, True, False]]
 
 
-WIDE = Camera(fx=40.0, fy=40.0, cx=39.5, cy=11.5, width=80, height=24)
-
-
 def test_samples_are_uniform_in_inverse_depth_and_stay_in_their_interval() -> None:
     generator = torch.Generator().manual_seed(0)
     t = inverse_depth_samples((2, 5), 64, 3.0, 80.0, generator=generator)
@@ -64,16 +61,17 @@ def test_samples_are_uniform_in_inverse_depth_and_stay_in_their_interval() -> No
 
 
 def test_centres_come_from_every_depth_and_keep_apart() -> None:
+    wide = Camera(fx=40.0, fy=40.0, cx=39.5, cy=11.5, width=80, height=24)
     depth = torch.linspace(4.0, 60.0, 80).expand(24, 80).clone()
     depth[0] = 200.0  # sky
     for seed in range(5):
-        centres = surface_centres(depth, WIDE, 5, 3.0, torch.Generator().manual_seed(seed))
+        centres = surface_centres(depth, wide, 5, 3.0, torch.Generator().manual_seed(seed))
         assert centres.shape == (5, 3)
         assert centres[:, 2].max() < 100.0
         bins = torch.bucketize(centres[:, 2], torch.linspace(4.0, 60.0, 6)[1:-1])
         assert (bins - torch.arange(5)).abs().max() <= 1  # one of each fifth of the pixels
         assert torch.pdist(centres).min() >= 3.0
     # They lie on the surface: projected, each has the depth of its pixel.
-    u = centres[:, 0] / centres[:, 2] * WIDE.fx + WIDE.cx
-    v = centres[:, 1] / centres[:, 2] * WIDE.fy + WIDE.cy
+    u = centres[:, 0] / centres[:, 2] * wide.fx + wide.cx
+    v = centres[:, 1] / centres[:, 2] * wide.fy + wide.cy
     assert torch.allclose(depth[v.round().long(), u.round().long()], centres[:, 2], atol=1e-3)

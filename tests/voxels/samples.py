@@ -72,7 +72,7 @@ WALL = (slice(20, 25), slice(25, 35), slice(2, 20))  # x 4..5 m, y 1..3 m (left)
 HEDGE = (slice(45, 50), slice(25, 35), slice(2, 6))  # x 9..10 m, hidden by the wall
 
 
-def street(*, classes: bool = True, stamp_ns: int = 1_500_000_000) -> SemanticVoxels:
+def street(stamp_ns: int = 1_500_000_000) -> SemanticVoxels:
     state, label = np.full(GRID.shape, FREE, dtype=np.uint8), np.zeros(GRID.shape, dtype=np.uint8)
     state[:, :, :2] = SURFACE
     state[25:, 25:35, 2:] = INFERRED
@@ -81,11 +81,7 @@ def street(*, classes: bool = True, stamp_ns: int = 1_500_000_000) -> SemanticVo
     state[:3] = UNOBSERVED
     voxels = voxels_of(state, GRID.origin, GRID.voxel_size, labels=label, confidence=0.5, stamp_ns=stamp_ns)
     probability = np.linspace(0.4, 1.0, len(voxels), dtype=np.float32)
-    voxels = replace(voxels, grid=GRID, probability=probability, class_names=STREET)
-    if classes:
-        return voxels
-    none = np.zeros_like(voxels.label)
-    return replace(voxels, label=none, class_names=("unlabelled",), class_colours=((128, 128, 128),))
+    return replace(voxels, grid=GRID, probability=probability, class_names=STREET)
 
 
 def some_voxels(count: int, stamp_ns: int = 0, classes: int = 1) -> SemanticVoxels:

@@ -37,12 +37,6 @@ def details(voxels: SemanticVoxels) -> ImageDetails:
     )
 
 
-def arrays_of(content: bytes, path: Path) -> Arrays:
-    path.write_bytes(content)
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
-
-
 def assert_same(found: SemanticVoxels, wanted: SemanticVoxels) -> None:
     for field in fields(wanted):
         this, that = getattr(found, field.name), getattr(wanted, field.name)
@@ -115,8 +109,10 @@ def changed(name: str, change: Callable[[Any], Any]) -> Callable[[Arrays], Array
 )
 def test_contradicting_arrays_are_named(damage: Callable[[Arrays], Arrays], what: str, tmp_path: Path) -> None:
     path = tmp_path / "voxels.npz"
-    arrays = damage(arrays_of(npz_bytes(SavedVoxels(street())), path))
-    np.savez(path, **arrays)
+    path.write_bytes(npz_bytes(SavedVoxels(street())))
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = dict(archive)
+    np.savez(path, **damage(arrays))
     with pytest.raises(SceneCompletionError, match=what) as caught:
         read_npz(path)
     assert caught.value.where == str(path)

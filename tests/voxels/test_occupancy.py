@@ -20,11 +20,9 @@ from scene_completion_ros.voxels.occupancy import (
 from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier, exp_negative
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
-LOGITS = np.linspace(-120.0, 120.0, 4001)
-
 
 def test_the_compiled_exponential() -> None:
-    x = -np.abs(LOGITS.astype(np.float32))
+    x = -np.abs(np.linspace(-120.0, 120.0, 4001, dtype=np.float32))
     np.testing.assert_allclose(np.array(list(map(exp_negative, x))), np.exp(x.astype(np.float64)), atol=1e-6)
 
 

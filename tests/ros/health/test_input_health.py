@@ -22,7 +22,6 @@ RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 ONE = Publishers((RAW,), 1)
 ONE_RELIABLE = Publishers((RAW,), 0)
 INFO = Publishers(("sensor_msgs/msg/CameraInfo",), 0)
-NONE_DROPPED = Drops({}, {}, 10.0)
 
 
 def header(stamp_s: int) -> Any:
@@ -34,10 +33,9 @@ def record() -> InputRecord:
 
 
 def judged(
-    record: InputRecord, now_s: float = 110.0, images: Publishers = ONE, infos: Publishers = INFO,
-    drops: Drops = NONE_DROPPED, middleware: str = "rmw_fastrtps_cpp",
-) -> tuple[Status, Status]:  # fmt: skip
-    facts = CameraFacts(record, images, infos, now_s, middleware)
+    record: InputRecord, now_s: float = 110.0, images: Publishers = ONE, middleware: str = "rmw_fastrtps_cpp"
+) -> tuple[Status, Status]:
+    facts, drops = CameraFacts(record, images, INFO, now_s, middleware), Drops({}, {}, 10.0)
     return input_status(facts, record.images.count, drops), calibration_status(facts, drops, ())
 
 

@@ -202,13 +202,8 @@ EXTRINSICS = CONFIG / "multi_camera_extrinsics.yaml"
 NAMES = ("front", "left", "right")
 
 
-@pytest.fixture
-def launch(launch_file: Callable[[str], LaunchFile]) -> LaunchFile:
-    return launch_file("multi_camera.launch.py")
-
-
-def test_one_node_fuses_all(launch: LaunchFile) -> None:
-    (node,) = launch.started()
+def test_one_node_fuses_all(launch_file: Callable[[str], LaunchFile]) -> None:
+    (node,) = launch_file("multi_camera.launch.py").started()
     file, overrides = node.settings["parameters"]
     assert Path(file) == CONFIG / "multi_camera.yaml"
     assert overrides == {"cameras": "front, left, right", "grid.file": str(CONFIG / "multi_camera_grid.yaml")}
@@ -263,9 +258,7 @@ MESSAGES = {
 
 
 def manager_of(text: str) -> dict[str, Any]:
-    manager = yaml.safe_load(text)["Visualization Manager"]
-    assert isinstance(manager, dict)
-    return manager
+    return yaml.safe_load(text)["Visualization Manager"]
 
 
 def displays_of(text: str) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from scene_completion_ros.ros import messages
 from tests.checkout import ROOT
 from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, some_image
-from tests.ros.graph import PATIENCE_S, Graph, NodeUnderTest
+from tests.ros.graph import Graph, NodeUnderTest
 
 LAUNCH = ROOT / "launch"
 RUN = str(Path(__file__).with_name("run_launch_file.py"))
@@ -47,16 +47,12 @@ def params_file(bundle_folder: Path, tmp_path: Path, grid_file: Path) -> Path:
     return path
 
 
-def launched(file: str, log: Path, **given: str | Path) -> NodeUnderTest:
-    return NodeUnderTest([RUN, str(LAUNCH / file), *(f"{name}:={value}" for name, value in given.items())], log)
-
-
-def answered(graph: Graph, process: NodeUnderTest, cameras: dict[str, str], outputs: tuple[str, ...]) -> list[str]:
-    """Frames of the voxels that answer images of cameras (name -> namespace of their topics)."""
+def answered(graph: Graph, process: NodeUnderTest, cameras: dict[str, str]) -> str:
+    """Frame of the voxels that answer images of cameras (name -> namespace of their topics)."""
     create = graph.node.create_publisher
     images = {name: create(Image, f"{topics}/image_raw", 10) for name, topics in cameras.items()}
     infos = {name: create(CameraInfo, f"{topics}/camera_info", 10) for name, topics in cameras.items()}
-    clouds = [graph.collect(PointCloud2, output) for output in outputs]
+    clouds = graph.collect(PointCloud2, f"{graph.namespace}/scene_completion/voxels")
     stamp_ns = SECOND_NS
 
     def all_there() -> bool:
@@ -66,58 +62,39 @@ def answered(graph: Graph, process: NodeUnderTest, cameras: dict[str, str], outp
             frame = f"{name}_optical_frame"
             infos[name].publish(messages.camera_info_message(CAMERA, stamp_ns, frame))
             images[name].publish(messages.image_message(some_image(1), stamp_ns, frame))
-        return graph.until(lambda: all(clouds), 1.0)
+        return graph.until(lambda: bool(clouds), 1.0)
 
     assert graph.until(lambda: all_there() or process.process.poll() is not None), process.log
-    assert all(clouds), process.log
-    assert all(heard[-1].width for heard in clouds)
-    return [heard[-1].header.frame_id for heard in clouds]
+    assert clouds and clouds[-1].width, process.log
+    return clouds[-1].header.frame_id
 
 
-def test_one_camera(graph: Graph, bundle_folder: Path, params_file: Path, tmp_path: Path) -> None:
-    topics = f"{graph.namespace}/front"
-    process = launched(
-        "scene_completion.launch.py",
-        tmp_path / "log",
-        namespace=graph.namespace,
-        image_topic=f"{topics}/image_raw",
-        camera_info_topic=f"{topics}/camera_info",
-        bundle=bundle_folder,
-        params_file=params_file,
-        log_level="debug",
-    )
+ONE = {"image_topic": "{}/front/image_raw", "camera_info_topic": "{}/front/camera_info", "log_level": "debug"}
+SEVERAL = {
+    "image_topics": "{}/{{camera}}/image_raw", "camera_info_topics": "{}/{{camera}}/camera_info",
+    "extrinsics_file": f"{ROOT}/config/multi_camera_extrinsics.yaml", "grid_frame": "base_link",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("file", "cameras", "given", "frame"),
+    [
+        ("scene_completion.launch.py", NAMES[:1], ONE, "front_optical_frame"),
+        ("multi_camera.launch.py", NAMES, SEVERAL, "base_link"),
+    ],
+)
+def test_cameras_are_answered_and_an_interrupt_ends_all(
+    file: str, cameras: tuple[str, ...], given: dict[str, str], frame: str,
+    graph: Graph, bundle_folder: Path, params_file: Path, grid_file: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    arguments = {name: value.format(graph.namespace) for name, value in given.items()}
+    arguments |= {} if given is ONE else {"grid_file": str(grid_file)}
+    arguments |= {"namespace": graph.namespace, "bundle": str(bundle_folder), "params_file": str(params_file)}
+    command = [RUN, str(LAUNCH / file), *(f"{name}:={value}" for name, value in arguments.items())]
+    process = NodeUnderTest(command, tmp_path / "log")
     try:
-        output = f"{graph.namespace}/scene_completion/voxels"
-        assert answered(graph, process, {"front": topics}, (output,)) == ["front_optical_frame"]
-        assert process.end(signal.SIGINT, PATIENCE_S) == 0
+        assert answered(graph, process, {name: f"{graph.namespace}/{name}" for name in cameras}) == frame
+        process.end_well(signal.SIGINT)
         assert "process has finished cleanly" in process.log
-        assert "Traceback" not in process.log
     finally:
-        process.kill()
-
-
-def test_several_cameras(graph: Graph, bundle_folder: Path, params_file: Path, tmp_path: Path) -> None:
-    given: dict[str, str | Path] = {"extrinsics_file": ROOT / "config" / "multi_camera_extrinsics.yaml"}
-    given["grid_file"] = yaml.safe_load(params_file.read_text(encoding="utf-8"))["/**"]["ros__parameters"]["grid"][
-        "file"
-    ]
-    process = launched(
-        "multi_camera.launch.py",
-        tmp_path / "log",
-        namespace=graph.namespace,
-        image_topics=f"{graph.namespace}/{{camera}}/image_raw",
-        camera_info_topics=f"{graph.namespace}/{{camera}}/camera_info",
-        bundle=bundle_folder,
-        params_file=params_file,
-        grid_frame="base_link",
-        **given,
-    )
-    try:
-        cameras = {name: f"{graph.namespace}/{name}" for name in NAMES}
-        output = f"{graph.namespace}/scene_completion/voxels"
-        assert answered(graph, process, cameras, (output,)) == ["base_link"]
-        assert process.end(signal.SIGINT, PATIENCE_S) == 0
-        assert "process has finished cleanly" in process.log
-        assert "Traceback" not in process.log
-    finally:
-        process.kill()
+        process.close()

@@ -20,10 +20,6 @@ def make_node(context: Any, **overrides: Any) -> Any:
     return ExplainingNode("parameters", context=context, parameter_overrides=given)
 
 
-def declared(context: Any, **overrides: Any) -> NodeParameters:
-    return DeclaredParameters(make_node(context, **overrides)).checked()
-
-
 def test_defaults_and_descriptors(context: Any) -> None:
     node = make_node(context)
     assert DeclaredParameters(node).snapshot() == NodeParameters()
@@ -63,7 +59,7 @@ def test_wrong_values_at_start_name_parameter_and_what_is_allowed(
     context: Any, name: str, value: Any, words: str
 ) -> None:
     with pytest.raises(SceneCompletionError, match=words) as caught:
-        declared(context, **{name: value})
+        DeclaredParameters(make_node(context, **{name: value})).checked()
     assert caught.value.where == f"parameter {name}" and len(str(caught.value)) < 300
 
 
@@ -88,9 +84,6 @@ def test_refused_changes_have_a_reason_and_change_nothing(context: Any, name: st
     assert parameters.snapshot() == NodeParameters()
 
 
-SHIPPED = ROOT / "config" / "scene_completion.yaml"
-
-
 def read(folder: Path, text: str, **options: Any) -> dict[str, object]:
     path = folder / "robot.yaml"
     path.write_text(text, encoding="utf-8")
@@ -98,7 +91,7 @@ def read(folder: Path, text: str, **options: Any) -> dict[str, object]:
 
 
 def test_the_shipped_file_holds_all_of_them() -> None:
-    assert read_parameters(SHIPPED) == {spec.name: spec.default for spec in SCHEMA}
+    assert read_parameters(ROOT / "config" / "scene_completion.yaml") == {spec.name: spec.default for spec in SCHEMA}
 
 
 def test_sections_of_any_namespace_count_and_those_of_others_do_not(tmp_path: Path) -> None:

@@ -24,14 +24,11 @@ from scene_completion_training.networks.agglomerated_field import AgglomeratedFi
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureField
 from tests.checkout import ROOT
-from tests.official_layouts import write_split
+from tests.official_layouts import RAW_DRIVE, write_split
 from tests.sequences import test_kitti_raw
 from tests.training.evaluation.one_wall import make_street, voxels
 from tests.training.small_trainings import SIZE, VIEW, save_checkpoint
 
-DRIVE = "2011_09_26_drive_0001_sync"
-LISTED = f"2011_09_26/{DRIVE}"
-OTHER = "2011_09_26_drive_0002_sync"
 raw_drive = test_kitti_raw.drive
 results = SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "make_results.py")))
 
@@ -47,8 +44,8 @@ def run(*options: object) -> int:
 
 def test_depth_of_a_raw_drive(raw_drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The mean depth alone, of a second drive with the same scans: no error. A report of `extract` is no recording."""
-    second = shutil.copytree(raw_drive, raw_drive.parent / OTHER)
-    frames = write_split(tmp_path / "list.txt", [f"{LISTED} 0000000001 l", f"{LISTED} 77 l"])
+    second = shutil.copytree(raw_drive, raw_drive.parent / "2011_09_26_drive_0002_sync")
+    frames = write_split(tmp_path / "list.txt", [f"2011_09_26/{RAW_DRIVE} {number} l" for number in ("0000000001", 77)])
     output = tmp_path / "new" / "out"
     options = ("--frames", frames, "--allow-missing", "--controls", "--prior", second)
     report = tmp_path / "report.json"
@@ -58,7 +55,7 @@ def test_depth_of_a_raw_drive(raw_drive: Path, tmp_path: Path, capsys: pytest.Ca
     assert "| mean depth | 1 | Garg crop | 100.0 | 0.000 |" in text
     assert "Frames: list.txt: 1 of 2 listed frames." in text
     content = json.loads((output / "results.json").read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert content["recordings"] == [DRIVE] and content["settings"]["prior"] == [str(second)]
+    assert content["recordings"] == [RAW_DRIVE] and content["settings"]["prior"] == [str(second)]
     assert [(row["method"], row["frames"]) for row in content["scores"]["depth"]] == [("mean depth", 1)] * 2
 
 
@@ -189,19 +186,6 @@ def text_bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture(scope="module")
-def agglomerated(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Fields of two runs, each with a text-aligned teacher and another one."""
-    files, texts = [], {"text_encoder": "tiny", "text_encoder_sha256": "abc"}
-    described = {"text": texts, "other": {**texts, "text_encoder": ""}}
-    for seed in range(2):
-        torch.manual_seed(seed)
-        field = AgglomeratedField(DensityField(VIEW.camera()), {"text": 5, "other": 3}, channels=4, units=6)
-        file = tmp_path_factory.mktemp("runs") / f"seed{seed}" / "checkpoints" / "last.ckpt"
-        files.append(save_checkpoint(file, field, "agglomeration", camera=SIZE, teachers=described))
-    return files
-
-
 class TextAlignedTeacher:
     """A teacher in the space of an encoder whose hash is abc."""
 
@@ -216,12 +200,18 @@ def test_open_vocabulary_of_a_town(
     street: PosedSequence,
     student: StudentBundle,
     text_bank: Path,
-    agglomerated: list[Path],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Every row that there is."""
+    """Every row that there is; fields of two runs have a text-aligned teacher and another one each."""
+    files, texts = [], {"text_encoder": "tiny", "text_encoder_sha256": "abc"}
+    described = {"text": texts, "other": {**texts, "text_encoder": ""}}
+    for seed in range(2):
+        torch.manual_seed(seed)
+        field = AgglomeratedField(DensityField(VIEW.camera()), {"text": 5, "other": 3}, channels=4, units=6)
+        file = tmp_path / f"seed{seed}" / "checkpoints" / "last.ckpt"
+        files.append(save_checkpoint(file, field, "agglomeration", camera=SIZE, teachers=described))
     monkeypatch.setattr(teachers, "open_teacher", lambda *args, **options: TextAlignedTeacher())
     (tmp_path / "words.yaml").write_text("training_vocabulary: [car]\nwords: {automobile: [car]}\n")
     folders = []
@@ -234,7 +224,7 @@ def test_open_vocabulary_of_a_town(
     output = tmp_path / "scores"
     code = run(
         "semantics", "--student", student.folder, "--bank", text_bank, "--words", tmp_path / "words.yaml",
-        "--checkpoint", *agglomerated, "--foundation", "any",
+        "--checkpoint", *files, "--foundation", "any",
         "--data", folders[0], "--name-on", folders[1], "--output", output,
     )  # fmt: skip
     assert code == 0

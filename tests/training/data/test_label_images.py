@@ -12,8 +12,6 @@ from scene_completion_ros.sequences.frame_lists import FrameSplit
 from scene_completion_training.data.label_images import labelled_images
 from tests import official_layouts as layouts
 
-STREET = layouts.label_image((140, 38), train_ids=True)
-
 
 @pytest.fixture
 def drive(tmp_path: Path) -> Path:
@@ -27,8 +25,8 @@ def test_kitti_360_with_the_frames_of_a_list(drive: Path) -> None:
     assert (found.dataset, found.name) == ("KITTI-360", layouts.DRIVE)
     assert [image.image_file.stem[-1] for image in found.images] == list("234567")
     image = found.images[0]
-    assert np.array_equal(image.labels(), STREET) and image.image().shape == (38, 140, 3)
-    assert set(np.unique(STREET)) == {0, 2, 10, 13, 255}
+    assert np.array_equal(image.labels(), layouts.label_image((140, 38), train_ids=True))
+    assert image.image().shape == (38, 140, 3) and set(np.unique(image.labels())) == {0, 2, 10, 13, 255}
     assert image.camera is not None and (image.camera.fx, image.camera.cx, image.camera.width) == (55.25, 68.2, 140)
     listed = [f"{layouts.DRIVE} {number} {side}" for number in (3, 5) for side in "lr"]
     split = FrameSplit(layouts.write_split(drive.parent / "list.txt", [*listed, f"{layouts.DRIVE} 9 l"]))

@@ -47,13 +47,6 @@ def scan(ahead: float) -> np.ndarray:
     )
 
 
-def depth_image(camera: Camera = CAMERA) -> np.ndarray:
-    """Depth of the wall's front, the sky everywhere else."""
-    x = (np.arange(camera.width) - camera.cx) / camera.fx * WALL_FRONT
-    row = np.where((x >= WALL_LEFT) & (x <= WALL_RIGHT), WALL_FRONT, np.inf)
-    return np.broadcast_to(row, (camera.height, camera.width)).astype(np.float32)
-
-
 def voxels() -> tuple[np.ndarray, np.ndarray]:
     """Labels and flags of the first frame; the wall's back is its interior, what is 1.6 m down is below ground."""
     centres = OPTICAL_FROM_FORWARD.apply(GRID.centres().astype(np.float64))
@@ -69,11 +62,14 @@ def voxels() -> tuple[np.ndarray, np.ndarray]:
 def make_street(assets: tuple[str, ...] = ("lidar", "depth", "voxel_label", "voxel_flags")) -> PosedSequence:
     label, flags = voxels()
     image = np.random.default_rng(0).integers(0, 255, (CAMERA.height, CAMERA.width, 3)).astype(np.uint8)
+    x = (np.arange(CAMERA.width) - CAMERA.cx) / CAMERA.fx * WALL_FRONT
+    row = np.where((x >= WALL_LEFT) & (x <= WALL_RIGHT), WALL_FRONT, np.inf)  # the sky beside the wall
+    depth = np.broadcast_to(row, (CAMERA.height, CAMERA.width)).astype(np.float32)
     frames = []
     for index in range(FRAMES):
         loaders = {"lidar": lambda index=index: scan(STEP * index)}
         if index == 0:
-            loaders |= {"depth": depth_image, "voxel_label": lambda: label, "voxel_flags": lambda: flags}
+            loaders |= {"depth": lambda: depth, "voxel_label": lambda: label, "voxel_flags": lambda: flags}
         frames.append(
             Frame(
                 stamp_ns=index * 100_000_000,
@@ -119,9 +115,7 @@ class PaintedWall(Predictor):
 
 def true_voxels(street: PosedSequence) -> VoxelTruth:
     """Those of its first frame."""
-    truth = voxel_truth(street, 0)
-    assert truth is not None
-    return truth
+    return voxel_truth(street, 0)
 
 
 def fit(models: Sequence[Predictor], street: PosedSequence) -> list[FittedModel]:

@@ -4,7 +4,6 @@ import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -94,7 +93,6 @@ def test_student_is_scored_as_it_is_deployed(window: PosedSequence, student: Stu
     """Voxels are those of the node's completer; points have the density of the same field, also outside of its view."""
     model, frame = DeployedStudent(student, threads=1), next(voxel_frames([window]))
     answer, truth = model.answer(frame), frame.voxels
-    assert answer.voxels is not None
     placed = {"grid": truth.grid, "grid_from_camera": truth.grid_from_camera, "threads": 1}
     completer = Completer(student, window.cameras["image_2"], **placed)
     completion = completer.complete(window.image(0, "image_2"))
@@ -148,16 +146,13 @@ def test_calibration_is_fitted_and_kept_in_a_bundle(shared_data: Path, student: 
     assert found["iou"] == pytest.approx(found["best_iou"], rel=0.01)  # no threshold on the opacity does better
 
 
-DISTANCES = inverse_distance_samples(64, 3.0, 80.0)
-
-
 def soft_walls(scale: float, offset: float, seed: int = 0) -> RayLogits:
     """Rays that end where a wall stands under the given stretch, which the logits are short of."""
-    generator = np.random.default_rng(seed)
-    sharp = np.where(generator.uniform(5.0, 40.0, (200, 1)) < DISTANCES, 2.0, -6.0)
+    generator, distances = np.random.default_rng(seed), inverse_distance_samples(64, 3.0, 80.0)
+    sharp = np.where(generator.uniform(5.0, 40.0, (200, 1)) < distances, 2.0, -6.0)
     sharp += generator.normal(scale=0.3, size=sharp.shape)
-    truth = composite(density_of_logit(sharp), DISTANCES).distance
-    return RayLogits((sharp - offset) / scale, np.ones(200), truth, DISTANCES)
+    truth = composite(density_of_logit(sharp), distances).distance
+    return RayLogits((sharp - offset) / scale, np.ones(200), truth, distances)
 
 
 def test_error_of_one_ray_by_hand() -> None:
@@ -174,51 +169,20 @@ def test_fit_finds_the_stretch_that_the_logits_lack(scale: float, offset: float,
     assert found.offset == pytest.approx(offset, abs=tolerance)
 
 
-FRAMES, STEP_M, STEP_NS = 8, 0.4, 100_000_000
-ODOMETRY = Sources("odometry")
-
-
-@pytest.fixture(scope="module")
-def with_evidence(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
-    return make_known_mounting_bundle(tmp_path_factory.mktemp("evidence"))
-
-
-@pytest.fixture(scope="module")
-def drive() -> PosedSequence:
-    """Along the wall."""
-    return PosedSequence(
-        name="along the wall",
-        cameras={"camera": WALL_CAMERA},
-        rig_from_camera={"camera": RigidTransform.identity()},
-        frames=[
-            Frame(
-                (1 + number) * STEP_NS,
-                {"camera": partial(wall_from, number * STEP_M)},
-                RigidTransform(np.eye(3), np.array([number * STEP_M, 0.0, 0.0])),
-            )
-            for number in range(FRAMES)
-        ],
-        pose_source="by hand",
-        metric_scale=True,
-        provenance={},
-    )
-
-
-def replayed_evidence(with_evidence: StudentBundle, drive: PosedSequence) -> list[dict[str, Any]]:
-    """The evidence of a replay at each frame."""
-    in_order = SequentialCompleter(Completer(with_evidence, WALL_CAMERA, engine="onnxruntime"), ODOMETRY)
-    return [
-        in_order.complete(drive.image(index, "camera"), frame.stamp_ns, frame.world_from_rig).evidence.summary()
-        for index, frame in enumerate(drive.frames)
-    ]
-
-
-def test_evaluation_and_replay_have_one_factor(with_evidence: StudentBundle, drive: PosedSequence) -> None:
-    expected = replayed_evidence(with_evidence, drive)
+def test_evaluation_and_replay_have_one_factor(tmp_path: Path) -> None:
+    """Of a camera that drives along a wall."""
+    student, odometry, frames = make_known_mounting_bundle(tmp_path), Sources("odometry"), []
+    in_order, expected = SequentialCompleter(Completer(student, WALL_CAMERA, engine="onnxruntime"), odometry), []
+    for number in range(8):
+        stamp_ns, pose = (1 + number) * 100_000_000, RigidTransform(np.eye(3), np.array([0.4 * number, 0.0, 0.0]))
+        frames.append(Frame(stamp_ns, {"camera": partial(wall_from, 0.4 * number)}, pose))
+        expected.append(in_order.complete(wall_from(0.4 * number), stamp_ns, pose).evidence.summary())
+    identity = {"camera": RigidTransform.identity()}
+    drive = PosedSequence("along the wall", {"camera": WALL_CAMERA}, identity, frames, "by hand")
     assert expected[-1]["scale"] == pytest.approx(FACTOR, rel=0.02)
     pixels = np.array([[100.0, 60.0], [400.0, 120.0]])
-    alone, scaled = (DeployedStudent(with_evidence, engine="onnxruntime", sources=one) for one in (Sources(), ODOMETRY))
-    for index in (2, 5, FRAMES - 1, 4):  # one out of order begins anew
+    alone, scaled = (DeployedStudent(student, engine="onnxruntime", sources=one) for one in (Sources(), odometry))
+    for index in (2, 5, 7, 4):  # one out of order begins anew
         np.testing.assert_allclose(alone.complete(drive, index).depth(pixels), WALL_M / FACTOR, rtol=1e-5)
         depth = scaled.complete(drive, index).depth(pixels)
         known = float(expected[index].get("scale deviation", np.inf)) ** -2

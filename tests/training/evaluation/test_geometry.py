@@ -16,21 +16,7 @@ from scene_completion_ros.sequences.frame_lists import FrameSplit
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import opacity
-from scene_completion_training.evaluation.geometry import (
-    EmptyControl,
-    MeanDepth,
-    PriorControl,
-    calibrate,
-    frames_with_voxels,
-    grid_density,
-    prior_of_windows,
-    scored_frames,
-    smoothed_share,
-    surface_controls,
-    true_depth,
-    voxel_frames,
-    voxel_places,
-)
+from scene_completion_training.evaluation import geometry
 from scene_completion_training.evaluation.predictor import AFTER, BEFORE, VOXEL_EDGE, Frame, Prediction
 from tests import official_layouts as layouts
 from tests.training.evaluation.one_wall import CAMERA, GRID, Wall, true_voxels
@@ -43,10 +29,10 @@ def rows(metric: Metric, models: list[Any], frames: list[Frame]) -> list[dict[st
 
 
 def test_the_truth_is_perfect_and_thickness_pays_inside_only(street: PosedSequence) -> None:
-    (frame,) = voxel_frames([street])  # the others have no voxels
+    (frame,) = geometry.voxel_frames([street])  # the others have no voxels
     with pytest.raises(SequenceError, match="frame 1"):
-        true_depth(street, 1)
-    models = [Wall(), EmptyControl(), *surface_controls(street, Wall())]
+        geometry.true_depth(street, 1)
+    models = [Wall(), geometry.EmptyControl(), *geometry.surface_controls(street, Wall())]
     cells = {(row["method"], row["range_m"], row["region"]): row for row in rows(OCCUPANCY, models, [frame])}
     perfect = ("visible", "all", "interiors", "all + interiors")
     assert all(cells["wall", 12.8, region]["iou"] == 1.0 for region in perfect)
@@ -67,7 +53,7 @@ def test_calibration_is_fitted_to_what_densities_mean(street: PosedSequence) -> 
     n, chance = np.random.default_rng(0).random((2, *shape))
     flags = np.full(shape, IN_VIEW | SEEN, np.uint8)
     truth = exact_truth((chance < n**2).astype(np.uint8), flags, GRID)
-    density = grid_density((0.1 * n).astype(np.float32), GRID, truth.grid_from_camera)
+    density = geometry.grid_density((0.1 * n).astype(np.float32), GRID, truth.grid_from_camera)
 
     class Dense(Wall):
         def complete(self, sequence: PosedSequence, index: int) -> Prediction:
@@ -75,7 +61,7 @@ def test_calibration_is_fitted_to_what_densities_mean(street: PosedSequence) -> 
 
     frame = Frame(street, 0, FrameTruth(truth, None))
     model = Dense()
-    calibrate(model, [frame])
+    geometry.calibrate(model, [frame])
     half = np.array([0.5], dtype=np.float32)
     assert model.calibration.apply(opacity(0.1 * half, VOXEL_EDGE))[0] == pytest.approx(0.25, abs=0.03)
     found = {(row["rule"], row["range_m"], row["region"]): row for row in rows(OCCUPANCY, [model], [frame])}
@@ -92,17 +78,17 @@ def test_calibration_is_fitted_to_what_densities_mean(street: PosedSequence) -> 
 def test_every_frame_of_semantic_kitti_that_has_voxels(images: Sequence[int], tmp_path: Path) -> None:
     """Every fifth image has voxels; the others may be there or not."""
     sequence = open_recording(layouts.semantic_kitti(tmp_path, images, (0, 5, 10)))
-    assert [images[index] for index in frames_with_voxels(sequence, 5)] == [0, 5, 10]
-    assert [images[index] for index in frames_with_voxels(sequence, 6)] == [0, 10]
-    assert [images[frame.index] for frame in scored_frames(sequence, 5)] == [0, 5, 10]
+    assert [images[index] for index in geometry.frames_with_voxels(sequence, 5)] == [0, 5, 10]
+    assert [images[index] for index in geometry.frames_with_voxels(sequence, 6)] == [0, 10]
+    assert [images[frame.index] for frame in geometry.scored_frames(sequence, 5)] == [0, 5, 10]
     split = FrameSplit(layouts.write_split(tmp_path / "list.txt", [f"08 {number} l" for number in (0, 10)]))
-    assert [images[index] for _, index in voxel_places([sequence], 5, split)] == [0, 10]
+    assert [images[index] for _, index in geometry.voxel_places([sequence], 5, split)] == [0, 10]
 
 
 def test_the_prior_of_windows_is_what_an_independent_script_found(window: PosedSequence, shared_data: Any) -> None:
     """That script used SciPy's Gaussian and scikit-learn's average precision."""
-    prior = prior_of_windows(shared_data / "kitti_windows" / "sequences")(window)
-    frames = list(voxel_frames([window]))
+    prior = geometry.prior_of_windows(shared_data / "kitti_windows" / "sequences")(window)
+    frames = list(geometry.voxel_frames([window]))
     found = {(row["range_m"], row["region"]): row for row in rows(OCCUPANCY, [prior], frames)}
     expected = {12.8: (0.653, 0.795, 0.942), 25.6: (0.457, 0.503, 0.724), 51.2: (0.223, 0.243, 0.287)}
     for range_m, figures in expected.items():
@@ -112,7 +98,6 @@ def test_the_prior_of_windows_is_what_an_independent_script_found(window: PosedS
     truth = frames[0].truth.voxels
     voxels = np.load(shared_data / "kitti_windows" / "sequences" / "06" / "voxels_npz" / "000000.npz")
     hit = np.unpackbits(voxels["bin"]).reshape(256, 256, 32).astype(bool)
-    assert truth is not None and truth.visible is not None
     assert truth.visible[hit & truth.occupied & truth.counted].mean() > 0.7  # most voxels that the scan hits
 
 
@@ -120,7 +105,7 @@ def test_prior_is_cut_at_its_own_threshold(street: PosedSequence) -> None:
     grid = VoxelGrid((0.0, -1.0, -1.0), 1.0, (3, 2, 2))
     mean = np.zeros(grid.shape, dtype=np.float32)
     mean[:, 0, 0] = 0.2, 0.31, 1.0
-    control = PriorControl(mean, 0.3, grid)
+    control = geometry.PriorControl(mean, 0.3, grid)
     points = np.array(
         [[0.5, 0.5, 0.5], [0.5, 0.5, 1.5], [0.5, 0.5, 2.5], [0.5, -0.5, 0.5], [9.0, 9.0, 9.0]], np.float32
     )
@@ -138,15 +123,15 @@ def test_unknown_voxels_get_the_share_of_their_known_neighbours() -> None:
     occupied = (np.arange(9)[:, None, None] * np.ones((1, 3, 3)) > 4).astype(np.float32)
     known = np.full_like(occupied, 2.0)
     known[4] = 0.0
-    exact = smoothed_share(occupied, known, (0.0, 0.0, 0.0))
+    exact = geometry.smoothed_share(occupied, known, (0.0, 0.0, 0.0))
     assert exact[:, 1, 1].tolist() == [0.0] * 5 + [0.5] * 4  # occupied in one of two frames; unknown is 0
-    smoothed = smoothed_share(2.0 * occupied, known, (1.0, 0.0, 0.0))
+    smoothed = geometry.smoothed_share(2.0 * occupied, known, (1.0, 0.0, 0.0))
     assert smoothed[4, 1, 1] == pytest.approx(0.5, abs=1e-6)
     assert np.all(np.diff(smoothed[:, 1, 1]) >= 0)
 
 
 def test_mean_depth_brings_sizes_together_and_fills_holes() -> None:
-    mean = MeanDepth(height=2, width=4)
+    mean = geometry.MeanDepth(height=2, width=4)
     large = np.zeros((4, 8), dtype=np.float32)
     large[0, 0], large[1, 1], large[3, 7] = 2.0, 4.0, 10.0  # two in the first cell, one in the last
     small = np.zeros((2, 4), dtype=np.float32)

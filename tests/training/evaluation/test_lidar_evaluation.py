@@ -1,11 +1,9 @@
 """The LiDAR protocols: cases by hand, and a street with one wall."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +33,7 @@ from scene_completion_training.evaluation.lidar_evaluation import (
     surface_profile,
 )
 from scene_completion_training.evaluation.predictor import Frame, Prediction, Predictor
-from tests.official_layouts import write_split
+from tests.official_layouts import RAW_DRIVE, write_split
 from tests.sequences import test_kitti_raw
 from tests.training.evaluation.one_wall import Wall, shadowed
 
@@ -179,13 +177,11 @@ def test_between_the_middles_of_bins_the_surface_is_interpolated(degrees: float,
     assert not_seen_free(points, scan, profile, EIGHT).tolist() == [True, False, False, True]
 
 
-# Points 0..3 are visible, 4..9 occluded.
-PREDICTED = np.array([0, 0, 1, 0, 1, 1, 1, 0, 0, 0], dtype=bool)
-OCCUPIED = np.array([0, 0, 0, 0, 1, 1, 0, 1, 0, 0], dtype=bool)
-VISIBLE = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], dtype=bool)
-
-
 def test_scores_of_ten_points_by_hand() -> None:
+    """Points 0..3 are visible, 4..9 occluded."""
+    predicted = np.array([0, 0, 1, 0, 1, 1, 1, 0, 0, 0], dtype=bool)
+    occupied = np.array([0, 0, 0, 0, 1, 1, 0, 1, 0, 0], dtype=bool)
+    visible = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], dtype=bool)
     expected = (
         7 / 10,  # wrong are points 2, 6 and 7
         2 / 4,  # predicted 2, 4, 5, 6; of them occupied 4 and 5
@@ -194,23 +190,18 @@ def test_scores_of_ten_points_by_hand() -> None:
         2 / 3,  # occluded and predicted empty 7, 8, 9; of them empty 8 and 9
         2 / 3,  # occluded and empty 6, 8, 9; of them predicted empty 8 and 9
     )
-    assert slab_scores(PREDICTED, OCCUPIED, VISIBLE) == pytest.approx(expected)
+    assert slab_scores(predicted, occupied, visible) == pytest.approx(expected)
 
 
 # Both LiDAR protocols on a street with one wall.
 
 
-def lidar_rows(street: PosedSequence, models: Sequence[Predictor]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Protocol and method -> row, of the first frame after ten scans."""
-    frame = Frame(street, 0, FrameTruth(None, None), slabs_of(level_scans(street, 0, 10, 0.0), 0.0))
-    scores = Scores([LIDAR_OCCUPANCY])
-    scores.run("street", models, [frame])
-    return {(row["protocol"].partition("@")[0], row["method"]): row for row in scores.rows("lidar")}
-
-
 def test_lidar_protocols_on_the_wall(street: PosedSequence) -> None:
     models = [Wall(), EmptyControl(), *surface_controls(street)[:2]]
-    found = lidar_rows(street, models)
+    frame = Frame(street, 0, FrameTruth(None, None), slabs_of(level_scans(street, 0, 10, 0.0), 0.0))
+    scores = Scores([LIDAR_OCCUPANCY])
+    scores.run("street", models, [frame])  # the first frame, by ten scans
+    found = {(row["protocol"].partition("@")[0], row["method"]): row for row in scores.rows("lidar")}
     assert all("@10, " in row["protocol"] for row in found.values())
     fair, wall = found["LiDAR only", "nothing"], found["LiDAR only", "wall"]
     # Every model is scored on the same points, and nothing is not rewarded.
@@ -230,9 +221,7 @@ def test_lidar_protocols_on_the_wall(street: PosedSequence) -> None:
     assert found["LiDAR only, far", "wall"]["points"] < 460 * 80 + 1
 
 
-DRIVE = "2011_09_26_drive_0001_sync"
-LISTED = f"2011_09_26/{DRIVE}"
-OTHER = "2011_09_26_drive_0002_sync"
+LISTED, OTHER = f"2011_09_26/{RAW_DRIVE}", "2011_09_26_drive_0002_sync"
 WALL = 12.0
 LIDAR_BEHIND_CAMERA = 0.27  # metres, `test_kitti_raw.VELO_TO_CAM`
 raw_drive = test_kitti_raw.drive

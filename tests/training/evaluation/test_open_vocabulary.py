@@ -162,7 +162,6 @@ def test_a_deployed_student_is_read_as_it_answers_on_the_robot(street: PosedSequ
     """The labels of its completer, computed from its units and phrases."""
     bundle = StudentBundle.load(DEFAULT_BUNDLE)
     bank = bundle.text_bank()
-    assert bank is not None
     (name,) = street.cameras
     camera = street.cameras[name]
     grid = VoxelGrid((0.0, -12.8, -2.2), 0.4, (128, 64, 16))

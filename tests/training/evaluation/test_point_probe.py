@@ -8,19 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.metric import Scores
-from scene_completion_training.evaluation import probes as probes_module
-from scene_completion_training.evaluation.probes import (
-    POINTS,
-    Labelled,
-    NearestProbe,
-    ProbeAnswer,
-    ScoredMethod,
-    ensembled,
-    fit_head_probes,
-    fit_linear_probe,
-    fit_probes,
-    side_by_side,
-)
+from scene_completion_training.evaluation import probes
 
 
 def test_a_linear_probe_finds_what_a_logistic_regression_finds() -> None:
@@ -29,15 +17,15 @@ def test_a_linear_probe_finds_what_a_logistic_regression_finds() -> None:
     centres, scale = random.normal(size=(4, 12)) * 1.2, 10.0 ** random.uniform(-3, 3, 12)
     classes = random.integers(0, 4, 6000)
     values = ((centres[classes] + random.normal(size=(6000, 12)) + 5.0) * scale).astype(np.float32)
-    probe = fit_linear_probe(values[:4000], classes[:4000], 6, steps=1000)
+    probe = probes.fit_linear_probe(values[:4000], classes[:4000], 6, steps=1000)
     reference = LogisticRegression(max_iter=500).fit(values[:4000] / scale, classes[:4000])
     accuracy = (probe.labels(values[4000:]) == classes[4000:]).mean()
     assert accuracy > 0.8
     assert accuracy == pytest.approx(reference.score(values[4000:] / scale, classes[4000:]), abs=0.02)
-    one, again = (fit_linear_probe(values[:4000], classes[:4000], 6, steps=20) for _ in range(2))
+    one, again = (probes.fit_linear_probe(values[:4000], classes[:4000], 6, steps=20) for _ in range(2))
     assert np.array_equal(again.weight, one.weight) and np.array_equal(again.bias, one.bias)
     with pytest.raises(ConfigurationError, match="3 labels of fewer than two classes"):
-        fit_linear_probe(np.ones((3, 2), np.float32), np.ones(3, np.int64), 4)
+        probes.fit_linear_probe(np.ones((3, 2), np.float32), np.ones(3, np.int64), 4)
 
 
 def unit(*degrees: float) -> np.ndarray:
@@ -50,31 +38,28 @@ def test_votes_worked_by_hand() -> None:
     2 exp(cos 20 / 0.07) > exp(cos 10 / 0.07), as 2 * exp(13.42) > exp(14.07)."""
     bank, classes = unit(10, 20, -20, 90), np.array([0, 1, 1, 2])
     values = 5.0 * unit(0, 80)  # length does not matter
-    assert NearestProbe(bank, classes, 3, 1).labels(values).tolist() == [0, 2]
-    assert NearestProbe(bank, classes, 3, 3).labels(values).tolist() == [1, 2]
-    assert NearestProbe(bank, classes, 3, 20).labels(values).tolist() == [1, 2]
+    assert probes.NearestProbe(bank, classes, 3, 1).labels(values).tolist() == [0, 2]
+    assert probes.NearestProbe(bank, classes, 3, 3).labels(values).tolist() == [1, 2]
+    assert probes.NearestProbe(bank, classes, 3, 20).labels(values).tolist() == [1, 2]
 
 
-AVERAGE = "average of the heads' logits"
-
-
-def separable(scenes: int = 10, points: int = 40) -> Labelled:
+def separable(scenes: int = 10, points: int = 40) -> probes.Labelled:
     """Level 1 is noise; level 2 distinguishes two classes."""
     random = np.random.default_rng(0)
     classes = np.tile([0, 1], scenes * points // 2)
     telling = np.stack([classes * 2.0 - 1.0, random.normal(0.0, 0.1, len(classes))], axis=1)
     noise = random.normal(size=(len(classes), 2))
     scene, rank = np.repeat(np.arange(scenes), points), np.tile(np.arange(points), scenes)
-    return Labelled(("a", "b"), (noise, telling), classes, np.zeros((len(classes), 3), np.float32), scene, rank)
+    return probes.Labelled(("a", "b"), (noise, telling), classes, np.zeros((len(classes), 3), np.float32), scene, rank)
 
 
 def test_probes_see_the_levels_and_labels_that_they_are_named_by(monkeypatch: pytest.MonkeyPatch) -> None:
     labelled = separable()
-    monkeypatch.setattr(probes_module, "PROBE_STEPS", 60)
-    monkeypatch.setattr(probes_module, "SHARES", (1, 50))
-    monkeypatch.setattr(probes_module, "FEW_POINTS", (4,))
-    probes = list(fit_probes("mine", labelled, ablations=True))
-    linear = [probe for probe in probes if ", linear" in probe.name]
+    monkeypatch.setattr(probes, "PROBE_STEPS", 60)
+    monkeypatch.setattr(probes, "SHARES", (1, 50))
+    monkeypatch.setattr(probes, "FEW_POINTS", (4,))
+    found = list(probes.fit_probes("mine", labelled, ablations=True))
+    linear = [probe for probe in found if ", linear" in probe.name]
     assert [probe.name.removeprefix("mine, linear") for probe in linear] == [
         "",
         ", level 1 alone",
@@ -85,39 +70,37 @@ def test_probes_see_the_levels_and_labels_that_they_are_named_by(monkeypatch: py
         ", 50 % of the scenes",
         ", 4 points a scene",
     ]
-    monkeypatch.setattr(probes_module, "_AT_ONCE", 150)  # points are labelled in parts
-    right = {probe.name: float((probe.labels(labelled.levels) == labelled.classes).mean()) for probe in probes}
+    monkeypatch.setattr(probes, "_AT_ONCE", 150)  # points are labelled in parts
+    right = {probe.name: float((probe.labels(labelled.levels) == labelled.classes).mean()) for probe in found}
     assert right["mine, linear"] == right["mine, linear, 1 % of the scenes"] == 1.0
     assert right["mine, 1 nearest, level 2 alone"] == 1.0
     assert right["mine, linear, level 1 alone"] < 0.7
-    monkeypatch.setattr(probes_module, "FEW_POINTS", (1,))
+    monkeypatch.setattr(probes, "FEW_POINTS", (1,))
     with pytest.raises(ConfigurationError, match="mine, 1 points a scene: 10 labels of fewer than two classes"):
-        list(fit_probes("mine", labelled, ablations=True))
+        list(probes.fit_probes("mine", labelled, ablations=True))
 
 
 def test_the_average_of_heads_is_that_of_their_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a head that distinguishes the classes, and one that hardly does."""
-    monkeypatch.setattr(probes_module, "PROBE_STEPS", 20)
+    monkeypatch.setattr(probes, "PROBE_STEPS", 20)
+    average = "average of the heads' logits"
     noise, telling = separable().levels
     labelled = dataclasses.replace(separable(), levels=(noise, telling, noise))
     found = {
-        probe.name: probe.probe.logits(side_by_side(labelled.levels, probe.levels))
-        for probe in fit_head_probes(labelled, ["text", "dino"])
+        probe.name: probe.probe.logits(probes.side_by_side(labelled.levels, probe.levels))
+        for probe in probes.fit_head_probes(labelled, ["text", "dino"])
     }
-    assert set(found) == {f"probe, {name}" for name in ("trunk", "head text", "head dino", "concatenation", AVERAGE)}
+    assert set(found) == {f"probe, {name}" for name in ("trunk", "head text", "head dino", "concatenation", average)}
     mean = (found["probe, head text"] + found["probe, head dino"]) / 2.0
-    np.testing.assert_allclose(found[f"probe, {AVERAGE}"], mean, atol=1e-5)
+    np.testing.assert_allclose(found[f"probe, {average}"], mean, atol=1e-5)
     assert not np.allclose(found["probe, head text"], found["probe, head dino"], atol=0.1)
-
-
-NONE = -np.inf
 
 
 def test_network_and_pixels_together_by_hand() -> None:
     """Three points: the network is nearer, the pixels are, and no view sees the last one."""
     network = np.array([[0.9, 0.2], [0.5, 0.4], [0.1, 0.3]], np.float32)
-    lifted = np.array([[0.3, 0.7], [0.2, 0.6], [NONE, NONE]], np.float32)
-    found = ensembled(network, lifted)
+    lifted = np.array([[0.3, 0.7], [0.2, 0.6], [-np.inf, -np.inf]], np.float32)
+    found = probes.ensembled(network, lifted)
     np.testing.assert_allclose(found["mean"], [[0.6, 0.45], [0.35, 0.5], [0.1, 0.3]])
     np.testing.assert_allclose(found["max"], [[0.9, 0.2], [0.2, 0.6], [0.1, 0.3]])
     best = np.maximum(network.max(axis=1), lifted.max(axis=1))
@@ -126,10 +109,10 @@ def test_network_and_pixels_together_by_hand() -> None:
 
 def test_scores_of_points_by_hand() -> None:
     """Class 0: 2 of 3 found, one of them without a feature; class 1: found, with one too many; class 2 is nowhere."""
-    scores = Scores([POINTS])
-    method = ScoredMethod("m", ("floor", "wall", "door"))
-    scores.add("rooms", method, ProbeAnswer(np.array([0, 0, 3]), np.array([0, 0, 0])))
-    scores.add("rooms", method, ProbeAnswer(np.array([1, 1, 2]), np.array([1, -1, 1])))
+    scores = Scores([probes.POINTS])
+    method = probes.ScoredMethod("m", ("floor", "wall", "door"))
+    scores.add("rooms", method, probes.ProbeAnswer(np.array([0, 0, 3]), np.array([0, 0, 0])))
+    scores.add("rooms", method, probes.ProbeAnswer(np.array([1, 1, 2]), np.array([1, -1, 1])))
     (row,) = scores.rows("points")
     assert row["frames"] == 2 and row["voxels"] == 5 and row["without_feature"] == 1
     assert row["class_iou"] == {"floor": pytest.approx(2 / 3), "wall": pytest.approx(1 / 2), "door": 0.0}

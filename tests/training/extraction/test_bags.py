@@ -48,10 +48,6 @@ def extract(bag: Path, tmp_path: Path, **changes: Any) -> tuple[BagReport, list[
     return report, [PosedSequence.load(folder / sequence.folder) for sequence in report.sequences]
 
 
-def positions(sequence: PosedSequence) -> np.ndarray:
-    return np.stack([frame.world_from_rig.translation for frame in sequence.frames])
-
-
 def test_keyframes_leave_out_where_the_rig_stands_and_gaps_split(tmp_path: Path) -> None:
     def standing_at_last(made: Drive) -> None:
         made.static()
@@ -60,7 +56,8 @@ def test_keyframes_leave_out_where_the_rig_stands_and_gaps_split(tmp_path: Path)
 
     bag = recorded(tmp_path / "bag", standing_at_last)
     report, (first, second) = extract(bag, tmp_path, keyframe_metres=0.19)
-    np.testing.assert_allclose(positions(first)[:, 0], [0.2, 0.4, 0.6, 0.8, 1.0, 1.2], atol=1e-9)
+    places = [frame.world_from_rig.translation[0] for frame in first.frames]
+    np.testing.assert_allclose(places, [0.2, 0.4, 0.6, 0.8, 1.0, 1.2], atol=1e-9)
     assert (first.name, second.name, len(second)) == ("bag/00", "bag/01", 6)
     assert report.sequences[0].frames == 6 and report.sequences[0].metres == pytest.approx(1.0)
     check_for_training(first, "here")
@@ -127,25 +124,15 @@ def test_bad_messages_of_any_type_are_left_out_and_counted_once(tmp_path: Path) 
     assert all(reason in summary_table([report]) for reason in report.skipped)
 
 
-def cut_short(path: Path) -> Path:
-    record(path, 40)
-    (file,) = path.glob("*.mcap")
-    content = file.read_bytes()
-    file.write_bytes(content[: len(content) * 2 // 3])
-    return path
-
-
-def links_in_a_circle(folder: Path) -> list[Path]:
-    """A link that leads to itself, and a folder with two such: to itself, and to its own folder."""
-    (folder / "loop").symlink_to("loop")
-    (folder / "loops").mkdir()
-    (folder / "loops" / "a.mcap").symlink_to("a.mcap")
-    (folder / "loops" / "above.mcap").symlink_to(folder / "loops")
-    return [folder / "loop", folder / "loops"]
-
-
 def test_one_bad_bag_never_stops_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.bag").write_text("this is no bag")
+    (file,) = record(tmp_path / "cut", 40).glob("*.mcap")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size * 2 // 3])
+    loop, loops = tmp_path / "loop", tmp_path / "loops"
+    loop.symlink_to("loop")
+    loops.mkdir()
+    (loops / "a.mcap").symlink_to("a.mcap")  # to itself, as the link before, and to its own folder
+    (loops / "above.mcap").symlink_to(loops)
     poseless = recorded(
         tmp_path / "poseless", lambda made: [made.static(), *map(made.image, range(8)), *map(made.info, range(8))]
     )
@@ -154,8 +141,8 @@ def test_one_bad_bag_never_stops_the_others(tmp_path: Path, capsys: pytest.Captu
         tmp_path / "circle",
         lambda made: [made.static(), made.static("camera_optical", "base_link"), *map(made.moment, range(8))],
     )
-    bags = [tmp_path / "text.bag", blind, poseless, cut_short(tmp_path / "cut"), circle, tmp_path / "nowhere",
-            *links_in_a_circle(tmp_path), record(tmp_path / "good", 10)]  # fmt: skip
+    bags = [tmp_path / "text.bag", blind, poseless, tmp_path / "cut", circle, tmp_path / "nowhere",
+            loop, loops, record(tmp_path / "good", 10)]  # fmt: skip
     command = ["extract", *map(str, bags), "--output", str(tmp_path / "out"), "--keyframe-metres", "0.05"]
     assert cli.main(command) == 0
     done, reports = {"good"}, {}
@@ -228,9 +215,6 @@ def test_interrupted_extraction_leaves_nothing_and_is_redone(tmp_path: Path, mon
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["bag"]
 
 
-FISHEYE = Camera(80.0, 80.0, 99.5, 74.5, 200, 150, "equidistant", (0.0, 0.0, 0.0, 0.0))
-
-
 def test_fisheyes_are_rectified_and_masked(tmp_path: Path) -> None:
     def fisheyes(made: Drive) -> None:
         made.static()
@@ -253,9 +237,9 @@ def test_fisheyes_are_rectified_and_masked(tmp_path: Path) -> None:
     assert camera.distortion_model == "none" and (camera.width, camera.height) == (191, 150)
     assert sequence.image(0, "front").shape == (150, 191, 3)
     validity, mask = sequence.asset(0, "validity_front"), sequence.asset(5, "ego_front")
-    assert validity is not None and mask is not None
     assert validity.shape == mask.shape == (150, 191) and validity.any()
-    pixels, seen = FISHEYE.project(camera.unproject(camera.pixel_centres()))
+    fisheye = Camera(80.0, 80.0, 99.5, 74.5, 200, 150, "equidistant", (0.0, 0.0, 0.0, 0.0))
+    pixels, seen = fisheye.project(camera.unproject(camera.pixel_centres()))
     column, row = np.rint(pixels).astype(int).clip(0, [199, 149])[::8, ::8].reshape(-1, 2).T
     assert (mask[::8, ::8].reshape(-1) == (ego[row, column] > 0))[seen[::8, ::8].reshape(-1)].mean() > 0.98
     assert len(list((tmp_path / "out" / "bag" / "00" / "assets" / "ego_front").iterdir())) == 1  # of all frames

@@ -23,8 +23,6 @@ from scene_completion_training.foundation.model_files import sha256
 from tests.checkout import next_domain
 from tests.training.foundation.tiny_models import saved_clip, saved_sentence_encoder, saved_siglip
 
-THERE = "the {} there"
-
 
 @pytest.fixture(scope="module")
 def bank(encoder: TextEncoder) -> TextBank:
@@ -32,10 +30,10 @@ def bank(encoder: TextEncoder) -> TextBank:
     phrases = ("car", "sky", "wall")
     return TextBank(
         phrases,
-        encoder.encode([THERE.replace("{}", phrase) for phrase in phrases]).numpy(),
+        encoder.encode([f"the {phrase} there" for phrase in phrases]).numpy(),
         "published/name",
         encoder.sha256,
-        THERE,
+        "the {} there",
         background=("sky", "wall"),
     )
 
@@ -44,19 +42,14 @@ def rows_of(asked: RequestedWords) -> dict[str, np.ndarray]:
     return dict(zip(asked.given.phrases, asked.given.rows.astype(np.float32), strict=True))
 
 
-def encoded(encoder: TextEncoder, text: str) -> object:
-    return pytest.approx(encoder.encode([text])[0].numpy(), abs=1e-3)  # half precision
-
-
 def test_a_query_gets_embeddings_by_the_template_of_the_bank(encoder: TextEncoder, bank: TextBank) -> None:
     asked = read_query(EncodedAnswers(encoder, bank).query("zebra crossing, wall"))
-    assert asked is not None and asked.given is not None
     assert (asked.phrases, asked.background) == (("zebra crossing", "wall"), None)  # the node has the bank's phrases
     assert (asked.given.text_encoder, asked.given.text_encoder_sha256) == ("published/name", encoder.sha256)
     rows = rows_of(asked)
     assert list(rows) == ["zebra crossing", "wall"]
     for phrase, row in rows.items():
-        assert row == encoded(encoder, f"the {phrase} there")
+        assert row == pytest.approx(encoder.encode([f"the {phrase} there"])[0].numpy(), abs=1e-3)  # half precision
     np.testing.assert_allclose(rows["wall"], bank.rows(["wall"])[0], atol=1e-3)
     against = read_query(EncodedAnswers(encoder, bank).query('{"phrases": ["van"], "background": ["car"]}'))
     assert against is not None and against.background == ("car",) and list(rows_of(against)) == ["van", "car"]

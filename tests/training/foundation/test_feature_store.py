@@ -42,8 +42,6 @@ MODEL = ModelIdentity(
 MANIFEST = FeatureManifest(MODEL, cell=16, image_size=(40, 64), variants=3, seed=5)
 KEY = "drive one-0a1b/000007/aside_ä%:b"
 
-FUSION = FusionSettings(free_samples=20000, views=3)
-
 
 def features(seed: int = 0) -> torch.Tensor:
     return torch.randn(3, 6, 3, 4, generator=torch.Generator().manual_seed(seed))
@@ -99,7 +97,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def frames(synthetic_drive: Path, cache: Path) -> list[PreparedFrame]:
-    files = prepare_sequence(kitti_odometry(synthetic_drive), Store(cache), settings=FUSION, workers=1)
+    settings = FusionSettings(free_samples=20000, views=3)
+    files = prepare_sequence(kitti_odometry(synthetic_drive), Store(cache), settings=settings, workers=1)
     return [load_prepared(file) for file in files]
 
 

@@ -77,18 +77,14 @@ def test_a_class_lies_between_the_phrases_describing_it(encoder: TextEncoder, tm
         ClassProbabilityTeacher(tmp_path / "narrow.pth", encoder, lake)
 
 
-def waves() -> Tensor:
-    """Some image [1, 3, 64, 96] that can be written down."""
-    red, green, blue = torch.linspace(-2, 2, 3 * 64 * 96).reshape(3, 64, 96)
-    return torch.stack([torch.sin(7 * red), torch.cos(11 * green), torch.sin(13 * blue)])[None]
-
-
 def test_scores_are_those_of_the_released_code(espnetv2_cityscapes: Path) -> None:
     """The numbers are from sacmehta/EdgeNets at 2b232d3 with the same weights."""
     network, file = load_espnetv2(espnetv2_cityscapes)
     assert file.suffix == ".pth"
     assert len(network.state_dict()) == 526
-    scores = torch.nn.functional.interpolate(network(waves()), (64, 96), mode="bilinear", align_corners=True)
+    red, green, blue = torch.linspace(-2, 2, 3 * 64 * 96).reshape(3, 64, 96)
+    waves = torch.stack([torch.sin(7 * red), torch.cos(11 * green), torch.sin(13 * blue)])[None]
+    scores = functional.interpolate(network(waves), (64, 96), mode="bilinear", align_corners=True)
     found = scores[0, [0, 8, 10, 13], 32, 48].tolist()
     assert found == pytest.approx([-10.567636, 9.278087, -12.941771, 5.311815], abs=1e-3)
     assert scores[0, :4, 0, 0].tolist() == pytest.approx([-1.219530, -1.381813, 2.635502, 1.556442], abs=1e-3)

@@ -71,7 +71,6 @@ def test_both_views_have_the_same_points_turned_about_the_vertical(tmp_path: Pat
         )
         step = (view.points - view.points[0])[:, 2] - (scene.points - scene.points[0])[:, 2] / SIZE
         np.testing.assert_allclose(step, 0.0, atol=1e-3)
-        assert scene.normals is not None
         only = np.bincount(view.voxel, weights=scene.normals[:, 2] < 0.9) == 0  # voxels of horizontal points alone
         np.testing.assert_allclose(view.features[only, 5], 1.0, atol=1e-3)
     assert one.index.min() >= 0
@@ -141,13 +140,12 @@ def test_a_hidden_patch_leaves_no_voxel_at_any_level() -> None:
     assert left[8] == [0, 0, 0, 0] and left[4][:3] == [0, 0, 0] and left[4][3] > 0
 
 
-MASK = MaskSettings(8, 0.4)
-
-
 def samples(folder: Path, seed: int = 0) -> SceneSamples:
     files = keep_points({scene.name: scene for scene in (room(0), room(1), room(2))}, Entry(folder))
     views = SceneViewSettings(points=2000)
-    return SceneSamples([files[:2], files[2:]], [1.0, 2.0], views, MASK, voxel_size=SIZE, seed=seed, length=8)
+    return SceneSamples(
+        [files[:2], files[2:]], [1.0, 2.0], views, MaskSettings(8, 0.4), voxel_size=SIZE, seed=seed, length=8
+    )
 
 
 def test_samples_follow_from_seed_and_number(tmp_path: Path) -> None:

@@ -66,15 +66,11 @@ def test_the_full_size_trunk_is_frozen_as_far_as_asked() -> None:
 # The field agrees with the robot's readable query.
 
 
-@pytest.fixture(scope="module")
-def density_field() -> DensityField:
-    torch.manual_seed(3)
-    return DensityField(STREET_CAMERA).eval()
-
-
 @pytest.mark.parametrize("size", [(640, 192), (320, 96)], ids=["whole", "half"])
-def test_field_agrees_with_the_deployed_query(density_field: DensityField, size: tuple[int, int]) -> None:
+def test_field_agrees_with_the_deployed_query(size: tuple[int, int]) -> None:
     """Same density from torch and from the robot's NumPy reference, inside the view, outside it and behind it."""
+    torch.manual_seed(3)
+    density_field = DensityField(STREET_CAMERA).eval()
     camera = density_field.camera.resized(*size)
     generator = np.random.default_rng(0)
     points = generator.uniform([-30, -5, -3], [30, 3, 60], (4000, 3)).astype(np.float32)
@@ -118,20 +114,14 @@ def test_the_link_of_a_bundle_is_that_of_its_training() -> None:
 # The feature field, its rays and its downsampler, on cases worked out by hand.
 
 
-CAMERA = Camera(fx=37.0, fy=37.0, cx=31.5, cy=15.5, width=64, height=32)
-
-
-@pytest.fixture
-def field() -> FeatureField:
-    torch.manual_seed(0)
-    return FeatureField(DensityField(CAMERA, hidden=32), target_size=12, channels=5, units=16, expansion=7)
-
-
-def test_features_are_composited_like_distances(field: FeatureField) -> None:
+def test_features_are_composited_like_distances() -> None:
     """A feature that is the distance of its sample composites to the expected distance."""
+    torch.manual_seed(0)
+    camera = Camera(fx=37.0, fy=37.0, cx=31.5, cy=15.5, width=64, height=32)
+    field = FeatureField(DensityField(camera, hidden=32), target_size=12, channels=5, units=16, expansion=7)
     seen = field.observe(255.0 * torch.rand(1, 3, 32, 64))
     pixel = torch.stack([torch.arange(64) % 8, torch.arange(64) // 8], dim=-1)[None]
-    rays = rays_of_pixels(CAMERA, torch.eye(4)[None, None], torch.zeros(1, 64, dtype=torch.long), pixel, 8)
+    rays = rays_of_pixels(camera, torch.eye(4)[None, None], torch.zeros(1, 64, dtype=torch.long), pixel, 8)
     rendered = render_rays(seen, rays, samples=6, near=3.0, far=80.0)
     distance = composite_features(rendered.distances.flatten(1)[..., None], rendered.weights)[..., 0] * rays.cosine
     assert torch.allclose(distance, rendered.depth, rtol=1e-5)
@@ -160,17 +150,12 @@ def test_salience_weighs_valid_rays_alone() -> None:
     assert downsampler(features, torch.zeros(1, 3, dtype=torch.bool))[0].tolist() == [0.0, 0.0]
 
 
-def kinds(rare: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """As many kinds as clusters, the first `rare` of which come ten times, the others a hundred times."""
-    counts = torch.tensor([10] * rare + [100] * (KINDS - rare))
-    number = torch.arange(KINDS).repeat_interleave(counts)
-    return torch.eye(KINDS)[number] + 0.01 * torch.randn(len(number), KINDS), number < rare
-
-
 @pytest.mark.parametrize("power", [0.5, 1.0])
 def test_weights_go_as_a_power_of_the_share(power: float) -> None:
+    """As many kinds as clusters, the first eight of which come ten times, the others a hundred times."""
     torch.manual_seed(0)
-    targets, rare = kinds(8)
+    number = torch.arange(KINDS).repeat_interleave(torch.tensor([10] * 8 + [100] * (KINDS - 8)))
+    targets, rare = torch.eye(KINDS)[number] + 0.01 * torch.randn(len(number), KINDS), number < 8
     rarity = TargetRarity(KINDS, power)
     rarity.fit(targets, seed=0)
     weights = rarity(5.0 * targets)  # of any length
@@ -179,9 +164,6 @@ def test_weights_go_as_a_power_of_the_share(power: float) -> None:
 
 
 # Fusion of views: order does not matter, unseen views do not count, and gradients are what they should be.
-
-
-WIDE_CAMERA = Camera(fx=55.0, fy=55.0, cx=47.5, cy=31.5, width=96, height=64)
 
 
 @pytest.fixture
@@ -218,7 +200,8 @@ def test_a_view_that_does_not_see_a_point_does_not_count(head: FusionHead) -> No
 def test_features_are_taken_where_a_point_projects_in_each_view() -> None:
     """A field whose views all stand in the same place sees a point at the same pixel: like one view."""
     torch.manual_seed(2)
-    field = MultiViewField(WIDE_CAMERA, encoder=EncoderDecoder((64, 96), pretrained=False)).eval()
+    camera = Camera(fx=55.0, fy=55.0, cx=47.5, cy=31.5, width=96, height=64)
+    field = MultiViewField(camera, encoder=EncoderDecoder((64, 96), pretrained=False)).eval()
     torch.nn.init.normal_(field.fusion.view_layer.weight)
     poses = torch.eye(4).repeat(1, 3, 1, 1)
     poses[0, 1, 2, 3] = 4.0  # 4 m ahead

@@ -117,7 +117,6 @@ def test_a_field_on_it_learns_depth_and_is_exported(depth_model: Path) -> None:
     assert features.shape == (2, 32, 16, 32) and code.shape == (2, 16, 32)
     loss = features.square().sum() + code.square().sum() + encoder.decoder(encoder.trunk_maps(image)).square().sum()
     loss.backward()  # type: ignore[no-untyped-call]
-    assert isinstance(encoder.trunk, DepthAnythingTrunk)
     for part in (encoder.trunk.backbone.embeddings, encoder.trunk.neck, encoder.trunk.head):
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
     assert feature_size(field, CAMERA) == (16, 32)

@@ -113,7 +113,6 @@ def save_rooms(folder: Path, seeds: Iterable[int], step: float = 0.05) -> Path:
     folder.mkdir(parents=True)
     for seed in seeds:
         scene = room(seed, step=step)
-        assert scene.colours is not None and scene.normals is not None and scene.label is not None
         fields = dict(zip(("nx", "ny", "nz"), scene.normals.T, strict=True))
         fields |= {"label": number[scene.label].astype(np.int32), "instance": np.asarray(scene.instance, np.int32)}
         rows = vertices(scene.points, **fields)

@@ -116,7 +116,6 @@ def test_the_command_writes_features_of_a_cloud(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scene, rooms = room(0, step=0.1), save_rooms(tmp_path / "rooms", range(2), step=0.1)
-    assert scene.colours is not None
     made = tmp_path / "made"
     command = ["--model", str(checkpoint), "--output", str(made)]
     assert main(["features", "points", str(rooms / "room_0.ply"), *command]) == 0

@@ -64,7 +64,6 @@ def test_scenes_that_are_not_there_are_refused(place: str, asked: dict[str, str]
 def test_rooms_of_s3dis_have_their_points_and_stairs_are_clutter(tmp_path: Path) -> None:
     layouts.s3dis(tmp_path)
     scene = open_scenes(tmp_path)["Area_1/office_1"]
-    assert scene.label is not None and scene.instance is not None and scene.colours is not None
     assert [scene.classes[k] for k in scene.label] == ["floor", "floor", "clutter"]
     assert scene.instance.tolist() == [0, 0, 1] and scene.points[0].tolist() == [0.5, 1, 0]
     assert scene.colours[0].tolist() == pytest.approx([1, 0, 0.2])
@@ -75,7 +74,6 @@ def room() -> PointScene:
 
 
 def write_cloud(file: Path, scene: PointScene) -> Path:
-    assert scene.label is not None
     label = np.where(np.arange(len(scene)) < 5, 255, scene.label).astype(np.uint8)
     write_ply(file, {"vertex": layouts.vertices(scene.points, label=label)})
     return file
@@ -161,7 +159,6 @@ def test_points_labels_and_things(tmp_path: Path) -> None:
     expected = [[0, 0.5**0.5, 0.5**0.5], [0, 0.5**0.5, 0.5**0.5], [0, 0, 1], [0, 1, 0], [0, 0, 0], [0, 0, 0]]
     np.testing.assert_allclose(found.normals, expected, atol=1e-6)
     assert found.colours is not None and found.colours[5, 0] == pytest.approx(5 / 255)
-    assert found.label is not None and found.instance is not None
     assert [found.classes[k] for k in found.label[:4]] == ["wall", "wall", "bed", "bed"]
     assert found.label[4:].tolist() == [-1, -1]  # 0, and NYU's 'otherprop', which is none of the 20
     assert found.instance.tolist() == [0, 0, 1, 1, 2, -1]
@@ -170,7 +167,6 @@ def test_points_labels_and_things(tmp_path: Path) -> None:
 def test_labels_of_scannet200_come_by_the_table(tmp_path: Path) -> None:
     folder = layouts.scannet(tmp_path)
     found = scan(tmp_path, "scannet200")
-    assert found.label is not None
     assert [found.classes[k] for k in found.label[:4]] == ["wall", "wall", "mattress", "mattress"]
     assert found.label[4:].tolist() == [-1, -1]  # the table gives 'paper stack' an id that is none of the 200
     (folder / f"{layouts.SCAN}_vh_clean_2.labels.ply").unlink()
@@ -274,18 +270,14 @@ def test_a_damaged_stream_is_refused_in_a_sentence(
         sens_views(file)[0].depth()
 
 
-REGION = f"{layouts.HOUSE}_region0"
-
-
 def region(root: Path, labels: str = "") -> PointScene:
-    return open_scenes(root, labels=labels)[REGION]
+    return open_scenes(root, labels=labels)[f"{layouts.HOUSE}_region0"]
 
 
 def test_a_vertex_has_the_most_frequent_class_of_its_faces(tmp_path: Path) -> None:
     """Vertices 0 and 1 are of wall faces alone. Vertex 2 has two walls and a vent, 3 one of each, 4 a vent."""
     layouts.matterport(tmp_path, views=False)
     found = region(tmp_path, "matterport40")
-    assert found.label is not None and found.instance is not None
     assert [found.classes[k] for k in found.label] == ["wall", "wall", "wall", "wall", "air vent"]
     assert found.instance.tolist() == [0, 0, 0, 0, 1]
     assert found.normals is not None and found.normals[3].tolist() == [0, 0, 1] and found.views == ()

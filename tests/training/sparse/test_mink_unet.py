@@ -8,8 +8,6 @@ from scene_completion_training.sparse.mink_unet import LEVELS, MinkUNet18A
 from scene_completion_training.sparse.voxel_set import Pyramid
 from tests.training.sparse.test_voxel_set import at, dense, kernel, random_set
 
-GRID = (16, 16, 16)
-
 
 def small(inputs: int = 3) -> MinkUNet18A:
     torch.manual_seed(0)
@@ -57,7 +55,7 @@ def dense_twin(network: MinkUNet18A, features: Tensor, pyramid: Pyramid) -> Tens
 
 
 def test_it_is_the_dense_network_where_voxels_are() -> None:
-    network, pyramid = small(), Pyramid.of(random_set(GRID, 2, 0.1), LEVELS)
+    network, pyramid = small(), Pyramid.of(random_set((16, 16, 16), 2, 0.1), LEVELS)
     features = torch.randn(len(pyramid.levels[0]), 3)
     with torch.no_grad():
         found, expected = network(features, pyramid), dense_twin(network, features, pyramid)

@@ -108,7 +108,6 @@ def test_semantics_learn_on_a_field_that_stays(trainings: Trainings, tmp_path: P
 def test_training_can_go_on_from_the_shipped_student(tmp_path: Path) -> None:
     bundle = StudentBundle.load(DEFAULT_BUNDLE)
     stage = make_stage(read_configuration(CONFIGS / "single_view.yaml", ["pretrained=false"], Configuration))
-    assert isinstance(stage.field, DensityField) and bundle.folder is not None
     stage.load(str(bundle.folder))
     np.testing.assert_allclose(
         head_weights(stage.field).positional_weight, bundle.head.positional_weight, rtol=1e-3, atol=1e-4
@@ -138,18 +137,15 @@ class ToyStage(SingleImageStage):
         return {"density": self.observe(batch).density(batch["points"]).mean()}
 
 
-TOY = f"{__name__}:ToyStage"
-
-
 def test_another_package_adds_stages_by_an_entry_point(
     synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And replaces none of ours."""
-    names = ["toy", "teacher"]
-    monkeypatch.setattr(stage_registry, "entry_points", lambda group: [EntryPoint(name, TOY, group) for name in names])
+    names, toy = ["toy", "teacher"], f"{__name__}:ToyStage"
+    monkeypatch.setattr(stage_registry, "entry_points", lambda group: [EntryPoint(name, toy, group) for name in names])
     assert stage_registry.stage_class("teacher") is not ToyStage
-    toy = Configuration(**small_training(synthetic_drive, tmp_path / "whole", steps=2, stage="toy"))
-    file = write_configuration(tmp_path / "toy.yaml", toy)
+    settings = small_training(synthetic_drive, tmp_path / "whole", steps=2, stage="toy")
+    file = write_configuration(tmp_path / "toy.yaml", Configuration(**settings))
     whole = train(read_configuration(file, [], Configuration))
     read = Checkpoint.read(whole)
     assert read.stage == "toy" and isinstance(read.field_of(DensityField), DensityField)

@@ -107,7 +107,6 @@ def test_colour_of_another_lens_is_found_by_the_edges_that_both_images_share(tmp
 
 def test_nothing_on_the_floor_is_free_and_nothing_below_it_counts(recording: Path) -> None:
     truth = voxel_truth(open_recording(recording), 13)
-    assert truth is not None
     height = truth.grid.centres()[..., 2]
     assert not truth.known[height < -0.03].any()
     assert truth.known[np.abs(height) < 0.01].any() and truth.occupied[truth.known & (np.abs(height) < 0.01)].all()

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.sequences.opening import voxel_truth as known_voxels
 from scene_completion_worlds.street.camera_rig import CAMERA_HEIGHT_M, LEFT, VARIED_HEIGHTS_M, make_rig, mounted
@@ -16,14 +15,9 @@ from tests.worlds.street.conftest import alone
 GRID = VoxelGrid((0.0, -12.8, -2.2), 0.2, (128, 128, 32))
 
 
-@pytest.fixture(scope="module")
-def truth(drive: StreetDrive) -> VoxelTruth:
-    pose = drive.poses[0] @ drive.rig.rig_from_camera[LEFT]
-    return voxel_truth(drive.scene_at(0), drive.rig.cameras[LEFT], pose, GRID)
-
-
-def test_surfaces_seen_by_the_camera_are_occupied_and_visible(drive: StreetDrive, truth: VoxelTruth) -> None:
+def test_surfaces_seen_by_the_camera_are_occupied_and_visible(drive: StreetDrive) -> None:
     camera = drive.rig.cameras[LEFT]
+    truth = voxel_truth(drive.scene_at(0), camera, drive.poses[0] @ drive.rig.rig_from_camera[LEFT], GRID)
     view = drive.view(0)
     seen = np.isfinite(view.depth)
     v, u = np.nonzero(seen)
@@ -36,8 +30,9 @@ def test_surfaces_seen_by_the_camera_are_occupied_and_visible(drive: StreetDrive
     assert truth.visible[cells][truth.in_view[cells]].mean() > 0.99
 
 
-def sample_triangles(corners: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarray]:
-    """Points on triangles [F, 3, 3], at most `spacing` metres apart: points [N, 3], triangle of each [N]."""
+def most_surface_reference(corners: np.ndarray, classes: np.ndarray, grid: VoxelGrid) -> np.ndarray:
+    """The readable twin of the compiled votes: of points on triangles [F, 3, 3], at most `spacing` metres apart."""
+    spacing = grid.voxel_size / SAMPLES_PER_VOXEL
     edges = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=-1).max(axis=-1)
     # Powers of two leave few groups of equal lattices to loop over.
     count = 2 ** np.ceil(np.log2(np.maximum(edges / spacing, 1.0))).astype(np.int64)
@@ -49,13 +44,8 @@ def sample_triangles(corners: np.ndarray, spacing: float) -> tuple[np.ndarray, n
         weights = np.stack([steps - i[keep] - j[keep], i[keep], j[keep]], axis=-1) / steps  # [K, 3]
         points.append((weights @ corners[rows]).reshape(-1, 3))
         owners.append(np.repeat(rows, len(weights)))
-    return np.concatenate(points), np.concatenate(owners)
-
-
-def most_surface_reference(corners: np.ndarray, classes: np.ndarray, grid: VoxelGrid) -> np.ndarray:
-    """The readable twin of the compiled votes."""
-    points, owner = sample_triangles(corners, grid.voxel_size / SAMPLES_PER_VOXEL)
-    index, inside = grid.index_of(points)
+    owner = np.concatenate(owners)
+    index, inside = grid.index_of(np.concatenate(points))
     flat = np.ravel_multi_index(tuple(np.asarray(index)[np.asarray(inside)].T), grid.shape)
     votes, counts = np.unique(flat * 32 + classes[owner][np.asarray(inside)], return_counts=True)
     order = np.argsort(counts, kind="stable")  # later entries overwrite earlier ones: the largest count stays
@@ -119,7 +109,6 @@ def test_a_rig_of_its_own_height_sees_a_level_truth_with_the_ground_to_the_centi
     assert np.median(np.abs(off)) < 0.01
     stored = drive.sequence(assets=("voxels",))
     again = known_voxels(stored, 0)
-    assert again is not None and again.ground is not None
     np.testing.assert_array_equal(again.ground, found.ground)
     np.testing.assert_allclose(again.grid_from_camera.matrix, found.grid_from_camera.matrix, atol=1e-12)
 

@@ -116,4 +116,3 @@ def test_the_bar_is_mounted_a_little_askew_and_stays_rectified() -> None:
         assert (left.translation + right.translation) / 2 == pytest.approx((0.0, 0.0, CAMERA_HEIGHT_M))
         angles.append(np.arcsin(-left.rotation[2, 2]))
     assert 0.5 * MOUNTING_ANGLE < np.max(np.abs(angles)) <= MOUNTING_ANGLE + 1e-9
-    assert isinstance(askew.rig_from_lidar, RigidTransform)
