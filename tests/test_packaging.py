@@ -162,3 +162,9 @@ def test_colcon_builds_and_tests_it_as_an_ament_package(sources: Path) -> None:
     tests, skipped = map(int, re.search(r"(\d+) tests, 0 errors, 0 failures, (\d+) skipped", summary).groups())  # type: ignore[union-attr]
     assert tests >= 10
     assert skipped == 0
+
+
+def test_tests_that_the_makefile_names_are_there() -> None:
+    """pytest runs nothing at all where one of its files is missing, and the kernels would not be compiled."""
+    named = set(re.findall(r"tests/[\w/]+\.py", (ROOT / "Makefile").read_text(encoding="utf-8")))
+    assert len(named) > 5 and not [name for name in named if not (ROOT / name).is_file()]
