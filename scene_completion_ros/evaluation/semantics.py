@@ -117,7 +117,9 @@ def match_one_to_one(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     classes have no cluster. A cluster may get a class it never falls together with, where only such ones are left.
     `confusion`: [clusters, classes], see `class_confusion`.
     """
-    clusters, classes = _linear_sum_assignment(confusion)
+    from scipy.optimize import linear_sum_assignment  # training and tests have SciPy, a robot need not
+
+    clusters, classes = linear_sum_assignment(confusion, maximize=True)
     assignment = np.full(confusion.shape[0], UNASSIGNED, dtype=np.int64)
     assignment[clusters] = classes
     return assignment
@@ -145,13 +147,6 @@ def match_occupied(confusion: NDArray[np.integer[Any]], match: Match = match_one
     """
     named = match(confusion[1:, 1:])
     return np.concatenate([[0], np.where(named == UNASSIGNED, UNASSIGNED, named + 1)]).astype(np.int64)
-
-
-def _linear_sum_assignment(benefit: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    from scipy.optimize import linear_sum_assignment  # training and tests have SciPy, a robot need not
-
-    rows, columns = linear_sum_assignment(benefit, maximize=True)
-    return np.asarray(rows, dtype=np.int64), np.asarray(columns, dtype=np.int64)
 
 
 SSCBENCH_GRID = VoxelGrid((0.0, -25.6, -2.0), 0.2, (256, 256, 32), "velodyne")
