@@ -6,14 +6,13 @@ import io
 import shutil
 import sys
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol, cast
 
 import scene_completion_ros
 from scene_completion_ros.commands.arguments import check_arguments, outputs
 from scene_completion_ros.errors import CURES, SceneCompletionError, of_system
-from scene_completion_ros.removed import removed
 
 _OWN = ("scene_completion_ros", "scene_completion_training", "scene_completion_worlds")
 
@@ -150,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace", line_buffering=True)  # what a terminal can show, and at once
     commands = find_commands()
     parser = build_parser(commands)
-    args = _parsed(parser, argv, commands)
+    args = _parsed(parser, argv)
     command = commands[args.command]
     try:
         check_arguments(parser, args)
@@ -168,30 +167,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BAD_INPUT
 
 
-def _parsed(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None, commands: Collection[str]
-) -> argparse.Namespace:
+def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """The parsed command line, with KEY=VALUE also behind options, where argparse before Python 3.13 takes no more."""
-    if refusal := _refusal(sys.argv[1:] if argv is None else argv, commands):
-        parser.error(refusal)
     args, further = parser.parse_known_args(argv)
     if further and (not hasattr(args, "overrides") or any(one.startswith("-") for one in further)):
         parser.error(f"unrecognized arguments: {' '.join(further)}")
     if further:
         args.overrides = [*args.overrides, *further]
     return args
-
-
-def _refusal(words: Sequence[str], commands: Collection[str]) -> str | None:
-    """Why a command line cannot be run that names what an earlier version had; None where it names nothing of that.
-
-    `commands`: those there are: an installed package may have brought back a name.
-    """
-    name, protocol = words[0] if words else "", " ".join(words[:2])
-    options = [word.partition("=")[0] for word in words if word.startswith("--")]
-    found = [removed("command", protocol), None if name in commands else removed("command", name)]
-    found += [removed("argument", f"{command} {option}") for command in (name, protocol) for option in options]
-    return next(filter(None, found), None)
 
 
 if __name__ == "__main__":

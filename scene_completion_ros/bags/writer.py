@@ -1,25 +1,30 @@
 """`BagWriter`: writes rosbag2 recordings."""
 
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+import numpy as np
+from numpy.typing import NDArray
+from rosbags import interfaces
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys.store import Typestore
 
 from scene_completion_ros.bags.reader import TRANSFORM_TYPE, BagMessage, BagReader
 from scene_completion_ros.errors import BagError
 
-_UNLIMITED = QosTime(2147483647, 4294967295)
+_UNLIMITED = interfaces.QosTime(2147483647, 4294967295)
 # Players must offer /tf_static as it was recorded: latched, or late subscribers never get it.
-LATCHED = Qos(
-    history=QosHistory.KEEP_LAST,
+LATCHED = interfaces.Qos(
+    history=interfaces.QosHistory.KEEP_LAST,
     depth=1,
-    reliability=QosReliability.RELIABLE,
-    durability=QosDurability.TRANSIENT_LOCAL,
+    reliability=interfaces.QosReliability.RELIABLE,
+    durability=interfaces.QosDurability.TRANSIENT_LOCAL,
     deadline=_UNLIMITED,
     lifespan=_UNLIMITED,
-    liveliness=QosLiveliness.AUTOMATIC,
+    liveliness=interfaces.QosLiveliness.AUTOMATIC,
     liveliness_lease_duration=_UNLIMITED,
     avoid_ros_namespace_conventions=False,
 )
@@ -35,7 +40,7 @@ class BagWriter:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.typestore = get_typestore(Stores.LATEST)
-        self._connections: dict[str, Connection] = {}
+        self._connections: dict[str, interfaces.Connection] = {}
         self._writer: Writer | None = None
 
     def __enter__(self) -> "BagWriter":
@@ -57,14 +62,16 @@ class BagWriter:
         """Write one message.
 
         `topic`: topic name. A topic has one type. `msgtype`: "sensor_msgs/msg/Image" …; `message`: a message object of
-        rosbags, or the serialised message (CDR) as bytes; `stamp_ns`: bag time; `latched`: whether a player should
-        offer the topic as transient local; /tf_static always is.
+        rosbags, its fields (see `made_message`), or the serialised message (CDR) as bytes; `stamp_ns`: bag time;
+        `latched`: whether a player should offer the topic as transient local; /tf_static always is.
         """
         writer = self._opened
         connection = self._connection(topic, msgtype, latched)
         if isinstance(message, (bytes, bytearray, memoryview)):
             raw: bytes | memoryview = bytes(message)
         else:
+            if isinstance(message, Mapping):
+                message = made_message(self.typestore, msgtype, message)
             raw = self.typestore.serialize_cdr(message, msgtype)
         writer.write(connection, stamp_ns, raw)
 
@@ -79,7 +86,7 @@ class BagWriter:
         assert self._writer is not None, "use `with BagWriter(path) as writer`"
         return self._writer
 
-    def _connection(self, topic: str, msgtype: str, latched: bool) -> Connection:
+    def _connection(self, topic: str, msgtype: str, latched: bool) -> interfaces.Connection:
         connection = self._connections.get(topic)
         if connection is None:
             qos = [LATCHED] if latched or topic.endswith("tf_static") else []
@@ -87,6 +94,47 @@ class BagWriter:
             self._connections[topic] = connection
         assert connection.msgtype == msgtype, f"{topic} is of type {connection.msgtype}"
         return connection
+
+
+def made_message(store: Typestore, kind: str, fields: Mapping[str, Any]) -> Any:
+    """A message of a type: mappings become the messages in it, and what is left out is zero."""
+    values = {}
+    described: Any
+    for name, (node, described) in store.fielddefs[kind][1]:
+        if node is interfaces.Nodetype.NAME:
+            values[name] = made_message(store, described, fields.get(name, {}))
+        elif node is interfaces.Nodetype.BASE:
+            values[name] = fields.get(name, 0)
+        elif described[0][0] is interfaces.Nodetype.NAME:
+            values[name] = [made_message(store, described[0][1], one) for one in fields[name]]
+        else:
+            values[name] = fields.get(name, np.zeros(described[1]))
+    return store.types[kind](**values)
+
+
+def header_fields(stamp_ns: int, frame_id: str) -> dict[str, Any]:
+    """Fields of a std_msgs/Header."""
+    return {"stamp": {"sec": stamp_ns // 10**9, "nanosec": stamp_ns % 10**9}, "frame_id": frame_id}
+
+
+def cloud_fields(
+    points: NDArray[Any],  # little-endian [N] or [N, C]
+    layout: Iterable[tuple[str, int, int, int]],  # name, offset in bytes, datatype and count of each field of a point
+    stamp_ns: int,
+    frame_id: str,
+) -> dict[str, Any]:
+    """Fields of a sensor_msgs/PointCloud2."""
+    point_step = points.itemsize * math.prod(points.shape[1:])
+    return {
+        "header": header_fields(stamp_ns, frame_id),
+        "height": 1,
+        "width": len(points),
+        "fields": [dict(zip(("name", "offset", "datatype", "count"), field, strict=True)) for field in layout],
+        "point_step": point_step,
+        "row_step": point_step * len(points),
+        "data": np.ascontiguousarray(points).reshape(-1).view(np.uint8),
+        "is_dense": True,
+    }
 
 
 IMAGE_TOPIC = "/image"
@@ -110,7 +158,6 @@ def write_transforms(reader: BagReader, image_topic: str, output: BagWriter) -> 
     if image is None:
         return
     recorded_image, header = image
-    types = output.typestore.types
     latched: dict[str, dict[str, Any]] = {"/tf_static": {}}  # by topic and child frame
     frames: set[str] = set()
     for recorded, _ in reader.readable(reader.topics_of_type(TRANSFORM_TYPE), lambda message: message):
@@ -121,21 +168,15 @@ def write_transforms(reader: BagReader, image_topic: str, output: BagWriter) -> 
         else:
             output.write(recorded.topic, TRANSFORM_TYPE, message, recorded.stamp_ns)
     if header.frame_id and STREET not in frames:
-        latched["/tf_static"][STREET] = _street(types, str(header.frame_id), recorded_image.stamp_ns)
+        latched["/tf_static"][STREET] = _street(output.typestore, str(header.frame_id), recorded_image.stamp_ns)
     for topic, transforms in latched.items():
         if transforms:
-            message = types[TRANSFORM_TYPE](transforms=list(transforms.values()))
+            message = output.typestore.types[TRANSFORM_TYPE](transforms=list(transforms.values()))
             output.write(topic, TRANSFORM_TYPE, message, recorded_image.stamp_ns)
 
 
-def _street(types: Any, camera_frame: str, stamp_ns: int) -> Any:
+def _street(store: Typestore, camera_frame: str, stamp_ns: int) -> Any:
     """The TransformStamped from an optical frame to `STREET`: x forward, y left, z up."""
-    stamp = types["builtin_interfaces/msg/Time"](*divmod(stamp_ns, 1_000_000_000))
-    return types["geometry_msgs/msg/TransformStamped"](
-        header=types["std_msgs/msg/Header"](stamp=stamp, frame_id=camera_frame),
-        child_frame_id=STREET,
-        transform=types["geometry_msgs/msg/Transform"](
-            translation=types["geometry_msgs/msg/Vector3"](x=0.0, y=STREET_BELOW_CAMERA, z=0.0),
-            rotation=types["geometry_msgs/msg/Quaternion"](x=0.5, y=-0.5, z=0.5, w=0.5),
-        ),
-    )
+    below = {"translation": {"y": STREET_BELOW_CAMERA}, "rotation": {"x": 0.5, "y": -0.5, "z": 0.5, "w": 0.5}}
+    fields = {"header": header_fields(stamp_ns, camera_frame), "child_frame_id": STREET, "transform": below}
+    return made_message(store, "geometry_msgs/msg/TransformStamped", fields)

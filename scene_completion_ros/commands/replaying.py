@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.bags import reader as bags
 from scene_completion_ros.bags.reader import CLOUD_TYPE, BagReader, ImageFrame
-from scene_completion_ros.bags.writer import BagWriter, write_image, write_transforms
+from scene_completion_ros.bags.writer import BagWriter, cloud_fields, write_image, write_transforms
 from scene_completion_ros.commands.arguments import DEMO_WORDS, chosen_words, set_words
 from scene_completion_ros.errors import BagError, ImageError, SceneCompletionError
 from scene_completion_ros.evaluation.truth import TruthSource
@@ -49,12 +49,7 @@ from scene_completion_ros.scoring import (
     SequenceTruth,
 )
 from scene_completion_ros.sequences.from_bag import RecordedMotion
-from scene_completion_ros.voxels.cloud import (
-    VOXEL_CLOUD_DTYPE,
-    VOXEL_CLOUD_FIELDS,
-    cloud_array_to_voxels,
-    legend_json,
-)
+from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_FIELDS, cloud_array_to_voxels, legend_json
 from scene_completion_ros.voxels.cloud_kernel import cloud_of
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, matches_of_points
 from scene_completion_ros.whole_files import write_whole
@@ -390,26 +385,8 @@ def _termination_as_interruption() -> Iterator[None]:
 
 def _write(output: BagWriter, voxels: SemanticVoxels, frame: ImageFrame, *, with_legend: bool) -> None:
     if with_legend:
-        message = output.typestore.types[LEGEND_TYPE](data=legend_json(voxels.class_names, voxels.class_colours))
-        output.write(LEGEND_TOPIC, LEGEND_TYPE, message, frame.recorded.stamp_ns, latched=True)
+        legend = {"data": legend_json(voxels.class_names, voxels.class_colours)}
+        output.write(LEGEND_TOPIC, LEGEND_TYPE, legend, frame.recorded.stamp_ns, latched=True)
     write_image(frame.recorded, output)
-    cloud = cloud_message(output, cloud_of(voxels), voxels.stamp_ns, frame.frame_id)
+    cloud = cloud_fields(cloud_of(voxels), VOXEL_CLOUD_FIELDS, voxels.stamp_ns, frame.frame_id)
     output.write(VOXELS_TOPIC, CLOUD_TYPE, cloud, frame.recorded.stamp_ns)
-
-
-def cloud_message(writer: BagWriter, points: NDArray[np.void], stamp_ns: int, frame_id: str) -> Any:
-    """Published voxels [N] as a ``sensor_msgs/PointCloud2``, of the types of a recording's `writer`."""
-    types = writer.typestore.types
-    stamp = types["builtin_interfaces/msg/Time"](*divmod(stamp_ns, 1_000_000_000))
-    fields = [types["sensor_msgs/msg/PointField"](*field) for field in VOXEL_CLOUD_FIELDS]
-    return types[CLOUD_TYPE](
-        header=types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id),
-        height=1,
-        width=len(points),
-        fields=fields,
-        is_bigendian=False,
-        point_step=VOXEL_CLOUD_DTYPE.itemsize,
-        row_step=VOXEL_CLOUD_DTYPE.itemsize * len(points),
-        data=points.view(np.uint8).reshape(-1),
-        is_dense=True,
-    )

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.truth import FrameTruth
 
 Row = dict[str, Any]  # keys that say what is scored, and figures
@@ -88,37 +89,38 @@ class Scores:
 
     def __init__(self, metrics: Sequence[Metric]) -> None:
         self.metrics = tuple(metrics)
-        self._tallies: dict[tuple[str, str, str, int], Tally] = {}
+        self._tallies: dict[tuple[str, str, str], Tally] = {}
 
     def run(self, group: str, methods: Sequence[Any], frames: Iterable[Any]) -> int:
-        """Ask methods (`name`, `answer(frame)`; namesakes are seeds) for answers; how many frames there were."""
+        """Ask methods (`name`, `answer(frame)`) for answers; how many frames there were.
+
+        Raises ConfigurationError where two methods have one name.
+        """
+        names = [method.name for method in methods]
+        if twice := {name for name in names if names.count(name) > 1}:
+            what = f"two methods have the name {twice.pop()}"
+            raise ConfigurationError(what, where="scores", cure="Score one of them at a time")
         count = 0
         for frame in frames:
             count += 1
-            names: list[str] = []
             for method in methods:
-                self.add(group, method, method.answer(frame), seed=names.count(method.name))
-                names.append(method.name)
+                self.add(group, method, method.answer(frame))
         return count
 
-    def add(
-        self, group: str, method: Any, answer: Any, *, seed: int = 0, metrics: Sequence[Metric] | None = None
-    ) -> None:
+    def add(self, group: str, method: Any, answer: Any, *, metrics: Sequence[Metric] | None = None) -> None:
         """Count the answer of a method to a frame of a group of recordings, by some of the metrics or by all."""
         for metric in self.metrics if metrics is None else metrics:
-            key = (metric.name, group, method.name, seed)
+            key = (metric.name, group, method.name)
             if key not in self._tallies:
                 self._tallies[key] = metric.tally(method)
             self._tallies[key].add(answer)
 
     def rows(self, metric: str) -> list[Row]:
         """All rows of a metric; figures that are not defined are None."""
-        several = {key[:3] for key in self._tallies if key[3]}
         rows = []
-        for key, tally in self._tallies.items():
-            if key[0] == metric and tally.frames:
-                seed = {"seed": key[3]} if key[:3] in several else {}
-                named = {"recordings": key[1], "method": key[2], **seed, "frames": tally.frames}
+        for (name, group, method), tally in self._tallies.items():
+            if name == metric and tally.frames:
+                named = {"recordings": group, "method": method, "frames": tally.frames}
                 rows += [{**named, **plain(row)} for row in tally.rows()]
         return rows
 
@@ -146,15 +148,15 @@ class Scores:
 def tables(metric: Metric, rows: Sequence[Row]) -> Iterator[str]:
     """The tables of a metric: its columns, and its classes where it has some; one of each for a group of recordings."""
     for group in dict.fromkeys(row["recordings"] for row in rows):
-        lines: dict[tuple[str, ...], dict[str, list[Row]]] = {}
+        lines: dict[tuple[str, ...], dict[str, Row]] = {}
         for row in rows:
             if row["recordings"] == group:
                 line = (row["method"], str(row["frames"]), *(shown(row.get(key)) for key in metric.by))
-                lines.setdefault(line, {}).setdefault(_across(metric, row), []).append(row)
+                lines.setdefault(line, {})[_across(metric, row)] = row
         places = list(dict.fromkeys(place for cells in lines.values() for place in cells))
         suffix = f", {' / '.join(places)}" if metric.across else ""
         body = [
-            [*line, *(" / ".join(_cell(column, cells.get(place, [])) for place in places) for column in metric.columns)]
+            [*line, *(" / ".join(_cell(column, cells.get(place)) for place in places) for column in metric.columns)]
             for line, cells in lines.items()
         ]
         header = ["method", "frames", *metric.by, *(f"{column.title}{suffix}" for column in metric.columns)]
@@ -162,10 +164,7 @@ def tables(metric: Metric, rows: Sequence[Row]) -> Iterator[str]:
         if metric.classes:
             named = [Column(name, name) for name in next(iter(rows))[metric.classes]]
             last = {line: list(cells.values())[-1] for line, cells in lines.items()}
-            body = [
-                [*line, *(_cell(column, [row[metric.classes] for row in found]) for column in named)]
-                for line, found in last.items()
-            ]
+            body = [[*line, *(_cell(column, row[metric.classes]) for column in named)] for line, row in last.items()]
             where = f" at {places[-1]}" if metric.across else ""
             header = ["method", "frames", *metric.by, *(one.title for one in named)]
             yield f"{group}. Classes{where}.\n\n{table(header, body)}"
@@ -190,14 +189,6 @@ def shown(value: Any, *, share: bool = False) -> str:
     return "; ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def over_seeds(values: Sequence[Any], *, share: bool) -> str:
-    """One figure, or mean and sample standard deviation of several that are defined."""
-    defined = [float(value) for value in values if isinstance(value, int | float) and not math.isnan(value)]
-    if len(values) == 1 or len(defined) < 2:
-        return shown(values[0] if len(values) == 1 else next(iter(defined), None), share=share)
-    return f"{shown(float(np.mean(defined)), share=share)} ± {shown(float(np.std(defined, ddof=1)), share=share)}"
-
-
 def plain(value: Any) -> Any:
     """A value of scores as JSON has it: None for what is not defined, also below."""
     if isinstance(value, Mapping):
@@ -214,5 +205,5 @@ def _across(metric: Metric, row: Row) -> str:
     return f"{value:g} m" if metric.across == "range_m" else str(value)
 
 
-def _cell(column: Column, rows: Sequence[Row]) -> str:
-    return over_seeds([row.get(column.key) for row in rows], share=column.percent) if rows else ""
+def _cell(column: Column, row: Row | None) -> str:
+    return "" if row is None else shown(row.get(column.key), share=column.percent)

@@ -7,8 +7,7 @@ clusters without a name; `renamed` gives them one afterwards, exactly as if the 
 
 An assignment is int64 [clusters]: a class for each cluster, or `UNASSIGNED`. It may be fitted on one set and applied to
 another, with `renamed`. Fitting it on the scored set itself, as most published figures do, gives a method what it could
-not know. The more clusters, the more a many-to-one assignment such as `match_covering` flatters: tables have
-`match_one_to_one`, and a robot's classes cover.
+not know. The more clusters, the more a many-to-one assignment flatters: tables have `match_one_to_one`.
 
 Semantic scene completion on SSCBench-KITTI-360 under the protocol of S4C and SceneDINO.
 
@@ -36,7 +35,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.evaluation.occupancy import SSCBENCH_RANGES, ranges_within, shares
 from scene_completion_ros.evaluation.semantic_classes import (
@@ -119,26 +117,10 @@ def match_one_to_one(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     classes have no cluster. A cluster may get a class it never falls together with, where only such ones are left.
     `confusion`: [clusters, classes], see `class_confusion`.
     """
-    clusters, classes = _linear_sum_assignment(confusion)
+    from scipy.optimize import linear_sum_assignment  # training and tests have SciPy, a robot need not
+
+    clusters, classes = linear_sum_assignment(confusion, maximize=True)
     assignment = np.full(confusion.shape[0], UNASSIGNED, dtype=np.int64)
-    assignment[clusters] = classes
-    return assignment
-
-
-def match_covering(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    """Assign every cluster a class and every class at least one cluster, so that most pixels or voxels agree.
-
-    The naming of SceneDINO for more clusters than classes. There it is an integer program. Its exact solution takes
-    away from the majority assignment what it costs least to give each class a cluster of its own. Raises GridError
-    where there are fewer clusters than classes. `confusion`: [clusters, classes], at least as many clusters as classes.
-    """
-    if confusion.shape[0] < confusion.shape[1]:
-        what = f"{confusion.shape[0]} clusters for {confusion.shape[1]} classes"
-        raise GridError(what, where="confusion", cure="Match them one to one")
-    counts = confusion.astype(np.int64)
-    regret = counts - counts.max(axis=1, keepdims=True)  # at most 0
-    clusters, classes = _linear_sum_assignment(regret)
-    assignment = np.asarray(confusion.argmax(axis=1), dtype=np.int64)
     assignment[clusters] = classes
     return assignment
 
@@ -165,13 +147,6 @@ def match_occupied(confusion: NDArray[np.integer[Any]], match: Match = match_one
     """
     named = match(confusion[1:, 1:])
     return np.concatenate([[0], np.where(named == UNASSIGNED, UNASSIGNED, named + 1)]).astype(np.int64)
-
-
-def _linear_sum_assignment(benefit: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    from scipy.optimize import linear_sum_assignment  # training and tests have SciPy, a robot need not
-
-    rows, columns = linear_sum_assignment(benefit, maximize=True)
-    return np.asarray(rows, dtype=np.int64), np.asarray(columns, dtype=np.int64)
 
 
 SSCBENCH_GRID = VoxelGrid((0.0, -25.6, -2.0), 0.2, (256, 256, 32), "velodyne")

@@ -385,13 +385,6 @@ class Camera:
         rays = xp.concat([ideal, ones], axis=-1)
         return xp.where(valid[..., None], rays, xp.ones_like(rays) * math.nan)
 
-    def normalise(self, pixels: Array) -> Array:
-        """Map pixels [..., 2] to normalised coordinates: -1 and 1 are the outer edges of the first and last pixel."""
-        xp, pixels = floating(pixels)
-        x = (2.0 / self.width) * (pixels[..., 0] + 0.5) - 1.0
-        y = (2.0 / self.height) * (pixels[..., 1] + 0.5) - 1.0
-        return xp.stack([x, y], axis=-1)
-
     def pixel_centres(self) -> NDArray[np.float64]:
         """Return the pixel coordinates (u, v) of every pixel, [height, width, 2]."""
         u, v = np.meshgrid(np.arange(self.width, dtype=np.float64), np.arange(self.height, dtype=np.float64))

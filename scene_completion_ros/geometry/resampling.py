@@ -1,6 +1,5 @@
 """Resampling of images between cameras, undistortion included."""
 
-from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -95,24 +94,6 @@ def decoder_shrink(source: Camera, target: Camera) -> int:
     return 1
 
 
-def virtual_pinhole(
-    image: NDArray[Any],  # [H, W] or [H, W, C] of the fisheye; uint8, uint16 or float32
-    fisheye_camera: Camera,  # the fisheye ("equidistant" or "mei"; any other model works too)
-    target_camera: Camera,  # the virtual camera, without distortion
-    # Rotation [3, 3] from the virtual into the fisheye's optical frame.
-    fisheye_from_target_rotation: NDArray[np.floating[Any]],
-) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Look through a fisheye with a virtual pinhole camera at the same place, turned against it.
-
-    The literature of density fields sees KITTI-360's side cameras this way: with the front camera's intrinsics and
-    `view_rotation(pitch=-15°)`. Returns the image [H_t, W_t] or [H_t, W_t, C], and where the fisheye covers it, bool
-    [H_t, W_t]. Raises ImageError where the image has another size than the fisheye was calibrated for.
-    """
-    rotation = np.asarray(fisheye_from_target_rotation, dtype=np.float64)
-    resampler = _virtual_view(fisheye_camera, target_camera, tuple(rotation.reshape(-1).tolist()))
-    return resampler(image), resampler.validity
-
-
 def view_rotation(yaw: float = 0.0, pitch: float = 0.0) -> NDArray[np.float64]:
     """Rotation [3, 3] from a turned view into the camera: pitched first, then turned about the camera's own y axis.
 
@@ -120,12 +101,6 @@ def view_rotation(yaw: float = 0.0, pitch: float = 0.0) -> NDArray[np.float64]:
     radians; negative turns the view down.
     """
     return about(1, yaw) @ about(0, pitch)
-
-
-@lru_cache(maxsize=8)
-def _virtual_view(fisheye: Camera, target: Camera, rotation: tuple[float, ...]) -> Resampler:
-    """The maps of a view are the same for every image of a video."""
-    return Resampler(fisheye, target, source_from_target_rotation=np.reshape(rotation, (3, 3)))
 
 
 def _reduced(source: Camera, target: Camera) -> Camera:

@@ -9,7 +9,6 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.lifecycle import LifecycleNode
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.removed import removed
 from scene_completion_ros.ros.parameters import (
     SCHEMA,
     NodeParameters,
@@ -47,12 +46,11 @@ class ExplainingNode(LifecycleNode):  # type: ignore[misc]  # rclpy has no types
 class DeclaredParameters:
     """Declares all parameters on a node, and from then on refuses changes that cannot be used.
 
-    A warning names what was given for this node (parameter file, command line) under a name that no parameter has;
-    `checked` refuses a name that was removed. A value at the start may be no choice or no existing path: the node may
-    have to exist before its folders do. It stays in the node until `checked` reads it. Raises
-    SceneCompletionError where a given value is of another type or out of range, so that a node cannot hold it.
-    `check_change`: called with what the values would be after a live change, in the thread that asks for it; raises
-    SceneCompletionError to refuse it.
+    A warning names what was given for this node (parameter file, command line) under a name that no parameter has. A
+    value at the start may be no choice or no existing path: the node may have to exist before its folders do. It stays
+    in the node until `checked` reads it. Raises SceneCompletionError where a given value is of another type or out of
+    range, so that a node cannot hold it. `check_change`: called with what the values would be after a live change, in
+    the thread that asks for it; raises SceneCompletionError to refuse it.
     """
 
     def __init__(self, node: Any, check_change: Callable[[NodeParameters], None] = lambda _: None) -> None:
@@ -60,10 +58,8 @@ class DeclaredParameters:
         values: dict[str, Any] = {spec.field: declare(node, spec) for spec in SCHEMA}
         self._at_start = NodeParameters(**values)
         # rclpy has no public way to ask what was given; rclcpp calls it get_parameter_overrides.
-        unknown = [name for name in getattr(node, "_parameter_overrides", {}) if not node.has_parameter(name)]
-        self._removed = [sentence for name in unknown if (sentence := removed("parameter", name))]
-        for name in unknown:
-            if not removed("parameter", name):
+        for name in getattr(node, "_parameter_overrides", {}):
+            if not node.has_parameter(name):
                 node.get_logger().warning(unknown_parameter(name))
         node.add_on_set_parameters_callback(self._on_change)
 
@@ -78,12 +74,7 @@ class DeclaredParameters:
         return replace(self._at_start, **live)
 
     def checked(self) -> NodeParameters:
-        """The values of now.
-
-        Raises SceneCompletionError where one is none of the choices or no existing path, or a name was removed.
-        """
-        if self._removed:
-            raise SceneCompletionError("; ".join(self._removed), cure="Take them out of the parameters of this node")
+        """The values of now. Raises SceneCompletionError where one is none of the choices or no existing path."""
         parameters = self.snapshot()
         for spec in SCHEMA:
             problem = spec.problem(getattr(parameters, spec.field))

@@ -98,9 +98,7 @@ def evidence_of(message: Any, camera: str = "") -> dict[str, float | str]:
 def odometry_message(pose: RigidTransform, stamp_ns: int, frame_id: str, child_frame_id: str) -> Any:
     """A pose of `child_frame_id` in `frame_id` as nav_msgs/Odometry."""
     message = Odometry(header=_header(stamp_ns, frame_id), child_frame_id=child_frame_id)
-    position, turned = message.pose.pose.position, message.pose.pose.orientation
-    position.x, position.y, position.z = pose.translation.tolist()
-    turned.x, turned.y, turned.z, turned.w = pose.quaternion.tolist()
+    message.pose.pose = _pose_message(pose)
     return message
 
 

@@ -16,7 +16,6 @@ from typing import Any, Literal, get_args
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.inference.bundle import AUTO, refused_form, shipped_students
 from scene_completion_ros.inference.encoder import EngineName
-from scene_completion_ros.removed import removed
 from scene_completion_ros.ros.topics import NODE_NAME
 from scene_completion_ros.untrusted_files import read_yaml, shown
 
@@ -346,9 +345,7 @@ def names_in(value: str) -> tuple[str, ...]:
 
 
 def unknown_parameter(name: str) -> str:
-    """The warning for an unknown name: what to use instead, or the nearest known name."""
-    if sentence := removed("parameter", name):
-        return sentence
+    """The warning for an unknown name, with the nearest known name."""
     full = [spec.name for spec in SCHEMA]
     last_parts = {name.rpartition(".")[2]: name for name in full}
     near = difflib.get_close_matches(name.lower(), [*full, "use_sim_time"], n=1)

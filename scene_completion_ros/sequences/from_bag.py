@@ -163,7 +163,6 @@ def lidar_asset(
     world: str,
     world_from_rig: RigidTransform,
     stamp_ns: int,
-    max_gap_ns: int,
 ) -> dict[str, ArrayLoader]:
     """The nearest cloud, moved from its own time into the rig frame at the frame's time, and where the LiDAR then was.
 
@@ -173,7 +172,7 @@ def lidar_asset(
     if near is None:
         return {}
     try:
-        world_from_lidar = buffer.lookup(world, near.frame_id, near.stamp_ns, max_gap_ns)
+        world_from_lidar = buffer.lookup(world, near.frame_id, near.stamp_ns)
     except BagError:
         return {}
     rig_from_lidar = world_from_rig.inverse() @ world_from_lidar
@@ -514,8 +513,6 @@ def sequence_from_bag(reader: BagReader, poses: str | None = None) -> PosedSeque
 def posed_recording(
     recording: Recording,
     *,
-    # Largest distance in time of the two poses between which is interpolated. Images without are dropped.
-    max_gap_s: float = 0.2,
     world_frame: str | None = None,
     odometry_topic: str | None = None,  # nav_msgs/Odometry to use where tf is not enough; the only one by default
     lidar_topic: str | None = None,  # PointCloud2 to attach as "lidar"; the only one by default
@@ -530,8 +527,9 @@ def posed_recording(
     does not say how the camera moves, it is the fixed frame of the odometry. Images that come at one time (1 ms) make
     one frame. Images and clouds stay in the bag and are read when asked for. The LiDAR, of whatever make, is the sensor
     "velodyne" of the rig. Depth images (16UC1, 32FC1) in the frame of the first camera, which are registered to it, are
-    the asset "depth". Raises BagError where there are no poses, with what to record; SequenceError where no image is
-    left, with what happened to them.
+    the asset "depth". Images without poses near enough to interpolate between (`TransformBuffer.lookup`) are dropped.
+    Raises BagError where there are no poses, with what to record; SequenceError where no image is left, with what
+    happened to them.
     """
     reader, rig_frame, dropped = recording.reader, recording.rig_frame, recording.dropped
     topic = recording.topics[recording.first_camera]
@@ -539,23 +537,22 @@ def posed_recording(
         reader, topic, rig_frame, recording.transforms, world_frame, odometry_topic
     )
     rig_from_camera = {name: recording.rig_from_camera(buffer, name) for name in recording.cameras}
-    max_gap_ns = round(max_gap_s * 1e9)
     clouds = list_clouds(reader, topic, lidar_topic)
     depths = list_depths(reader, topic, rig_frame)
     rig_from_sensor = {}
     for stamp_ns, frame_id, _ in clouds[:1]:
         try:
-            rig_from_sensor["velodyne"] = buffer.lookup(rig_frame, frame_id, stamp_ns, max_gap_ns)
+            rig_from_sensor["velodyne"] = buffer.lookup(rig_frame, frame_id, stamp_ns)
         except BagError as error:
             recording.warnings.append(f"the LiDAR is left out: {error}")
     frames = []
     for stamp_ns, found in recording.groups:
         try:
-            world_from_rig = buffer.lookup(world, rig_frame, stamp_ns, max_gap_ns)
+            world_from_rig = buffer.lookup(world, rig_frame, stamp_ns)
         except BagError as error:
             dropped[f"no pose: {error.where}"] += len(found)
             continue
-        assets = lidar_asset(clouds, buffer, world, world_from_rig, stamp_ns, max_gap_ns)
+        assets = lidar_asset(clouds, buffer, world, world_from_rig, stamp_ns)
         if recording.first_camera in found and (near := _nearest(depths, stamp_ns, DEPTH_TOLERANCE_NS)):
             assets["depth"] = partial(load_depth, near.address)
         frames.append(Frame(stamp_ns, found, world_from_rig, assets))
@@ -564,7 +561,7 @@ def posed_recording(
         raise SequenceError(f"no image has a pose ({counted(dropped)})", where=str(reader.path), cure=cure)
     provenance = recording_provenance(recording) | {"world_frame": world}
     if ground_frame:
-        upright = buffer.lookup(ground_frame, world, frames[0].stamp_ns, max_gap_ns)
+        upright = buffer.lookup(ground_frame, world, frames[0].stamp_ns)
         frames = [replace(frame, world_from_rig=upright @ frame.world_from_rig) for frame in frames]
         provenance |= {"ground_frame": ground_frame, "floor": ground_height}
     return PosedSequence(

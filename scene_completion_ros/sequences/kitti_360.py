@@ -12,7 +12,7 @@
     voxel_gt/2013_05_28_drive_0000_sync/                       000000_1_1.npy …    of SSCBench, as S4C made them anew
 
 The rig frame is the rectified camera 0 (x right, y down, z forward). Cameras 2 and 3 are the raw fisheyes to the left
-and right (model "mei"); `virtual_pinhole` looks through them. Only frames with a pose exist: the list has gaps where
+and right (model "mei"); a turned `Resampler` looks through them. Only frames with a pose exist: the list has gaps where
 the car stood, so that "ten frames later" is no fixed time. The asset "lidar" is float32 [N, 3] in the rig frame (scans
 are not corrected for the motion within a revolution).
 

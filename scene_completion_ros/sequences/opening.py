@@ -11,7 +11,6 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.truth import UNKNOWN, DepthTruth, VoxelTruth, labelled_truth
 from scene_completion_ros.geometry import VoxelGrid
 from scene_completion_ros.geometry.depth_images import sparse_depth
-from scene_completion_ros.removed import removed
 from scene_completion_ros.sequences import (
     from_bag,
     kitti,
@@ -52,8 +51,6 @@ def open_recording(path: Path | str, *, poses: str | None = None) -> PosedSequen
     for source in known_sources():
         if source.recognises(path):
             return source.open(path, poses)
-    if (path.parent / "sample_data.json").is_file() and (sentence := removed("recording", "nuScenes")):
-        raise SequenceError(sentence, where=str(path))
     cure = f"Name {', or '.join(source.looks_like for source in known_sources())}"
     raise SequenceError("is no recording" if path.exists() else "no such file or folder", where=str(path), cure=cure)
 

@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import pytest
+
+from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Scores, Tally
 
 
@@ -51,22 +54,19 @@ HITS = Metric(
 )
 
 
-def test_tables_and_values_of_several_seeds() -> None:
+def test_tables_and_values() -> None:
     scores = Scores([HITS])
-    assert scores.run("towns", [Guess("good", 1), Guess("good", 9), Guess("poor", 9)], [1, 1, 1, 2]) == 4
+    assert scores.run("towns", [Guess("good", 1), Guess("poor", 9)], [1, 1, 1, 2]) == 4
     assert scores.run("windows", [Guess("good", 2)], [2]) == 1
     rows = scores.to_json()["hits"]
     assert rows[0] == {
-        "recordings": "towns", "method": "good", "seed": 0, "frames": 4, "kind": "even", "range_m": 12.8, "share": 0.75,
+        "recordings": "towns", "method": "good", "frames": 4, "kind": "even", "range_m": 12.8, "share": 0.75,
         "lost": None, "of": {"car": 0.75},
     }  # fmt: skip
-    assert [(row["method"], row.get("seed")) for row in rows] == [
-        *[("good", 0)] * 2, *[("good", 1)] * 2, *[("poor", None)] * 2, *[("good", None)] * 2,
-    ]  # fmt: skip
+    assert [row["method"] for row in rows] == [*["good"] * 2, *["poor"] * 2, *["good"] * 2]
     text = scores.markdown()
     assert "| method | frames | kind | share, 12.8 m / 25.6 m | lost, 12.8 m / 25.6 m |" in text
-    # 75 and 0 percent: mean 37.5, sample standard deviation 53.0.
-    assert "| good | 4 | even | 37.5 ± 53.0 / 18.8 ± 26.5 | – / – |" in text
+    assert "| good | 4 | even | 75.0 / 37.5 | – / – |" in text
     assert "| poor | 4 | even | 0.0 / 0.0 | – / – |" in text
     assert "windows. Classes at 25.6 m.\n\n| method | frames | kind | car |" in text
     assert scores.headlines()["hits against windows, 25.6 m"] == {"share": 0.5, "lost": None}
@@ -76,3 +76,8 @@ def test_a_metric_that_counted_nothing_has_no_table() -> None:
     scores = Scores([HITS])
     assert scores.run("towns", [Guess("good", 1)], []) == 0
     assert (scores.to_json(), scores.markdown(), scores.headlines()) == ({}, "", {})
+
+
+def test_methods_of_one_name_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="two methods have the name good"):
+        Scores([HITS]).run("towns", [Guess("good", 1), Guess("good", 9)], [1])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import ImageError
-from scene_completion_ros.geometry import Camera, Resampler, view_rotation, virtual_pinhole
+from scene_completion_ros.geometry import Camera, Resampler, view_rotation
 from scene_completion_ros.geometry.depth_images import sparse_depth
 from scene_completion_ros.geometry.resampling import decoder_shrink
 from tests.geometry.conftest import CAMERAS, project_with_opencv
@@ -125,13 +125,13 @@ def test_virtual_pinhole_of_a_fisheye_shows_each_point_where_the_turned_camera_s
     wanted = np.array([[150.0, 40.0], [341.0, 119.0], [560.0, 150.0]])
     for u, v in fisheye.project(target.unproject(wanted) @ rotation.T)[0]:
         cv2.circle(image, (round(u), round(v)), 6, 255.0, -1)
-    view, validity = virtual_pinhole(image, fisheye, target, rotation)
+    resampler = Resampler(fisheye, target, source_from_target_rotation=rotation)
+    view, validity = resampler(image), resampler.validity
     assert view.shape == validity.shape == (188, 704) and validity.dtype == bool
     for u, v in wanted:
         near = view[round(v) - 14 : round(v) + 15, round(u) - 14 : round(u) + 15]
         rows, columns = np.nonzero(near > 127.0)
         assert (rows.mean() - 14, columns.mean() - 14) == pytest.approx((0.0, 0.0), abs=1.0)
-    assert virtual_pinhole(image, fisheye, target, rotation)[1] is validity  # the maps are kept for the next image
 
 
 def test_mei_is_not_blurred_by_the_length_of_its_gamma() -> None:

@@ -243,4 +243,5 @@ def test_inverse_depth_undoes_the_code_also_beyond_infinity() -> None:
 def test_image_coordinates_are_those_of_the_camera() -> None:
     ahead = np.random.default_rng(1).uniform([-3.0, -0.5, 1.0], [3.0, 0.5, 60.0], (200, 3))
     pixels, _ = CANONICAL.project(ahead)
-    np.testing.assert_allclose(CODE.image_coordinates(ahead, CANONICAL), CANONICAL.normalise(pixels), atol=1e-12)
+    edges = 2.0 * (pixels + 0.5) / (CANONICAL.width, CANONICAL.height) - 1.0  # of the image: -1 and 1
+    np.testing.assert_allclose(CODE.image_coordinates(ahead, CANONICAL), edges, atol=1e-12)

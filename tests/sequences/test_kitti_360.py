@@ -9,7 +9,7 @@ import pytest
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
-from scene_completion_ros.geometry import view_rotation, virtual_pinhole
+from scene_completion_ros.geometry import Resampler, view_rotation
 from scene_completion_ros.sequences.frame_lists import frame_indices
 from scene_completion_ros.sequences.kitti_360 import check_complete, kitti_360, load_labels
 from scene_completion_ros.sequences.opening import holds_voxels, open_recording, voxel_truth
@@ -59,12 +59,9 @@ def test_fisheyes_stand_where_the_calibration_puts_them(root: Path) -> None:
     in_fisheye = sequence.world_from_camera(1, "image_02").inverse().apply(world_from_imu.apply(point))
     np.testing.assert_allclose(in_fisheye, [0.4, -0.3, 3.0], atol=1e-9)
     assert sequence.cameras["image_02"].distortion_model == "mei"
-    view, validity = virtual_pinhole(
-        sequence.image(0, "image_02"),
-        sequence.cameras["image_02"],
-        sequence.cameras["image_00"],
-        view_rotation(pitch=np.deg2rad(-15.0)),
-    )
+    fisheye, front = (sequence.cameras[name] for name in ("image_02", "image_00"))
+    turned = Resampler(fisheye, front, source_from_target_rotation=view_rotation(pitch=np.deg2rad(-15.0)))
+    view, validity = turned(sequence.image(0, "image_02")), turned.validity
     assert view.shape == (38, 140, 3) and validity.mean() > 0.9 and (view[validity] == POSED[0]).all()
 
 

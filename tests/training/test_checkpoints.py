@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError
+from scene_completion_ros.errors import BundleError, SequenceError
 from scene_completion_training.checkpoints import KEY, Checkpoint, TrainingRecord
 from scene_completion_training.configuration import Configuration
 from scene_completion_training.export import without_places
@@ -56,26 +56,6 @@ def test_a_training_resumes_with_the_configuration_that_it_had() -> None:
         now = dataclasses.asdict(Configuration(**changes).completed())  # type: ignore[arg-type]
         with pytest.raises(SequenceError, match=f"other values of .*'{next(iter(changes))}'"):
             resume(before, now)
-
-
-@pytest.mark.parametrize(
-    ("group", "key", "neutral", "used"),
-    [
-        ("losses", "retention", 0.0, 0.5),
-        ("", "freeze_trunk", False, True),
-        ("data", "ray_address", "auto", None),
-        ("data", "sources", [{"folder": "train", "kinds": ["points"]}], [{"folder": "town", "kinds": ["exact"]}]),
-    ],
-)
-def test_a_training_that_used_a_key_that_went_is_not_resumed(group: str, key: str, neutral: Any, used: Any) -> None:
-    def given(value: Any) -> dict[str, Any]:
-        return {group: {key: value}} if group else {key: value}
-
-    now = {"output": "runs/out"}
-    resume(given(neutral), now)
-    if used is not None:
-        with pytest.raises(ConfigurationError, match=rf"configuration key \S*{key}\S* was removed: .*another `output`"):
-            resume(given(used), now)
 
 
 def test_a_bundle_names_no_file_of_the_machine_that_trained() -> None:

@@ -1,7 +1,7 @@
 """Checkpoints of trainings: what they remember of it, what was trained, and the field in them."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,6 @@ import scene_completion_ros
 from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError, TrainingError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import open_student, refused_form
-from scene_completion_ros.removed import removed
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.module import TrainingData
 from scene_completion_training.networks.density_field import (
@@ -36,12 +35,6 @@ KEY = "scene_completion_training"
 FORMAT = 1  # version of what a checkpoint holds; those written before it was counted are 0, and hold the same
 _MAY_CHANGE = ("output", "checkpoint_every", "validate_every", "log_every", "devices", "nodes")
 _DATA_MAY_CHANGE = ("cache", "workers")
-# Removed keys that changed nothing by themselves: they acted with others, followed from others, saved time, or named
-# who prepares frames.
-_WITHOUT_EFFECT = (
-    "data.ray_address", "data.scale_off", "data.student", "data.views.encoder_metres", "data.views.far_metres",
-    "data.views_apart", "data.way_off", "keep_maps", "picture_every", "views.voxels",
-)  # fmt: skip
 Field = TypeVar("Field", bound=TrainedField)
 
 
@@ -61,12 +54,8 @@ class TrainingRecord(lightning.Callback):
         checkpoint[KEY] = self.content()
 
     def refuse_other(self, record: Mapping[str, Any]) -> None:
-        """Raises a `SequenceError` for the record of a checkpoint of another configuration.
-
-        Or a `ConfigurationError` for one that used a key which this version does not have any more.
-        """
+        """Raises a `SequenceError` for the record of a checkpoint of another configuration."""
         before = record.get("configuration", {})
-        _refuse_removed(before, record, str(self.configuration["output"]))
         kept = {name: value for name, value in self.configuration.items() if name in before and name not in _MAY_CHANGE}
         changed = [name for name, value in kept.items() if _differ(before[name], value)]
         if changed:
@@ -86,25 +75,6 @@ def refuse_later(record: Mapping[str, Any], where: str) -> None:
         known = f"{scene_completion_ros.__version__} reads up to {FORMAT}"
         what = f"{written_by(record)} wrote this checkpoint in format {record['format']}, and {known}"
         raise BundleError(what, where=where, cure="Use that version or a later one, or train anew with this one")
-
-
-def _refuse_removed(before: Mapping[str, Any], record: Mapping[str, Any], where: str) -> None:
-    for key, value in named_values(before):
-        neutral = not value or key in _WITHOUT_EFFECT or (key, value) == ("data.sources.kinds", ["points"])
-        if not neutral and (what := removed("configuration key", key)):
-            cure = f"Name another `output` for a new training, or go on with {written_by(record)}, which used it"
-            raise ConfigurationError(what, where=where, cure=cure)
-
-
-def named_values(content: object, before: str = "") -> Iterator[tuple[str, Any]]:
-    """Keys of a configuration and their values, those of inner mappings with dots and behind their mapping."""
-    if isinstance(content, list | tuple):
-        for entry in content:
-            yield from named_values(entry, before)
-    elif isinstance(content, Mapping):
-        for key, value in content.items():
-            yield f"{before}{key}", value
-            yield from named_values(value, f"{before}{key}.")
 
 
 def _differ(before: Any, now: Any) -> bool:

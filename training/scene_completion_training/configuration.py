@@ -10,9 +10,8 @@ from typing import Literal, TypeVar
 import jsonargparse
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.removed import removed
 from scene_completion_ros.untrusted_files import read_yaml
-from scene_completion_training.checkpoints import named_values, trained_viewpoint
+from scene_completion_training.checkpoints import trained_viewpoint
 from scene_completion_training.data.module import DataSettings
 from scene_completion_training.networks.encoder_decoder import TrunkName
 from scene_completion_training.stage_registry import DEFAULT_STAGE, stage_class
@@ -226,8 +225,6 @@ def read_configuration(path: Path, overrides: list[str], kind: type[Completed]) 
     try:
         parsed = parser.instantiate(parser.parse_args([f"--config={path}", *(f"--{given}" for given in overrides)]))
     except (argparse.ArgumentError, TypeError, ValueError) as error:  # a text where settings belong
-        keys = [*(key for key, _ in named_values(content)), *(given.partition("=")[0] for given in overrides)]
-        refusals = [sentence for key in keys if (sentence := removed("configuration key", key))]
-        what = refusals[0] if refusals else " ".join(str(error).split())
+        what = " ".join(str(error).split())
         raise ConfigurationError(what, where=str(path), cure="Correct it, or the KEY=VALUE that sets it") from error
     return made(**{name: value for name, value in vars(parsed).items() if name != "config"})

@@ -5,7 +5,6 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.removed import removed
 
 STAGES = {
     "single_view": "scene_completion_training.stages.density:SingleViewStage",
@@ -34,7 +33,6 @@ def stage_class(name: object, where: str = "stage") -> Any:
     """
     known = known_stages()
     if not isinstance(name, str) or name not in known:
-        what = removed("stage", str(name)) or f"stage {name!r} does not exist"
-        raise ConfigurationError(what, where=where, cure=f"There are {', '.join(known)}")
+        raise ConfigurationError(f"stage {name!r} does not exist", where=where, cure=f"There are {', '.join(known)}")
     module, _, attribute = known[name].partition(":")
     return getattr(import_module(module), attribute)

@@ -24,7 +24,6 @@ from scene_completion_ros.geometry.cameras import LARGEST_MOVE, Camera
 from scene_completion_ros.inference.motion_scale import Scale
 from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.messages.drop_reasons import DropReason
-from scene_completion_ros.removed import REMOVED, removed
 from scene_completion_ros.ros.dds import profile_path, profile_variable
 from scene_completion_ros.ros.frame import ModelReport, Student
 from scene_completion_ros.ros.health.judgement import (
@@ -39,7 +38,6 @@ from scene_completion_ros.ros.health.judgement import (
     memory_status,
     of_camera,
     outputs_status,
-    removed_status,
 )
 from scene_completion_ros.ros.messages import stamp_nanoseconds
 from scene_completion_ros.ros.parameters import NodeParameters
@@ -608,17 +606,7 @@ class Diagnostics:
             found.append(depth_status(record.depth.report, now_s, DROPS_WINDOW_S))
         if record is not None and (record.words.report.asked or record.words.report.refused.count):
             found.append(words_status(record.words.report, now_s, DROPS_WINDOW_S))
-        if awaited := self._removed_but_awaited():
-            found.append(removed_status(awaited))
         return [*found, memory_status()]
-
-    def _removed_but_awaited(self) -> list[str]:
-        """Sentences about topics and services of earlier versions, on which other nodes wait."""
-        topics = [name for name in REMOVED["topic"] if self._node.count_subscribers(name)]
-        count = getattr(self._node, "count_clients", None)  # Humble cannot
-        services = [name for name in REMOVED["service"] if count and count(name)]
-        found = [removed("topic", name) for name in topics] + [removed("service", name) for name in services]
-        return [sentence for sentence in found if sentence]
 
     def _of_input(self, observed: Observed, drops: Drops, now_s: float) -> list[Status]:
         inference = observed.inference

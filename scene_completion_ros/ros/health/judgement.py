@@ -9,7 +9,7 @@ import resource
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
@@ -264,11 +264,6 @@ def outputs_status(subscribers: Mapping[str, int], warnings: Mapping[str, int], 
         return Status("outputs", Level.OK, message, values)
     wanted = sum(1 for count in subscribers.values() if count)
     return Status("outputs", Level.OK, f"{wanted} of {len(subscribers)} topics have subscribers", values)
-
-
-def removed_status(sentences: Sequence[str]) -> Status:
-    """Other nodes wait for topics or services that this version does not have; a sentence about each."""
-    return Status("removed", Level.WARN, "; ".join(sentences), {})
 
 
 PROCESS = Path("/proc/self")

@@ -5,14 +5,10 @@ from pathlib import Path
 
 import pytest
 from lifecycle_msgs.msg import Transition
-from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
-from std_msgs.msg import String
-from std_srvs.srv import Trigger
 
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.removed import REMOVED, Kind, removed
 from scene_completion_ros.ros import messages, topics
 from tests.ros.camera_to_voxels import CAMERA, ERROR, FRAME, OK, SECOND_NS, WARN, CameraToVoxels, some_image, values
 
@@ -87,9 +83,7 @@ def test_states_arrivals_and_faults_of_calibration(start: Start) -> None:
     assert "Traceback" not in running.node.log
 
 
-def test_failures_and_removed_topics_are_reported_while_simulated_time_stands_still(
-    start: Start, tmp_path: Path
-) -> None:
+def test_failures_are_reported_while_simulated_time_stands_still(start: Start, tmp_path: Path) -> None:
     missing = tmp_path / "bundle"
     running = start("-p", "use_sim_time:=true", "-p", "autostart:=false", bundle=missing)
     diagnosed = running.diagnosed
@@ -98,14 +92,6 @@ def test_failures_and_removed_topics_are_reported_while_simulated_time_stands_st
     heard = len(diagnosed.arrays)
     assert running.graph.until(lambda: len(diagnosed.arrays) >= heard + 2)
     assert all(array.header.stamp.sec == 0 for array in diagnosed.arrays)  # /clock has no publisher
-
-    assert "removed" not in diagnosed.newest
-    for topic in REMOVED["topic"]:
-        running.graph.collect(String, topic.replace("~", running.output))
-    for service in REMOVED["service"]:
-        running.graph.node.create_client(Trigger, service.replace("~", running.output))
-    kinds: tuple[Kind, ...] = ("topic", "service") if hasattr(Node, "count_clients") else ("topic",)  # Humble
-    diagnosed.until("removed", WARN, *(str(removed(kind, name)) for kind in kinds for name in REMOVED[kind]))
 
 
 def test_topics_without_publishers_and_publishers_that_do_not_match(start: Start) -> None:

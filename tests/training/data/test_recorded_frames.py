@@ -11,7 +11,7 @@ import torch
 from safetensors.numpy import save_file
 
 from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.geometry import virtual_pinhole
+from scene_completion_ros.geometry import Resampler
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_training.data.prepared import DOWNWARD, RecordedFrames
 from scene_completion_training.data.store import Store
@@ -46,9 +46,9 @@ def test_an_image_is_the_recorded_one_and_made_small_once(drive: Path, tmp_path:
     expected = cv2.resize(sequence.image(2, "image_00"), (128, 64), interpolation=cv2.INTER_AREA)
     np.testing.assert_array_equal(frame.images["left"], expected)
     fisheye = sequence.cameras["image_03"]
-    view, covered = virtual_pinhole(sequence.image(2, "image_03"), fisheye, VIEWPOINT.camera, DOWNWARD)
-    np.testing.assert_array_equal(frame.images["aside_image_03"], view)
-    np.testing.assert_array_equal(frame.mask("aside_image_03"), covered)
+    turned = Resampler(fisheye, VIEWPOINT.camera, source_from_target_rotation=DOWNWARD)
+    np.testing.assert_array_equal(frame.images["aside_image_03"], turned(sequence.image(2, "image_03")))
+    np.testing.assert_array_equal(frame.mask("aside_image_03"), turned.validity)
     assert frame.mask("left").all() and frame.far_cameras == ("aside_image_02", "aside_image_03")
     pose = sequence.world_from_camera(2, "image_03").matrix
     np.testing.assert_allclose(frame.world_from_camera["aside_image_03"].matrix[:3, 3], pose[:3, 3])

@@ -16,7 +16,6 @@ from scene_completion_training.points.features import (
     NETWORK,
     WEIGHTS,
     PointNetwork,
-    features,
     open_network,
     principal_colours,
 )
@@ -39,7 +38,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def of(scene: PointScene, network: Path) -> np.ndarray:
-    return features(scene.points, scene.colours, scene.normals, network=network)
+    return np.concatenate(PointNetwork.open(network).of_scene(scene), axis=1)
 
 
 def test_features_of_points_stand_in_their_order(checkpoint: Path) -> None:
@@ -52,7 +51,7 @@ def test_features_of_points_stand_in_their_order(checkpoint: Path) -> None:
     np.testing.assert_array_equal(np.concatenate(some, axis=1), found[rows])
     moved = dataclasses.replace(scene, points=scene.points + np.float32(32.0))
     np.testing.assert_allclose(of(moved, checkpoint), found, atol=2e-2)
-    assert not np.allclose(features(scene.points, network=checkpoint), found, atol=0.1)
+    assert not np.allclose(np.concatenate(network.levels(scene.points), axis=1), found, atol=0.1)
     assert not np.allclose(np.concatenate(network.untrained(5).levels(scene.points), axis=1), found, atol=0.1)
 
 
@@ -123,8 +122,8 @@ def test_the_command_writes_features_of_a_cloud(
         assert json.loads(stored.metadata()["levels"]) == [8, 12]
         found = stored.get_tensor("features")
     assert found.dtype == np.float16
-    bytes_of = np.rint(255 * scene.colours).astype(np.float32) / 255
-    np.testing.assert_allclose(found, features(scene.points, bytes_of, scene.normals, network=checkpoint), atol=5e-3)
+    in_bytes = dataclasses.replace(scene, colours=np.rint(255 * scene.colours).astype(np.float32) / 255)
+    np.testing.assert_allclose(found, of(in_bytes, checkpoint), atol=5e-3)
     vertex = read_ply(made / "components.ply")["vertex"]
     assert vertex["red"].tolist() == principal_colours(found)[:, 0].tolist()
     assert main(["features", "points", str(rooms), *command]) == 2

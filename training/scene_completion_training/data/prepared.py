@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ImageError, SceneCompletionError, SequenceError
-from scene_completion_ros.geometry import Camera, RigidTransform, view_rotation, virtual_pinhole
+from scene_completion_ros.geometry import Camera, Resampler, RigidTransform, view_rotation
 from scene_completion_ros.geometry.depth_images import depth_at_rays
 from scene_completion_ros.picture_files import decode_picture, to_rgb
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, cameras_ahead, holds_exact_voxels
@@ -31,7 +31,8 @@ from scene_completion_training.data.stereo import (
 from scene_completion_training.data.store import Arrays, Entry, Store, damaged, keyed, mapped_arrays
 from scene_completion_training.viewpoint import Viewpoint, Volume
 
-# Rotation of the rectified view of a side camera: 15° down, to where the ground and its things are.
+# Rotation of the rectified view of a side camera: 15° down, to where the ground and its things are. The literature of
+# density fields sees KITTI-360's side cameras this way.
 DOWNWARD = view_rotation(pitch=-float(np.radians(15.0)))
 _VERSION = 6
 _USED_ASSETS = ("validity_", "ego_")
@@ -341,7 +342,7 @@ class RecordedFrames(Sequence[PreparedFrame]):
     def _make(self, index: int, name: str) -> Bytes:
         image = self.sequence.image(index, self._recorded[name])
         if self._is_aside(name):
-            return virtual_pinhole(image, self._camera(name), self.canonical, DOWNWARD)[0]
+            return _turned_down(self._camera(name), self.canonical)(image)
         size = (self.cameras[name].width, self.cameras[name].height)
         return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
@@ -363,15 +364,13 @@ class RecordedFrames(Sequence[PreparedFrame]):
             assert mask is not None
             size = (self.cameras[name].width, self.cameras[name].height)
             return np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT), np.bool_)
-        covered = _covered(self._camera(name), self.canonical)
+        resampler = _turned_down(self._camera(name), self.canonical)
         if mask is None:
-            return covered
-        shown = virtual_pinhole(mask * np.uint8(255), self._camera(name), self.canonical, DOWNWARD)[0]
-        return np.asarray(covered & (shown > 250))
+            return np.asarray(resampler.validity)
+        return np.asarray(resampler.validity & (resampler(mask * np.uint8(255)) > 250))
 
 
 @lru_cache(maxsize=8)
-def _covered(camera: Camera, canonical: Camera) -> Mask:
-    """Where a side camera covers the canonical one."""
-    nothing = np.zeros((camera.height, camera.width), np.uint8)
-    return virtual_pinhole(nothing, camera, canonical, DOWNWARD)[1]
+def _turned_down(camera: Camera, canonical: Camera) -> Resampler:
+    """Makes images of a side camera those of the canonical one; its maps are the same for every image of a drive."""
+    return Resampler(camera, canonical, source_from_target_rotation=DOWNWARD)

@@ -1,7 +1,7 @@
 """Off-the-shelf features of points, by a network of stage `masked_scene` that was trained on rooms (MSM).
 
-from scene_completion_training.points.features import features
-found = features(points, colours, normals, network="networks/mine")  # float16 [N, D]
+from scene_completion_training.points.features import PointNetwork
+levels = PointNetwork.open("networks/mine").levels(points, colours, normals)  # of each level, float16 [N, D_l]
 """
 
 import json
@@ -70,21 +70,6 @@ _AT_ONCE = 1 << 16  # points that features are sampled at
 _SPREAD = (0.02, 0.98)  # quantiles of a component that become the darkest and the brightest
 
 
-def features(
-    points: Reals,  # [N, 3], metres, z up
-    colours: Reals | None = None,  # [N, 3] in 0..1
-    normals: Reals | None = None,  # [N, 3] of unit length, zero where unknown
-    *,
-    network: str | Path,  # a folder of `scene-completion export`, or a checkpoint
-) -> Halves:
-    """Features of points, float16 [N, D]: those of all levels side by side, finest first.
-
-    Raises BundleError where there is no such network, or it is none of points; SequenceError where the points are none
-    that it can use.
-    """
-    return np.concatenate(PointNetwork.open(network).levels(points, colours, normals), axis=1)
-
-
 class PointNetwork:
     """A network of points, on the GPU where there is one.
 
@@ -99,7 +84,7 @@ class PointNetwork:
 
     @staticmethod
     def open(source: str | Path) -> "PointNetwork":
-        """Opens a network; arguments and errors as of `features`."""
+        """Opens a folder of `scene-completion export`, or a checkpoint; a `BundleError` if it is none of points."""
         return PointNetwork(*open_network(Path(source)), Path(source).stem)
 
     def untrained(self, seed: int) -> "PointNetwork":
@@ -116,7 +101,11 @@ class PointNetwork:
     def levels(
         self, points: Reals, colours: Reals | None = None, normals: Reals | None = None, rows: Ints | None = None
     ) -> tuple[Halves, ...]:
-        """Features [n, D_l] of each level, finest first, at all points or rows [n]; a SequenceError for no points."""
+        """Features [n, D_l] of each level, finest first, at all points or rows [n].
+
+        `points`: [N, 3], metres, z up; `colours`: [N, 3] in 0..1; `normals`: [N, 3] of unit length, zero where unknown.
+        Raises SequenceError where the points are none that it can use.
+        """
         self._check(points, colours, normals)
         place = np.asarray((points - points.min(axis=0)) / self.voxel_size, np.float32)
         index, chosen, _ = voxels_of(place, np.random.default_rng(0))

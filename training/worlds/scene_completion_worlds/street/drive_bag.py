@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.interfaces import Nodetype
-from rosbags.typesys.store import Typestore
 
-from scene_completion_ros.bags.writer import BagWriter
+from scene_completion_ros.bags.writer import BagWriter, cloud_fields, header_fields
 from scene_completion_ros.errors import ImageError
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.sequences.posed_sequence import EncodedImage, ImageSource, PosedSequence
-from scene_completion_training.arrays import Doubles, Floats
+from scene_completion_ros.voxels.cloud import POINT_FIELD_FLOAT32
+from scene_completion_training.arrays import Doubles
 from scene_completion_worlds.street.camera_rig import LEFT, LidarModel, make_rig
 from scene_completion_worlds.street.drive import StreetDrive
 from scene_completion_worlds.street.town import SEEDS_OF_ROLE
@@ -24,6 +23,7 @@ from scene_completion_worlds.street.town import SEEDS_OF_ROLE
 MAP, BASE, LIDAR = "map", "base_link", "velodyne"
 TRANSFORMS = "tf2_msgs/msg/TFMessage"
 POINT_ROUNDING_M = 1.0 / 256.0
+XYZ = [(axis, 4 * place, POINT_FIELD_FLOAT32, 1) for place, axis in enumerate("xyz")]
 
 
 def write_drive_bag(
@@ -39,27 +39,25 @@ def write_drive_bag(
         static = [(BASE, optical_frame(name), sequence.rig_from_camera[name]) for name in cameras]
         static += [(BASE, sensor, pose) for sensor, pose in sequence.rig_from_sensor.items()]
 
-        def write(topic: str, kind: str, fields: dict[str, Any], stamp_ns: int) -> None:
-            bag.write(topic, kind, _message(bag.typestore, kind, fields), stamp_ns)
-
         first = sequence.frames[0].stamp_ns
-        write("/tf_static", TRANSFORMS, _transforms(first, static), first)
+        bag.write("/tf_static", TRANSFORMS, _transforms(first, static), first)
         for index, frame in enumerate(sequence.frames):
             stamp, pose = frame.stamp_ns, frame.world_from_rig
-            write("/tf", TRANSFORMS, _transforms(stamp, [(MAP, BASE, pose)]), stamp)
-            write("/odom", "nav_msgs/msg/Odometry", _odometry(stamp, pose), stamp)
+            bag.write("/tf", TRANSFORMS, _transforms(stamp, [(MAP, BASE, pose)]), stamp)
+            bag.write("/odom", "nav_msgs/msg/Odometry", _odometry(stamp, pose), stamp)
             for name, topic in namespace.items():
                 optical = optical_frame(name)
                 info = _camera_info(stamp, optical, sequence.cameras[name])
-                write(f"{topic}/camera_info", "sensor_msgs/msg/CameraInfo", info, stamp)
+                bag.write(f"{topic}/camera_info", "sensor_msgs/msg/CameraInfo", info, stamp)
                 jpeg = np.frombuffer(_jpeg_of(frame.images[name]), np.uint8)
-                image = {"header": _header(stamp, optical), "format": "jpeg", "data": jpeg}
-                write(f"{topic}/image_raw/compressed", "sensor_msgs/msg/CompressedImage", image, stamp)
+                image = {"header": header_fields(stamp, optical), "format": "jpeg", "data": jpeg}
+                bag.write(f"{topic}/image_raw/compressed", "sensor_msgs/msg/CompressedImage", image, stamp)
             if lidar_every and index % lidar_every == 0 and (measured := sequence.lidar(index)) is not None:
                 points = sequence.rig_from_sensor[LIDAR].inverse().apply(measured)
                 # Sensors count in steps of millimetres; round numbers also compress well.
                 rounded = np.rint(points / POINT_ROUNDING_M).astype(np.float32) * np.float32(POINT_ROUNDING_M)
-                write("/velodyne_points", "sensor_msgs/msg/PointCloud2", _cloud(stamp, rounded), stamp)
+                cloud = cloud_fields(rounded, XYZ, stamp, LIDAR)
+                bag.write("/velodyne_points", "sensor_msgs/msg/PointCloud2", cloud, stamp)
 
 
 def _jpeg_of(source: ImageSource) -> bytes:
@@ -76,10 +74,6 @@ def optical_frame(camera: str) -> str:
     return f"{camera}_optical"
 
 
-def _header(stamp_ns: int, frame: str) -> dict[str, Any]:
-    return {"stamp": {"sec": stamp_ns // 10**9, "nanosec": stamp_ns % 10**9}, "frame_id": frame}
-
-
 def _named(names: str, values: Doubles) -> dict[str, float]:
     return dict(zip(names, values.tolist(), strict=True))
 
@@ -89,20 +83,20 @@ def _transforms(stamp_ns: int, edges: Sequence[tuple[str, str, RigidTransform]])
     found = []
     for parent, child, pose in edges:
         moved = {"translation": _named("xyz", pose.translation), "rotation": _named("xyzw", pose.quaternion)}
-        found.append({"header": _header(stamp_ns, parent), "child_frame_id": child, "transform": moved})
+        found.append({"header": header_fields(stamp_ns, parent), "child_frame_id": child, "transform": moved})
     return {"transforms": found}
 
 
 def _odometry(stamp_ns: int, pose: RigidTransform) -> dict[str, Any]:
     """Pose of the rig; the twist is left at zero."""
     place = {"position": _named("xyz", pose.translation), "orientation": _named("xyzw", pose.quaternion)}
-    return {"header": _header(stamp_ns, MAP), "child_frame_id": BASE, "pose": {"pose": place}}
+    return {"header": header_fields(stamp_ns, MAP), "child_frame_id": BASE, "pose": {"pose": place}}
 
 
 def _camera_info(stamp_ns: int, frame: str, camera: Camera) -> dict[str, Any]:
     """Calibration of a camera; an undistorted one has zeros in plumb_bob."""
     return {
-        "header": _header(stamp_ns, frame),
+        "header": header_fields(stamp_ns, frame),
         "height": camera.height,
         "width": camera.width,
         "distortion_model": "plumb_bob" if camera.distortion_model == "none" else camera.distortion_model,
@@ -111,35 +105,6 @@ def _camera_info(stamp_ns: int, frame: str, camera: Camera) -> dict[str, Any]:
         "r": np.eye(3).reshape(-1),
         "p": np.concatenate([camera.matrix, np.zeros((3, 1))], axis=1).reshape(-1).astype(np.float64),
     }
-
-
-def _cloud(stamp_ns: int, points: Floats) -> dict[str, Any]:
-    return {
-        "header": _header(stamp_ns, LIDAR),
-        "height": 1,
-        "width": len(points),
-        "fields": [{"name": name, "offset": 4 * k, "datatype": 7, "count": 1} for k, name in enumerate("xyz")],
-        "point_step": 12,
-        "row_step": 12 * len(points),
-        "data": np.ascontiguousarray(points, np.float32).view(np.uint8).reshape(-1),
-        "is_dense": True,
-    }
-
-
-def _message(store: Typestore, kind: str, fields: dict[str, Any]) -> Any:
-    """A message of a type: dictionaries become the messages in it, and what is left out is zero."""
-    values = {}
-    described: Any
-    for name, (node, described) in store.fielddefs[kind][1]:
-        if node is Nodetype.NAME:
-            values[name] = _message(store, described, fields.get(name, {}))
-        elif node is Nodetype.BASE:
-            values[name] = fields.get(name, 0)
-        elif described[0][0] is Nodetype.NAME:
-            values[name] = [_message(store, described[0][1], one) for one in fields[name]]
-        else:
-            values[name] = fields.get(name, np.zeros(described[1]))
-    return store.types[kind](**values)
 
 
 # Makes the bundled drive: `python -m scene_completion_worlds.street.drive_bag FOLDER`.
