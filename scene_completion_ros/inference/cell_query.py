@@ -257,20 +257,20 @@ class CellVoxels:
         """Labels and matches of voxels in view [N], flat indices: those of their cells; see `CellQuery.classes`."""
         if not words.labels and words.queried is None:
             return Labelled(np.zeros(len(targets), np.uint8), np.ones(len(targets), np.float32))
-        cell = self.cell_of[targets]
+        cell = self.cell_of.take(targets).astype(np.intp)  # NumPy converts other indices piece by piece
         wanted = np.zeros(len(others), np.bool_)  # each cell once: it has several voxels
         wanted[cell] = True
         chosen = np.flatnonzero(wanted).astype(np.int32)
         number = np.empty(len(others), np.int32)
         number[chosen] = np.arange(len(chosen), dtype=np.int32)
-        row = number[cell]
+        row = number.take(cell)
         units, label, confidence = self.query.classes(others, of_pixels, chosen)
         read = units, 0, *(np.zeros((2, 0), np.float32) for _ in range(3))
         taps = np.zeros(0, np.int32), np.zeros((0, 2), np.float32), np.zeros((0, 3), np.float32)
         points = Units(read, (row, np.arange(len(row), dtype=np.int32), *taps))
         if not words.labels or words.vocabulary is not None:
             return self._scores(points, words)
-        label, confidence = label[row], confidence[row]
+        label, confidence = label.take(row), confidence.take(row)
         if words.queried is None:
             return Labelled(label, confidence)
         return Labelled(label, confidence, self._scores(points, words._replace(labels=False)).matches)

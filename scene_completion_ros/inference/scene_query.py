@@ -24,8 +24,8 @@ from scene_completion_ros.inference.label_query import NO_WORDS, Labelled, Label
 from scene_completion_ros.inference.march import March
 from scene_completion_ros.inference.query_kernel import VoxelQuery, sample_bilinear
 from scene_completion_ros.jit import kernel_threads
-from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
-from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, VoxelState
+from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier, occupied_voxels
+from scene_completion_ros.voxels.semantic_voxels import PhraseMatches
 
 
 class Encoder(Protocol):
@@ -282,13 +282,13 @@ class _HostQuery(Generic[Voxels]):
         rays = prepared.march(alpha, sight)
         clock.lap("march")
         probability, state = prepared.classifier(alpha, rays.half_distance)
-        occupied = np.flatnonzero(state.reshape(-1) >= VoxelState.SURFACE)
+        occupied, of_occupied = occupied_voxels(state, probability)
         clock.lap("assemble")
         found = labelled(occupied)
         clock.lap("label")
         return SceneAnswer(
             occupied=occupied,
-            probability=probability.reshape(-1)[occupied],
+            probability=of_occupied,
             label=found.label,
             confidence=found.confidence,
             state=state,

@@ -16,6 +16,8 @@ from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 BINS = 4096
+# Bits of a float32 behind the first six of its mantissa, and the number that those before them make of 1.0.
+COARSE, LAST = np.int32(17), 0x3F800000 >> 17
 
 ZERO, HALF, ONE, TWO = np.float32(0.0), np.float32(0.5), np.float32(1.0), np.float32(2.0)
 LOG2_E, LN_2 = np.float32(1.0 / np.log(2.0)), np.float32(np.log(2.0))
@@ -30,10 +32,11 @@ SMALLEST_DEPTH = np.float32(1e-6)
 FREE_SEEN, FREE_INFERRED = np.uint8(VoxelState.FREE_SEEN), np.uint8(VoxelState.FREE_INFERRED)
 SURFACE, COMPLETED = np.uint8(VoxelState.SURFACE), np.uint8(VoxelState.COMPLETED)
 TO_OCCUPIED, NOWHERE = SURFACE - FREE_SEEN, np.float32(np.nan)
-# Of a block of about so many voxels: rows of what is known of them; and of where that is found, and their states.
-BLOCK, ROWS, PLACES = 512, 9, 3
-X, Y, Z, DISTANCE, SEEN_TO, BEYOND, WIDTH, VALUE, RISE = range(ROWS)
+# Of a block of so many voxels: rows of what is known of them; and of where that is found, and their states.
+BLOCK, ROWS, PLACES = 512, 10, 3
+X, Y, Z, DISTANCE, SEEN_TO, ALPHA, LOW, WIDTH, VALUE, RISE = range(ROWS)
 PIXEL, BIN, STATE = range(PLACES)
+LISTED, EIGHT_ONES = 4096, np.uint64(0x0101010101010101)  # voxels of a block that are listed at once; 1 in each byte
 
 
 # The C library's exp and log are called lane by lane, which takes as long as the rest of the query. These are plain
@@ -106,25 +109,27 @@ class VoxelClassifier:
         low, value = self.knots[:2]
         intervals = np.stack([low[:-1], np.diff(low), value[:-1], np.diff(value)], axis=1)
         self._intervals = np.append(intervals, np.full((1, 4), np.inf, np.float32), axis=0)
-        # Voxels of a block, whole columns of them, and which blocks have any in view.
-        self._size = grid.shape[2] * max(1, BLOCK // grid.shape[2])
-        starts = np.arange(0, in_view.size, self._size)
-        self._blocks = np.flatnonzero(np.logical_or.reduceat(in_view.reshape(-1), starts))
+        # The first interval of an alpha by its leading bits, which tell small ones apart, and how many more it may be.
+        edges = (np.arange(LAST + 2, dtype=np.int32) << COARSE).view(np.float32)
+        at = np.clip(np.searchsorted(low, edges, side="right") - 1, 0, len(low) - 2).astype(np.int32)
+        self._first, self._steps = at[:-1], int(np.diff(at).max())
+        shown = np.logical_or.reduceat(in_view.reshape(-1), np.arange(0, in_view.size, BLOCK))
+        self._blocks, self._blank = np.flatnonzero(shown), np.flatnonzero(~shown)  # of voxels, with any in view or none
         self._reach, self._kernel = _reach_kernel(), _classify_kernel()
 
     def __call__(
         self, alpha: NDArray[np.float32], half_distance: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Probability float32, state uint8 of `alpha`, all [X, Y, Z], by the march's `half_distance` [h, w]."""
-        probability = np.zeros(self.grid.shape, dtype=np.float32)
-        state = np.zeros(self.grid.shape, dtype=np.uint8)
+        probability, state = np.empty(self.grid.shape, dtype=np.float32), np.empty(self.grid.shape, dtype=np.uint8)
         reach = np.empty((half_distance.shape[0] + 1, half_distance.shape[1] + 1), dtype=np.float32)
         self._reach(half_distance, reach)
         scene = (tuple(part) for part in (self.pose, self.camera_voxel, self._intrinsics))  # numbers, not arrays
         self._kernel(
             *(alpha.reshape(-1), self._in_view.reshape(-1), half_distance, reach),
-            *(self._blocks, self._size, *self.grid.shape[1:], *scene, np.float32(0.5 * self.grid.voxel_size)),
-            *(self._intervals, self.knots[2], np.float32(self.threshold), probability.reshape(-1), state.reshape(-1)),
+            *(self._blocks, self._blank, *self.grid.shape[1:], *scene, np.float32(0.5 * self.grid.voxel_size)),
+            *(self._intervals, self._first, self._steps, np.float32(self.threshold)),
+            *(probability.reshape(-1), state.reshape(-1)),
         )
         return probability, state
 
@@ -161,47 +166,64 @@ def _reach_kernel() -> Callable[..., None]:
 def _classify_kernel() -> Callable[..., None]:
     """Probability and state of the voxels of some blocks of so many voxels, all [X Y Z]; see `VoxelClassifier`.
 
-    Loops are short, over one array, and look things up in loops of their own, so that the others run in vector lanes.
+    Loops are short, and go over one array or from another into it: so they run in vector lanes, even where they look
+    things up. numba tells LLVM that arguments do not overlap, as long as no other array has a view.
     """
 
     @kernel()
     def classify(  # type: ignore[no-untyped-def] # numba finds the types
-        alpha, in_view, half_distance, reach, blocks, most, count_y, count_z, pose, camera, intrinsics, tolerance,
-        intervals, bins, threshold, probability, state
+        alpha, in_view, half_distance, reach, blocks, blank, count_y, count_z, pose, camera, intrinsics, tolerance,
+        intervals, bins, steps, threshold, probability, state
     ) -> None:  # fmt: skip
         height, width = half_distance.shape
         seen_to, faces_to = half_distance.reshape(-1), reach.reshape(-1)
+        for number in prange(blank.size):
+            start = blank[number] * BLOCK
+            probability[start : start + BLOCK] = ZERO
+            state[start : start + BLOCK] = 0
         for number in prange(blocks.size):
-            start = blocks[number] * most
-            size = min(most, alpha.size - start)
-            work, place = np.empty((ROWS, most), np.float32), np.empty((PLACES, most), np.int32)
-            for first in range(0, size, count_z):
-                column = (start + first) // count_z
-                x, y = np.float32(column // count_y) + HALF, np.float32(column % count_y) + HALF
-                for j in range(first, first + count_z):
-                    work[X, j], work[Y, j], work[Z, j] = x, y, np.float32(j - first) + HALF
+            start = blocks[number] * BLOCK
+            size = min(BLOCK, alpha.size - start)
+            shown, opacities = in_view[start : start + size], alpha[start : start + size]
+            probabilities, states = probability[start : start + size], state[start : start + size]
+            work, place = np.empty((ROWS, BLOCK), np.float32), np.empty((PLACES, BLOCK), np.int32)
+            x, y, z = start // count_z // count_y, start // count_z % count_y, start % count_z
+            for j in range(size):  # halves keep the quotients away from whole numbers, so that they are exact
+                above = np.int32(z + j)
+                columns = np.int32((np.float32(above) + HALF) / np.float32(count_z))
+                across = np.int32(y + columns)
+                rows = np.int32((np.float32(across) + HALF) / np.float32(count_y))
+                work[X, j] = np.float32(np.int32(x + rows)) + HALF
+                work[Y, j] = np.float32(np.int32(across - rows * count_y)) + HALF
+                work[Z, j] = np.float32(np.int32(above - columns * count_z)) + HALF
             for j in range(size):
                 column, row, distance, _ = projected(work[X, j], work[Y, j], work[Z, j], pose, intrinsics)
                 c = min(max(np.int32(np.floor(column + HALF)), 0), width - 1)
                 r = min(max(np.int32(np.floor(row + HALF)), 0), height - 1)
                 place[PIXEL, j], work[DISTANCE, j] = r * width + c, distance
-            for j in range(size):  # NaN falls into the first bin
-                place[BIN, j] = min(max(np.int32(alpha[start + j] * np.float32(BINS)), 0), BINS - 1)
             for j in range(size):
-                work[SEEN_TO, j] = seen_to[np.uint32(place[PIXEL, j])]
-                a = alpha[start + j]
-                at = np.uint32(bins[np.uint32(place[BIN, j])])
-                while a > intervals[at + np.uint32(1), 0]:
-                    at += np.uint32(1)
-                interval = intervals[at]
-                work[BEYOND, j], work[WIDTH, j] = a - interval[0], interval[1]
-                work[VALUE, j], work[RISE, j] = interval[2], interval[3]
+                work[ALPHA, j], work[SEEN_TO, j] = opacities[j], seen_to[np.uint32(place[PIXEL, j])]
             for j in range(size):
-                share = work[BEYOND, j] / work[WIDTH, j]
+                leading: Any = np.float32(work[ALPHA, j]).view(np.int32) >> COARSE
+                place[BIN, j] = min(max(leading, 0), LAST)
+            for j in range(size):
+                place[BIN, j] = bins[np.uint32(place[BIN, j])]
+            for _ in range(steps):
+                for j in range(size):
+                    place[BIN, j] += work[ALPHA, j] > intervals[np.uint32(place[BIN, j] + 1), 0]
+            for part in range(4):
+                for j in range(size):
+                    work[LOW + part, j] = intervals[np.uint32(place[BIN, j]), part]
+            for j in range(size):
+                share = (work[ALPHA, j] - work[LOW, j]) / work[WIDTH, j]
                 p = work[VALUE, j] + min(max(share, ZERO), ONE) * work[RISE, j]
                 occupied = TO_OCCUPIED if p >= threshold else 0
                 free = FREE_SEEN if work[DISTANCE, j] <= work[SEEN_TO, j] + tolerance else FREE_INFERRED
                 work[VALUE, j], place[STATE, j] = p, free + occupied
+            for j in range(size):
+                place[STATE, j] = place[STATE, j] if shown[j] else 0
+            for j in range(size):
+                work[VALUE, j] = work[VALUE, j] if place[STATE, j] > 0 else ZERO
             hidden = 0
             for j in range(size):
                 place[PIXEL, hidden] = j
@@ -227,11 +249,43 @@ def _classify_kernel() -> Callable[..., None]:
                     if work[DISTANCE, n] <= faces_to[np.uint32(place[BIN, n])]:
                         place[STATE, np.uint32(place[PIXEL, n])] = SURFACE
             for j in range(size):
-                probability[start + j] = work[VALUE, j] if in_view[start + j] else ZERO
+                probabilities[j] = work[VALUE, j]
             for j in range(size):
-                state[start + j] = place[STATE, j] if in_view[start + j] else 0
+                states[j] = np.uint8(place[STATE, j])
 
     return classify
+
+
+def occupied_voxels(
+    state: NDArray[np.uint8], probability: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Flat indices [N] of the voxels of `state` [X, Y, Z] that are occupied, in order, and `probability` of these."""
+    occupied, found = _occupied_kernel()(state.reshape(-1), probability.reshape(-1))
+    return occupied, found
+
+
+@functools.cache
+def _occupied_kernel() -> Callable[..., Any]:
+    @kernel()
+    def listed(state: Any, probability: Any) -> Any:
+        blocks, eights = -(-state.size // LISTED), state[: state.size // 8 * 8].view(np.uint64)
+        ends = np.zeros(blocks + 1, np.int64)
+        for block in prange(blocks):
+            ends[block + 1] = (state[block * LISTED : (block + 1) * LISTED] >= SURFACE).sum()
+        ends = np.cumsum(ends)
+        occupied, found = np.empty(ends[-1], np.int64), np.empty(ends[-1], np.float32)
+        for block in prange(blocks):
+            at, stop = ends[block], min((block + 1) * LISTED, state.size)
+            for eight in range(block * LISTED // 8, (stop + 7) // 8):
+                # One more makes states of occupied voxels, and no others, 4 or 5: eight free ones are passed at once.
+                if eight == eights.size or (eights[eight] + EIGHT_ONES) & (EIGHT_ONES << np.uint64(2)):
+                    for i in range(8 * eight, min(8 * eight + 8, stop)):
+                        if state[i] >= SURFACE:
+                            occupied[at], found[at] = i, probability[i]
+                            at += 1
+        return occupied, found
+
+    return listed
 
 
 def axis_indices(flat: NDArray[np.integer], shape: tuple[int, int, int]) -> NDArray[np.int32]:

@@ -17,7 +17,7 @@ from scene_completion_ros.voxels.occupancy import (
     opacity,
     probability_of_log_odds,
 )
-from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier, exp_negative
+from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier, exp_negative, occupied_voxels
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 
@@ -122,3 +122,14 @@ def test_identity_calibration_keeps_alpha_and_nan_is_survived() -> None:
     probability, state = classify(alpha, np.full((48, 96), np.inf, dtype=np.float32))
     np.testing.assert_allclose(probability, alpha, atol=1e-7)
     assert state[10, 10, 10] == VoxelState.FREE_SEEN
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (5, 7, 11), (31, 33, 17)])
+def test_occupied_voxels_are_listed_in_order(shape: tuple[int, int, int]) -> None:
+    random = np.random.default_rng(0)
+    state, probability = random.integers(0, 5, shape).astype(np.uint8), random.random(shape).astype(np.float32)
+    state[0, 0, -1] = VoxelState.COMPLETED
+    expected = np.flatnonzero(state >= VoxelState.SURFACE)
+    occupied, found = occupied_voxels(state, probability)
+    np.testing.assert_array_equal(occupied, expected)
+    np.testing.assert_array_equal(found, probability.reshape(-1)[expected])
