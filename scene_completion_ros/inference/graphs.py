@@ -67,10 +67,10 @@ def graphs_of(bundle: StudentBundle) -> Iterator[StepGraph]:
     pixels = [(name, [1, *size, count]) for name, count in zip(PIXEL_OUTPUTS, channels, strict=True)]
     local, logits = ("local", [cells, volume.looked_up]), [cells, STRIDE**3]
     shapes = [cells, volume.around], logits, [columns, 2]
-    context, mean, ground = zip(COLUMN_OUTPUTS, shapes, strict=True)
+    around, mean, ground = zip(COLUMN_OUTPUTS, shapes, strict=True)
     hidden, others = zip(CELL_OUTPUTS, (logits, [cells, volume.of_cell]), strict=True)
     yield StepGraph(path, bundle.read_encoder(), [image, ("ground", [1, 2, *size])], pixels)
     given = [local, ("columns", [columns, volume.of_column])]
-    yield StepGraph(path.with_name(DECODER), bundle.read_decoder(), given, [context, mean, ground])
-    given, rows = [context, local, mean], min(CELL_ROWS, cells)
+    yield StepGraph(path.with_name(DECODER), bundle.read_decoder(), given, [around, mean, ground])
+    given, rows = [around, local, mean], min(CELL_ROWS, cells)
     yield StepGraph(path.with_name(CELLS), bundle.read_cells(), given, [hidden, others], rows)

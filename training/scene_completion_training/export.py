@@ -65,6 +65,32 @@ class ExportedPixels(nn.Module):
         return first, second, third
 
 
+class _Upwards(nn.Module):
+    """A block of the U-Net upwards, without the taps that nearest neighbours share.
+
+    Each place of the coarser map is four of the finer one, so a window of 3×3 meets 2×2 of the coarser map: that is a
+    transposed convolution with a stride of two.
+    """
+
+    def __init__(self, block: nn.Sequential) -> None:
+        super().__init__()
+        both, self.norm, self.activation = block
+        assert isinstance(both, nn.Conv2d)
+        coarse = both.in_channels - both.out_channels
+        self.coarser = nn.ConvTranspose2d(coarse, both.out_channels, 4, 2, 1, bias=False)
+        weight = both.weight.detach()[:, :coarse]
+        for axis in (2, 3):
+            first, middle, last = weight.unbind(axis)
+            weight = torch.stack([last, middle + last, first + middle, first], dim=axis)
+        self.coarser.weight = nn.Parameter(weight.transpose(0, 1).contiguous())
+        self.finer = nn.Conv2d(both.out_channels, both.out_channels, 3, padding=1)
+        self.finer.weight, self.finer.bias = nn.Parameter(both.weight.detach()[:, coarse:].clone()), both.bias
+
+    def forward(self, x: Tensor, finer: Tensor) -> Tensor:
+        """From maps [B, C, X, Y] and [B, C', 2 X, 2 Y] to one [B, C', 2 X, 2 Y]."""
+        return self.activation(self.norm(self.finer(finer) + self.coarser(x)))  # type: ignore[no-any-return]
+
+
 class ExportedColumns(nn.Module):
     """From what cells and columns are given to what is around each cell, in the order of the kernels: x y z."""
 
@@ -81,15 +107,16 @@ class ExportedColumns(nn.Module):
             part.reshape(-1, heights, *part.shape[1:]).transpose(0, 1).flatten(0, 1) for part in _of(decoder.context)
         )
         self.around = _linear(*around)
+        doubled = all(count % 2 ** len(decoder.up) == 0 for count in decoder.cells[:2])
+        self.up = nn.ModuleList(map(_Upwards, decoder.up)) if doubled else None  # type: ignore[arg-type]
 
     def forward(self, local: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See `COLUMN_OUTPUTS`."""
         count_x, count_y, heights = self.decoder.cells
         count = count_x * count_y
         entered = (self.enter_local(local.reshape(count, -1)) + self.enter(columns)).relu()
-        x = self.decoder.with_neighbours(
-            self.decoder.enter[2](entered.reshape(1, count_x, count_y, -1).permute(0, 3, 1, 2))
-        )
+        x = self.decoder.enter[2](entered.reshape(1, count_x, count_y, -1).permute(0, 3, 1, 2))
+        x = self.decoder.with_neighbours(x, self.up)
         around = self.around(x.permute(0, 2, 3, 1).reshape(count, -1)).reshape(count * heights, -1)
         mean = self.decoder.mean_of_cells().permute(0, 3, 2, 1).reshape(count * heights, STRIDE**3)
         ground = self.decoder.ground_of(self.decoder.ground(x), columns[:, -1].reshape(1, 1, count_x, count_y))

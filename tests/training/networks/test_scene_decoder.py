@@ -262,10 +262,12 @@ def test_what_motion_and_sensors_know_counts_by_its_precision() -> None:
 @pytest.mark.parametrize("known", [False, True])
 def test_kernels_around_the_exported_graph_compute_what_the_decoder_does(known: bool) -> None:
     """Lift, both graphs and query, with random weights and a random view: voxels, classes and the ground."""
+    # An odd number of cells is not twice that of the coarser map.
+    grid = GRID if known else VoxelGrid(GRID.origin, GRID.voxel_size, (18, 14, 8), GRID.frame)
     canonical = Camera(fx=41.3, fy=40.7, cx=31.2, cy=15.1, width=64, height=32)  # no cell lies on the edge of its image
     torch.manual_seed(0)
     made = SceneDecoder(
-        GRID, SPEC, classes=CLASSES, reduced=4, widths=(8, 8), context=4, hidden=8, ground=-1.0, use_pixel_classes=True
+        grid, SPEC, classes=CLASSES, reduced=4, widths=(8, 12), context=4, hidden=8, ground=-1.0, use_pixel_classes=True
     ).eval()
     assert made.trust is not None
     for parameter in (made.occupied.weight, made.named.weight, made.trust.weight, made.ground.weight, made.mean):
@@ -280,8 +282,8 @@ def test_kernels_around_the_exported_graph_compute_what_the_decoder_does(known: 
         8.0 * maps[:, 2:],
         torch.full((1, 1, 1, 1), float(known)),
     )
-    cells, voxels = (cell_lookups(GRID, stride, canonical, SPEC, matrix, torch.ones(1)) for stride in (STRIDE, 1))
-    volume = CellVolume(GRID, -1.0, ROAD, 0, CLASSES, 4, 4)
+    cells, voxels = (cell_lookups(grid, stride, canonical, SPEC, matrix, torch.ones(1)) for stride in (STRIDE, 1))
+    volume = CellVolume(grid, -1.0, ROAD, 0, CLASSES, 4, 4)
     lift = CellLift(volume, canonical, SPEC, upright)
     query = CellQuery(lift)
     with torch.no_grad():
@@ -293,7 +295,7 @@ def test_kernels_around_the_exported_graph_compute_what_the_decoder_does(known: 
         around, mean, ground = ExportedColumns(made)(local, columns)
         cells_alone = [part.numpy() for part in ExportedCells(made)(around, local, mean)]
         predicted = PredictedCells(*cells_alone, ground.numpy())
-    points = query.lift.volume_from_camera.inverse().apply(GRID.centres().reshape(-1, 3))
+    points = query.lift.volume_from_camera.inverse().apply(grid.centres().reshape(-1, 3))
     density = np.empty(len(points), np.float32)
     samples = query.prepare(points, np.arange(len(points), dtype=np.int32))
     query(surfaces[0].permute(1, 2, 0).numpy(), predicted, samples, density)

@@ -341,15 +341,21 @@ class SceneDecoder(nn.Module):
         part = functional.pad(values, beyond[::-1])[: count_x * size_x, : count_y * size_y]
         return part.reshape(count_x, size_x, count_y, size_y, heights, STRIDE).sum(dim=(1, 3)).permute(3, 2, 0, 1)
 
-    def with_neighbours(self, entered: Tensor) -> Tensor:
-        """What the U-Net makes of the columns [B, C, X, Y], C its finest width."""
+    def with_neighbours(self, entered: Tensor, upwards: nn.ModuleList | None = None) -> Tensor:
+        """What the U-Net makes of the columns [B, C, X, Y], C its finest width.
+
+        `upwards`: blocks that take a map and the finer one; None for those of training.
+        """
         levels = [entered]
         for down in self.down:
             levels.append(down(levels[-1]))
         x = levels.pop()
-        for up in reversed(self.up):
+        for up in reversed(upwards or self.up):
             finer = levels.pop()
-            x = up(torch.cat([functional.interpolate(x, finer.shape[2:], mode="nearest"), finer], dim=1))
+            if upwards is None:
+                x = up(torch.cat([functional.interpolate(x, finer.shape[2:], mode="nearest"), finer], dim=1))
+            else:
+                x = up(x, finer)
         return x
 
     def _voxels(self, cells: Tensor) -> Tensor:
