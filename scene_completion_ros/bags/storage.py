@@ -199,7 +199,7 @@ def open_storage(path: Path) -> tuple[Storage, list[str]]:
     copy = decompressed(files) if any(file.suffix in COMPRESSED for file in files) else None
     if copy is not None:
         files, losses = copy.files, losses + copy.losses
-    # Whoever opens files reads compressed messages, too; rosbags knows them by metadata.yaml, and no limit.
+    # What opens files reads compressed messages, too; rosbags knows them by metadata.yaml, and no limit.
     packed = copy is not None or str(information.get("compression_mode") or "none").lower() != "none"
     reason = ""
     for sources in [files] if packed or not information else [[path], files]:

@@ -1,6 +1,6 @@
 """The description of a metric, and the scores, tables and files that are made from that.
 
-A metric is one file: its functional form, what accumulates it, and at the end its registration, a `Metric`. Whoever
+A metric is one file: its functional form, what accumulates it, and at the end its registration, a `Metric`. What
 scores something (`evaluate`, `replay`) gives answers to a `Scores` and asks that for tables or plain values.
 """
 

@@ -41,7 +41,6 @@ from scene_completion_ros.inference.text_bank import (
     spaces_to_bytes,
     spaces_to_json,
 )
-from scene_completion_ros.removed import removed
 from scene_completion_ros.untrusted_files import (
     CURE,
     MOST_ARRAY_BYTES,
@@ -72,7 +71,7 @@ def _hash(fields: JsonObject, name: str) -> str:
 
 
 SCHEMA_VERSION = 8
-# Of 7, students that complete cells can be exported once more, but not run; of 6 there are others only.
+# Of 7, students that complete cells can be exported once more, but not run; of 6 only field students are read.
 SCHEMAS_READ = 6, 7, SCHEMA_VERSION
 MOST_CLASSES = 255  # a label is one byte
 LARGEST_SIDE = 8192  # pixels of the network's image, and cells of its features
@@ -579,11 +578,14 @@ def _parse_grid(fields: JsonObject) -> tuple[VoxelGrid, RigidTransform]:
 
 AUTO = "auto"
 _ON_THE_HUB = "hf:"  # how names of students there began
+_FETCHED = (
+    "hf: is not understood: use hf download owner/name --local-dir FOLDER, and name the folder (docs/packages.md)"
+)
 
 
 def refused_form(named: str | Path) -> str | None:
     """Why a student cannot be named like that; None where an earlier version had no other form of this kind."""
-    return removed("bundle", _ON_THE_HUB) if str(named).startswith(_ON_THE_HUB) else None
+    return _FETCHED if str(named).startswith(_ON_THE_HUB) else None
 
 
 def shipped_students() -> tuple[str, ...]:

@@ -448,7 +448,7 @@ class InferenceThread:
         vocabulary: FoldedVocabulary | None = None,  # what labels mean at first; None for the classes of the bundle
     ) -> None:
         self._outputs, self._counters, self._logger = outputs, counters, logger
-        # Whoever holds the lock either publishes or ends the activation, so that after its end nothing is published.
+        # The holder of the lock either publishes or ends the activation, so that after its end nothing is published.
         self._publishing = threading.Lock()
         self._epoch = Epoch(0, 0)
         self._overtaken_by: DropReason = DropReason.DEACTIVATED

@@ -25,7 +25,6 @@ from scene_completion_ros.inference.encoder import cpu_has_bf16, cpu_networks
 from scene_completion_ros.inference.gpu.parity import BF16, measure_voxels
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.text_bank import FeatureSpace, TextBank, feature_space_for
-from scene_completion_ros.removed import removed
 from scene_completion_training import clustering
 from scene_completion_training.checkpoints import Checkpoint, written_by
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
@@ -160,7 +159,7 @@ def export_scene(file: Path, folder: Path, *, name: str, licence: str, provenanc
     stored = Checkpoint.read(file)
     if "eyes" in stored.configuration:  # of before the key was renamed
         cure = f"Export it with {written_by(stored.record)}, which trained it"
-        raise ConfigurationError(str(removed("configuration key", "eyes")), where=str(file), cure=cure)
+        raise ConfigurationError("has encoder_checkpoint under its former name, eyes", where=str(file), cure=cure)
     settings, record = stored.configuration, stored.record
     field = stored.field_of(SceneField)
     encoder, _, frozen = read_frozen_encoder(

@@ -1,4 +1,4 @@
-"""What earlier versions had is refused by a sentence that says what to use instead."""
+"""How students are named."""
 
 import re
 from pathlib import Path
@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 
 from scene_completion_ros.errors import BundleError
-from scene_completion_ros.inference.bundle import open_student
-from scene_completion_ros.removed import removed
+from scene_completion_ros.inference.bundle import open_student, refused_form
 from scene_completion_ros.ros.parameters import SCHEMA
 from scene_completion_training.checkpoints import TrainedWeights
 
 
 def test_bundles_on_the_hub() -> None:
-    sentence = removed("bundle", "hf:")
+    sentence = refused_form("hf:owner/name@main")
     assert sentence
     assert next(spec for spec in SCHEMA if spec.name == "bundle").problem("hf:owner/name@main") == sentence
     for opened in (open_student, TrainedWeights.read):
