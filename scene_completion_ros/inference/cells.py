@@ -92,47 +92,6 @@ class CellVolume:
 ROAD, FLOOR = Ground("road", 2.0, 12.0, 0.1), Ground("floor", 0.3, 6.0, 0.2)
 
 
-class Lookups(NamedTuple):
-    """Where the cells of a volume look at an image: x y cells of the bird's-eye view, z heights."""
-
-    pixels: Any  # normalised coordinates [B, z, x y, 2], from -1 to 1 at the edges of the image
-    depth: Any  # z-depth of the cells [B, 1, z, x y], metres
-    in_view: Any  # 1 where a cell lies in the image [B, 1, z, x y]
-
-
-LOOK_LIMIT = 2.0  # cells beyond so many half widths of the image look at its border from there
-
-
-def cell_lookups(
-    grid: VoxelGrid, stride: int, camera: Camera, spec: PointCodeSpec, volume_from_camera: Any, side: Any
-) -> Lookups:
-    """Where the cells of a volume look at the image, for each pose of the camera in it.
-
-    `stride`: voxels to a cell along each axis; `volume_from_camera`: poses [B, 4, 4]; the volume is that of `grid`;
-    `side`: 1, or -1 for scenes [B] whose image and volume are mirrored from left to right.
-    """
-    xp = array_api_compat.array_namespace(volume_from_camera)
-    kind, one = volume_from_camera.dtype, xp.ones_like(side)
-    edge = grid.voxel_size * stride
-    device = array_api_compat.device(volume_from_camera)
-    axes = [
-        origin + edge * (xp.arange(-(-count // stride), dtype=kind, device=device) + 0.5)
-        for origin, count in zip(grid.origin, grid.shape, strict=True)
-    ]
-    z, x, y = xp.meshgrid(axes[2], axes[0], axes[1], indexing="ij")
-    cells = xp.reshape(xp.stack([x, y, z], axis=-1), (1, -1, 3))
-    places = cells * xp.stack([one, side, one], axis=-1)[:, None, :]
-    # The inverse of a rigid transform, for rows.
-    points = (places - volume_from_camera[:, None, :3, 3]) @ volume_from_camera[:, :3, :3]
-    pixels = spec.image_coordinates(points, camera)
-    in_view = xp.all(xp.abs(pixels) <= 1.0, axis=-1) & (points[..., 2] > 0.0)
-    pixels = xp.clip(pixels, -LOOK_LIMIT, LOOK_LIMIT) * xp.stack([side, one], axis=-1)[:, None, :]
-    heights = -(-grid.shape[2] // stride)
-    shape = (pixels.shape[0], heights, pixels.shape[1] // heights)
-    depth, shown = xp.reshape(points[..., 2], shape), xp.reshape(xp.astype(in_view, kind), shape)
-    return Lookups(xp.reshape(pixels, (*shape, 2)), depth[:, None], shown[:, None])
-
-
 def ground_code(camera: Camera, spec: PointCodeSpec, volume_from_camera: Any, level: float) -> Any:
     """Inverse depth codes [B, 1, H, W] of a level ground at a height in the volume; 1/∞ above the horizon."""
     xp = array_api_compat.array_namespace(volume_from_camera)

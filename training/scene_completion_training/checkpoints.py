@@ -103,6 +103,9 @@ class Checkpoint:
     link: Mapping[str, Tensor] = field(default_factory=dict)
     # Weights of a head that codes of points come from, empty where there is none.
     head: Mapping[str, Tensor] = field(default_factory=dict)
+    # Weights of the trunk of stages `pixels` and `completion`, empty for others.
+    trunk_weights: Mapping[str, Tensor] = field(default_factory=dict)
+    steps: int = 0  # that its training took so far
 
     @staticmethod
     def read(file: Path) -> "Checkpoint":
@@ -110,13 +113,14 @@ class Checkpoint:
         # Tensors and plain containers are all we accept.
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
-            state, link, head = (part_of(content["state_dict"], part) for part in ("field.", "link.", "head."))
+            parts = ("field.", "link.", "head.", "trunk.")
+            state, link, head, trunk = (part_of(content["state_dict"], part) for part in parts)
             record = content.get(KEY, {})
         except Exception as error:
             what = f"not a checkpoint of a density field ({error})"
             raise BundleError(what, where=str(file), cure="Name a checkpoint of `train`") from error
         refuse_later(record, str(file))
-        stored = Checkpoint(file, state, record, link, head)
+        stored = Checkpoint(file, state, record, link, head, trunk, int(content.get("global_step", 0)))
         learned = stored.stage_class.learns_link(stored.configuration)
         return stored if learned else dataclasses.replace(stored, link={})
 

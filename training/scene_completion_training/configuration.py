@@ -65,6 +65,10 @@ class TrainingConfiguration:
     gradient_clip: float = 5.0  # largest norm of the gradient; 0 leaves it as it is
     output: str = "runs/out"  # folder for checkpoints and curves
 
+    def parts(self) -> "dict[str, TrainingConfiguration]":
+        """The trainings that it consists of, by name; each may need those before it."""
+        return {self.stage: self}
+
     def completed(self: Completed) -> Completed:
         """The configuration with what follows from other trainings that it names."""
         return self

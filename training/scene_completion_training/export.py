@@ -26,13 +26,14 @@ from scene_completion_ros.inference.gpu.parity import BF16, measure_voxels
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.text_bank import FeatureSpace, TextBank, feature_space_for
 from scene_completion_training import clustering
-from scene_completion_training.checkpoints import Checkpoint, written_by
+from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import LAST_WEIGHTS, DensityField, link_calibration, part_of
-from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.scene_decoder import SceneDecoder
-from scene_completion_training.stages.completion import SceneField, read_frozen_encoder
+from scene_completion_training.networks.trunk import DepthAnythingTrunk
+from scene_completion_training.stages.completion import SceneField
+from scene_completion_training.stages.pixels import learned_weights, trained_trunk
 from scene_completion_training.viewpoint import Viewpoint
 
 # Those of clusters for streets, so that all students of streets share one palette, and those of ScanNet for rooms.
@@ -50,14 +51,13 @@ COLOURS: Mapping[str, tuple[int, int, int]] = clustering.CLASS_COLOURS | {
 class ExportedPixels(nn.Module):
     """From an image, and what is known of the ground, to what its pixels show."""
 
-    def __init__(self, field: SceneField, encoder: EncoderDecoder) -> None:
+    def __init__(self, field: SceneField, trunk: DepthAnythingTrunk) -> None:
         super().__init__()
-        self.trunk: Any = encoder.trunk
-        self.pixels, self.reduce = field.pixels, field.spatial.reduce
+        self.trunk, self.pixels, self.reduce = trunk, field.pixels, field.spatial.reduce
 
     def forward(self, image: Tensor, ground: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See `PIXEL_OUTPUTS`."""
-        view = self.pixels(*self.trunk.with_tokens(image), ground)
+        view = self.pixels(*self.trunk(image), ground)
         classes = view.classes.softmax(dim=1)
         maps = torch.cat([view.code, view.deviation], dim=1), classes, self.reduce(classes)
         first, second, third = (part.permute(0, 2, 3, 1) for part in maps)
@@ -117,7 +117,7 @@ class ExportedColumns(nn.Module):
         x = self.decoder.enter[2](entered.reshape(1, count_x, count_y, -1).permute(0, 3, 1, 2))
         x = self.decoder.with_neighbours(x, self.up)
         around = self.around(x.permute(0, 2, 3, 1).reshape(count, -1)).reshape(count * heights, -1)
-        mean = self.decoder.mean_of_cells().permute(0, 3, 2, 1).reshape(count * heights, STRIDE**3)
+        mean = self.decoder.mean_of_cells().reshape(STRIDE**3, heights, count).permute(2, 1, 0).reshape(-1, STRIDE**3)
         ground = self.decoder.ground_of(self.decoder.ground(x), columns[:, -1].reshape(1, 1, count_x, count_y))
         return around, mean, ground.permute(0, 2, 3, 1).reshape(-1, 2)
 
@@ -130,8 +130,7 @@ class ExportedCells(nn.Module):
         occupied, bias = _of(decoder.occupied)
         self.enter, self.mix = _linear(*_of(decoder.mix[0])), _linear(*_of(decoder.mix[2]))
         self.hidden = _linear(occupied[: STRIDE**3], bias[: STRIDE**3])
-        trust = (torch.zeros_like(occupied[:1]), torch.zeros(1)) if decoder.trust is None else _of(decoder.trust)
-        others = (occupied[STRIDE**3 :], bias[STRIDE**3 :]), _of(decoder.named), trust
+        others = (occupied[STRIDE**3 :], bias[STRIDE**3 :]), _of(decoder.named), _of(decoder.trust)
         self.others = _linear(*(torch.cat(parts) for parts in zip(*others, strict=True)))
 
     def forward(self, around: Tensor, local: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,16 +154,9 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 
 def export_scene(file: Path, folder: Path, *, name: str, licence: str, provenance: Mapping[str, Any]) -> StudentBundle:
-    """Exports a checkpoint of stage `completion` and what its encoder has of its own; see `export_bundle`."""
+    """Exports a checkpoint of stage `completion` and what its trunk has of its own; see `export_bundle`."""
     stored = Checkpoint.read(file)
-    if "eyes" in stored.configuration:  # of before the key was renamed
-        cure = f"Export it with {written_by(stored.record)}, which trained it"
-        raise ConfigurationError("has encoder_checkpoint under its former name, eyes", where=str(file), cure=cure)
-    settings, record = stored.configuration, stored.record
-    field = stored.field_of(SceneField)
-    encoder, _, frozen = read_frozen_encoder(
-        str(settings["encoder_checkpoint"]), str(settings["encoder_weights"]), stored.viewpoint
-    )
+    record, field, trunk = stored.record, stored.field_of(SceneField), trained_trunk(stored)
     # Its logit, before the softplus of density, is that of the probability.
     itself = {"log_scale": torch.zeros(()), "offset": torch.zeros(())}
     bundle = _described(
@@ -181,11 +173,11 @@ def export_scene(file: Path, folder: Path, *, name: str, licence: str, provenanc
         calibration=link_calibration(itself, stored.viewpoint.volume.voxel_size),
     )
     weights = {f"field.{key}": value for key, value in field.state_dict().items()}
-    weights |= {f"encoder.{key}": value for key, value in encoder.state_dict().items() if key in frozen.own}
+    weights |= {f"trunk.{key}": trunk.state_dict()[key] for key in learned_weights(trunk)}
     stored_weights = {key: value.detach().numpy().astype(np.float16) for key, value in weights.items()}
     ground = torch.from_numpy(stated_ground(field.camera, field.spec, field.volume.level, None))[None]
     image = {"image": torch.zeros(1, 3, field.camera.height, field.camera.width), "ground": ground}
-    pixels = graph_of(ExportedPixels(field, encoder), image, list(PIXEL_OUTPUTS))
+    pixels = graph_of(ExportedPixels(field, trunk), image, list(PIXEL_OUTPUTS))
     return bundle.save(folder, pixels, stored_weights, decoder_onnx(field))
 
 
@@ -198,11 +190,12 @@ def export_again(student: StudentBundle, folder: Path) -> StudentBundle:
     if student.volume is None:
         return student.save(folder, student.read_encoder(), weights)
     state = part_of({name: torch.from_numpy(value.astype(np.float32)) for name, value in weights.items()}, "field.")
-    if not state:
-        cure = "Export its checkpoint"
-        raise BundleError("are not those of stage completion", where=f"bundle {student.name}: weights", cure=cure)
-    field = SceneField.rebuilt(state, Viewpoint.of_bundle(student))
-    field.load_state_dict(state)
+    try:
+        field = SceneField.rebuilt(state, Viewpoint.of_bundle(student))
+        field.load_state_dict(state)
+    except (KeyError, RuntimeError) as error:
+        what, cure = "are not those of stage completion as this version has it", "Export its checkpoint"
+        raise BundleError(what, where=f"bundle {student.name}: weights", cure=cure) from error
     bundle = dataclasses.replace(student, volume=field.volume)
     return bundle.save(folder, student.read_encoder(), weights, decoder_onnx(field)).with_vocabulary(
         student.feature_spaces, student.text_bank()
@@ -254,7 +247,7 @@ def space_of_classes(bank: TextBank, names: Sequence[str]) -> FeatureSpace:
 
 OPSET = 18
 # Settings that name files of the machine that trained.
-_PLACES = ("output", "start_from", "pixels_from", "encoder_checkpoint", "teacher", "features_from", "encoder_weights")
+_PLACES = ("output", "start_from", "pixels_from", "teacher", "features_from", "encoder_weights")
 
 
 class FoldedEncoder(nn.Module):

@@ -62,7 +62,10 @@ def train(configuration: TrainingConfiguration, *, threads: int | None = None) -
     configuration, data = stage.settings, stage.make_data()
     record = TrainingRecord(dataclasses.asdict(configuration) | stage.remembered(), data)
     if resume is not None:
-        record.refuse_other(Checkpoint.read(resume).record)
+        stored = Checkpoint.read(resume)
+        record.refuse_other(stored.record)
+        if stored.steps >= configuration.steps:
+            return last
         stage.go_on()
     start = [] if resume else [FirstWeights()]
     trainer = _trainer(configuration, [record, *start, *stage.callbacks()])
@@ -72,6 +75,17 @@ def train(configuration: TrainingConfiguration, *, threads: int | None = None) -
     if configuration.steps % configuration.checkpoint_every:
         trainer.save_checkpoint(last)
     return last
+
+
+def train_parts(configuration: TrainingConfiguration, only: str = "", *, threads: int | None = None) -> Path:
+    """Trains all parts of a configuration in order, or one; the last checkpoint. What is trained already is left alone.
+
+    Raises ConfigurationError where there is no such part; or see `train`.
+    """
+    parts = configuration.parts()
+    if only and only not in parts:
+        raise ConfigurationError(f"no part {only!r}", where="--only", cure=f"There are {', '.join(parts)}")
+    return [train(part, threads=threads) for name, part in parts.items() if only in ("", name)][-1]
 
 
 class StepsLeft(lightning.Callback):

@@ -14,6 +14,7 @@ STAGES = {
     "agglomeration": "scene_completion_training.stages.agglomeration:AgglomerationStage",
     "point_agglomeration": "scene_completion_training.stages.agglomeration:PointAgglomerationStage",
     "semantics": "scene_completion_training.stages.feature_field:SemanticsStage",
+    "pixels": "scene_completion_training.stages.pixels:PixelStage",
     "completion": "scene_completion_training.stages.completion:CompletionStage",
     "masked_scene": "scene_completion_training.stages.masked_scene:MaskedSceneStage",
 }  # name, as `stage` in a configuration gives it -> module and class

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,20 +21,22 @@ from scene_completion_ros.inference.cells import (
     STRIDE,
     CellVolume,
     Measured,
-    cell_lookups,
     ground_code,
     volume_pose,
 )
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training.export import ExportedCells, ExportedColumns
-from scene_completion_training.networks.encoder_decoder import MetricDecoder
+from scene_completion_training.networks.pixel_head import PixelHead, PixelView, scaled
 from scene_completion_training.networks.scene_decoder import (
     CompletedScene,
-    PixelHead,
-    PixelView,
+    Look,
+    Lookups,
     SceneDecoder,
-    scaled,
+    centres_of,
+    look_up,
 )
+from scene_completion_training.stages.completion import in_cells
+from scene_completion_training.viewpoint import Viewpoint
 
 CAMERA = Camera(fx=20.0, fy=20.0, cx=15.5, cy=7.5, width=32, height=16)
 GRID = VoxelGrid((0.0, -3.2, -2.0), 0.4, (16, 16, 8), "turned")
@@ -45,6 +48,17 @@ def pose(pitch: float = 0.0, height: float = 0.0) -> torch.Tensor:
     """`volume_from_camera` of a camera that looks down and stands higher than usual."""
     turn = RigidTransform(rotation_of_angles(0.0, pitch, 0.0), np.array([0.0, 0.0, height]))
     return torch.from_numpy((turn @ DEFAULT_GRID_FROM_CAMERA).matrix).float()
+
+
+def looking(volume_from_camera: torch.Tensor, side: float = 1.0, camera: Camera = CAMERA) -> Look:
+    """Where a camera of this pose [4, 4] is looked at; `side`: -1 for a mirrored scene."""
+    options = {"volume_from_camera": volume_from_camera[None], "side": torch.tensor([side])}
+    return partial(look_up, camera=camera, spec=SPEC, **options)
+
+
+def looked_up(volume_from_camera: torch.Tensor, side: float = 1.0) -> Lookups:
+    """Of all cells."""
+    return looking(volume_from_camera, side)(centres_of(GRID, STRIDE)[None])
 
 
 def decoder(hidden: float = 0.0, before: float = 0.0, there: float = 0.0, **changes: Any) -> SceneDecoder:
@@ -65,16 +79,16 @@ def decoder(hidden: float = 0.0, before: float = 0.0, there: float = 0.0, **chan
 
 def completed(made: SceneDecoder, depth: torch.Tensor | float, deviation: float, label: int = 0) -> CompletedScene:
     """Of a view that sees these depths [1, 1, 16, 32], with this doubt, and this class everywhere."""
-    cells, voxels = (cell_lookups(GRID, stride, CAMERA, SPEC, pose()[None], torch.ones(1)) for stride in (STRIDE, 1))
     code = SPEC.depth_code_of_inverse(1.0 / torch.as_tensor(depth)).expand(1, 1, CAMERA.height, CAMERA.width)
     classes = 4.0 * functional.one_hot(torch.full(code.shape[2:], label), CLASSES + 1).permute(2, 0, 1)[None]
     with torch.no_grad():
-        return made(PixelView(code, torch.full_like(code, deviation), classes, torch.ones(1, 1, 1, 1)), cells, voxels)  # type: ignore[no-any-return]
+        view = PixelView(code, torch.full_like(code, deviation), classes, torch.ones(1, 1, 1, 1))
+        return made(view, looking(pose()))  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(("pitch", "height"), [(0.0, 0.0), (0.06, -0.7)])
 def test_cells_look_where_the_camera_projects_them(pitch: float, height: float) -> None:
-    where = cell_lookups(GRID, STRIDE, CAMERA, SPEC, pose(pitch, height)[None], torch.ones(1))
+    where = looked_up(pose(pitch, height))
     centres = VoxelGrid(GRID.origin, 0.8, (8, 8, 4), "cells").centres()  # a cell is two voxels wide
     volume_from_camera = RigidTransform.from_matrix(pose(pitch, height).double().numpy().round(12))
     points = volume_from_camera.inverse().apply(centres.transpose(2, 0, 1, 3).reshape(-1, 3))
@@ -92,14 +106,14 @@ def test_cells_look_where_the_camera_projects_them(pitch: float, height: float) 
 def test_cells_of_a_mirrored_scene_look_at_the_same_pixels() -> None:
     """Image and volume from left to right: what a cell looks up is what its mirror image looked up."""
     assert CAMERA.cx == (CAMERA.width - 1) / 2
-    tilted, image = pose(0.05, -0.3)[None], torch.randn(1, 2, 16, 32, generator=torch.Generator().manual_seed(0))
+    tilted, image = pose(0.05, -0.3), torch.randn(1, 2, 16, 32, generator=torch.Generator().manual_seed(0))
 
-    def looked_up(shown: torch.Tensor, mirrored: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        where = cell_lookups(GRID, STRIDE, CAMERA, SPEC, tilted, torch.tensor([-1.0 if mirrored else 1.0]))
-        sampled = functional.grid_sample(shown, where.pixels, padding_mode="border", align_corners=False)
-        return sampled.reshape(2, 4, 8, 8), where.depth.reshape(4, 8, 8)
+    def sampled(shown: torch.Tensor, side: float) -> tuple[torch.Tensor, torch.Tensor]:
+        where = looked_up(tilted, side)
+        found = functional.grid_sample(shown, where.pixels[:, None], padding_mode="border", align_corners=False)
+        return found.reshape(2, 4, 8, 8), where.depth.reshape(4, 8, 8)
 
-    plain, mirrored = looked_up(image, False), looked_up(image.flip(-1), True)
+    plain, mirrored = sampled(image, 1.0), sampled(image.flip(-1), -1.0)
     for found, expected in zip(mirrored, plain, strict=True):
         torch.testing.assert_close(found, expected.flip(-1), atol=1e-4, rtol=1e-4)
 
@@ -175,29 +189,32 @@ def test_a_level_ground_is_as_far_as_its_height_says() -> None:
     assert SPEC.inverse_depth(code[: int(CAMERA.cy)]).max() < 1e-6
 
 
-def test_a_head_for_pixels_predicts_the_depth_of_the_encoder_times_a_factor() -> None:
-    """Whatever its inputs, at first; and a factor, once it has learned one, is the same for all pixels of an image."""
+def test_a_head_for_pixels_sees_one_distance_until_it_learned() -> None:
+    """Whatever its inputs; and a factor, once it has learned one, is the same for all pixels of an image."""
     torch.manual_seed(0)
-    decoder, project, prior = MetricDecoder(6, 8), torch.nn.Conv2d(9, 8, 1), torch.randn(1, 1, 4, 6)
-    head = PixelHead((4, 6), SPEC, channels=6, tokens=5, classes=CLASSES, width=8)
-    head.take(decoder, project, prior)
-    fused, relative, tokens = torch.randn(2, 6, 4, 6), torch.rand(2, 1, 4, 6), torch.randn(2, 5, 2, 3)
-    expected = project(torch.cat([decoder([fused, relative]), prior.expand(2, -1, -1, -1)], dim=1))[:, :1]
-    plane = torch.randn(2, 2, 4, 6)
-    for ground in (torch.zeros(2, 2, 4, 6), plane):
-        torch.testing.assert_close(head(fused, relative, tokens, ground).code, expected)
+    head = PixelHead(SPEC, channels=6, tokens=5, classes=CLASSES, width=8, class_branch_channels=8)
+    fused, tokens = torch.randn(2, 6, 4, 6), torch.randn(2, 5, 2, 3)
+    plane = torch.randn(2, 2, 8, 12)
+    usual = math.sqrt(SPEC.near * SPEC.far)
+    for ground in (torch.zeros(2, 2, 8, 12), plane):
+        view = head(fused, tokens, ground)
+        assert view.code.shape == (2, 1, 8, 12) and view.classes.shape == (2, CLASSES + 1, 8, 12)
+        torch.testing.assert_close(1.0 / SPEC.inverse_depth(view.code), torch.full((2, 1, 8, 12), usual))
     torch.nn.init.normal_(head.factor[2].weight)
-    ratio = SPEC.inverse_depth(head(fused, relative, tokens, plane).code) / SPEC.inverse_depth(expected)
-    torch.testing.assert_close(ratio, ratio[:, :, :1, :1].expand_as(ratio), atol=1e-4, rtol=1e-4)
-    assert (ratio[0] - ratio[1]).abs().max() > 1e-3 and (ratio - 1.0).abs().max() > 1e-3
+    depth = 1.0 / SPEC.inverse_depth(head(fused, tokens, plane).code)
+    torch.testing.assert_close(depth, depth[:, :, :1, :1].expand_as(depth))
+    assert (depth[0] - depth[1]).abs().max() > 1e-3 and (depth - usual).abs().max() > 1e-3
+    again = PixelHead.rebuilt(head.state_dict(), Viewpoint())
+    again.load_state_dict(head.state_dict())
+    alone = PixelHead(SPEC, channels=6, tokens=5, classes=CLASSES, class_branch_channels=8, merging=False)
+    torch.nn.init.normal_(alone.depth.weight)
+    torch.nn.init.normal_(alone.naming[-1].weight)
+    one, other = (alone(fused, each, plane) for each in (tokens, tokens.flip(0)))  # such tokens name pixels alone
+    assert torch.equal(one.code, other.code) and not torch.allclose(one.classes, other.classes)
 
 
-def test_numpy_and_torch_look_at_the_same_places() -> None:
+def test_numpy_and_torch_see_the_same_ground() -> None:
     tilted = pose(0.05, -0.3)[None]
-    here = cell_lookups(GRID, STRIDE, CAMERA, SPEC, tilted, torch.ones(1))
-    there = cell_lookups(GRID, STRIDE, CAMERA, SPEC, tilted.numpy(), np.ones(1, np.float32))
-    for one, other in zip(here, there, strict=True):
-        np.testing.assert_allclose(one.numpy(), other, atol=1e-4)
     code = ground_code(CAMERA, SPEC, tilted.numpy(), -1.0)
     np.testing.assert_allclose(ground_code(CAMERA, SPEC, tilted, -1.0).numpy(), code, atol=1e-5)
 
@@ -211,28 +228,35 @@ def test_a_volume_stands_upright_and_looks_where_the_camera_looks() -> None:
     np.testing.assert_allclose(found.rotation, rotation_of_angles(0.0, np.radians(5.0), 0.0) @ axes, atol=1e-12)
 
 
-def test_the_mean_is_shifted_to_what_hidden_places_hold() -> None:
-    """A corner of one level is full to three fifths and was said to be to one: its logits rise by their difference."""
-    made, count = decoder(), torch.full(GRID.shape, 1000.0)
-    before, true = completed(made, 3.0, 0.02).occupied, 0.2 * count
-    true[:8, :8, 3] = 600.0
-    made.match_mean(true, 0.2 * count, count)
-    shift = (completed(made, 3.0, 0.02).occupied - before)[0]
-    # log(3 / 2) - log(1 / 4) outside the image, from whose corner the mean has no neighbour to be blended with
-    assert shift[:2, :4, 3].flatten().tolist() == pytest.approx([1.79] * 8, abs=0.01)
-    shift[..., 3] = 0.0
-    assert shift.abs().max().item() < 0.01
+def test_chosen_cells_are_those_of_the_whole_scene() -> None:
+    """In any order; the labels of their voxels are found in the same one."""
+    made = decoder(2.0, -2.0, 9.0)
+    torch.manual_seed(0)
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    view = PixelView(
+        torch.rand(1, 1, 16, 32), torch.full((1, 1, 16, 32), 0.1), torch.randn(1, 4, 16, 32), torch.ones(1, 1, 1, 1)
+    )
+    chosen = torch.randperm(256)[None, :40]
+    with torch.no_grad():
+        whole, some = made(view, looking(pose())), made.complete(view, looking(pose()), chosen)
+    voxels = in_cells(whole.occupied, math.nan)[0, chosen[0]]
+    torch.testing.assert_close(some.occupied[0], voxels)
+    torch.testing.assert_close(some.classes[0], whole.classes.flatten(2)[0, :, chosen[0]])
+    centres = torch.from_numpy(GRID.centres()).float()
+    place = torch.stack([in_cells(centres[None, ..., axis], math.nan)[0, chosen[0]] for axis in range(3)], dim=-1)
+    expected = made.centres[chosen[0]][:, None] + GRID.voxel_size * (made.inside - 0.5)
+    torch.testing.assert_close(place, expected)
 
 
 def test_a_cell_that_trusts_its_pixel_is_called_what_that_is() -> None:
     """A new branch is silent; with a trust of one it adds the log probability of the class, inside the image."""
-    made = decoder(use_pixel_classes=True)
-    assert made.trust is not None
+    made = decoder()
     silent = completed(made, 3.0, 0.1, label=1).classes
-    torch.nn.init.ones_(made.trust.bias)
+    torch.nn.init.ones_(made.trust.bias)  # type: ignore[arg-type]
     added = (completed(made, 3.0, 0.1, label=1).classes - silent).flatten(2)
     expected = torch.tensor([0.0, 4.0, 0.0, 0.0]).log_softmax(dim=0)[:CLASSES, None]
-    inside = cell_lookups(GRID, STRIDE, CAMERA, SPEC, pose()[None], torch.ones(1)).in_view.flatten(1)[0] > 0.5
+    inside = looked_up(pose()).in_view[0] > 0.5
     assert inside.any() and not inside.all()
     torch.testing.assert_close(added[0][:, inside], expected.expand(-1, int(inside.sum())))
     assert not added[0][:, ~inside].any()
@@ -266,10 +290,7 @@ def test_kernels_around_the_exported_graph_compute_what_the_decoder_does(known: 
     grid = GRID if known else VoxelGrid(GRID.origin, GRID.voxel_size, (18, 14, 8), GRID.frame)
     canonical = Camera(fx=41.3, fy=40.7, cx=31.2, cy=15.1, width=64, height=32)  # no cell lies on the edge of its image
     torch.manual_seed(0)
-    made = SceneDecoder(
-        grid, SPEC, classes=CLASSES, reduced=4, widths=(8, 12), context=4, hidden=8, ground=-1.0, use_pixel_classes=True
-    ).eval()
-    assert made.trust is not None
+    made = SceneDecoder(grid, SPEC, classes=CLASSES, reduced=4, widths=(8, 12), context=4, hidden=8, ground=-1.0).eval()
     for parameter in (made.occupied.weight, made.named.weight, made.trust.weight, made.ground.weight, made.mean):
         torch.nn.init.normal_(parameter)
     upright = RigidTransform.from_matrix(pose(0.06, -0.3).double().numpy().round(12)) if known else None
@@ -282,12 +303,11 @@ def test_kernels_around_the_exported_graph_compute_what_the_decoder_does(known: 
         8.0 * maps[:, 2:],
         torch.full((1, 1, 1, 1), float(known)),
     )
-    cells, voxels = (cell_lookups(grid, stride, canonical, SPEC, matrix, torch.ones(1)) for stride in (STRIDE, 1))
     volume = CellVolume(grid, -1.0, ROAD, 0, CLASSES, 4, 4)
     lift = CellLift(volume, canonical, SPEC, upright)
     query = CellQuery(lift)
     with torch.no_grad():
-        scene = made(view, cells, voxels)
+        scene = made(view, looking(matrix[0], camera=canonical))
         classes = view.classes.softmax(dim=1)
         surfaces = torch.cat([-SPEC.inverse_depth(view.code).log(), view.deviation], dim=1)
         given = lift(*(part[0].permute(1, 2, 0).contiguous().numpy() for part in (surfaces, made.reduce(classes))))
@@ -301,7 +321,7 @@ def test_kernels_around_the_exported_graph_compute_what_the_decoder_does(known: 
     query(surfaces[0].permute(1, 2, 0).numpy(), predicted, samples, density)
     difference = np.abs(1.0 - np.exp(-density) - scene.occupied.sigmoid().numpy().reshape(-1))
     assert (difference < 1e-4).mean() > 0.99  # others look between two pixels
-    assert scene.occupied.sigmoid().std() > 0.2
+    assert scene.occupied.sigmoid().std() > 0.1
     chosen = np.arange(math.prod(volume.cells), dtype=np.int32)
     units, label, _ = query.classes(predicted.others, classes[0].permute(1, 2, 0).contiguous().numpy(), chosen)
     expected = scene.classes.softmax(dim=1)[0].permute(2, 3, 1, 0).reshape(-1, CLASSES).numpy()

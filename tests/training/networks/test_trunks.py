@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
-import onnxruntime
 import pytest
 import torch
 from transformers import DepthAnythingForDepthEstimation
@@ -11,7 +9,7 @@ from transformers import DepthAnythingForDepthEstimation
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import Camera
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.export import FoldedEncoder, encoder_onnx, feature_size
+from scene_completion_training.export import FoldedEncoder, feature_size
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField
@@ -95,35 +93,36 @@ def _trunk(depth_model: Path, **options: bool | int) -> DepthAnythingTrunk:
     return DepthAnythingTrunk(weights=str(depth_model), **options)  # type: ignore[arg-type]
 
 
-def test_its_depth_is_that_of_the_network(depth_model: Path) -> None:
-    trunk = _trunk(depth_model)
+def test_it_fuses_what_the_network_fuses(depth_model: Path) -> None:
+    """Whichever blocks are frozen. The network doubles the size of its map, which here has its own."""
     image = 255.0 * torch.rand(1, 3, *SIZE)
     network = DepthAnythingForDepthEstimation.from_pretrained(depth_model)
-    resized = torch.nn.functional.interpolate(trunk.normalised(image), [14 * n for n in PATCHES], mode="bilinear")
-    with torch.no_grad():
-        expected = network(pixel_values=resized).predicted_depth[:, None]
-        fused, depth = trunk(image)
-    assert fused.shape == (1, 12, 16, 32) and depth.shape == (1, 1, 16, 32)
-    expected = torch.nn.functional.interpolate(expected, (16, 32), mode="bilinear")
-    torch.testing.assert_close(depth, expected, atol=1e-5, rtol=1e-4)
+    resized = torch.nn.functional.interpolate(
+        _trunk(depth_model).normalised(image), [14 * n for n in PATCHES], mode="bilinear"
+    )
+    for frozen in (0, 2, 3, 4):
+        trunk = _trunk(depth_model, frozen_blocks=frozen)
+        with torch.no_grad():
+            states = network.backbone(resized).feature_maps
+            expected = network.neck(list(states), *PATCHES)[-1]
+            fused, tokens = trunk.maps(trunk.states(image), *PATCHES)
+        assert fused.shape == (1, 12, 4 * PATCHES[0], 4 * PATCHES[1])
+        doubled = torch.nn.functional.interpolate(fused, scale_factor=2.0, mode="bilinear", align_corners=True)
+        torch.testing.assert_close(doubled, expected, atol=1e-5, rtol=1e-4)
+        last = states[-1][:, 1:].transpose(1, 2).reshape(tokens.shape)
+        torch.testing.assert_close(tokens, last, atol=1e-5, rtol=1e-4)
 
 
-def test_a_field_on_it_learns_depth_and_is_exported(depth_model: Path) -> None:
-    encoder = EncoderDecoder(SIZE, channels=24, trunk="depth_anything", weights=str(depth_model), frozen_blocks=0)
-    field = DensityField(CAMERA, encoder=encoder, hidden=32)
-    image = 255.0 * torch.rand(2, 3, *SIZE)
-    seen = field.observe(image)
-    features, code = seen.hidden_map, seen.depth_code
-    assert features.shape == (2, 32, 16, 32) and code.shape == (2, 16, 32)
-    loss = features.square().sum() + code.square().sum() + encoder.decoder(encoder.trunk_maps(image)).square().sum()
-    loss.backward()  # type: ignore[no-untyped-call]
-    for part in (encoder.trunk.backbone.embeddings, encoder.trunk.neck, encoder.trunk.head):
-        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
-    assert feature_size(field, CAMERA) == (16, 32)
-    session = onnxruntime.InferenceSession(encoder_onnx(field.eval(), CAMERA), providers=["CPUExecutionProvider"])
-    (exported,) = session.run(None, {"image": image[:1].numpy()})
-    expected = features[:1].detach().permute(0, 2, 3, 1).numpy()
-    np.testing.assert_allclose(exported, expected, atol=5e-3 * np.abs(expected).max())  # weights are stored as halves
+def test_the_neck_reads_the_last_block_in_place_of_later_ones(depth_model: Path) -> None:
+    image = 255.0 * torch.rand(1, 3, *SIZE)
+    trunk = _trunk(depth_model, frozen_blocks=1, blocks=2)
+    given: list[list[torch.Tensor]] = []
+    trunk.neck.reassemble_stage.register_forward_hook(lambda module, inputs, output: given.append(inputs[0]))
+    trunk(image)
+    (states,) = given
+    assert len(states) == 4 and torch.equal(states[1], states[3]) and not torch.equal(states[0], states[1])
+    with pytest.raises(ConfigurationError, match="3 frozen of 2 blocks, it has 4"):
+        _trunk(depth_model, frozen_blocks=3, blocks=2)
 
 
 @pytest.mark.parametrize("frozen", [0, 3])

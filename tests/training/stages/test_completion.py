@@ -13,7 +13,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import safetensors.numpy
 import torch
 from safetensors.numpy import load_file
 
@@ -34,6 +33,7 @@ from scene_completion_ros.sequences.opening import open_recording, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, mounting, reference_camera
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.completion_samples import (
+    CompletionData,
     CompletionDataSettings,
     CompletionSamples,
     CompletionSource,
@@ -43,21 +43,18 @@ from scene_completion_training.data.completion_samples import (
 )
 from scene_completion_training.evaluation.checkpoints import CanonicalImages
 from scene_completion_training.evaluation.deployed import DeployedStudent
-from scene_completion_training.export import export_scene, space_of_classes
-from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.networks.encoder_decoder import EncoderDecoder
-from scene_completion_training.networks.scene_decoder import CompletedScene, PixelView
-from scene_completion_training.runner import make_stage, train
-from scene_completion_training.stages.completion import (
-    CompletionConfiguration,
-    CompletionStage,
-    SceneField,
-    read_frozen_encoder,
-)
-from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
+from scene_completion_training.export import space_of_classes
+from scene_completion_training.networks.pixel_head import PixelView
+from scene_completion_training.networks.scene_decoder import CompletedScene
+from scene_completion_training.networks.trunk import DepthAnythingTrunk
+from scene_completion_training.runner import make_stage, train, train_parts
+from scene_completion_training.stage import Stage
+from scene_completion_training.stages.completion import CompletionConfiguration, CompletionStage, SceneField
+from scene_completion_training.stages.pixels import PixelConfiguration, learned_weights, trained_trunk
+from scene_completion_training.viewpoint import CameraSettings, VolumeSettings
 from scene_completion_worlds.room.walk import RoomWalk
 from tests.training.foundation.tiny_models import saved_depth_model
-from tests.training.small_trainings import cut_off, save_checkpoint
+from tests.training.small_trainings import cut_off
 
 Settings = Callable[..., CompletionConfiguration]
 CAMERA = CameraSettings(width=128, height=64, field_of_view=80.0)
@@ -79,49 +76,40 @@ def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved_depth_model(tmp_path_factory.mktemp("depth") / "tiny")
 
 
-@pytest.fixture(scope="module")
-def encoder_file(trunk: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of an encoder that was trained on it."""
-    import safetensors.torch
-
-    torch.manual_seed(0)
-    encoder = EncoderDecoder((64, 128), trunk="depth_anything", weights=str(trunk), frozen_blocks=2)
-    encoder.prior.normal_()
-    file = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
-    safetensors.torch.save_file({name: value.contiguous() for name, value in encoder.state_dict().items()}, file)
-    return file
-
-
 def configured(recording: Path, output: Path, **changes: Any) -> CompletionConfiguration:
-    """A training of a few steps."""
+    """A training of a few steps, of pixels and then of cells."""
     sources, cache = [CompletionSource(str(recording))], str(recording.parent / "cache")
+    few = {"steps": 4, "warmup": 1, "checkpoint_every": 2, "log_every": 1, "ema_decay": 0.0}
+    plain = CompletionDataSettings(batch_size=2, workers=0)
     values: dict[str, Any] = {
-        "data": CompletionDataSettings(sources=sources, cache=cache, batch_size=2, workers=0),
+        **few,
+        "data": dataclasses.replace(plain, sources=sources, cache=cache),
+        "pixels": PixelConfiguration(**few, frozen_blocks=2, class_branch_channels=8, data=plain),
+        "cells": 200,
         "widths": (8, 12),
         "context": 4,
         "reduced": 4,
-        "steps": 4,
-        "warmup": 1,
-        "checkpoint_every": 2,
-        "log_every": 1,
-        "ema_decay": 0.0,
         "output": str(output),
     }
     return CompletionConfiguration(**values | changes)
 
 
 @pytest.fixture(scope="module")
-def settings(town: Path, trunk: Path, encoder_file: Path) -> Settings:
+def settings(town: Path, trunk: Path) -> Settings:
     """Makes trainings in the town: of an output and of what changes."""
-    return partial(
-        configured, town, encoder_checkpoint=str(encoder_file), encoder_weights=str(trunk), camera=CAMERA, volume=VOLUME
-    )
+    return partial(configured, town, encoder_weights=str(trunk), camera=CAMERA, volume=VOLUME)
 
 
 @pytest.fixture(scope="module")
 def trained(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoint of a few steps."""
-    return train(settings(tmp_path_factory.mktemp("runs") / "whole"))
+    """Checkpoint of a few steps of both parts."""
+    return train_parts(settings(tmp_path_factory.mktemp("runs") / "whole"))
+
+
+@pytest.fixture(scope="module")
+def pixels(trained: Path) -> str:
+    """Checkpoint of its first part."""
+    return str(trained.parents[1] / "pixels" / "checkpoints" / "last.ckpt")
 
 
 @pytest.fixture(scope="module")
@@ -133,39 +121,69 @@ def bundle(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> StudentBu
 
 
 def test_a_training_that_is_cut_goes_on_the_same(trained: Path, settings: Settings, tmp_path: Path) -> None:
+    """In either part; and what is trained already is left as it is."""
     cut = settings(tmp_path)
-    with cut_off(3):
-        train(cut)
-    resumed = Checkpoint.read(train(cut)).state
-    for name, value in Checkpoint.read(trained).state.items():
-        assert torch.equal(resumed[name], value), name
+    for _ in cut.parts():
+        with cut_off(3):
+            train_parts(cut)
+    last = train_parts(cut)
+    for now, before in (
+        (last, trained),
+        (last.parents[1] / "pixels/checkpoints/last.ckpt", trained.parents[1] / "pixels/checkpoints/last.ckpt"),
+    ):
+        for name, value in Checkpoint.read(before).state.items():
+            assert torch.equal(Checkpoint.read(now).state[name], value), name
+    written = last.stat().st_mtime_ns
+    assert train_parts(cut) == last and last.stat().st_mtime_ns == written
+    with pytest.raises(ConfigurationError, match="no part 'teachers'.*There are pixels, student"):
+        train_parts(cut, "teachers")
 
 
-def test_it_learns(settings: Settings, tmp_path: Path) -> None:
-    """Two frames again and again: voxels, classes and depth are nearer to the truth than at the start."""
-    configuration = settings(tmp_path, steps=60, learning_rate=0.01)
-    stage = CompletionStage(configuration)
-    batch = first_frame(stage)
+def test_it_learns(settings: Settings, pixels: str, tmp_path: Path) -> None:
+    """Two frames again and again: depth, classes and voxels are nearer to the truth than at the start."""
+    whole = settings(tmp_path, steps=60, learning_rate=0.01)
+    whole.pixels = dataclasses.replace(whole.pixels, steps=60, learning_rate=0.01)
 
-    def losses(made: CompletionStage) -> dict[str, float]:
+    def losses(made: Stage) -> dict[str, float]:
         with torch.no_grad():
-            terms = made.eval().terms(batch, torch.Generator().manual_seed(0))
+            terms = made.eval().terms(first_frame(made), torch.Generator().manual_seed(0))
         return {name: value.item() for name, value in terms.items()}
 
-    before = losses(stage)
-    stage.field.load_state_dict(dict(Checkpoint.read(train(configuration)).state))
-    after = losses(stage)
-    for name in ("occupied", "classes", "depth", "pixels"):
-        assert after[name] < 0.95 * before[name], (name, before, after)
+    for part, start, names in (
+        (whole.parts()["pixels"], {}, ("depth", "pixels")),
+        (whole, {"pixels_from": pixels}, ("occupied", "classes")),
+    ):
+        configuration = dataclasses.replace(part, **start)
+        stage = make_stage(configuration)
+        before = losses(stage)
+        stored = Checkpoint.read(train(configuration))
+        stage.field.load_state_dict(dict(stored.state))
+        stage.trunk.load_state_dict(dict(stored.trunk_weights))
+        after = losses(stage)
+        for name in names:
+            assert after[name] < 0.95 * before[name], (name, before, after)
 
 
-def test_a_rendered_image_may_be_shown_with_its_true_depth(settings: Settings, tmp_path: Path) -> None:
-    """But at its rim, which is unknown; and no loss of the volume moves the depth of pixels."""
-    stage = CompletionStage(settings(tmp_path))
+def test_the_first_blocks_of_the_trunk_stay(trained: Path, pixels: str, trunk: Path) -> None:
+    """The others learn with the pixels, and stay where cells learn."""
+    published = dict(DepthAnythingTrunk(weights=str(trunk)).state_dict())
+    learned, kept = (Checkpoint.read(Path(file)).trunk_weights for file in (pixels, trained))
+    changed = {name for name, value in published.items() if not torch.equal(learned[name], value)}
+    assert changed and all(
+        "layer.2" in name or "layer.3" in name or "neck" in name or "layernorm" in name for name in changed
+    )
+    assert any("layer.2" in name for name in changed) and any("neck" in name for name in changed)
+    assert all(torch.equal(kept[name], value) for name, value in learned.items())
+
+
+def test_a_rendered_image_may_be_shown_with_its_true_depth(settings: Settings, pixels: str, tmp_path: Path) -> None:
+    """But at its rim, which is unknown."""
+    stage = CompletionStage(settings(tmp_path, pixels_from=pixels))
     batch, spec = first_frame(stage) | {"known": torch.zeros(1, dtype=torch.bool)}, stage.field.spec
     views: list[PixelView] = []
     stage.field.pixels.register_forward_hook(lambda module, given, view: views.append(view))
-    stage.field.register_forward_pre_hook(lambda module, given: views.append(given[0]))
+    complete = stage.field.complete
+    stage.field.complete = lambda view, *given: (views.append(view), complete(view, *given))[1]  # type: ignore[assignment]
     batch["depth"] = torch.where(batch["depth"] > 0.0, batch["depth"], 10.0)
     batch["depth"][:, 0] = 0.0
 
@@ -178,8 +196,6 @@ def test_a_rendered_image_may_be_shown_with_its_true_depth(settings: Settings, t
 
     own, exact = shown(False), shown(True)
     torch.testing.assert_close(own.code, views[0].code)
-    assert views[0].code.requires_grad and views[0].classes.requires_grad
-    assert not any(each.requires_grad for view in (own, exact) for each in (view.code, view.deviation))
     assert (exact.classes[0].argmax(dim=0) == batch["classes"][0] - 1)[batch["classes"][0] != INVALID].all()
     true = 1.0 / batch["depth"][0].clamp(spec.minimum_depth, spec.far)
     near = true[19:22, 29:32].mean().item()
@@ -192,20 +208,21 @@ def test_a_rendered_image_may_be_shown_with_its_true_depth(settings: Settings, t
     torch.testing.assert_close(shown(True).code, own.code)
 
 
-def test_a_pair_says_nothing_of_what_is_free(settings: Settings, tmp_path: Path) -> None:
+def test_a_pair_says_nothing_of_what_is_free(settings: Settings, pixels: str, tmp_path: Path) -> None:
     """It knows no surface far away either: what it says stands close by teaches classes and the ground alone."""
-    stage = CompletionStage(settings(tmp_path))
+    stage = CompletionStage(settings(tmp_path, pixels_from=pixels))
     batch = first_frame(stage)
     batch["label"] = torch.where(batch["label"] == EMPTY, INVALID, batch["label"])
     terms = stage.terms(batch, torch.Generator().manual_seed(0))
     assert terms["occupied"] == 0.0 and terms["classes"] > 0.0 and terms["ground"] != 0.0
 
 
-def first_frame(stage: CompletionStage) -> dict[str, torch.Tensor]:
+def first_frame(stage: Stage) -> dict[str, torch.Tensor]:
     """The first frame of a stage's training, as it is, as a batch of one."""
     data, configuration = stage.make_data(), stage.settings
+    assert isinstance(data, CompletionData)
     data.setup("fit")
-    groups, viewpoint = data.groups["training"], stage.viewpoint
+    groups, viewpoint = data.groups["training"], data.viewpoint
     sample = CompletionSamples(groups, [1.0], configuration.data, viewpoint, seed=0, length=2, plain=True)[0]
     return {name: value[None] for name, value in sample.items()}
 
@@ -220,14 +237,11 @@ def points_of(message: Any) -> np.ndarray:
 def seen_by_torch(trained: Path, sequence: PosedSequence, known: bool) -> tuple[CompletedScene, RigidTransform]:
     """What a checkpoint makes of the first frame, and the place of the camera in its volume."""
     stored, camera = Checkpoint.read(trained), reference_camera(sequence)
-    settings, field, no = stored.configuration, stored.field_of(SceneField).eval(), torch.zeros(1, dtype=torch.bool)
-    _, _, frozen = read_frozen_encoder(
-        str(settings["encoder_checkpoint"]), str(settings["encoder_weights"]), stored.viewpoint
-    )
+    trunk, field, no = trained_trunk(stored), stored.field_of(SceneField).eval(), torch.zeros(1, dtype=torch.bool)
     own = level_pose(sequence, camera, field.viewpoint) if known else DEFAULT_GRID_FROM_CAMERA
     matrix = torch.from_numpy(own.matrix).float()[None]
     with torch.inference_mode():
-        maps = frozen.see(CanonicalImages(field.camera, False)(sequence, 0, camera)[None])
+        maps = trunk(CanonicalImages(field.camera, False)(sequence, 0, camera)[None])
         ground = field.stated_ground(matrix, torch.tensor([known]), no)
         return field(field.look(maps, ground), matrix, no), own
 
@@ -357,25 +371,20 @@ def test_words_find_the_classes_that_a_bank_describes(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"camera": CameraSettings(width=64, height=64)}, "no encoder on Depth Anything of this size"),
         ({"data": CompletionDataSettings()}, "names no recording"),
-        ({"pixels_from": str(DEFAULT_BUNDLE)}, "no head for pixels of this kind"),
-        ({"merging": False}, "nothing reads the tokens"),
-        ({"class_branch_steps": 2}, "no such branch"),
-        ({"class_branch_channels": 8, "class_branch_steps": 2, "pixels_from": None}, "its head for pixels stays"),
-        ({"class_branch_channels": 8, "pixels_from": None}, "naming"),  # a branch that is not there, and never learns
-        ({"only_pixels": True, "start_from": None}, "with its mean, which go on"),
-        ({"mean_of": 2, "start_from": None}, "mean_of"),
-        ({"widths": (8, 16), "start_from": None}, "for the same camera, volume and widths"),
+        ({"pixels_from": str(DEFAULT_BUNDLE)}, "not a checkpoint of a density field"),
+        ({"pixels_from": None, "world": "rooms"}, "its pixels have other classes than rooms"),
+        ({"start_from": None, "widths": (8, 16)}, "for the same volume and widths"),
+        ({"start_from": str(DEFAULT_BUNDLE)}, "has no decoder of this kind"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(
-    changes: dict[str, Any], words: str, settings: Settings, bundle: StudentBundle, tmp_path: Path
+    changes: dict[str, Any], words: str, settings: Settings, trained: Path, pixels: str, tmp_path: Path
 ) -> None:
-    """None stands for the student of the town."""
-    given = {name: str(bundle.folder) if value is None else value for name, value in changes.items()}
+    """None stands for the checkpoint of the town."""
+    given = {name: str(trained) if value is None else value for name, value in changes.items()}
     with pytest.raises((BundleError, ConfigurationError), match=words):
-        train(settings(tmp_path, **given))
+        train(settings(tmp_path, **{"pixels_from": pixels, **given}))
 
 
 def test_voxels_of_a_tilted_volume_are_those_nearest_to_them() -> None:
@@ -410,7 +419,9 @@ def test_a_sample_holds_what_is_true_in_the_stated_volume(town: Path, trained: P
     """As it is stated, the volume of a town is its own grid, resampled; mirrored, it is that from the other side."""
     stored = Checkpoint.read(trained)
     sequence = open_recording(town)
-    (folder,) = (town.parent / "cache").iterdir()
+    folder = next(
+        each for each in (town.parent / "cache").iterdir() if "fused" in load_file(each / "000000.safetensors")
+    )
     data = CompletionDataSettings(unknown_pose=0.0, stated_pitch=0.0, stated_height=0.0, depth_scale=0.0)
     samples = CompletionSamples([[folder / "000000.safetensors"]], [1.0], data, stored.viewpoint, seed=0, length=9)
     plain, mirrored = (
@@ -429,49 +440,35 @@ def test_a_sample_holds_what_is_true_in_the_stated_volume(town: Path, trained: P
 
 
 def test_frames_are_looked_at_again_in_other_colours(settings: Settings, tmp_path: Path) -> None:
-    """The truth of a frame stays, and its first look is the frame as it is; a head for pixels is served no voxels."""
+    """The truth of a frame stays, and its first look is the frame as it is; pixels are served no voxels."""
     chosen = settings(tmp_path)
     once, twice = (
         dataclasses.replace(chosen.data, augmentations=looks, cache=str(tmp_path / "looks")) for looks in (1, 2)
     )
     files = []
     for data in (once, twice):
-        stage = CompletionStage(dataclasses.replace(chosen, data=data, only_pixels=True))
-        served = stage.make_data()
+        seen = dataclasses.replace(chosen, data=data, pixels=dataclasses.replace(chosen.pixels, data=data))
+        served = make_stage(seen.parts()["pixels"]).make_data()
+        assert isinstance(served, CompletionData)
         served.setup("fit")
         (group,) = served.groups["training"]
         files.append(group)
     assert files[1][: len(files[0])] == files[0] and len(files[1]) == 2 * len(files[0])
     plain, other = (load_file(group[-1]) for group in files)
     assert all(np.array_equal(plain[name], other[name]) for name in ("depth", "classes", "label"))
-    assert not np.array_equal(plain["tokens"], other["tokens"])
+    assert not np.array_equal(plain["states"], other["states"])
     batch = next(iter(served.train_dataloader()))
-    assert {"tokens", "depth", "classes"} <= batch.keys() and not {"label", "height"} & batch.keys()
+    assert {"states", "first", "depth", "classes"} <= batch.keys() and not {"label", "height"} & batch.keys()
 
 
-def test_an_encoder_is_that_of_a_training_of_metric_depth(encoder_file: Path, trunk: Path, tmp_path: Path) -> None:
-    viewpoint = Viewpoint.of_settings(CAMERA, VOLUME)
-    encoder, _, _ = read_frozen_encoder(str(encoder_file), str(trunk), viewpoint)
-    save_checkpoint(tmp_path / "last.ckpt", DensityField(viewpoint.camera, encoder=encoder), "single_view")
-    again, _, frozen = read_frozen_encoder(str(tmp_path / "last.ckpt"), str(trunk), viewpoint)
-    assert frozen.metric and frozen.own == {*encoder.state_dict()}
-    for name, value in again.state_dict().items():
-        torch.testing.assert_close(value, encoder.state_dict()[name], msg=name)
-
-
-def test_exporting_keeps_what_a_training_needs(trained: Path, settings: Settings, tmp_path: Path) -> None:
-    """The weights of the bundle are an encoder for another training, and have a head for pixels."""
-    made = export_scene(trained, tmp_path / "bundle", name="t", licence="none", provenance={})
-    stored = Checkpoint.read(trained)
-    weights = str(stored.configuration["encoder_weights"])
-    encoder, _, _ = read_frozen_encoder(str(made.folder), weights, stored.viewpoint)
-    before, _, _ = read_frozen_encoder(str(stored.configuration["encoder_checkpoint"]), weights, stored.viewpoint)
-    for name, value in before.state_dict().items():
-        torch.testing.assert_close(encoder.state_dict()[name], value, atol=2e-3, rtol=2e-3)
-    head = CompletionStage(settings(tmp_path, pixels_from=str(made.folder)))
-    head.start(None)
-    for name, value in head.field.pixels.state_dict().items():
-        torch.testing.assert_close(stored.state[f"pixels.{name}"], value, atol=2e-3, rtol=2e-3)
+def test_exporting_keeps_what_a_training_needs(trained: Path, bundle: StudentBundle) -> None:
+    """The weights of the bundle are those of the training that are not as they were published, as halves."""
+    stored, kept = Checkpoint.read(trained), bundle.load_weights()
+    wanted = {f"field.{name}": value for name, value in stored.state.items()}
+    wanted |= {f"trunk.{name}": stored.trunk_weights[name] for name in learned_weights(trained_trunk(stored))}
+    assert wanted.keys() == kept.keys() and any("layer.3" in name for name in kept)
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(value.numpy().astype(np.float16), kept[name], err_msg=name)
 
 
 def test_the_node_gives_a_student_the_mounting_of_its_camera(bundle: StudentBundle, town: Path) -> None:
@@ -517,7 +514,7 @@ def in_rooms(rooms: Path, trunk: Path) -> Settings:
 @pytest.fixture(scope="module")
 def room_trained(in_rooms: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoint of a few steps."""
-    return train(in_rooms(tmp_path_factory.mktemp("trained")))
+    return train_parts(in_rooms(tmp_path_factory.mktemp("trained")))
 
 
 @pytest.fixture(scope="module")
@@ -528,105 +525,26 @@ def room_bundle(room_trained: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
-def test_a_trunk_that_differs_in_one_weight_takes_that_along(room_trained: Path, tmp_path: Path) -> None:
-    stored = Checkpoint.read(room_trained)
-    published = str(stored.configuration["encoder_weights"])
-    encoder, _, before = read_frozen_encoder("", published, stored.viewpoint)
-    name = "trunk.neck.reassemble_stage.layers.3.resize.weight"
-    other = encoder.state_dict()[name].numpy() + 0.5
-    safetensors.numpy.save_file({name: other}, tmp_path / "encoder.safetensors")
-    changed, _, frozen = read_frozen_encoder(str(tmp_path / "encoder.safetensors"), published, stored.viewpoint)
-    assert frozen.own == {name} and not frozen.metric and frozen.key != before.key
-    np.testing.assert_array_equal(changed.state_dict()[name].numpy(), other)
-    kept = next(key for key in encoder.state_dict() if key != name and key.endswith("weight"))
-    np.testing.assert_array_equal(changed.state_dict()[kept].numpy(), encoder.state_dict()[kept].numpy())
-    safetensors.numpy.save_file({"trunk.nothing": other}, tmp_path / "unknown.safetensors")
-    with pytest.raises(BundleError, match="nothing"):
-        read_frozen_encoder(str(tmp_path / "unknown.safetensors"), published, stored.viewpoint)
-
-
-def test_a_student_of_rooms_has_their_classes_and_reach(
-    rooms: Path, room_trained: Path, room_bundle: Path, tmp_path: Path
-) -> None:
-    """Its bundle holds no weights of a published trunk."""
+def test_a_student_of_rooms_has_their_classes_and_reach(rooms: Path, room_bundle: Path, tmp_path: Path) -> None:
     bundle = StudentBundle.load(room_bundle)
     assert bundle.class_names == ROOM_CLASSES[1:] and len(set(bundle.class_colours)) == len(ROOM_CLASSES) - 1
     assert bundle.takes_evidence and bundle.height_range is not None and bundle.height_range[0] > 1.0
-    assert Checkpoint.read(room_trained).state["pixels.factor.2.weight"].shape[0] == 2  # a factor and a shift
-    assert not any(name.startswith("encoder.") for name in bundle.load_weights())
     given = ["--bundle", str(room_bundle), "--data", str(rooms), "--every", "1"]
     assert main(["evaluate", "geometry", *given, "--controls", "--output", str(tmp_path)]) == 0
     text = (tmp_path / "results.json").read_text()
     assert all(f'"range_m": {reach}' in text for reach in (1.6, 3.2, 6.4)) and "surface (depth of plain)" in text
 
 
-def test_tokens_may_be_kept_from_depth(in_rooms: Settings, tmp_path: Path) -> None:
-    """Classes alone follow from the tokens of such a head, also when it is rebuilt from its weights."""
-    stage = make_stage(in_rooms(tmp_path, merging=False, class_branch_channels=8))
-    assert isinstance(stage, CompletionStage)
-    torch.nn.init.normal_(stage.field.pixels.naming[-1].weight)
-    head = SceneField.rebuilt(stage.field.state_dict(), stage.viewpoint).pixels.eval()
-    head.load_state_dict(stage.field.pixels.state_dict())
-    size = head.prior.shape[2:]
-    maps = [torch.randn(1, channels, *size) for channels in (12, 1)]
-    ground = torch.rand(1, 2, *size)
-    with torch.no_grad():
-        one, other = (head(*maps, torch.randn(1, 16, 3, 4), ground) for _ in range(2))
-    assert torch.equal(one.code, other.code) and torch.equal(one.deviation, other.deviation)
-    assert not torch.allclose(one.classes, other.classes)
-
-
-def test_a_head_and_a_decoder_of_two_trainings_go_on_together(
-    in_rooms: Settings, room_bundle: Path, tmp_path: Path
-) -> None:
-    """The decoder learns, from where it was, on a head that stays; branches that neither had are silent at first."""
-    branches = {"class_branch_channels": 8, "use_pixel_classes": True}
-    alone = in_rooms(tmp_path / "head", only_pixels=True, class_branch_steps=60, **branches)
-    head = train(alone)
-    both = in_rooms(tmp_path / "both", start_from=str(room_bundle), pixels_from=str(head), **branches)
-    stage = CompletionStage(both)
-    for learning, losses in ((CompletionStage(alone), {"depth", "pixels"}), (stage, {"occupied", "classes", "ground"})):
-        assert set(learning.terms(first_frame(learning), torch.Generator().manual_seed(0))) == losses
-    data = stage.make_data()
-    data.setup("fit")
-    stage.start(data)
-    seen, before = Checkpoint.read(head).state, StudentBundle.load(room_bundle).load_weights()
-    for name, value in stage.field.state_dict().items():
-        if name.startswith("pixels."):
-            assert torch.equal(value, seen[name]), name
-        elif ".trust." in name:
-            assert not value.any()
-        else:
-            np.testing.assert_array_equal(value.numpy().astype(np.float16), before[f"field.{name}"])
-    after = Checkpoint.read(train(both)).state
-    changed = {name.split(".")[0] for name, value in stage.field.state_dict().items() if not value.equal(after[name])}
+def test_a_decoder_goes_on_learning(in_rooms: Settings, room_trained: Path, room_bundle: Path, tmp_path: Path) -> None:
+    """From where it was, and nothing else."""
+    pixels = str(room_trained.parents[1] / "pixels/checkpoints/last.ckpt")
+    again = in_rooms(tmp_path, start_from=str(room_bundle), pixels_from=pixels)
+    stage = make_stage(again)
+    stage.start(None)
+    before = StudentBundle.load(room_bundle).load_weights()
+    start = {name: value.clone() for name, value in stage.field.state_dict().items()}
+    for name, value in start.items():
+        np.testing.assert_array_equal(value.numpy().astype(np.float16), before[f"field.{name}"])
+    after = Checkpoint.read(train(again)).state
+    changed = {name.split(".")[0] for name, value in start.items() if not torch.equal(value, after[name])}
     assert changed == {"spatial"}
-    assert main(["export", str(head), str(tmp_path / "out"), "--licence", "none"]) == 0
-    assert "field.pixels.naming.0.weight" in StudentBundle.load(tmp_path / "out").load_weights()
-
-
-def test_tokens_alone_name_what_they_were_fitted_to(
-    in_rooms: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of tokens that know one of three classes, most are named right, and hardly any before."""
-    stage = make_stage(in_rooms(tmp_path, class_branch_channels=32, class_branch_steps=300))
-    assert isinstance(stage, CompletionStage) and stage.field.pixels.naming is not None
-    generator = torch.Generator().manual_seed(0)
-    classes = torch.randint(0, 3, (40, 4, 6), generator=generator)
-    width = stage.field.pixels.naming[0].in_channels
-    tokens = torch.randn(3, width, generator=generator)[classes].permute(0, 3, 1, 2)
-    tokens = (tokens + 0.3 * torch.randn(tokens.shape, generator=generator)).half()
-    pixels = (classes + 1).repeat_interleave(3, dim=1).repeat_interleave(3, dim=2).to(torch.uint8)
-    data = stage.make_data()
-    data.setup("fit")
-    monkeypatch.setattr(data, "tokens", lambda: zip(tokens[:30], pixels[:30], strict=True))
-
-    def right() -> float:
-        assert stage.field.pixels.naming is not None
-        with torch.no_grad():
-            found = stage.field.pixels.naming(tokens[30:].float()).argmax(dim=1)
-        return float((found == classes[30:]).float().mean())
-
-    assert right() < 0.5
-    stage.start(data)
-    assert right() > 0.8

@@ -15,6 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", action="store_true", help=meaning)
     meaning = "list what lies in data.cache: what it is of, its size, and when it was last used"
     parser.add_argument("--stored", action="store_true", help=meaning)
+    meaning = (
+        "train this part alone of a configuration that has several: pixels or student of training/configs/street.yaml"
+    )
+    parser.add_argument("--only", metavar="PART", default="", help=meaning)
     parser.add_argument("--threads", type=int, default=None, help="torch threads (default: all cores)")
     meaning = "values that replace the configuration's, e.g. data.root=/data steps=2000 losses.occupancy=0"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=meaning)
@@ -26,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from scene_completion_ros.progress import print_summary
     from scene_completion_training.configuration import TrainingConfiguration, read_configuration
-    from scene_completion_training.runner import train
+    from scene_completion_training.runner import train_parts
     from scene_completion_training.stage_registry import stage_class
 
     configuration = read_configuration(arguments.config, arguments.overrides, TrainingConfiguration)
@@ -41,7 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
 
         print("\n".join(plan(configuration, arguments.threads)))
         return 0
-    checkpoint = train(configuration, threads=arguments.threads)
-    following = stage_class(configuration.stage).next_command.format(checkpoint=checkpoint)
-    rank_zero_only(print_summary)({"steps": configuration.steps, "checkpoint": checkpoint, "next": following})
+    checkpoint = train_parts(configuration, arguments.only, threads=arguments.threads)
+    stage = configuration.parts()[arguments.only].stage if arguments.only else configuration.stage
+    following = stage_class(stage).next_command.format(checkpoint=checkpoint)
+    rank_zero_only(print_summary)({"checkpoint": checkpoint, "next": following})
     return 0

@@ -50,7 +50,8 @@ from scene_completion_training.data.voxel_evidence import (
 from scene_completion_training.viewpoint import Viewpoint
 
 STRIDE = 2  # pixels of the canonical image to one of the maps
-MAPS = ("fused", "relative", "tokens")  # maps of the trunk, in half precision
+MAPS = ("states", "fused", "tokens")  # what a trunk sees, in half precision; rows and columns come last
+UNPLACED = "first"  # what it knows of an image as a whole
 PARTS = (3, 8)  # rows and columns of the parts of an image whose depth errors differ
 # Raw SemanticKITTI ids of the ground: road, parking, sidewalk, other ground, lane marking, terrain.
 GROUND_IDS = (40, 44, 48, 49, 60, 72)
@@ -100,13 +101,11 @@ class CompletionDataSettings:
 
 @dataclass(frozen=True, eq=False)
 class FrozenEncoder:
-    """A trunk that never learns."""
+    """A trunk, or the part of it, that does not learn."""
 
-    # Its maps [1, ...] of an image [1, 3, H, W] in 0..255: fused, relative inverse depth, tokens.
-    see: Callable[[Tensor], list[Tensor]]
-    key: str  # names what they follow from
-    own: frozenset[str] = frozenset()  # names of the weights that are not as they were published
-    metric: bool = False  # its depth is in metres
+    # What it sees [1, ...] in an image [1, 3, H, W] in 0..255: some of `MAPS`, or `UNPLACED`.
+    see: Callable[[Tensor], dict[str, Tensor]]
+    key: str  # names what that follows from
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,8 +161,8 @@ def _sample(
     shown = jittered(image, chance) if augmentation else image
     with torch.no_grad():
         tensor = torch.from_numpy(np.ascontiguousarray(shown)).permute(2, 0, 1)[None].float()
-        fused, relative, tokens = (part[0].to(torch.float16).numpy() for part in frozen.see(tensor))
-    arrays = {"fused": fused, "relative": relative, "tokens": tokens}
+        seen = frozen.see(tensor)
+    arrays: dict[str, NDArray[Any]] = {name: part[0].to(torch.float16).numpy() for name, part in seen.items()}
     truth = truth_around(sequence, index, name)
     if truth is not None:
         arrays |= _of_voxels(sequence, index, name, truth)
@@ -401,13 +400,14 @@ class CompletionSamples(FileSamples):
         stated = self._stated(exact, generator) if known else DEFAULT_GRID_FROM_CAMERA.matrix
         off = self._misjudged(generator)
         sample = {
-            **{name: torch.from_numpy(np.array(data[name])) for name in (*MAPS, "classes")},
+            **{name: torch.from_numpy(np.array(data[name])) for name in (*MAPS, UNPLACED, "classes") if name in data},
             "depth": torch.from_numpy(np.array(data["depth"], np.float32)),
             **(self._in_space(data, stated) if self.voxels else {}),
             "volume_from_camera": torch.from_numpy(np.array(stated)).float(),
             "known": torch.tensor(known),
             "off": torch.from_numpy(off),
             "exact": torch.tensor(not self.plain and generator.random() < self.settings.exact),
+            "scan": torch.tensor("scan" in data),
             "mirrored": torch.tensor(False),
         }
         return self._mirrored(sample) if not self.plain and generator.random() < 0.5 else sample
@@ -451,7 +451,7 @@ class CompletionSamples(FileSamples):
     @staticmethod
     def _mirrored(sample: dict[str, Tensor]) -> dict[str, Tensor]:
         """The scene mirrored from left to right; the network mirrors the places of cells, see `cell_lookups`."""
-        for name in (*MAPS, "depth", "classes"):
+        for name in {*MAPS, "depth", "classes"} & sample.keys():
             sample[name] = sample[name].flip(-1)
         for name in {"label", "height"} & sample.keys():
             sample[name] = sample[name].flip(1)
@@ -519,12 +519,6 @@ class CompletionData(TrainingData):
                 options: dict[str, Any] = {"classes_of": classes_of, "augmentation": number}
                 prepared += prepare_samples(sequence, used, self.store, self.frozen, self.viewpoint, **options)
             yield prepared
-
-    def tokens(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Tokens [D, rows, columns], float16, and classes of the pixels [h, w] of each frame of the training."""
-        for file in (file for group in self.groups["training"] for file in group):
-            data = mapped_arrays(file)
-            yield torch.from_numpy(np.array(data["tokens"])), torch.from_numpy(np.array(data["classes"]))
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Serves the samples from the trainer's current step on."""

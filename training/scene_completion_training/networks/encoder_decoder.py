@@ -7,19 +7,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_training.networks.trunk import (
-    DEPTH_ANYTHING,
     DINO,
     RESNET,
-    STRIDE,
     DensePredictionDecoder,
-    DepthAnythingTrunk,
     EfficientNetLiteTrunk,
     ResNetTrunk,
     Trunk,
     VisionTransformerTrunk,
 )
 
-TrunkName = Literal["efficientnet_lite0", "resnet50", "vision_transformer", "depth_anything"]
+TrunkName = Literal["efficientnet_lite0", "resnet50", "vision_transformer"]
 DECODER_WIDTHS = (48, 64, 96, 160)  # channels of the decoder of EfficientNet-Lite0 at strides 2, 4, 8 and 16
 # Channels of the decoder of Behind the Scenes at strides 1 to 16; each is raised to those of the feature map.
 MONODEPTH_WIDTHS = (32, 32, 64, 128, 256)
@@ -33,20 +30,16 @@ def make_trunk(
         return ResNetTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights or RESNET)
     if name == "vision_transformer":
         return VisionTransformerTrunk(size, pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights or DINO)
-    if name == "depth_anything":
-        return DepthAnythingTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights or DEPTH_ANYTHING)
     return EfficientNetLiteTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks)
 
 
-Decoder: TypeAlias = "UNetDecoder | MonodepthDecoder | DensePredictionDecoder | MetricDecoder"
+Decoder: TypeAlias = "UNetDecoder | MonodepthDecoder | DensePredictionDecoder"
 
 
 def make_decoder(trunk: Trunk) -> Decoder:
     """Makes the decoder that belongs to a trunk."""
     if isinstance(trunk, VisionTransformerTrunk):
         return DensePredictionDecoder(trunk.cell)
-    if isinstance(trunk, DepthAnythingTrunk):
-        return MetricDecoder(trunk.channels[0])
     if isinstance(trunk, ResNetTrunk):
         return MonodepthDecoder(trunk.channels)
     return UNetDecoder(trunk.channels, DECODER_WIDTHS)
@@ -130,28 +123,6 @@ class MonodepthDecoder(nn.Module):
             out = functional.interpolate(reduce(out), scale_factor=2.0, mode="nearest")
             out = merge(out if skip is None else torch.cat([out, skip], dim=1))
         return self.out(out)  # type: ignore[no-any-return]
-
-
-class MetricDecoder(nn.Module):
-    """From the maps of a `DepthAnythingTrunk` to features at half the image's resolution.
-
-    The relative depth goes in as it is and divided by its mean, and the place of each pixel, from which the
-    distance of the ground follows, and so the metric scale.
-    """
-
-    stride = STRIDE
-
-    def __init__(self, channels: int, width: int = 64) -> None:
-        super().__init__()
-        self.width = width
-        self.merge = nn.Sequential(_convolution(channels + 4, width), _convolution(width, width))
-
-    def forward(self, maps: list[Tensor]) -> Tensor:
-        """Returns features [B, width, H/2, W/2]."""
-        fused, relative = maps
-        even = relative / (relative.mean(dim=(2, 3), keepdim=True) + 1e-3)
-        out: Tensor = self.merge(torch.cat([fused, 0.1 * relative, even, pixel_places(relative)], dim=1))
-        return out
 
 
 class EncoderDecoder(nn.Module):

@@ -303,27 +303,41 @@ class DensePredictionDecoder(nn.Module):
 
 # On the model hub; a local folder of the same layout does as well, and larger ones of the family.
 DEPTH_ANYTHING = "depth-anything/Depth-Anything-V2-Small-hf"
-STRIDE = 2  # pixels of the image to one of the maps
+STRIDE = 2  # pixels of the image to one of what a student's pixels show
 
 
 class DepthAnythingTrunk(Trunk):
-    """Depth Anything (Yang et al. 2024): a transformer of the DINOv2 family, its DPT neck and its head.
+    """Depth Anything (Yang et al. 2024): a transformer of the DINOv2 family, and its DPT neck without its head.
 
-    The image is resized to the nearest whole number of patches. Raises ConfigurationError: no such model, or one of
-    another type; BundleError: weights that are missing, damaged, of another network, or only pickled. `frozen_blocks`:
-    the embedding and so many first blocks keep their weights; neck and head always learn.
+    The image is resized to the nearest whole number of patches. Raises ConfigurationError: no such model, one of
+    another type, or with fewer blocks; BundleError: weights that are missing, damaged, of another network, or only
+    pickled. `frozen_blocks`: the embedding and so many first blocks keep their weights; the neck always learns.
+    `blocks`: how many first blocks there are, all of them for 0; the neck reads the last of these in place of later
+    ones.
     """
 
-    def __init__(self, *, pretrained: bool = True, frozen_blocks: int = 12, weights: str = DEPTH_ANYTHING) -> None:
+    def __init__(
+        self, *, pretrained: bool = True, frozen_blocks: int = 0, blocks: int = 0, weights: str = DEPTH_ANYTHING
+    ) -> None:
         loaded = load_network(weights, pretrained=pretrained, whole=True)
         mean, deviation = loaded.normalisation.mean, loaded.normalisation.deviation
-        super().__init__(channels=(loaded.network.config.fusion_hidden_size, 1), mean=mean, scale=deviation)
-        self.patch = loaded.patch
+        super().__init__(channels=(loaded.network.config.fusion_hidden_size,), mean=mean, scale=deviation)
+        self.patch, self.frozen_blocks = loaded.patch, frozen_blocks
+        count = blocks or loaded.blocks
+        if not 0 <= frozen_blocks <= count <= loaded.blocks:
+            what, cure = f"{frozen_blocks} frozen of {count} blocks, it has {loaded.blocks}", "Name fewer"
+            raise ConfigurationError(what, where=weights, cure=cure)
         self.token_width = int(loaded.network.config.backbone_config.hidden_size)
         network: Any = loaded.network.requires_grad_(True)
-        self.backbone, self.neck, self.head = network.backbone, network.neck, network.head
-        self._taps = tuple(network.config.backbone_config.out_indices)
-        self.freeze(frozen_blocks if pretrained else 0)
+        self.backbone, self.neck = network.backbone, network.neck
+        self._taps = tuple(min(tap, count) for tap in network.config.backbone_config.out_indices)
+        del self._transformer[count:]
+        self.freeze(frozen_blocks)
+
+    @property
+    def _transformer(self) -> Any:
+        """The blocks. Their list has another name in every version of transformers."""
+        return max((module for module in self.backbone.modules() if isinstance(module, nn.ModuleList)), key=len)
 
     def freeze(self, blocks: int) -> None:
         """Keeps the embedding and the first blocks as they are, and the norm behind them; 0 lets everything learn."""
@@ -332,41 +346,59 @@ class DepthAnythingTrunk(Trunk):
 
     def in_order(self) -> Iterable[nn.Module]:
         """The embedding, and then the blocks of the transformer."""
-        # The list of blocks has another name in every version of transformers.
-        lists = [module for module in self.backbone.modules() if isinstance(module, nn.ModuleList)]
-        return (self.backbone.embeddings, *max(lists, key=len))
+        return (self.backbone.embeddings, *self._transformer)
 
     def rates(self) -> list[tuple[nn.Module, float]]:
         """The blocks of a transformer learn five times more slowly than the neck, a layer of which may be missing."""
-        return [(self.backbone, 0.2), (self.neck, 1.0), (self.head, 1.0)]
+        return [(self.backbone, 0.2), (self.neck, 1.0)]
+
+    def size_of(self, image: Tensor) -> tuple[int, int]:
+        """Rows and columns of the patches of images [B, 3, H, W]."""
+        height, width = (max(1, round(int(edge) / self.patch)) for edge in image.shape[-2:])
+        return height, width
+
+    def states(self, image: Tensor) -> list[Tensor]:
+        """Of images [B, 3, H, W] in 0..255 what the frozen blocks leave to the others: states [B, 1 + N, D].
+
+        Those after the tapped blocks before the last frozen one, and then that after this.
+        """
+        rows, columns = self.size_of(image)
+        resized = functional.interpolate(
+            self.normalised(image), (rows * self.patch, columns * self.patch), mode="bilinear", align_corners=False
+        )
+        tapped, state = self._through(self.backbone.embeddings(resized), 0, self.frozen_blocks)
+        return [*tapped[: len(tapped) - self._taps.count(self.frozen_blocks)], state]
+
+    def maps(self, states: list[Tensor], rows: int, columns: int) -> list[Tensor]:
+        """Of `states` the fused map [B, C, 4 rows, 4 columns], and the last tokens [B, D, rows, columns]."""
+        later, _ = self._through(states[-1], self.frozen_blocks, len(self._transformer))
+        tapped = [*states[:-1], *[states[-1]] * self._taps.count(self.frozen_blocks), *later]
+        normed = [self.backbone.layernorm(tokens) for tokens in tapped]
+        parts = self.neck.reassemble_stage(normed, rows, columns)
+        *coarser, finest = [conv(part) for conv, part in zip(self.neck.convs, parts, strict=True)][::-1]
+        *layers, last = self.neck.fusion_stage.layers
+        fused = None
+        for layer, feature, finer in zip(layers, coarser, [*coarser[1:], finest], strict=True):
+            given = (feature,) if fused is None else (fused, feature)
+            fused = layer(*given, size=finer.shape[2:])
+        # The last layer doubles its map and projects that, which is the same the other way round; here at its own size.
+        fused = last.projection(last.residual_layer2(fused + last.residual_layer1(finest)))
+        tokens = normed[-1][:, 1:].transpose(1, 2)  # without the class token
+        return [fused, tokens.reshape(len(tokens), -1, rows, columns)]
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Of images [B, 3, H, W] in 0..255 what DPT fuses [B, C, H/2, W/2] and inverse depth ≥ 0 [B, 1, H/2, W/2]."""
-        return self.with_tokens(image)[:2]
+        """Of images [B, 3, H, W] in 0..255 what `maps` gives."""
+        return self.maps(self.states(image), *self.size_of(image))
 
-    def with_tokens(self, image: Tensor) -> list[Tensor]:
-        """What `forward` gives, and the tokens of the last block [B, D, rows, columns]."""
-        height, width = (int(size) for size in image.shape[-2:])  # numbers, also where an export traces them
-        rows, columns = (max(1, round(edge / self.patch)) for edge in (height, width))
-        embeddings, *blocks = self.in_order()
-        state = embeddings(_resized(self.normalised(image), rows * self.patch, columns * self.patch))
-        tapped = []
-        for number, block in enumerate(blocks, start=1):
+    def _through(self, state: Tensor, start: int, end: int) -> tuple[list[Tensor], Tensor]:
+        """From the state after block `start` to those after tapped blocks up to block `end`, and to that after it."""
+        tapped: list[Tensor] = []
+        for number, block in enumerate(self._transformer[start:end], start=start + 1):
             state = _state(block(state))
-            if number in self._taps:
-                tapped.append(state)
-        normed = [self.backbone.layernorm(tokens) for tokens in tapped]
-        fused = self.neck(normed, rows, columns)
-        depth = self.head(fused, rows, columns)[:, None]
-        maps = [_resized(x, height // STRIDE, width // STRIDE) for x in (fused[-1], depth)]
-        last = normed[-1][:, 1:].transpose(1, 2)  # without the class token
-        return [*maps, last.reshape(len(last), -1, rows, columns)]
+            tapped += [state] * self._taps.count(number)
+        return tapped, state
 
 
 def _state(out: Any) -> Tensor:
     """Hidden state that a block gives: some versions of transformers wrap it in a tuple."""
     return out[0] if isinstance(out, tuple) else out  # type: ignore[no-any-return]
-
-
-def _resized(maps: Tensor, height: int, width: int) -> Tensor:
-    return functional.interpolate(maps, (height, width), mode="bilinear", align_corners=False)

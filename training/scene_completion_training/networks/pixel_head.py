@@ -1,0 +1,146 @@
+"""The head for pixels: depth with its deviation, and classes, of the maps of a `DepthAnythingTrunk`."""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scene_completion_ros.geometry import Camera
+from scene_completion_ros.inference.cells import Ground, Measured, ground_code, scaled_depth
+from scene_completion_ros.inference.head import PointCodeSpec
+from scene_completion_training.networks.encoder_decoder import pixel_places
+from scene_completion_training.networks.trunk import STRIDE
+from scene_completion_training.viewpoint import Viewpoint
+
+TOKEN_WIDTH = 48  # channels that the tokens of the trunk are reduced to before they are brought to the size of the map
+FINE = 32  # channels at half the resolution of the image
+FARTHER = 8.0  # depths that can be predicted, in farthest ones of the point code: the sky is farther
+_LOG_DEVIATION = -1.0  # of the logarithm of depth, at the start
+
+
+class PixelView(NamedTuple):
+    """Predictions for the pixels of an image, half as fine as the image."""
+
+    code: Tensor  # inverse depth code [B, 1, h, w], see `PointCodeSpec`
+    deviation: Tensor  # standard deviation of the logarithm of depth [B, 1, h, w]
+    classes: Tensor  # logits of the classes behind "empty", and of the sky behind them [B, K + 1, h, w]
+    known_mounting: Tensor  # 1 where the mounting of the camera is known, otherwise 0 [B, 1, 1, 1]
+
+
+class PixelHead(nn.Module):
+    """From the maps of a `DepthAnythingTrunk` to a `PixelView` at half the resolution of the image.
+
+    Most of it computes at the size of the trunk's fused map, a third of which is half the resolution. The logarithm of
+    depth is that of each pixel plus one for the image, since cameras stand at many heights. Where the mounting is
+    known, the depth of a level ground is an input of each pixel. Tokens of the last block hold what things are; classes
+    have a branch of their own on them, wide enough for those that few pixels show. Tokens may be kept from depth: the
+    size of rendered things, which they learn, does not hold for real ones.
+    """
+
+    def __init__(
+        self,
+        spec: PointCodeSpec,  # point code of the depths
+        *,
+        channels: int = 64,  # channels of the trunk's fused map
+        tokens: int = 384,  # channels of its tokens
+        classes: int = 15,  # classes behind "empty"
+        width: int = 64,  # channels inside
+        class_branch_channels: int = 192,  # channels of the branch that predicts classes from the tokens alone
+        merging: bool = True,  # tokens go into what depth, its doubt and classes follow from
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.tokens = nn.Sequential(nn.Conv2d(tokens, TOKEN_WIDTH, 1), nn.GELU()) if merging else None
+        self.merge = nn.Sequential(
+            nn.Conv2d(channels + 4 + TOKEN_WIDTH * merging, width, 3, padding=1),
+            nn.ELU(inplace=True),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ELU(inplace=True),
+        )
+        self.attention = nn.Conv2d(width, 1, 1)
+        self.factor = nn.Sequential(nn.Linear(width, width // 2), nn.ReLU(), nn.Linear(width // 2, 1))
+        self.narrow = nn.Conv2d(width, FINE, 1)
+        self.refine = nn.Sequential(nn.Conv2d(FINE + 2, FINE, 3, padding=1), nn.ELU(inplace=True))
+        self.depth = nn.Conv2d(FINE, 1, 1)
+        self.deviation = nn.Conv2d(FINE, 1, 1)
+        self.classes = nn.Conv2d(FINE, classes + 1, 1)
+        self.naming = nn.Sequential(
+            nn.Conv2d(tokens, class_branch_channels, 1),
+            nn.GELU(),
+            nn.Conv2d(class_branch_channels, class_branch_channels, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(class_branch_channels, classes + 1, 1),
+        )
+        start = 0.5 * math.log(spec.near * spec.far)
+        for layer, value in ((self.factor[2], 0.0), (self.depth, start), (self.deviation, _LOG_DEVIATION)):
+            nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
+            nn.init.constant_(layer.bias, value)  # type: ignore[arg-type]
+
+    @classmethod
+    def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, _: object = None) -> "PixelHead":
+        """An untrained head that weights fit, see `TrainedField`."""
+        narrow, naming, merging = state["narrow.weight"], state["naming.0.weight"], "tokens.0.weight" in state
+        return cls(
+            viewpoint.volume.point_code,
+            channels=state["merge.0.weight"].shape[1] - 4 - TOKEN_WIDTH * merging,
+            tokens=naming.shape[1],
+            classes=len(state["classes.weight"]) - 1,
+            width=narrow.shape[1],
+            class_branch_channels=len(naming),
+            merging=merging,
+        )
+
+    def forward(self, fused: Tensor, tokens: Tensor, ground: Tensor) -> PixelView:
+        """Predictions from a trunk's fused map [B, C, h', w'] and last tokens [B, T, rows, columns].
+
+        `ground` [B, 2, h, w] is the inverse depth code of a level ground, 0 where it is unknown, and whether it is
+        known where the camera stands.
+        """
+        size, fine = fused.shape[2:], ground.shape[2:]
+        inputs = [fused, pixel_places(fused), _resized(ground, size)]
+        if self.tokens is not None:
+            inputs.append(_resized(self.tokens(tokens), size))
+        merged = self.merge(torch.cat(inputs, dim=1))
+        attention = self.attention(merged).flatten(2).float().softmax(dim=2)
+        image = self.factor((attention @ merged.flatten(2).transpose(1, 2).float())[:, 0])[..., None, None].float()
+        refined = self.refine(torch.cat([_resized(self.narrow(merged), fine), ground], dim=1))
+        with torch.autocast(fused.device.type, enabled=False):  # in bfloat16, what is 50 m away would be 3 % off
+            log = self.depth(refined.float()) + image
+        inverse = (-log).exp().clamp(1.0 / (FARTHER * self.spec.far), 1.0 / self.spec.minimum_depth)
+        classes = self.classes(refined).float() + _resized(self.naming(tokens).float(), fine)
+        deviation = self.deviation(refined).float().clamp(-4.0, 0.0).exp()
+        return PixelView(self.spec.depth_code_of_inverse(inverse), deviation, classes, ground[:, 1:, :1, :1])
+
+
+def _resized(maps: Tensor, size: torch.Size) -> Tensor:
+    return functional.interpolate(maps, (int(size[0]), int(size[1])), mode="bilinear", align_corners=False)
+
+
+def scaled(
+    view: PixelView, spec: PointCodeSpec, ground: Tensor, kind: Ground, label: int, measured: Measured | None = None
+) -> PixelView:
+    """The view with all depths scaled by what is known of metres, see `scaled_depth`.
+
+    `ground`: as `PixelHead.forward` has it; `label`: number of its class in those of the view; `measured`: what else is
+    known.
+    """
+    on_ground = view.classes.detach().softmax(dim=1)[:, label]
+    inverse, deviation = scaled_depth(
+        spec.inverse_depth(view.code)[:, 0], view.deviation[:, 0], on_ground, ground, spec, kind, measured
+    )
+    return view._replace(code=spec.depth_code_of_inverse(inverse)[:, None], deviation=deviation[:, None])
+
+
+def stated_ground(viewpoint: Viewpoint, volume_from_camera: Tensor, known: Tensor, mirrored: Tensor) -> Tensor:
+    """Input of `PixelHead` for the ground [B, 2, h, w], from the stated pose of the camera [B, 4, 4] where it is known.
+
+    `known`, `mirrored`: bool [B], whether it is known, and whether the image is mirrored from left to right.
+    """
+    half: Camera = viewpoint.camera.resized(viewpoint.camera.width // STRIDE, viewpoint.camera.height // STRIDE)
+    plane = ground_code(half, viewpoint.volume.point_code, volume_from_camera, -viewpoint.height_above_ground)
+    plane = torch.where(mirrored[:, None, None, None], plane.flip(-1), plane)
+    share = known.float()[:, None, None, None].expand_as(plane)
+    return torch.cat([plane * share, share], dim=1)

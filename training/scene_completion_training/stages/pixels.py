@@ -1,0 +1,212 @@
+"""Stage `pixels`: how far each pixel of an image sees, how surely, and of which class that is.
+
+The last blocks of a Depth Anything, its neck and a head on it learn together, from the depth of LiDAR, of stereo and of
+rendered towns, and from classes of pixels. The first blocks stay as they are, so what they make of each image is
+computed once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from scene_completion_ros.errors import BundleError
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, INVALID, ROOM_CLASSES
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.configuration import TrainingConfiguration
+from scene_completion_training.data.completion_samples import CompletionData, CompletionDataSettings, FrozenEncoder
+from scene_completion_training.losses import class_terms, depth_likelihood
+from scene_completion_training.networks.pixel_head import PixelHead, PixelView, stated_ground
+from scene_completion_training.networks.trunk import DEPTH_ANYTHING, DepthAnythingTrunk, named_as_here
+from scene_completion_training.stage import Stage
+from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
+from scene_completion_training.workers import accelerator, computes_bfloat16
+
+
+@dataclass
+class PixelLosses:
+    """Weights of the losses."""
+
+    depth: float = 1.0  # likelihood of the depth of pixels
+    pixels: float = 0.3  # cross entropy of the classes of pixels
+
+
+@dataclass
+class SeenConfiguration(TrainingConfiguration):
+    """What stages `pixels` and `completion` need: images of one camera before one volume."""
+
+    learning_rate: float = 1e-3
+    encoder_weights: str = ""  # folder or hub name of the model of its trunk; by default Depth Anything V2 Small
+    world: Literal["streets", "rooms"] = "streets"  # whose classes it learns
+    data: CompletionDataSettings = field(default_factory=CompletionDataSettings)
+    camera: CameraSettings = field(default_factory=CameraSettings)  # the canonical camera
+    volume: VolumeSettings = field(default_factory=VolumeSettings)  # the space that is completed
+    ema_decay: float = 0.995  # decay of the weight average that is evaluated and exported; 0 switches it off
+    ema_start: int = 200  # step from which the average is kept
+    validate_every: int = 500  # steps between validations
+
+    @property
+    def validation_interval(self) -> int | None:
+        """Steps between validations; None without any."""
+        return self.validate_every if self.data.validation else None
+
+    def viewpoint(self) -> Viewpoint:
+        """The canonical camera, and the volume that is completed."""
+        return Viewpoint.of_settings(self.camera, self.volume)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Classes behind "empty"."""
+        return (ROOM_CLASSES if self.world == "rooms" else COMMON_CLASSES)[1:]
+
+
+@dataclass
+class PixelConfiguration(SeenConfiguration):
+    """What stage `pixels` needs."""
+
+    stage: str = "pixels"
+    losses: PixelLosses = field(default_factory=PixelLosses)
+    blocks: int = 0  # first blocks of the transformer that there are; 0: all of them
+    frozen_blocks: int = 9  # first blocks of it that stay as they are
+    trunk_rate: float = 0.2  # factor on `learning_rate` for the neck; the blocks of the transformer take a fifth of it
+    class_branch_channels: int = 192  # as `PixelHead`
+    merging: bool = True  # as `PixelHead`
+    rare: float = 0.35  # how much the rarity of a class raises its weight: 0 not at all, 1 in proportion
+
+
+class SeenStage(Stage):
+    """Base of stages of a `SeenConfiguration`."""
+
+    settings: SeenConfiguration
+
+    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+        """The losses of a frame of the validation."""
+        terms = self._computed(batch, torch.Generator().manual_seed(batch_index))
+        self.log_dict({f"validation/{name}": value for name, value in terms.items()}, sync_dist=True, batch_size=1)
+        self.log("validation/total", self._total(terms), sync_dist=True, batch_size=1)
+
+
+class PixelStage(SeenStage):
+    """Trains a trunk from its last frozen block on, and a `PixelHead`."""
+
+    configuration_class = PixelConfiguration
+    field_class = PixelHead
+    next_command = "scene-completion train --config ... pixels_from={checkpoint}"
+    settings: PixelConfiguration
+
+    def __init__(self, settings: PixelConfiguration) -> None:
+        super().__init__(settings)
+        self.viewpoint = settings.viewpoint()
+        weights = settings.encoder_weights or DEPTH_ANYTHING
+        self.trunk = DepthAnythingTrunk(weights=weights, blocks=settings.blocks, frozen_blocks=settings.frozen_blocks)
+        self.field = PixelHead(
+            self.viewpoint.volume.point_code,
+            channels=self.trunk.channels[0],
+            tokens=self.trunk.token_width,
+            classes=len(settings.class_names),
+            class_branch_channels=settings.class_branch_channels,
+            merging=settings.merging,
+        )
+        self.shown: Tensor
+        self.register_buffer("shown", torch.zeros(len(settings.class_names) + 1))  # pixels, those of the sky as well
+        self.field.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def make_data(self) -> CompletionData:
+        """What the frozen blocks see in the configuration's recordings, and what is true of their pixels."""
+        settings, trunk = self.settings, self.trunk
+
+        def see(image: Tensor) -> dict[str, Tensor]:
+            states = torch.stack(trunk.states(image), dim=1)  # [1, T, 1 + N, D]
+            grid = states[:, :, 1:].transpose(2, 3)
+            grid = grid.reshape(*grid.shape[:3], *trunk.size_of(image))
+            return {"states": grid, "first": states[:, :, 0]}
+
+        frozen = FrozenEncoder(on_device(trunk, see), digest(trunk, learned=False))
+        options: dict[str, Any] = {"steps": settings.steps, "seed": settings.seed, "voxels": False}
+        return CompletionData(settings.data, self.viewpoint, frozen, **options)
+
+    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Losses of depth and classes."""
+        ground = stated_ground(self.viewpoint, batch["volume_from_camera"], batch["known"], batch["mirrored"])
+        grid, first = batch["states"].float(), batch["first"].float()  # [B, T, D, rows, columns], [B, T, D]
+        states = torch.cat([first[:, :, None], grid.flatten(3).transpose(2, 3)], dim=2)
+        view = self.field(*self.trunk.maps(list(states.unbind(dim=1)), *grid.shape[3:]), ground)
+        with torch.autocast(self.device.type, enabled=False):
+            return self._of_pixels(view, batch)
+
+    def _of_pixels(self, view: PixelView, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        inverse = self.field.spec.inverse_depth(view.code)[:, 0].clamp_min(1e-3)
+        classes = batch["classes"].long()
+        known = classes != INVALID
+        named = classes[known] - 1
+        if self.training:
+            self.shown += torch.bincount(named, minlength=len(self.shown)).float()
+        weights = rarity(self.shown, self.settings.rare)
+        return {
+            "depth": depth_likelihood(-inverse.log(), view.deviation[:, 0], batch["depth"]),
+            "pixels": class_terms(view.classes.permute(0, 2, 3, 1)[known], named, weights),
+        }
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up and cosine."""
+        rate, trunk = self.settings.learning_rate, self.settings.learning_rate * self.settings.trunk_rate
+        groups = [{"params": [*self.field.parameters()], "lr": rate}]
+        for part, factor in self.trunk.rates():
+            groups.append({"params": [p for p in part.parameters() if p.requires_grad], "lr": trunk * factor})
+        return self.scheduled(torch.optim.AdamW(groups, rate, weight_decay=0.01), self.warmed_cosine)
+
+
+def rarity(seen: Tensor, power: float) -> Tensor:
+    """Weights [K] of classes of which so many were seen [K]: their share to the power of -`power`."""
+    share = (seen + 1.0) / (seen + 1.0).sum()
+    weight: Tensor = share.clamp_min(1e-4) ** -power
+    return weight
+
+
+def on_device(trunk: DepthAnythingTrunk, see: Any) -> Any:
+    """A function of an image and a trunk that computes where there is an accelerator, without gradients."""
+    device = accelerator()
+
+    def seen(image: Tensor) -> dict[str, Tensor]:
+        trunk.to(device)
+        with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=computes_bfloat16(device.type)):
+            found: Mapping[str, Tensor] = see(image.to(device))
+        return {name: values.float().cpu() for name, values in found.items()}
+
+    return seen
+
+
+def digest(trunk: DepthAnythingTrunk, *, learned: bool) -> str:
+    """Hash of what a trunk computes: of all weights, or of those that never learn."""
+    hashed = hashlib.sha256(f"{trunk.frozen_blocks} of {len([*trunk.in_order()])}".encode())
+    own = learned_weights(trunk)
+    for name, values in sorted(trunk.state_dict().items()):
+        if learned or name not in own:
+            hashed.update(name.encode())
+            hashed.update(values.cpu().half().numpy().tobytes())
+    return hashed.hexdigest()[:16]
+
+
+def learned_weights(trunk: DepthAnythingTrunk) -> set[str]:
+    """Names of the weights of a trunk that are not as they were published."""
+    stays = {id(value) for part in [*trunk.in_order()][: 1 + trunk.frozen_blocks] for value in part.parameters()}
+    return {name for name, value in trunk.named_parameters() if id(value) not in stays or not trunk.frozen_blocks}
+
+
+def trained_trunk(stored: Checkpoint) -> DepthAnythingTrunk:
+    """The trunk of a checkpoint of stage `pixels` or `completion`; a BundleError where it holds none."""
+    settings = stored.configuration
+    where, weights = str(stored.file), str(settings.get("encoder_weights", "")) or DEPTH_ANYTHING
+    chosen = {name: int(settings.get(name, 0)) for name in ("blocks", "frozen_blocks")}
+    trunk = DepthAnythingTrunk(weights=weights, pretrained=False, **chosen)
+    try:
+        trunk.load_state_dict(named_as_here(stored.trunk_weights, trunk.state_dict().keys()))
+    except RuntimeError as error:
+        cure = "Name a checkpoint of stage pixels or completion"
+        raise BundleError(f"has no trunk of {weights} ({str(error)[:200]})", where=where, cure=cure) from error
+    return trunk.eval()
