@@ -52,6 +52,7 @@ class TaughtVoxels:
         manifests = [bundle.encoder_path.with_name(MANIFEST).read_bytes() for bundle in self._bundles]
         made_of = [_VERSION, *(hashlib.sha256(manifest).hexdigest() for manifest in manifests)]
         self.key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+        self._last: tuple[RigidTransform, list[Completer]] | None = None
 
     def of(self, image_rgb: Bytes, volume_from_camera: RigidTransform) -> tuple[Bytes, Bytes]:
         """Mean over the members, and standard deviation between them, of the probability that a cell is occupied.
@@ -61,12 +62,8 @@ class TaughtVoxels:
         Returns uint8 [ceil(X / 2), ceil(Y / 2), ceil(Z / 2)] each, in 1/255; without a voxel in view the mean is 0
         and the deviation `UNKNOWN`.
         """
-        grid = self.viewpoint.volume.grid
-        height = np.array([0.0, 0.0, self.viewpoint.height_above_ground])
-        upright = RigidTransform(np.eye(3), height) @ volume_from_camera
-        asked = [one for one in self._completers if not mounting_warnings(one.bundle, upright)]
-        placed = [one.mounted(upright).placed(volume_from_camera) for one in asked]
-        seen = np.full(grid.shape, bool(placed))
+        placed = self._placed(volume_from_camera)
+        seen = np.full(self.viewpoint.volume.grid.shape, bool(placed))
         for completer in placed:
             seen &= completer.in_view
         count = _in_cells(seen)
@@ -82,6 +79,16 @@ class TaughtVoxels:
             taught, doubt = self.of(image_rgb, volume_from_camera)
             entry.write(name, {"taught": taught, "doubt": doubt})
         return entry.read(name)
+
+    def _placed(self, volume_from_camera: RigidTransform) -> list[Completer]:
+        """The members that are asked, for a place of the camera; those of the last one are kept."""
+        if self._last is None or not np.array_equal(self._last[0].matrix, volume_from_camera.matrix):
+            height = np.array([0.0, 0.0, self.viewpoint.height_above_ground])
+            upright = RigidTransform(np.eye(3), height) @ volume_from_camera
+            asked = [one for one in self._completers if not mounting_warnings(one.bundle, upright)]
+            placed = [one.mounted(upright).placed(volume_from_camera) for one in asked]
+            self._last = volume_from_camera, placed
+        return self._last[1]
 
     @cached_property
     def _completers(self) -> list[Completer]:
