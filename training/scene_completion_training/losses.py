@@ -15,8 +15,10 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.inference.cells import CERTAIN
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_ros.voxels.occupancy import opacity, probability_of_log_odds
+from scene_completion_training.data.taught_voxels import UNKNOWN
 from scene_completion_training.networks.density_field import ObservedField
 from scene_completion_training.rendering import RenderedPatches, invalid_rays, observed_values
 
@@ -97,6 +99,24 @@ def occupancy_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> T
         functional.binary_cross_entropy_with_logits(logit, probability, reduction="none") for logit in (student, taught)
     )
     return weighted_mean(crossed - own, valid)
+
+
+AGREED = 0.2  # standard deviation between teachers at which what they say together counts half
+
+
+def taught_occupancy(logits: Tensor, taught: Tensor, doubt: Tensor, weight: Tensor) -> Tensor:
+    """Mean Kullback-Leibler divergence of a student's cells from what teachers know together, see `TaughtVoxels`.
+
+    A cell's probability is the mean of those of its eight voxels, and all are kept `CERTAIN` away from 0 and 1. Where
+    the teachers deviate by d from their mean, it counts by 1 / (1 + (d / `AGREED`)²). `logits`: of the voxels
+    [B, X, Y, Z]; `taught`, `doubt`: mean and deviation, uint8 [B, x, y, z] in 1/255, `UNKNOWN` as doubt for cells that
+    do not count; `weight`: of the cells, of a shape that broadcasts to theirs.
+    """
+    own = functional.avg_pool3d(logits.float().sigmoid()[:, None], 2, ceil_mode=True)[:, 0]
+    student, target = (CERTAIN + (1.0 - 2.0 * CERTAIN) * each for each in (own, taught.float() / 255.0))
+    divergence = target * (target / student).log() + (1.0 - target) * ((1.0 - target) / (1.0 - student)).log()
+    agreed = 1.0 / (1.0 + (doubt.float() / 255.0 / AGREED) ** 2)
+    return weighted_mean(divergence, weight * agreed * (doubt < UNKNOWN))
 
 
 def surface_likelihood(height: Tensor, deviation: Tensor, true: Tensor, weight: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ from scene_completion_training.data.module import DataSource, FileSamples, Train
 from scene_completion_training.data.prepared import identity
 from scene_completion_training.data.stereo import depth_deviation, measured_depth
 from scene_completion_training.data.store import Arrays, Store, keyed, mapped_arrays
+from scene_completion_training.data.taught_voxels import UNKNOWN, TaughtVoxels, cells_of
 from scene_completion_training.data.voxel_evidence import (
     OF_NO_CLASS,
     SKY,
@@ -95,6 +96,8 @@ class CompletionDataSettings:
     # How often each frame of the training is prepared: the first time as it is, then with other colours, contrast and
     # sharpness. Rendered images are more alike than rooms are.
     augmentations: int = 1
+    # Students from which another one learns what they know together: folders of bundles, or names as of the package.
+    teachers: list[str] = field(default_factory=list)
     batch_size: int = 2  # samples a step
     workers: int = 1  # processes that load samples
 
@@ -130,6 +133,7 @@ def prepare_samples(
     *,
     classes_of: PixelClasses | None = None,  # for recordings that do not have classes of pixels
     augmentation: int = 0,  # number of the augmentation of the images; 0 for none
+    taught: TaughtVoxels | None = None,  # for the same viewpoint; what it knows of the images, without augmentation
 ) -> list[Path]:
     """Files of frames; those that the store lacks are made.
 
@@ -138,11 +142,16 @@ def prepare_samples(
     views = [vars(viewpoint.camera), vars(viewpoint.volume), viewpoint.height_above_ground]
     recording = [_VERSION, identity(sequence), sequence.pose_source]
     made_of = [*recording, frozen.key, views, classes_of and classes_of.key, augmentation]
+    if taught is not None:
+        made_of.append(taught.key)
+        plain = [*recording, views, classes_of and classes_of.key, taught.key]
+        answers = store.entry("taught voxels", keyed(sequence.name, plain))
     entry = store.entry("samples of completion", keyed(sequence.name, made_of))
 
     def make(indices: Sequence[int]) -> Iterator[Arrays]:
         for index in indices:
-            yield _sample(sequence, index, frozen, viewpoint, classes_of, augmentation)
+            answer = partial(taught.stored, answers, f"{index:06d}") if taught else None
+            yield _sample(sequence, index, frozen, viewpoint, classes_of, augmentation, answer)
 
     return entry.fill({index: f"{index:06d}" for index in frames}, make, "sample")
 
@@ -154,6 +163,7 @@ def _sample(
     viewpoint: Viewpoint,
     classes_of: PixelClasses | None,
     augmentation: int,
+    answer: Callable[[Bytes, RigidTransform], Arrays] | None,  # of the image as it is, and the place of its camera
 ) -> Arrays:
     name = reference_camera(sequence)
     image = canonical_image(sequence.image(index, name), sequence.cameras[name], viewpoint.camera)
@@ -171,8 +181,8 @@ def _sample(
         arrays |= _of_stereo(sequence, index, name, viewpoint, classes_of(image))
     else:
         raise SequenceError("has no voxels with classes", where=f"{sequence.name}, frame {index}")
-    stands = _stands(sequence, index, name, viewpoint, arrays).matrix
-    return arrays | {"volume_from_camera": stands}
+    stands = _stands(sequence, index, name, viewpoint, arrays)
+    return {**arrays, "volume_from_camera": stands.matrix, **(answer(image, stands) if answer else {})}
 
 
 def _stands(sequence: PosedSequence, index: int, camera: str, viewpoint: Viewpoint, arrays: Arrays) -> RigidTransform:
@@ -413,7 +423,7 @@ class CompletionSamples(FileSamples):
         return self._mirrored(sample) if not self.plain and generator.random() < 0.5 else sample
 
     def _in_space(self, data: Arrays, stated: Doubles) -> dict[str, Tensor]:
-        """Labels of the voxels, and heights of the ground, in the volume of a stated pose."""
+        """Labels of voxels, heights of the ground, and what teachers know of cells, in the volume of a stated pose."""
         grid = self.viewpoint.volume.grid
         *origin, voxel = data["origin"].tolist()
         truth = VoxelGrid((origin[0], origin[1], origin[2]), voxel, data["label"].shape)
@@ -425,7 +435,16 @@ class CompletionSamples(FileSamples):
         if "ground" in data:
             level = -self.viewpoint.height_above_ground
             height = resampled_ground(data["ground"], truth, truth_from_volume, grid, level)
-        return {"label": torch.from_numpy(label), "height": torch.from_numpy(height)}
+        cells = cells_of(grid)
+        turned = np.array(data["volume_from_camera"]) @ np.linalg.inv(stated)
+        known = {
+            name: resampled_labels(np.array(data[name]), cells, turned, cells, self.viewpoint.camera, stated)
+            if name in data
+            else np.full(cells.shape, UNKNOWN, np.uint8)
+            for name in ("taught", "doubt")
+        }
+        served = {"label": label, "height": height} | known
+        return {name: torch.from_numpy(values) for name, values in served.items()}
 
     def _misjudged(self, generator: np.random.Generator) -> Floats:
         """Errors of the logarithm of depth in coarse parts of an image, and for each metre of depth."""
@@ -453,7 +472,7 @@ class CompletionSamples(FileSamples):
         """The scene mirrored from left to right; the network mirrors the places of cells, see `cell_lookups`."""
         for name in {*MAPS, "depth", "classes"} & sample.keys():
             sample[name] = sample[name].flip(-1)
-        for name in {"label", "height"} & sample.keys():
+        for name in {"label", "height", "taught", "doubt"} & sample.keys():
             sample[name] = sample[name].flip(1)
         return sample | {"mirrored": torch.tensor(True)}
 
@@ -496,11 +515,17 @@ class CompletionData(TrainingData):
 
             weights = Path(self.settings.segmentation)
             classes_of = PixelClasses(city_segmentation(weights), sha256(weights))
-        for role, sources in (("training", self.settings.sources), ("validation", self.settings.validation)):
-            self.groups[role] = list(self._prepared(role, sources, classes_of))
+        members = self.settings.teachers if self.voxels else []
+        taught = TaughtVoxels(members, self.viewpoint) if members else None
+        self.groups["training"] = list(self._prepared("training", self.settings.sources, classes_of, taught))
+        self.groups["validation"] = list(self._prepared("validation", self.settings.validation, classes_of))
 
     def _prepared(
-        self, role: str, sources: list[CompletionSource], classes_of: PixelClasses | None
+        self,
+        role: str,
+        sources: list[CompletionSource],
+        classes_of: PixelClasses | None,
+        taught: TaughtVoxels | None = None,
     ) -> Iterator[list[Path]]:
         root = Path(self.settings.root)
         for source in matching(root, sources):
@@ -516,7 +541,7 @@ class CompletionData(TrainingData):
                         self.pitches.append(-float(np.arcsin(np.clip(stated.rotation[2, 2], -1.0, 1.0))))
             prepared: list[Path] = []
             for number in range(self.settings.augmentations if role == "training" else 1):
-                options: dict[str, Any] = {"classes_of": classes_of, "augmentation": number}
+                options: dict[str, Any] = {"classes_of": classes_of, "augmentation": number, "taught": taught}
                 prepared += prepare_samples(sequence, used, self.store, self.frozen, self.viewpoint, **options)
             yield prepared
 
