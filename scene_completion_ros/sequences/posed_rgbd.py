@@ -116,9 +116,7 @@ def posed_rgbd(path: Path, *, poses: str | None = None) -> PosedSequence:
             world_from_rig=RigidTransform.identity() if unrelated else recording.poses[index],
             assets={
                 "depth": (
-                    partial(_registered, camera, colour, depths[index])
-                    if small or colour != camera
-                    else depths[index]
+                    partial(_registered, camera, colour, depths[index]) if small or colour != camera else depths[index]
                 ),
                 FUSED: partial(recording.voxels, index),
             },

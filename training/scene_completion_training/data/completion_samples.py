@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from zlib import crc32
 
 import cv2
@@ -29,6 +29,7 @@ from scene_completion_ros.sequences.posed_sequence import (
     TOWNS,
     UNKNOWN_POSES,
     PosedSequence,
+    cameras_ahead,
     mounting,
     reference_camera,
     stereo_pair,
@@ -36,7 +37,14 @@ from scene_completion_ros.sequences.posed_sequence import (
 )
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Reals
 from scene_completion_training.data.drawn_views import canonical_classes, canonical_depth, canonical_image, jittered
-from scene_completion_training.data.module import DataSource, FileSamples, TrainingData, load_sequence, matching
+from scene_completion_training.data.module import (
+    DataSource,
+    FileSamples,
+    TrainingData,
+    load_sequence,
+    matching,
+    refuse_overlap,
+)
 from scene_completion_training.data.prepared import identity
 from scene_completion_training.data.stereo import depth_deviation, measured_depth
 from scene_completion_training.data.store import Arrays, Store, keyed, mapped_arrays
@@ -44,8 +52,10 @@ from scene_completion_training.data.voxel_evidence import (
     OF_NO_CLASS,
     SKY,
     mounting_above,
+    scans_around,
     voxels_of_drive,
     voxels_of_pixels,
+    voxels_of_scans,
 )
 from scene_completion_training.viewpoint import Viewpoint
 
@@ -54,7 +64,7 @@ MAPS = ("fused", "relative", "tokens")  # maps of the trunk, in half precision
 PARTS = (3, 8)  # rows and columns of the parts of an image whose depth errors differ
 # Raw SemanticKITTI ids of the ground: road, parking, sidewalk, other ground, lane marking, terrain.
 GROUND_IDS = (40, 44, 48, 49, 60, 72)
-_VERSION = 8
+_VERSION = 9
 _CITYSCAPES_TO_COMMON = np.array(
     [
         {"wall": 9, "traffic light": 14, "traffic sign": 14, "sky": SKY, "rider": INVALID, "bus": 5, "train": 5}.get(
@@ -68,7 +78,7 @@ _CITYSCAPES_TO_COMMON = np.array(
 
 @dataclass
 class CompletionSource(DataSource):
-    """A recording with voxels that have classes, or with stereo pairs; with poses these give free space, too."""
+    """A recording with voxels that have classes, with LiDAR, or with stereo pairs, of which poses give free space."""
 
     every: int = 1  # each so many-th frame is used
 
@@ -134,7 +144,7 @@ def prepare_samples(
 ) -> list[Path]:
     """Files of frames; those that the store lacks are made.
 
-    Raises SequenceError: a frame has neither true voxels with classes nor a second image whose pixels have classes.
+    Raises SequenceError: a frame has no true voxels with classes, nor LiDAR or a second image and classes of pixels.
     """
     views = [vars(viewpoint.camera), vars(viewpoint.volume), viewpoint.height_above_ground]
     recording = [_VERSION, identity(sequence), sequence.pose_source]
@@ -168,6 +178,8 @@ def _sample(
     if truth is not None:
         arrays |= _of_voxels(sequence, index, name, truth)
         arrays |= _pixels(sequence, index, name, image, viewpoint.camera, classes_of)
+    elif classes_of is not None and "lidar" in sequence.frames[index].assets:
+        arrays |= _of_scans(sequence, index, name, viewpoint, classes_of(image))
     elif classes_of is not None:
         arrays |= _of_stereo(sequence, index, name, viewpoint, classes_of(image))
     else:
@@ -216,15 +228,45 @@ def _of_stereo(sequence: PosedSequence, index: int, name: str, viewpoint: Viewpo
     label, ground = voxels_of_pixels(depth, deviation, classes, canonical, grid, pose)
     if sequence.pose_source != UNKNOWN_POSES:
         label = voxels_of_drive(sequence, index, label, depth, classes, canonical, viewpoint.volume, pose)
-    small = (canonical.width // STRIDE, canonical.height // STRIDE)
-    shrunk = partial(cv2.resize, dsize=small, interpolation=cv2.INTER_NEAREST_EXACT)
+    depth = np.where(classes == SKY, np.float32(np.inf), depth)
+    return _measured(viewpoint, pose, label, ground, _shrunk(depth, canonical), classes)
+
+
+def _of_scans(sequence: PosedSequence, index: int, name: str, viewpoint: Viewpoint, classes: Bytes) -> Arrays:
+    """The same of a frame with LiDAR; its pair gives depth where neither the true one nor LiDAR is known."""
+    camera, canonical, volume = sequence.cameras[name], viewpoint.camera, viewpoint.volume
+    small = canonical.resized(canonical.width // STRIDE, canonical.height // STRIDE)
+    truth = depth_truth(sequence, index, name)
+    assert truth is not None
+    depth, known = (_nearest(truth.depth, truth.camera, target) for target in (canonical, small))
+    if len(cameras_ahead(sequence)) > 1:
+        stereo = _nearest(measured_depth(sequence, index), camera, canonical)
+        depth = np.where(depth > 0.0, depth, stereo)
+        known = np.where(known > 0.0, known, _shrunk(stereo, canonical))
+    known = np.where((known == 0.0) & (_shrunk(classes, canonical) == SKY), np.float32(np.inf), known)
+    pose = level_pose(sequence, name, viewpoint, index)
+    scans = scans_around(sequence, index, name, pose, volume)
+    label, ground = voxels_of_scans(scans, depth, classes, canonical, volume.grid, pose)
+    return {**_measured(viewpoint, pose, label, ground, known, classes), "scan": np.ones(1, np.uint8)}
+
+
+def _shrunk(values: NDArray[Any], canonical: Camera) -> NDArray[Any]:
+    size = (canonical.width // STRIDE, canonical.height // STRIDE)
+    return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_NEAREST_EXACT))
+
+
+def _measured(
+    viewpoint: Viewpoint, pose: RigidTransform, label: Bytes, ground: Floats, depth: Reals, classes: Bytes
+) -> Arrays:
+    """What a sample stores of its volume, of the depth of the maps' pixels, and of the classes of all pixels."""
+    grid = viewpoint.volume.grid
     return {
         "label": label,
         "ground": ground.astype(np.float16),
         "truth_from_camera": pose.matrix,
         "origin": np.array([*grid.origin, grid.voxel_size]),
-        "depth": np.asarray(shrunk(np.where(classes == SKY, np.float32(np.inf), depth)), np.float16),
-        "classes": np.ascontiguousarray(shrunk(classes.astype(np.uint8))),
+        "depth": depth.astype(np.float16),
+        "classes": np.ascontiguousarray(_shrunk(classes.astype(np.uint8), viewpoint.camera)),
     }
 
 
@@ -406,8 +448,9 @@ class CompletionSamples(FileSamples):
             **(self._in_space(data, stated) if self.voxels else {}),
             "volume_from_camera": torch.from_numpy(np.array(stated)).float(),
             "known": torch.tensor(known),
+            "scan": torch.tensor("scan" in data),  # voxels that LiDAR alone knows
             "off": torch.from_numpy(off),
-            "exact": torch.tensor(not self.plain and generator.random() < self.settings.exact),
+            "exact": torch.tensor(not self.plain and generator.random() < self.settings.exact and "scan" not in data),
             "mirrored": torch.tensor(False),
         }
         return self._mirrored(sample) if not self.plain and generator.random() < 0.5 else sample
@@ -458,6 +501,18 @@ class CompletionSamples(FileSamples):
         return sample | {"mirrored": torch.tensor(True)}
 
 
+_Recording: TypeAlias = tuple[CompletionSource, PosedSequence]
+
+
+def _images(recordings: list[_Recording]) -> Iterator[Path]:
+    """The image files of the frames that are used."""
+    for source, sequence in recordings:
+        name = reference_camera(sequence)
+        yield from (
+            image for frame in sequence.frames[:: source.every] if isinstance(image := frame.images[name], Path)
+        )
+
+
 class CompletionData(TrainingData):
     """Serves `CompletionSamples` of the recordings of a configuration."""
 
@@ -496,15 +551,19 @@ class CompletionData(TrainingData):
 
             weights = Path(self.settings.segmentation)
             classes_of = PixelClasses(city_segmentation(weights), sha256(weights))
-        for role, sources in (("training", self.settings.sources), ("validation", self.settings.validation)):
-            self.groups[role] = list(self._prepared(role, sources, classes_of))
+        root = Path(self.settings.root)
+        opened = {
+            role: [(source, load_sequence(root, source, role)) for source in matching(root, sources)]
+            for role, sources in (("training", self.settings.sources), ("validation", self.settings.validation))
+        }
+        refuse_overlap(*map(_images, opened.values()))
+        for role, recordings in opened.items():
+            self.groups[role] = list(self._prepared(role, recordings, classes_of))
 
     def _prepared(
-        self, role: str, sources: list[CompletionSource], classes_of: PixelClasses | None
+        self, role: str, recordings: list[_Recording], classes_of: PixelClasses | None
     ) -> Iterator[list[Path]]:
-        root = Path(self.settings.root)
-        for source in matching(root, sources):
-            sequence = load_sequence(root, source, role)
+        for source, sequence in recordings:
             camera, used = sequence.cameras[reference_camera(sequence)], range(0, len(sequence), source.every)
             if role == "training":
                 self.shares.append(source.share)

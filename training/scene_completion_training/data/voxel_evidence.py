@@ -7,7 +7,7 @@ drive passes them, without LiDAR and without labels.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -15,14 +15,16 @@ import cv2
 import numba
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import median
+from scipy.ndimage import distance_transform_edt, median, minimum_filter
 from scipy.optimize import least_squares
 
 from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.evaluation.scan_voxels import scan_labels
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
+from scene_completion_ros.evaluation.truth import FREE
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.opening import voxel_truth
-from scene_completion_ros.sequences.posed_sequence import PosedSequence, cameras_ahead
+from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, PosedSequence, cameras_ahead
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Mask, Random, Reals
 from scene_completion_training.data.stereo import Meter, depth_meter
 from scene_completion_training.viewpoint import Volume
@@ -169,23 +171,28 @@ class FusionSettings:
     kept: int = 120_000  # most voxels kept a frame, half of them with hits
 
 
-def fusion_views(
-    sequence: PosedSequence, index: int, left: str, depth: Meter, settings: FusionSettings, volume: Volume
-) -> Iterator[DepthView]:
-    """Depth views to fuse for a frame: itself, then frames spread evenly over the distance travelled around it.
-
-    They have half the resolution, or the smaller one of the depth. Their grid frame is the frame's left camera, axes x
-    forward, y left, z up.
-    """
-    positions = np.array([sequence.world_from_camera(i, left).translation for i in range(len(sequence))])
+def frames_around(sequence: PosedSequence, index: int, camera: str, count: int, volume: Volume) -> list[int]:
+    """A frame, then so many others at most, spread evenly over the distance travelled around it."""
+    positions = np.array([sequence.world_from_camera(i, camera).translation for i in range(len(sequence))])
     travelled = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(positions, axis=0), axis=1))])
     travelled -= travelled[index]
     behind, ahead = metres_around(volume)
     near = np.flatnonzero((travelled >= -behind) & (travelled <= ahead))
-    wanted = np.linspace(travelled[near[0]], travelled[near[-1]], settings.views)
+    wanted = np.linspace(travelled[near[0]], travelled[near[-1]], count)
     others = {int(near[np.abs(travelled[near] - w).argmin()]) for w in wanted} - {index}
+    return [index, *sorted(others)]
+
+
+def fusion_views(
+    sequence: PosedSequence, index: int, left: str, depth: Meter, settings: FusionSettings, volume: Volume
+) -> Iterator[DepthView]:
+    """Depth views to fuse for a frame, of `frames_around`.
+
+    They have half the resolution, or the smaller one of the depth. Their grid frame is the frame's left camera, axes x
+    forward, y left, z up.
+    """
     grid_from_world = OPTICAL_FROM_FORWARD.inverse() @ sequence.world_from_camera(index, left).inverse()
-    for other in [index, *sorted(others)]:
+    for other in frames_around(sequence, index, left, settings.views, volume):
         found = depth(other)
         step = 2 if found.camera.width == sequence.cameras[left].width else 1  # every second pixel, from (0, 0) on
         yield DepthView(
@@ -262,6 +269,10 @@ _CELL = 4  # voxels to a side of the cells whose median height counts
 _NEAR_M, _ASIDE_M, _LEAST_POINTS = 18.0, 4.0, 60
 _LEAST_PIXELS = 6
 _LEAST_CELLS = 12
+_BLOCK_M, _LOW = 1.6, 0.1  # edge of the blocks whose lowest returns are the ground, and which share of these is lower
+_STEEPEST_M = 0.3  # that the ground may rise between neighbouring blocks: what is higher is a hedge, a car
+_GRAZED_M = 0.1  # above the ground, where the voxels that begin there are not free: rays graze what is rough
+_ON_GROUND_M = 0.35  # height above the ground up to which a return is of the ground, if its pixel is
 _OFF_SURFACE_M = 0.25  # cells farther from the fitted surface hold no ground: a hedge, a wrong match
 
 
@@ -319,12 +330,80 @@ def voxels_of_drive(
     label = np.where(known, EMPTY, INVALID).astype(np.uint8)
     occupied = np.nonzero(known & (share > OCCUPIED))
     places = grid_from_left.inverse().apply(volume.grid.centres()[occupied].astype(np.float64))
+    named, visible = _pixels_of(places, depth, classes, camera)
+    label[occupied] = np.where(visible & (named < SKY), named, OF_NO_CLASS)
+    return np.where(seen != INVALID, seen, label)
+
+
+def _pixels_of(places: Doubles, depth: Floats, classes: Bytes, camera: Camera) -> tuple[Bytes, Mask]:
+    """Class of the pixel that each place [N, 3], optical frame, falls into, 255 for none; whether its depth agrees."""
     pixels, inside = camera.project(places)
     nearest = np.round(np.where(inside[:, None], pixels, 0.0)).astype(int)
     column, row = np.minimum(nearest, (camera.width - 1, camera.height - 1)).T
     visible = inside & (np.abs(depth[row, column] - places[:, 2]) < _SAME_M + _SAME * places[:, 2])
-    label[occupied] = np.where(visible & (classes[row, column] < SKY), classes[row, column], OF_NO_CLASS)
-    return np.where(seen != INVALID, seen, label)
+    return np.where(inside, classes[row, column], INVALID).astype(np.uint8), visible
+
+
+def scans_around(
+    sequence: PosedSequence,
+    index: int,
+    camera: str,  # whose pose is given
+    grid_from_camera: RigidTransform,  # its pose in the grid
+    volume: Volume,
+    count: int = FusionSettings.views,  # most other frames; without poses there is none
+) -> list[tuple[Doubles, Doubles]]:
+    """Returns [N, 3] of the scan of a frame and then of others around it, and where the LiDAR stood [3], in a grid."""
+    frames = [index]
+    if sequence.pose_source != UNKNOWN_POSES:
+        frames = frames_around(sequence, index, camera, count, volume)
+    grid_from_world = grid_from_camera @ sequence.world_from_camera(index, camera).inverse()
+    scans = []
+    for frame in frames:
+        points, stored = sequence.lidar(frame), sequence.asset(frame, "lidar_pose")
+        if points is None:
+            continue
+        grid_from_rig = grid_from_world @ sequence.frames[frame].world_from_rig
+        placed = sequence.rig_from_sensor["velodyne"] if stored is None else RigidTransform.from_matrix(stored)
+        scans.append((np.asarray(grid_from_rig.apply(points), np.float64), grid_from_rig.apply(placed.translation)))
+    return scans
+
+
+def voxels_of_scans(
+    scans: Sequence[tuple[Doubles, Doubles]],  # see `scans_around`
+    depth: Floats,  # z-depth [H, W] of the frame of the first scan, metres, 0 where unknown
+    classes: Bytes,  # common classes [H, W] of its pixels, `SKY`, or 255
+    camera: Camera,  # camera of both
+    grid: VoxelGrid,  # the voxels
+    grid_from_camera: RigidTransform,  # pose of the camera in them; z points up
+) -> tuple[Bytes, Floats]:
+    """Labels of voxels that LiDAR scans know, and heights of the ground.
+
+    The first scan counts before the others, as things move. Where it knows nothing, a voxel is what most of the
+    evidence of the others says, a scan each. Voxels of the ground, which rays graze, and below are never free; where it
+    is unknown, it lies as nearby. Returns labels
+    [X, Y, Z]: 0 free, the class of the pixel that sees a return, `OF_NO_CLASS`, 255 unknown; and heights of the ground
+    [X, Y] in the grid, metres, NaN where it is unknown.
+    """
+    own, *others = (scan_labels(points, sensor, grid) for points, sensor in scans)
+    hits, passed = (sum((found == value for found in others), np.zeros(grid.shape, np.int32)) for value in (1, FREE))
+    occupied = np.where(own == INVALID, hits > OCCUPIED * (hits + _FREE_FACTOR * passed), own != FREE)
+    label = np.where((own != INVALID) | (hits + passed > 0), EMPTY, INVALID).astype(np.uint8)
+    points = np.concatenate([points for points, _ in scans])
+    ground = _lowest(points, grid)
+    if np.isfinite(ground).any():
+        nearest = distance_transform_edt(np.isnan(ground), return_distances=False, return_indices=True)
+        bottoms = grid.origin[2] + np.arange(grid.shape[2]) * grid.voxel_size
+        label[(label == EMPTY) & (bottoms <= ground[tuple(nearest)][..., None] + _GRAZED_M)] = INVALID
+    label[occupied] = OF_NO_CLASS
+    cells, inside = grid.index_of(points)
+    points, cells = points[inside], cells[inside]
+    named, visible = _pixels_of(grid_from_camera.inverse().apply(points), depth, classes, camera)
+    with np.errstate(invalid="ignore"):
+        low = points[:, 2] - ground[cells[:, 0], cells[:, 1]] <= _ON_GROUND_M
+    sure = np.where(np.isin(named, GROUND_CLASSES), low, visible & (named < SKY))
+    sure &= occupied[tuple(cells.T)]
+    label[tuple(cells[sure].T)] = named[sure]
+    return label, ground
 
 
 def _evidence(
@@ -382,6 +461,26 @@ def _ground(points: Doubles, cells: NDArray[np.intp], grid: VoxelGrid) -> Floats
     coarse = np.full(shape, np.nan, np.float32)
     coarse.ravel()[named[kept]] = height[kept]
     return coarse.repeat(_CELL, axis=0).repeat(_CELL, axis=1)[: grid.shape[0], : grid.shape[1]]
+
+
+def _lowest(points: Doubles, grid: VoxelGrid) -> Floats:
+    """Heights of the ground [X, Y] by the lowest returns of blocks of columns; NaN where there are too few."""
+    step = round(_BLOCK_M / grid.voxel_size)
+    shape = tuple(-(-count // step) for count in grid.shape[:2])
+    x, y = (np.floor((points[:, axis] - grid.origin[axis]) / (step * grid.voxel_size)) for axis in (0, 1))
+    inside = (x >= 0) & (x < shape[0]) & (y >= 0) & (y < shape[1])
+    inside &= np.hypot(points[:, 0], points[:, 1]) < _FARTHEST_GROUND_M
+    block, height = (x * shape[1] + y)[inside].astype(int), points[inside, 2]
+    order = np.lexsort((height, block))
+    count = np.bincount(block, minlength=shape[0] * shape[1])
+    first = np.cumsum(count) - count
+    found = np.full(len(count), np.inf)
+    known = count >= _LEAST_PIXELS
+    found[known] = height[order][(first + (_LOW * count).astype(int))[known]]
+    coarse = found.reshape(shape)
+    with np.errstate(invalid="ignore"):
+        coarse = np.where(coarse - minimum_filter(coarse, 3, mode="nearest") < _STEEPEST_M, coarse, np.nan)
+    return coarse.astype(np.float32).repeat(step, axis=0).repeat(step, axis=1)[: grid.shape[0], : grid.shape[1]]
 
 
 def _quadratic(place: Doubles) -> Doubles:
