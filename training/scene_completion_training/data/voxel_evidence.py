@@ -15,15 +15,15 @@ import cv2
 import numba
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, median, minimum_filter
+from scipy.ndimage import median
 from scipy.optimize import least_squares
 
 from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.evaluation.scan_voxels import scan_labels
+from scene_completion_ros.evaluation.scan_voxels import grazed, ground_of_scans, scan_labels
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
 from scene_completion_ros.evaluation.truth import FREE
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
-from scene_completion_ros.sequences.opening import voxel_truth
+from scene_completion_ros.sequences.opening import sensor_pose, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, PosedSequence, cameras_ahead
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Mask, Random, Reals
 from scene_completion_training.data.stereo import Meter, depth_meter
@@ -269,9 +269,6 @@ _CELL = 4  # voxels to a side of the cells whose median height counts
 _NEAR_M, _ASIDE_M, _LEAST_POINTS = 18.0, 4.0, 60
 _LEAST_PIXELS = 6
 _LEAST_CELLS = 12
-_BLOCK_M, _LOW = 1.6, 0.1  # edge of the blocks whose lowest returns are the ground, and which share of these is lower
-_STEEPEST_M = 0.3  # that the ground may rise between neighbouring blocks: what is higher is a hedge, a car
-_GRAZED_M = 0.1  # above the ground, where the voxels that begin there are not free: rays graze what is rough
 _ON_GROUND_M = 0.35  # height above the ground up to which a return is of the ground, if its pixel is
 _OFF_SURFACE_M = 0.25  # cells farther from the fitted surface hold no ground: a hedge, a wrong match
 
@@ -359,12 +356,10 @@ def scans_around(
     grid_from_world = grid_from_camera @ sequence.world_from_camera(index, camera).inverse()
     scans = []
     for frame in frames:
-        points, stored = sequence.lidar(frame), sequence.asset(frame, "lidar_pose")
-        if points is None:
-            continue
-        grid_from_rig = grid_from_world @ sequence.frames[frame].world_from_rig
-        placed = sequence.rig_from_sensor["velodyne"] if stored is None else RigidTransform.from_matrix(stored)
-        scans.append((np.asarray(grid_from_rig.apply(points), np.float64), grid_from_rig.apply(placed.translation)))
+        points, placed = sequence.lidar(frame), sensor_pose(sequence, frame)
+        if points is not None and placed is not None:
+            grid_from_rig = grid_from_world @ sequence.frames[frame].world_from_rig
+            scans.append((np.asarray(grid_from_rig.apply(points), np.float64), grid_from_rig.apply(placed.translation)))
     return scans
 
 
@@ -389,11 +384,8 @@ def voxels_of_scans(
     occupied = np.where(own == INVALID, hits > OCCUPIED * (hits + _FREE_FACTOR * passed), own != FREE)
     label = np.where((own != INVALID) | (hits + passed > 0), EMPTY, INVALID).astype(np.uint8)
     points = np.concatenate([points for points, _ in scans])
-    ground = _lowest(points, grid)
-    if np.isfinite(ground).any():
-        nearest = distance_transform_edt(np.isnan(ground), return_distances=False, return_indices=True)
-        bottoms = grid.origin[2] + np.arange(grid.shape[2]) * grid.voxel_size
-        label[(label == EMPTY) & (bottoms <= ground[tuple(nearest)][..., None] + _GRAZED_M)] = INVALID
+    ground = ground_of_scans(points, grid)
+    label[grazed(ground, grid)] = INVALID
     label[occupied] = OF_NO_CLASS
     cells, inside = grid.index_of(points)
     points, cells = points[inside], cells[inside]
@@ -461,26 +453,6 @@ def _ground(points: Doubles, cells: NDArray[np.intp], grid: VoxelGrid) -> Floats
     coarse = np.full(shape, np.nan, np.float32)
     coarse.ravel()[named[kept]] = height[kept]
     return coarse.repeat(_CELL, axis=0).repeat(_CELL, axis=1)[: grid.shape[0], : grid.shape[1]]
-
-
-def _lowest(points: Doubles, grid: VoxelGrid) -> Floats:
-    """Heights of the ground [X, Y] by the lowest returns of blocks of columns; NaN where there are too few."""
-    step = round(_BLOCK_M / grid.voxel_size)
-    shape = tuple(-(-count // step) for count in grid.shape[:2])
-    x, y = (np.floor((points[:, axis] - grid.origin[axis]) / (step * grid.voxel_size)) for axis in (0, 1))
-    inside = (x >= 0) & (x < shape[0]) & (y >= 0) & (y < shape[1])
-    inside &= np.hypot(points[:, 0], points[:, 1]) < _FARTHEST_GROUND_M
-    block, height = (x * shape[1] + y)[inside].astype(int), points[inside, 2]
-    order = np.lexsort((height, block))
-    count = np.bincount(block, minlength=shape[0] * shape[1])
-    first = np.cumsum(count) - count
-    found = np.full(len(count), np.inf)
-    known = count >= _LEAST_PIXELS
-    found[known] = height[order][(first + (_LOW * count).astype(int))[known]]
-    coarse = found.reshape(shape)
-    with np.errstate(invalid="ignore"):
-        coarse = np.where(coarse - minimum_filter(coarse, 3, mode="nearest") < _STEEPEST_M, coarse, np.nan)
-    return coarse.astype(np.float32).repeat(step, axis=0).repeat(step, axis=1)[: grid.shape[0], : grid.shape[1]]
 
 
 def _quadratic(place: Doubles) -> Doubles:
