@@ -1,7 +1,7 @@
 """The frame lists that published splits consist of, and which frames of recordings they name."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,8 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence, cameras
 SIDES = ("l", "r")
 # Provenance of a sequence whose images are not called by the numbers that lists have: the number of each frame.
 FRAME_NUMBERS = "frame_numbers"
+# Provenance of unrelated frames of several drives: the name of the drive of each frame.
+DRIVES = "drives"
 _SHOWN = 5  # of the frames that are missing
 
 
@@ -62,6 +64,33 @@ def frame_indices(sequence: PosedSequence) -> dict[int, int]:
         int(source.stem) if isinstance(source, Path) and source.stem.isdigit() else index: index
         for index, source in sources.items()
     }
+
+
+def part_of_recording(
+    sequence: PosedSequence,
+    *,
+    drives: Sequence[str] = (),  # drives whose frames are taken; all if none is named
+    without_drives: Sequence[str] = (),  # drives whose frames are left out
+    first: float = 0.0,  # where the part begins and ends, as shares of the frames that are left
+    last: float = 1.0,
+) -> PosedSequence:
+    """A part of a recording. Raises SequenceError where it lacks a drive that is named, or no frame is left."""
+    drive_of = sequence.provenance.get(DRIVES, [])
+    if unknown := {*drives, *without_drives} - {*drive_of}:
+        what = f"has no frame of {_some(sorted(unknown))}, but of {', '.join(sorted({*drive_of})) or 'no named drive'}"
+        raise SequenceError(what, where=sequence.name, cure="Name drives as source.txt does")
+    indices = [
+        index
+        for index in range(len(sequence))
+        if not drive_of or ((not drives or drive_of[index] in drives) and drive_of[index] not in without_drives)
+    ]
+    indices = indices[round(first * len(indices)) : round(last * len(indices))]
+    if not indices:
+        raise SequenceError("no frame is left", where=sequence.name, cure="Take more drives, or a larger part")
+    lists = {key: sequence.provenance[key] for key in (DRIVES, FRAME_NUMBERS) if key in sequence.provenance}
+    kept = {key: [values[index] for index in indices] for key, values in lists.items()}
+    frames = [sequence.frames[index] for index in indices]
+    return replace(sequence, frames=frames, provenance=sequence.provenance | kept)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ are shifted against it by the fourth column of their projection matrix, see `cam
 frames, where the folder holds them:
 
 * "lidar": float32 [N, 3] in the rig frame; "lidar_semantic": uint16 [N] raw SemanticKITTI ids
+* "depth": float32 [H, W], metres, 0 where unknown, of image_2, from KITTI 2015's disparity
 * "ssc_label": uint8 [256, 256, 32] learning ids (0 free, 255 unknown), and "ssc_invalid": bool, of SemanticKITTI's
   voxels or of `ssc_derived`
 
@@ -23,15 +24,17 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.truth import VoxelTruth, labelled_truth
 from scene_completion_ros.geometry.camera_files import camera_from_projection, read_kitti_calibration
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.picture_files import read_size
+from scene_completion_ros.picture_files import read_picture, read_size
+from scene_completion_ros.sequences.frame_lists import DRIVES
 from scene_completion_ros.sequences.posed_sequence import (
     UNKNOWN_POSES,
     ArrayLoader,
     Frame,
     PosedSequence,
     Source,
+    grid_entry,
     pose_of,
     read_lines,
 )
@@ -140,8 +143,8 @@ def kitti_odometry(folder: Path | str, *, poses: str | None = None) -> PosedSequ
     trajectories: name the file where both exist and it matters. Raises SequenceError where a file is missing or
     malformed: names file and line. `folder`: holds `calib.txt`, `times.txt` and `image_0` … `image_3` (any of them);
     `poses`: name of the pose file; by default `poses.txt`, `poses_gt.txt` or `../../poses/XX.txt`, whichever comes
-    first. Line i belongs to frame i. "none": there are none, every frame gets the identity, and the frames are
-    unrelated.
+    first. Line i belongs to frame i, or to the i-th frame of `frames.txt`. "none": there are none, every frame gets the
+    identity, and the frames are unrelated, as always where `source.txt` names the scene, date, drive and frame of each.
     """
     root = Path(folder)
     chosen = [camera for camera in PROJECTIONS if (root / camera).is_dir()]
@@ -152,34 +155,68 @@ def kitti_odometry(folder: Path | str, *, poses: str | None = None) -> PosedSequ
     if not numbers:
         what, cure = f"no frame has an image of all of {chosen}", "Leave out the folder that lacks them"
         raise SequenceError(what, where=str(root), cure=cure)
+    provenance: dict[str, Any] = {}
+    if (source := root / "source.txt").is_file():
+        drives = read_lines(source, "drive", _drive_of, "Expected `scene date drive frame`")
+        check_lines(drives, "drives", numbers[-1], source)
+        poses, provenance[DRIVES] = UNKNOWN_POSES, [drives[number] for number in numbers]
+    line_of = lines_of(root / "frames.txt", numbers)
+    last = max(line_of[number] for number in numbers)
     if poses == UNKNOWN_POSES:
-        pose_file, world_from_cam0 = Path(UNKNOWN_POSES), [RigidTransform.identity()] * (numbers[-1] + 1)
+        pose_file, world_from_cam0 = Path(UNKNOWN_POSES), [RigidTransform.identity()] * (last + 1)
     else:
         pose_file = root / poses if poses else _default_pose_file(root)
         world_from_cam0 = read_kitti_poses(pose_file)
     stamps = read_kitti_times(root / "times.txt") if (root / "times.txt").is_file() else None
-    check_lines(world_from_cam0, "poses", numbers[-1], pose_file)
+    check_lines(world_from_cam0, "poses", last, pose_file)
     if stamps is not None:
-        check_lines(stamps, "times", numbers[-1], root / "times.txt")
+        check_lines(stamps, "times", last, root / "times.txt")
     camera_models, rig_from_camera, rig_from_sensor = _rig(root, {c: images[c][numbers[0]] for c in chosen})
     frames = [
         Frame(
-            stamp_ns=stamps[number] if stamps is not None else number * FRAME_PERIOD_NS,
+            stamp_ns=stamps[line_of[number]] if stamps is not None else number * FRAME_PERIOD_NS,
             images={camera: images[camera][number] for camera in chosen},
-            world_from_rig=world_from_cam0[number],
+            world_from_rig=world_from_cam0[line_of[number]],
             assets=_assets(root, number, rig_from_sensor.get("velodyne")),
         )
         for number in numbers
     ]
+    if "depth" in frames[0].assets:
+        provenance["voxel_grid"] = grid_entry(DEFAULT_GRID, "image_2")
     return PosedSequence(
         name=f"{root.resolve().parent.name}/{root.resolve().name}",
         cameras=camera_models,
         rig_from_camera=rig_from_camera,
         frames=frames,
         pose_source=pose_file.name,
-        provenance={"dataset": "KITTI", "licence": "CC BY-NC-SA 3.0", "folder": root.name, "poses": pose_file.name},
+        provenance={
+            "dataset": "KITTI",
+            "licence": "CC BY-NC-SA 3.0",
+            "folder": root.name,
+            "poses": pose_file.name,
+            **provenance,
+        },
         rig_from_sensor=rig_from_sensor,
     )
+
+
+def _drive_of(line: str) -> str:
+    _, _, drive, _ = line.split()
+    return drive
+
+
+def lines_of(listed: Path, numbers: Sequence[int]) -> dict[int, int]:
+    """The line of each frame in files with a line a frame: its number, or where `frames.txt` lists it.
+
+    Raises SequenceError where the list is damaged, or lacks one.
+    """
+    if not listed.is_file():
+        return {number: number for number in numbers}
+    line_of = {number: line for line, number in enumerate(read_lines(listed, "frame", int, "Expected its number"))}
+    if missing := [number for number in numbers if number not in line_of]:
+        what, cure = f"does not list frame {missing[0]}, which has an image", "Restore the file"
+        raise SequenceError(what, where=str(listed), cure=cure)
+    return line_of
 
 
 def check_lines(values: Sequence[object], what: str, last: int, path: Path) -> None:
@@ -206,6 +243,9 @@ def load_packed_scan(path: Path, rig_from_velodyne: RigidTransform) -> NDArray[n
     store no reflectance). Returns float32 [N, 3], rig frame.
     """
     data = _arrays(path, "dxyz")
+    if data["dxyz"].ndim != 2 or 3 not in data["dxyz"].shape or data["dxyz"].dtype.kind != "i":
+        what = f"dxyz is {data['dxyz'].dtype} {list(data['dxyz'].shape)}, no steps of x, y, z in whole numbers"
+        raise SequenceError(what, where=str(path), cure="Restore the file")
     if "refl" in data:  # sums wrap around in 16 bits by design
         steps = np.cumsum(data["dxyz"].T, axis=0, dtype=np.int32).astype(np.int16)
         unit = ODOMETRY_LIDAR_UNIT
@@ -213,6 +253,14 @@ def load_packed_scan(path: Path, rig_from_velodyne: RigidTransform) -> NDArray[n
         steps = np.cumsum(data["dxyz"].T if data["dxyz"].shape[0] == 3 else data["dxyz"], axis=0, dtype=np.int32)
         unit = RAW_LIDAR_UNIT
     return np.asarray(rig_from_velodyne.apply(steps.astype(np.float64) * unit), dtype=np.float32)
+
+
+def load_log_depth(path: Path) -> NDArray[np.float32]:
+    """Load depth in 254 steps of its logarithm from 2 m to 100 m: float32 [H, W], metres, 0 where unknown."""
+    values = read_picture(path)
+    if values.dtype != np.uint8 or values.ndim != 2:
+        raise SequenceError("is no grey image of 8 bits", where=str(path), cure="Restore the file")
+    return np.where(values > 0, 2.0 * 50.0 ** ((values - 1.0) / 254.0), 0.0).astype(np.float32)
 
 
 def load_packed_ids(path: Path) -> NDArray[np.uint16]:
@@ -263,6 +311,8 @@ def _assets(root: Path, number: int, rig_from_velodyne: RigidTransform | None) -
         assets["lidar_semantic"] = partial(load_packed_ids, scan)
     if rig_from_velodyne is not None and front.is_file():
         assets["lidar"] = partial(load_packed_scan, front, rig_from_velodyne)
+    if (depth := root / "true_depth" / f"{number:06d}.png").is_file():
+        assets["depth"] = partial(load_log_depth, depth)
     if derived.is_file():
         assets["ssc_label"] = partial(load_voxel_labels, derived)
         assets["ssc_invalid"] = partial(load_packed_voxels, derived, "official_invalid")

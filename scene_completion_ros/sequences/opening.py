@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.evaluation.scan_voxels import scan_truth
 from scene_completion_ros.evaluation.truth import UNKNOWN, DepthTruth, VoxelTruth, labelled_truth
-from scene_completion_ros.geometry import VoxelGrid
+from scene_completion_ros.geometry import RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.depth_images import sparse_depth
 from scene_completion_ros.sequences import (
     from_bag,
@@ -83,6 +84,22 @@ def truth_later(sequence: PosedSequence, index: int) -> VoxelTruth | None:
     x, y, z = grid.origin
     ahead = VoxelGrid((x + step * grid.voxel_size, y, z), grid.voxel_size, grid.shape)
     return labelled_truth(first.source, label, invalid, ahead, pose, sequence.cameras[name], first.class_map)
+
+
+def scan_voxels(sequence: PosedSequence, index: int) -> VoxelTruth | None:
+    """What the scan of a frame alone knows of the voxels around its reference camera; None without any."""
+    name, points = reference_camera(sequence), sequence.lidar(index)
+    placed = sensor_pose(sequence, index)
+    if points is None or placed is None:
+        return None
+    camera_from_rig = sequence.rig_from_camera[name].inverse()
+    return scan_truth(camera_from_rig.apply(points), camera_from_rig.apply(placed.translation), sequence.cameras[name])
+
+
+def sensor_pose(sequence: PosedSequence, index: int) -> RigidTransform | None:
+    """Pose of the LiDAR in the rig when it made the scan of a frame; None where that is unknown."""
+    stored = sequence.asset(index, "lidar_pose")
+    return sequence.rig_from_sensor.get("velodyne") if stored is None else RigidTransform.from_matrix(stored)
 
 
 def holds_voxels(sequence: PosedSequence, index: int = 0, source: Source | None = None) -> bool:

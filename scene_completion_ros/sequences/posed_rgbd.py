@@ -2,9 +2,10 @@
 
 Files are frame-000000.color.jpg (or .png), .depth.png and .pose.txt, world_from_camera. Their intrinsics are in
 camera-intrinsics.txt; without it they are those of 7-Scenes. They are those of depth: colour has often a lens of its
-own, which is found by where edges of depth lie in colour images. The world of such recordings hangs somehow in space:
-it is set upright by the floor and the walls that depth shows, and its floor lies at height 0. True voxels come from a
-truncated signed distance field of all depth images (Curless and Levoy, SIGGRAPH 1996).
+own, which is found by where edges of depth lie in colour images. Folders of DeepVideoMVS have image/, depth/ in
+millimetres, which may be smaller, K.txt of both, and poses.txt with a line an image. The world of such recordings
+hangs somehow in space: it is set upright by the floor and the walls that depth shows, and its floor lies at height 0.
+True voxels come from a truncated signed distance field of all depth images (Curless and Levoy, SIGGRAPH 1996).
 """
 
 import itertools
@@ -13,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -28,6 +29,7 @@ from scene_completion_ros.geometry.grids import ROOM_GRID
 from scene_completion_ros.jit import kernel
 from scene_completion_ros.picture_files import png_depth, read_picture, read_size
 from scene_completion_ros.sequences.frame_lists import FRAME_NUMBERS
+from scene_completion_ros.sequences.kitti import check_lines, lines_of, numbered_images
 from scene_completion_ros.sequences.posed_sequence import (
     UNKNOWN_POSES,
     Frame,
@@ -36,12 +38,13 @@ from scene_completion_ros.sequences.posed_sequence import (
     grid_entry,
     numbers_of,
     pinhole_camera,
+    read_lines,
     rigid_transform,
 )
 from scene_completion_ros.untrusted_files import read_text
 
 CAMERA = "camera"
-INTRINSICS = "camera-intrinsics.txt"
+INTRINSICS, LISTED_INTRINSICS = "camera-intrinsics.txt", "K.txt"
 # Asset: voxels of `ROOM_GRID`, upright below the camera, that all depth images of the recording know of.
 FUSED = "fused_voxels"
 FINE_M = 0.025
@@ -65,7 +68,9 @@ _LEAST_SMOOTH = 0.1  # of the pixels with a depth, from which an image shows sur
 
 
 def _folder(path: Path) -> Path | None:
-    """Where the images lie: in the folder itself, or in `data/` of it."""
+    """Where the images lie: in the folder itself, or in `data/` of it; or the folder of `image/` and `depth/`."""
+    if (path / LISTED_INTRINSICS).is_file() and (path / "image").is_dir():
+        return path
     for folder in (path, path / "data"):
         if next(folder.glob("frame-*.pose.txt"), None) is not None:
             return folder
@@ -87,31 +92,32 @@ def posed_rgbd(path: Path, *, poses: str | None = None) -> PosedSequence:
     """
     folder = _folder(path)
     assert folder is not None
-    numbers = sorted(int(found[1]) for file in folder.iterdir() if (found := _NAME.fullmatch(file.name)))
-    if not numbers:
-        raise SequenceError("has poses without images", where=str(folder), cure="Unpack frame-*.color.jpg, too")
-    found_poses = {number: _pose(folder / f"frame-{number:06d}.pose.txt") for number in numbers}
+    listed = (folder / LISTED_INTRINSICS).is_file()
+    found_poses, images, depth_files = _listed(folder) if listed else _named(folder)
     lost = [number for number, pose in found_poses.items() if pose is None]
     kept = {number: pose for number, pose in found_poses.items() if pose is not None}
     if not kept:
         raise SequenceError("no frame has a pose", where=str(folder), cure="Name a recording that was tracked")
-    camera = _camera(folder, next(iter(kept)))
+    camera = _camera(folder / (LISTED_INTRINSICS if listed else INTRINSICS), images[next(iter(kept))])
     matrices = list(kept.values())
-    depths = [partial(read_depth, folder / f"frame-{number:06d}.depth.png") for number in kept]
+    depths = [partial(read_depth, depth_files[number]) for number in kept]
+    small = depths[0]().shape != (camera.height, camera.width)
     _check_depth(folder, camera, depths[0]())
     _check_poses(folder, camera, matrices, depths)
     level_from_world = _upright(folder, camera, matrices, depths)
     recording = _Recording(camera, tuple(level_from_world @ pose for pose in matrices), tuple(depths))
     step = max(1, len(depths) // _COMPARED)
-    colour = _colour_camera(camera, [_image(folder, number) for number in list(kept)[::step]], depths[::step])
+    colour = camera if listed else _colour_camera(camera, [images[n] for n in list(kept)[::step]], depths[::step])
     unrelated = poses == UNKNOWN_POSES
     frames = [
         Frame(
             stamp_ns=number * PERIOD_NS,
-            images={CAMERA: _image(folder, number)},
+            images={CAMERA: images[number]},
             world_from_rig=RigidTransform.identity() if unrelated else recording.poses[index],
             assets={
-                "depth": depths[index] if colour == camera else partial(_registered, camera, colour, depths[index]),
+                "depth": (
+                    partial(_registered, camera, colour, depths[index]) if small or colour != camera else depths[index]
+                ),
                 FUSED: partial(recording.voxels, index),
             },
         )
@@ -250,21 +256,44 @@ def fused_voxels(sequence: PosedSequence, index: int, camera: str) -> VoxelTruth
     return replace(truth, label=None)
 
 
-def _image(folder: Path, number: int) -> Path:
-    stem = f"frame-{number:06d}.color"
-    return next(file for suffix in (".jpg", ".png") if (file := folder / (stem + suffix)).is_file())
+_Files: TypeAlias = tuple[dict[int, RigidTransform | None], dict[int, Path], dict[int, Path]]
+
+
+def _named(folder: Path) -> _Files:
+    """Pose, colour image and depth image of each frame, by its number, of a folder like 7-Scenes."""
+    images = {int(found[1]): file for file in sorted(folder.iterdir()) if (found := _NAME.fullmatch(file.name))}
+    if not images:
+        raise SequenceError("has poses without images", where=str(folder), cure="Unpack frame-*.color.jpg, too")
+    poses = {number: _pose(folder / f"frame-{number:06d}.pose.txt") for number in images}
+    return poses, images, {number: folder / f"frame-{number:06d}.depth.png" for number in images}
+
+
+def _listed(folder: Path) -> _Files:
+    """The same of a folder of `image/`, `depth/` and `poses.txt`."""
+    images, file = numbered_images(folder / "image"), folder / "poses.txt"
+    if not images:
+        raise SequenceError("has poses without images", where=str(folder), cure="Unpack image/, too")
+    cure = "Restore it: row-major 4x4 matrices, world_from_camera"
+    poses = read_lines(file, "pose", partial(_finite_pose, where=str(file), cure=cure), cure)
+    line_of = lines_of(folder / "frames.txt", list(images))
+    check_lines(poses, "poses", max(line_of.values()), file)
+    depth = {number: folder / "depth" / f"{image.stem}.png" for number, image in images.items()}
+    return {number: poses[line] for number, line in line_of.items()}, images, depth
 
 
 def _pose(file: Path) -> RigidTransform | None:
     """world_from_camera; None where tracking was lost, which files say with numbers that are not finite."""
     cure = "Restore it: a row-major 4x4 matrix, world_from_camera"
-    matrix = numbers_of(read_text(file, SequenceError, cure=cure), (4, 4), str(file), cure, finite=False)
-    return rigid_transform(matrix, str(file), cure) if np.isfinite(matrix).all() else None
+    return _finite_pose(read_text(file, SequenceError, cure=cure), str(file), cure)
 
 
-def _camera(folder: Path, number: int) -> Camera:
-    width, height = read_size(_image(folder, number))
-    file = folder / INTRINSICS
+def _finite_pose(text: str, where: str, cure: str) -> RigidTransform | None:
+    matrix = numbers_of(text, (4, 4), where, cure, finite=False)
+    return rigid_transform(matrix, where, cure) if np.isfinite(matrix).all() else None
+
+
+def _camera(file: Path, image: Path) -> Camera:
+    width, height = read_size(image)
     if not file.is_file():
         focal = KINECT_FOCAL * width
         return Camera(focal, focal, 0.5 * width, 0.5 * height, width, height)
@@ -318,9 +347,9 @@ def _edges(values: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _registered(camera: Camera, colour: Camera, depth: partial[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """A depth image as the lens of the colour images has it."""
+    """A depth image as the lens of the colour images has it, and of their size."""
     measured = depth()
-    return depth_at_rays(measured, _depth_camera(camera, measured), _depth_camera(colour, measured))
+    return depth_at_rays(measured, _depth_camera(camera, measured), colour)
 
 
 def _depth_camera(camera: Camera, depth: NDArray[np.float32]) -> Camera:
@@ -420,7 +449,7 @@ def _surfaces(camera: Camera, depth: NDArray[np.float32]) -> tuple[NDArray[np.fl
 
 
 SOURCE = Source(
-    "a folder of frame-000000.color.jpg, .depth.png and .pose.txt",
+    "a folder of frame-000000.color.jpg, .depth.png and .pose.txt, or of image/, depth/, K.txt and poses.txt",
     lambda path: path.is_dir() and _folder(path) is not None,
     lambda path, poses: posed_rgbd(path, poses=poses),
     (FUSED,),

@@ -107,12 +107,12 @@ AGREED = 0.2  # standard deviation between teachers at which what they say toget
 def taught_occupancy(logits: Tensor, taught: Tensor, doubt: Tensor, weight: Tensor) -> Tensor:
     """Mean Kullback-Leibler divergence of a student's cells from what teachers know together, see `TaughtVoxels`.
 
-    A cell's probability is the mean of those of its eight voxels, and all are kept `CERTAIN` away from 0 and 1. Where
-    the teachers deviate by d from their mean, it counts by 1 / (1 + (d / `AGREED`)²). `logits`: of the voxels
-    [B, X, Y, Z]; `taught`, `doubt`: mean and deviation, uint8 [B, x, y, z] in 1/255, `UNKNOWN` as doubt for cells that
-    do not count; `weight`: of the cells, of a shape that broadcasts to theirs.
+    A cell's probability is the mean of those of its voxels, and all are kept `CERTAIN` away from 0 and 1. Where the
+    teachers deviate by d from their mean, it counts by 1 / (1 + (d / `AGREED`)²). `logits`: of the voxels [B, N, S³];
+    `taught`, `doubt`: mean and deviation, uint8 [B, N] in 1/255, `UNKNOWN` as doubt for cells that do not count;
+    `weight`: of the cells [B, N].
     """
-    own = functional.avg_pool3d(logits.float().sigmoid()[:, None], 2, ceil_mode=True)[:, 0]
+    own = logits.float().sigmoid().mean(dim=2)
     student, target = (CERTAIN + (1.0 - 2.0 * CERTAIN) * each for each in (own, taught.float() / 255.0))
     divergence = target * (target / student).log() + (1.0 - target) * ((1.0 - target) / (1.0 - student)).log()
     agreed = 1.0 / (1.0 + (doubt.float() / 255.0 / AGREED) ** 2)

@@ -175,7 +175,7 @@ class MaskSettings:
     ratio: float
 
 
-class SceneSamples(FileSamples):
+class SceneSamples(FileSamples[Path]):
     """The samples of kept scenes, two views of each; a part of the student's is hidden."""
 
     def __init__(

@@ -415,15 +415,18 @@ def test_the_ground_of_a_tilted_volume_lies_where_it_was() -> None:
     np.testing.assert_allclose(found[known, 20], (0.3 - x * np.sin(np.radians(2.0)))[known], atol=0.01)
 
 
-def test_a_sample_holds_what_is_true_in_the_stated_volume(town: Path, trained: Path) -> None:
+def test_a_sample_holds_what_is_true_in_the_stated_volume(
+    town: Path, trained: Path, settings: Settings, pixels: str, tmp_path: Path
+) -> None:
     """As it is stated, the volume of a town is its own grid, resampled; mirrored, it is that from the other side."""
     stored = Checkpoint.read(trained)
     sequence = open_recording(town)
-    folder = next(
-        each for each in (town.parent / "cache").iterdir() if "fused" in load_file(each / "000000.safetensors")
-    )
+    served = make_stage(settings(tmp_path, pixels_from=pixels)).make_data()
+    assert isinstance(served, CompletionData)
+    served.setup("fit")
+    files = [group[:1] for group in served.groups["training"]]
     data = CompletionDataSettings(unknown_pose=0.0, stated_pitch=0.0, stated_height=0.0, depth_scale=0.0)
-    samples = CompletionSamples([[folder / "000000.safetensors"]], [1.0], data, stored.viewpoint, seed=0, length=9)
+    samples = CompletionSamples(files, [1.0], data, stored.viewpoint, seed=0, length=9)
     plain, mirrored = (
         next(sample for sample in samples if sample["mirrored"] == wanted)  # type: ignore[attr-defined]
         for wanted in (False, True)
@@ -454,9 +457,9 @@ def test_frames_are_looked_at_again_in_other_colours(settings: Settings, tmp_pat
         (group,) = served.groups["training"]
         files.append(group)
     assert files[1][: len(files[0])] == files[0] and len(files[1]) == 2 * len(files[0])
-    plain, other = (load_file(group[-1]) for group in files)
-    assert all(np.array_equal(plain[name], other[name]) for name in ("depth", "classes", "label"))
-    assert not np.array_equal(plain["states"], other["states"])
+    (seen_plain, plain), (seen_other, other) = (group[-1] for group in files)
+    assert plain == other and {"depth", "classes", "label"} <= load_file(plain).keys()
+    assert not np.array_equal(*(load_file(file)["states"] for file in (seen_plain, seen_other)))
     batch = next(iter(served.train_dataloader()))
     assert {"states", "first", "depth", "classes"} <= batch.keys() and not {"label", "height"} & batch.keys()
 

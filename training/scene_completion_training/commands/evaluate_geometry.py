@@ -45,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "score this frame of each recording alone, against the voxels of its first one: with earlier frames, as "
     meaning += "--scale-from needs them"
     arguments.add_number(parser, "--at", None, meaning, least=0)
+    meaning = "score frames against the voxels that their own LiDAR scan knows: free along its rays, occupied where "
+    parser.add_argument("--single-scan", action="store_true", help=meaning + "they return")
     arguments.add_engine(parser)
 
 
@@ -96,11 +98,13 @@ def _run_voxels(args: argparse.Namespace) -> int:
     pitch = None if args.camera_pitch is None else math.radians(args.camera_pitch)
     scores, counted = Scores([OCCUPANCY, CALIBRATION, LIDAR_OCCUPANCY]), 0
     for sequence in recordings:
-        frames = scored_frames(sequence, args.every, scans=args.scans, split=split, pitch=pitch, at=args.at)
+        options = {"scans": args.scans, "split": split, "pitch": pitch, "at": args.at, "single_scan": args.single_scan}
+        frames = scored_frames(sequence, args.every, **options)
         counted += scores.run("recordings", [*models, *controls(sequence)], frames)
     names = [sequence.name for sequence in recordings]
     if not counted:
-        cure = "Unpack the LiDAR scans next to the images, render the town with its assets, or name other recordings"
+        cure = "Unpack the LiDAR scans next to the images, render the town with its assets, name other recordings, or "
+        cure += "give --single-scan for unrelated frames"
         raise SequenceError("no frame has ground truth voxels or LiDAR", where=", ".join(names), cure=cure)
     arguments.write_results(args, scores, names, counted=found)
     return 0

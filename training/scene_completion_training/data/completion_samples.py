@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from zlib import crc32
 
 import cv2
@@ -29,6 +29,7 @@ from scene_completion_ros.sequences.posed_sequence import (
     TOWNS,
     UNKNOWN_POSES,
     PosedSequence,
+    cameras_ahead,
     mounting,
     reference_camera,
     stereo_pair,
@@ -36,7 +37,14 @@ from scene_completion_ros.sequences.posed_sequence import (
 )
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Reals
 from scene_completion_training.data.drawn_views import canonical_classes, canonical_depth, canonical_image, jittered
-from scene_completion_training.data.module import DataSource, FileSamples, TrainingData, load_sequence, matching
+from scene_completion_training.data.module import (
+    DataSource,
+    FileSamples,
+    TrainingData,
+    load_sequence,
+    matching,
+    refuse_overlap,
+)
 from scene_completion_training.data.prepared import identity
 from scene_completion_training.data.stereo import depth_deviation, measured_depth
 from scene_completion_training.data.store import Arrays, Store, keyed, mapped_arrays
@@ -45,8 +53,10 @@ from scene_completion_training.data.voxel_evidence import (
     OF_NO_CLASS,
     SKY,
     mounting_above,
+    scans_around,
     voxels_of_drive,
     voxels_of_pixels,
+    voxels_of_scans,
 )
 from scene_completion_training.viewpoint import Viewpoint
 
@@ -56,7 +66,7 @@ UNPLACED = "first"  # what it knows of an image as a whole
 PARTS = (3, 8)  # rows and columns of the parts of an image whose depth errors differ
 # Raw SemanticKITTI ids of the ground: road, parking, sidewalk, other ground, lane marking, terrain.
 GROUND_IDS = (40, 44, 48, 49, 60, 72)
-_VERSION = 8
+_VERSION = 10
 _CITYSCAPES_TO_COMMON = np.array(
     [
         {"wall": 9, "traffic light": 14, "traffic sign": 14, "sky": SKY, "rider": INVALID, "bus": 5, "train": 5}.get(
@@ -70,7 +80,7 @@ _CITYSCAPES_TO_COMMON = np.array(
 
 @dataclass
 class CompletionSource(DataSource):
-    """A recording with voxels that have classes, or with stereo pairs; with poses these give free space, too."""
+    """A recording with voxels that have classes, with LiDAR, or with stereo pairs, of which poses give free space."""
 
     every: int = 1  # each so many-th frame is used
 
@@ -124,6 +134,9 @@ class PixelClasses:
         return np.where(found < len(_CITYSCAPES_TO_COMMON), _CITYSCAPES_TO_COMMON[np.minimum(found, 18)], INVALID)
 
 
+Files: TypeAlias = tuple[Path, ...]  # of a sample: what a trunk sees, what is true, and what teachers know of it
+
+
 def prepare_samples(
     sequence: PosedSequence,
     frames: Sequence[int],
@@ -133,56 +146,70 @@ def prepare_samples(
     *,
     classes_of: PixelClasses | None = None,  # for recordings that do not have classes of pixels
     augmentation: int = 0,  # number of the augmentation of the images; 0 for none
-    taught: TaughtVoxels | None = None,  # for the same viewpoint; what it knows of the images, without augmentation
-) -> list[Path]:
+    taught: TaughtVoxels | None = None,  # for the same viewpoint; what it knows of images that are not rendered
+) -> list[Files]:
     """Files of frames; those that the store lacks are made.
 
-    Raises SequenceError: a frame has neither true voxels with classes nor a second image whose pixels have classes.
+    Raises SequenceError: a frame has no true voxels with classes, nor LiDAR or a second image and classes of pixels.
     """
+    camera, names = reference_camera(sequence), {index: f"{index:06d}" for index in frames}
     views = [vars(viewpoint.camera), vars(viewpoint.volume), viewpoint.height_above_ground]
-    recording = [_VERSION, identity(sequence), sequence.pose_source]
-    made_of = [*recording, frozen.key, views, classes_of and classes_of.key, augmentation]
-    if taught is not None:
-        made_of.append(taught.key)
-        plain = [*recording, views, classes_of and classes_of.key, taught.key]
-        answers = store.entry("taught voxels", keyed(sequence.name, plain))
-    entry = store.entry("samples of completion", keyed(sequence.name, made_of))
+    recording = [_VERSION, identity(sequence), sequence.pose_source, views]
 
-    def make(indices: Sequence[int]) -> Iterator[Arrays]:
+    def images(indices: Sequence[int]) -> Iterator[tuple[int, Bytes]]:
         for index in indices:
-            answer = partial(taught.stored, answers, f"{index:06d}") if taught else None
-            yield _sample(sequence, index, frozen, viewpoint, classes_of, augmentation, answer)
+            image = canonical_image(sequence.image(index, camera), sequence.cameras[camera], viewpoint.camera)
+            yield index, image
 
-    return entry.fill({index: f"{index:06d}" for index in frames}, make, "sample")
+    def seen(indices: Sequence[int]) -> Iterator[Arrays]:
+        for index, image in images(indices):
+            chance = np.random.default_rng((augmentation, index, crc32(sequence.name.encode())))
+            shown = np.ascontiguousarray(jittered(image, chance) if augmentation else image)
+            found = frozen.see(torch.from_numpy(shown).permute(2, 0, 1)[None].float())
+            yield {name: part[0].to(torch.float16).numpy() for name, part in found.items()}
+
+    def true(indices: Sequence[int]) -> Iterator[Arrays]:
+        for index, image in images(indices):
+            yield _truth(sequence, index, image, viewpoint, classes_of)
+
+    def known(indices: Sequence[int]) -> Iterator[Arrays]:
+        assert taught is not None
+        for index, image in images(indices):
+            place = mapped_arrays(truths[index])["volume_from_camera"]
+            yield dict(
+                zip(("taught", "doubt"), taught.of(image, RigidTransform.from_matrix(np.array(place))), strict=True)
+            )
+
+    def files(what: str, make: Callable[[Sequence[int]], Iterator[Arrays]], *made_of: Any) -> dict[int, Path]:
+        entry = store.entry(f"{what} of completion", keyed(sequence.name, [what, *recording, *made_of]))
+        return dict(zip(frames, entry.fill(names, make, what), strict=True))
+
+    key = classes_of and classes_of.key
+    truths = files("truth", true, key)
+    parts = [files("seen image", seen, frozen.key, augmentation), truths]
+    if taught is not None and sequence.provenance.get("source") not in (TOWNS, ROOMS):
+        parts.append(files("taught image", known, key, taught.key))
+    return [tuple(part[index] for part in parts) for index in frames]
 
 
-def _sample(
-    sequence: PosedSequence,
-    index: int,
-    frozen: FrozenEncoder,
-    viewpoint: Viewpoint,
-    classes_of: PixelClasses | None,
-    augmentation: int,
-    answer: Callable[[Bytes, RigidTransform], Arrays] | None,  # of the image as it is, and the place of its camera
+def _truth(
+    sequence: PosedSequence, index: int, image: Bytes, viewpoint: Viewpoint, classes_of: PixelClasses | None
 ) -> Arrays:
+    """What is true of the pixels and the voxels of a frame, and where the camera stands in the volume."""
     name = reference_camera(sequence)
-    image = canonical_image(sequence.image(index, name), sequence.cameras[name], viewpoint.camera)
-    chance = np.random.default_rng((augmentation, index, crc32(sequence.name.encode())))
-    shown = jittered(image, chance) if augmentation else image
-    with torch.no_grad():
-        tensor = torch.from_numpy(np.ascontiguousarray(shown)).permute(2, 0, 1)[None].float()
-        seen = frozen.see(tensor)
-    arrays: dict[str, NDArray[Any]] = {name: part[0].to(torch.float16).numpy() for name, part in seen.items()}
     truth = truth_around(sequence, index, name)
     if truth is not None:
-        arrays |= _of_voxels(sequence, index, name, truth)
-        arrays |= _pixels(sequence, index, name, image, viewpoint.camera, classes_of)
+        arrays = {
+            **_of_voxels(sequence, index, name, truth),
+            **_pixels(sequence, index, name, image, viewpoint.camera, classes_of),
+        }
+    elif classes_of is not None and "lidar" in sequence.frames[index].assets:
+        arrays = {**_of_scans(sequence, index, name, viewpoint, classes_of(image))}
     elif classes_of is not None:
-        arrays |= _of_stereo(sequence, index, name, viewpoint, classes_of(image))
+        arrays = {**_of_stereo(sequence, index, name, viewpoint, classes_of(image))}
     else:
         raise SequenceError("has no voxels with classes", where=f"{sequence.name}, frame {index}")
-    stands = _stands(sequence, index, name, viewpoint, arrays)
-    return {**arrays, "volume_from_camera": stands.matrix, **(answer(image, stands) if answer else {})}
+    return {**arrays, "volume_from_camera": _stands(sequence, index, name, viewpoint, arrays).matrix}
 
 
 def _stands(sequence: PosedSequence, index: int, camera: str, viewpoint: Viewpoint, arrays: Arrays) -> RigidTransform:
@@ -225,15 +252,45 @@ def _of_stereo(sequence: PosedSequence, index: int, name: str, viewpoint: Viewpo
     label, ground = voxels_of_pixels(depth, deviation, classes, canonical, grid, pose)
     if sequence.pose_source != UNKNOWN_POSES:
         label = voxels_of_drive(sequence, index, label, depth, classes, canonical, viewpoint.volume, pose)
-    small = (canonical.width // STRIDE, canonical.height // STRIDE)
-    shrunk = partial(cv2.resize, dsize=small, interpolation=cv2.INTER_NEAREST_EXACT)
+    depth = np.where(classes == SKY, np.float32(np.inf), depth)
+    return _measured(viewpoint, pose, label, ground, _shrunk(depth, canonical), classes)
+
+
+def _of_scans(sequence: PosedSequence, index: int, name: str, viewpoint: Viewpoint, classes: Bytes) -> Arrays:
+    """The same of a frame with LiDAR; its pair gives depth where neither the true one nor LiDAR is known."""
+    camera, canonical, volume = sequence.cameras[name], viewpoint.camera, viewpoint.volume
+    small = canonical.resized(canonical.width // STRIDE, canonical.height // STRIDE)
+    truth = depth_truth(sequence, index, name)
+    assert truth is not None
+    depth, known = (_nearest(truth.depth, truth.camera, target) for target in (canonical, small))
+    if len(cameras_ahead(sequence)) > 1:
+        stereo = _nearest(measured_depth(sequence, index), camera, canonical)
+        depth = np.where(depth > 0.0, depth, stereo)
+        known = np.where(known > 0.0, known, _shrunk(stereo, canonical))
+    known = np.where((known == 0.0) & (_shrunk(classes, canonical) == SKY), np.float32(np.inf), known)
+    pose = level_pose(sequence, name, viewpoint, index)
+    scans = scans_around(sequence, index, name, pose, volume)
+    label, ground = voxels_of_scans(scans, depth, classes, canonical, volume.grid, pose)
+    return {**_measured(viewpoint, pose, label, ground, known, classes), "scan": np.ones(1, np.uint8)}
+
+
+def _shrunk(values: NDArray[Any], canonical: Camera) -> NDArray[Any]:
+    size = (canonical.width // STRIDE, canonical.height // STRIDE)
+    return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_NEAREST_EXACT))
+
+
+def _measured(
+    viewpoint: Viewpoint, pose: RigidTransform, label: Bytes, ground: Floats, depth: Reals, classes: Bytes
+) -> Arrays:
+    """What a sample stores of its volume, of the depth of the maps' pixels, and of the classes of all pixels."""
+    grid = viewpoint.volume.grid
     return {
         "label": label,
         "ground": ground.astype(np.float16),
         "truth_from_camera": pose.matrix,
         "origin": np.array([*grid.origin, grid.voxel_size]),
-        "depth": np.asarray(shrunk(np.where(classes == SKY, np.float32(np.inf), depth)), np.float16),
-        "classes": np.ascontiguousarray(shrunk(classes.astype(np.uint8))),
+        "depth": depth.astype(np.float16),
+        "classes": np.ascontiguousarray(_shrunk(classes.astype(np.uint8), viewpoint.camera)),
     }
 
 
@@ -381,12 +438,12 @@ def resampled_ground(
     return np.where(inside & np.isfinite(found), centres[..., 2], np.nan).astype(np.float32)
 
 
-class CompletionSamples(FileSamples):
+class CompletionSamples(FileSamples[Files]):
     """The samples of prepared frames."""
 
     def __init__(
         self,
-        groups: Sequence[Sequence[Path]],  # files of the frames of each recording
+        groups: Sequence[Sequence[Files]],  # of the frames of each recording
         shares: Sequence[float],
         settings: CompletionDataSettings,
         viewpoint: Viewpoint,
@@ -401,10 +458,10 @@ class CompletionSamples(FileSamples):
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         """Maps, stated pose, and the truth of pixels, and of voxels in the volume of that pose."""
-        file, generator = self.drawn(number)
+        files, generator = self.drawn(number)
         if self.plain:
-            file = [file for group in self.groups for file in group][number]
-        data = mapped_arrays(file)
+            files = [files for group in self.groups for files in group][number]
+        data = {name: values for file in files for name, values in mapped_arrays(file).items()}
         known = self.plain or generator.random() >= self.settings.unknown_pose
         exact = np.array(data["volume_from_camera"])
         stated = self._stated(exact, generator) if known else DEFAULT_GRID_FROM_CAMERA.matrix
@@ -415,9 +472,9 @@ class CompletionSamples(FileSamples):
             **(self._in_space(data, stated) if self.voxels else {}),
             "volume_from_camera": torch.from_numpy(np.array(stated)).float(),
             "known": torch.tensor(known),
+            "scan": torch.tensor("scan" in data),  # voxels that LiDAR alone knows
             "off": torch.from_numpy(off),
-            "exact": torch.tensor(not self.plain and generator.random() < self.settings.exact),
-            "scan": torch.tensor("scan" in data),
+            "exact": torch.tensor(not self.plain and generator.random() < self.settings.exact and "scan" not in data),
             "mirrored": torch.tensor(False),
         }
         return self._mirrored(sample) if not self.plain and generator.random() < 0.5 else sample
@@ -477,6 +534,18 @@ class CompletionSamples(FileSamples):
         return sample | {"mirrored": torch.tensor(True)}
 
 
+_Recording: TypeAlias = tuple[CompletionSource, PosedSequence]
+
+
+def _images(recordings: list[_Recording]) -> Iterator[Path]:
+    """The image files of the frames that are used."""
+    for source, sequence in recordings:
+        name = reference_camera(sequence)
+        yield from (
+            image for frame in sequence.frames[:: source.every] if isinstance(image := frame.images[name], Path)
+        )
+
+
 class CompletionData(TrainingData):
     """Serves `CompletionSamples` of the recordings of a configuration."""
 
@@ -492,7 +561,7 @@ class CompletionData(TrainingData):
     ) -> None:
         super().__init__(settings, steps=steps, seed=seed)
         self.viewpoint, self.frozen, self.voxels = viewpoint, frozen, voxels
-        self.groups: dict[str, list[list[Path]]] = {}
+        self.groups: dict[str, list[list[Files]]] = {}
         self.focal_ratios: list[float] = []
         self.heights: list[float] = []
         self.pitches: list[float] = []
@@ -515,21 +584,25 @@ class CompletionData(TrainingData):
 
             weights = Path(self.settings.segmentation)
             classes_of = PixelClasses(city_segmentation(weights), sha256(weights))
+        root = Path(self.settings.root)
+        opened = {
+            role: [(source, load_sequence(root, source, role)) for source in matching(root, sources)]
+            for role, sources in (("training", self.settings.sources), ("validation", self.settings.validation))
+        }
+        refuse_overlap(*map(_images, opened.values()))
         members = self.settings.teachers if self.voxels else []
         taught = TaughtVoxels(members, self.viewpoint) if members else None
-        self.groups["training"] = list(self._prepared("training", self.settings.sources, classes_of, taught))
-        self.groups["validation"] = list(self._prepared("validation", self.settings.validation, classes_of))
+        self.groups["training"] = list(self._prepared("training", opened["training"], classes_of, taught))
+        self.groups["validation"] = list(self._prepared("validation", opened["validation"], classes_of))
 
     def _prepared(
         self,
         role: str,
-        sources: list[CompletionSource],
+        recordings: list[_Recording],
         classes_of: PixelClasses | None,
         taught: TaughtVoxels | None = None,
-    ) -> Iterator[list[Path]]:
-        root = Path(self.settings.root)
-        for source in matching(root, sources):
-            sequence = load_sequence(root, source, role)
+    ) -> Iterator[list[Files]]:
+        for source, sequence in recordings:
             camera, used = sequence.cameras[reference_camera(sequence)], range(0, len(sequence), source.every)
             if role == "training":
                 self.shares.append(source.share)
@@ -539,7 +612,7 @@ class CompletionData(TrainingData):
                     if stated is not None:
                         self.heights.append(float(stated.translation[2]))
                         self.pitches.append(-float(np.arcsin(np.clip(stated.rotation[2, 2], -1.0, 1.0))))
-            prepared: list[Path] = []
+            prepared: list[Files] = []
             for number in range(self.settings.augmentations if role == "training" else 1):
                 options: dict[str, Any] = {"classes_of": classes_of, "augmentation": number, "taught": taught}
                 prepared += prepare_samples(sequence, used, self.store, self.frozen, self.viewpoint, **options)
@@ -555,5 +628,5 @@ class CompletionData(TrainingData):
         count = sum(map(len, groups))
         return DataLoader(self._samples(groups, [1.0] * len(groups), seed=0, length=count, plain=True))
 
-    def _samples(self, groups: list[list[Path]], shares: list[float], **options: Any) -> CompletionSamples:
+    def _samples(self, groups: list[list[Files]], shares: list[float], **options: Any) -> CompletionSamples:
         return CompletionSamples(groups, shares, self.settings, self.viewpoint, voxels=self.voxels, **options)

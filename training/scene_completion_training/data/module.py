@@ -2,11 +2,12 @@
 
 import dataclasses
 import glob
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import lightning
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
-from scene_completion_ros.sequences.frame_lists import FrameSplit, SplitCount
+from scene_completion_ros.sequences.frame_lists import FrameSplit, SplitCount, part_of_recording
 from scene_completion_ros.sequences.from_bag import is_bag
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import (
@@ -38,6 +39,7 @@ from scene_completion_training.data.view_batches import DataNeeds, ViewSamples, 
 from scene_completion_training.data.voxel_evidence import FusionSettings
 from scene_completion_training.viewpoint import Viewpoint
 
+Stored = TypeVar("Stored")
 _SIDES = {"l": "left", "r": "right"}
 
 
@@ -76,6 +78,12 @@ class DataSource:
     # Factor on the share of samples it gets. The share grows with the square root of its length (with the number of
     # frames where they are unrelated).
     share: float = 1.0
+    # Of a recording whose `source.txt` names the drive of each frame: the drives that are taken, or left out.
+    drives: list[str] = field(default_factory=list)
+    without_drives: list[str] = field(default_factory=list)
+    # Where the part of it that is taken begins and ends, as shares of its frames. Nothing beyond is ever looked at.
+    first: float = 0.0
+    last: float = 1.0
 
     def place(self, root: Path) -> Path:
         """Where it lies; absolute, as processes on other machines begin elsewhere."""
@@ -120,7 +128,25 @@ def load_sequence(root: Path, source: DataSource, role: str = "training") -> Pos
     check_for_training(sequence, str(folder))
     for name in cameras_ahead(sequence):
         refuse_lens(sequence, name)
-    return sequence
+    chosen = {"drives": source.drives, "without_drives": source.without_drives}
+    return part_of_recording(sequence, **chosen, first=source.first, last=source.last)
+
+
+def refuse_overlap(training: Iterable[Path], validation: Iterable[Path]) -> None:
+    """Refuses image files of a validation whose content is trained on; a `ConfigurationError` that names one."""
+    watched: dict[tuple[int, str], Path] = {}
+    for file in validation:
+        watched[file.stat().st_size, _digest(file)] = file
+    sizes = {size for size, _ in watched}
+    for file in training:
+        if (size := file.stat().st_size) in sizes and (found := watched.get((size, _digest(file)))):
+            what = f"its image {found} is trained on, too, as {file}"
+            cure = "Give training and validation other drives, or other parts of one: drives, first, last"
+            raise ConfigurationError(what, where="data.validation", cure=cure)
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 @dataclass
@@ -199,12 +225,12 @@ class TrainingData(lightning.LightningDataModule):
         return DataLoader(samples, size, sampler=sampler, num_workers=self.settings.workers, **options)
 
 
-class FileSamples(Dataset[dict[str, Tensor]]):
-    """Samples of a training by number, each of a stored file; everything random in one follows from seed and number."""
+class FileSamples(Dataset[dict[str, Tensor]], Generic[Stored]):
+    """Samples of a training by number, each of stored files; everything random in one follows from seed and number."""
 
     def __init__(
         self,
-        groups: Sequence[Sequence[Path]],  # files of each source
+        groups: Sequence[Sequence[Stored]],  # files of each source
         # Factor on the share of samples of each group, which grows with the square root of its length.
         shares: Sequence[float],
         *,
@@ -219,8 +245,8 @@ class FileSamples(Dataset[dict[str, Tensor]]):
         """Samples of the whole training."""
         return self.length
 
-    def drawn(self, number: int) -> tuple[Path, Random]:
-        """The file of a sample, and what its further chances are drawn from."""
+    def drawn(self, number: int) -> tuple[Stored, Random]:
+        """The files of a sample, and what its further chances are drawn from."""
         generator = np.random.default_rng((self.seed, number))
         files = self.groups[int(generator.choice(len(self.groups), p=self.probability))]
         return files[int(generator.integers(len(files)))], generator

@@ -22,7 +22,6 @@ from scene_completion_ros.inference.cells import STRIDE
 from scene_completion_ros.inference.completer import SMALLEST_COVERAGE, Completer, mounting_warnings
 from scene_completion_ros.inference.encoder import cpu_engine
 from scene_completion_training.arrays import Bytes, Floats, Reals
-from scene_completion_training.data.store import Arrays, Entry
 from scene_completion_training.viewpoint import Viewpoint
 
 UNKNOWN = 255  # doubt of cells that the image does not show; the deviation of probabilities is at most 127.5
@@ -72,13 +71,6 @@ class TaughtVoxels:
         found = [_in_cells(seen * one.complete(image_rgb, labels=False).probability) for one in placed]
         each = np.rint(255.0 / np.maximum(count, 1.0) * (np.mean(found, axis=0), np.std(found, axis=0)))
         return each[0].astype(np.uint8), np.where(count > 0, each[1], UNKNOWN).astype(np.uint8)
-
-    def stored(self, entry: Entry, name: str, image_rgb: Bytes, volume_from_camera: RigidTransform) -> Arrays:
-        """What `of` gives, as "taught" and "doubt", of a name in an entry of the store; it is made if it is missing."""
-        if name not in entry:
-            taught, doubt = self.of(image_rgb, volume_from_camera)
-            entry.write(name, {"taught": taught, "doubt": doubt})
-        return entry.read(name)
 
     def _placed(self, volume_from_camera: RigidTransform) -> list[Completer]:
         """The members that are asked, for a place of the camera; those of the last one are kept."""

@@ -7,7 +7,7 @@ drive passes them, without LiDAR and without labels.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -19,10 +19,12 @@ from scipy.ndimage import median
 from scipy.optimize import least_squares
 
 from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.evaluation.scan_voxels import grazed, ground_of_scans, scan_labels
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
+from scene_completion_ros.evaluation.truth import FREE
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
-from scene_completion_ros.sequences.opening import voxel_truth
-from scene_completion_ros.sequences.posed_sequence import PosedSequence, cameras_ahead
+from scene_completion_ros.sequences.opening import sensor_pose, voxel_truth
+from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, PosedSequence, cameras_ahead
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Mask, Random, Reals
 from scene_completion_training.data.stereo import Meter, depth_meter
 from scene_completion_training.viewpoint import Volume
@@ -169,23 +171,28 @@ class FusionSettings:
     kept: int = 120_000  # most voxels kept a frame, half of them with hits
 
 
-def fusion_views(
-    sequence: PosedSequence, index: int, left: str, depth: Meter, settings: FusionSettings, volume: Volume
-) -> Iterator[DepthView]:
-    """Depth views to fuse for a frame: itself, then frames spread evenly over the distance travelled around it.
-
-    They have half the resolution, or the smaller one of the depth. Their grid frame is the frame's left camera, axes x
-    forward, y left, z up.
-    """
-    positions = np.array([sequence.world_from_camera(i, left).translation for i in range(len(sequence))])
+def frames_around(sequence: PosedSequence, index: int, camera: str, count: int, volume: Volume) -> list[int]:
+    """A frame, then so many others at most, spread evenly over the distance travelled around it."""
+    positions = np.array([sequence.world_from_camera(i, camera).translation for i in range(len(sequence))])
     travelled = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(positions, axis=0), axis=1))])
     travelled -= travelled[index]
     behind, ahead = metres_around(volume)
     near = np.flatnonzero((travelled >= -behind) & (travelled <= ahead))
-    wanted = np.linspace(travelled[near[0]], travelled[near[-1]], settings.views)
+    wanted = np.linspace(travelled[near[0]], travelled[near[-1]], count)
     others = {int(near[np.abs(travelled[near] - w).argmin()]) for w in wanted} - {index}
+    return [index, *sorted(others)]
+
+
+def fusion_views(
+    sequence: PosedSequence, index: int, left: str, depth: Meter, settings: FusionSettings, volume: Volume
+) -> Iterator[DepthView]:
+    """Depth views to fuse for a frame, of `frames_around`.
+
+    They have half the resolution, or the smaller one of the depth. Their grid frame is the frame's left camera, axes x
+    forward, y left, z up.
+    """
     grid_from_world = OPTICAL_FROM_FORWARD.inverse() @ sequence.world_from_camera(index, left).inverse()
-    for other in [index, *sorted(others)]:
+    for other in frames_around(sequence, index, left, settings.views, volume):
         found = depth(other)
         step = 2 if found.camera.width == sequence.cameras[left].width else 1  # every second pixel, from (0, 0) on
         yield DepthView(
@@ -262,6 +269,7 @@ _CELL = 4  # voxels to a side of the cells whose median height counts
 _NEAR_M, _ASIDE_M, _LEAST_POINTS = 18.0, 4.0, 60
 _LEAST_PIXELS = 6
 _LEAST_CELLS = 12
+_ON_GROUND_M = 0.35  # height above the ground up to which a return is of the ground, if its pixel is
 _OFF_SURFACE_M = 0.25  # cells farther from the fitted surface hold no ground: a hedge, a wrong match
 
 
@@ -319,12 +327,75 @@ def voxels_of_drive(
     label = np.where(known, EMPTY, INVALID).astype(np.uint8)
     occupied = np.nonzero(known & (share > OCCUPIED))
     places = grid_from_left.inverse().apply(volume.grid.centres()[occupied].astype(np.float64))
+    named, visible = _pixels_of(places, depth, classes, camera)
+    label[occupied] = np.where(visible & (named < SKY), named, OF_NO_CLASS)
+    return np.where(seen != INVALID, seen, label)
+
+
+def _pixels_of(places: Doubles, depth: Floats, classes: Bytes, camera: Camera) -> tuple[Bytes, Mask]:
+    """Class of the pixel that each place [N, 3], optical frame, falls into, 255 for none; whether its depth agrees."""
     pixels, inside = camera.project(places)
     nearest = np.round(np.where(inside[:, None], pixels, 0.0)).astype(int)
     column, row = np.minimum(nearest, (camera.width - 1, camera.height - 1)).T
     visible = inside & (np.abs(depth[row, column] - places[:, 2]) < _SAME_M + _SAME * places[:, 2])
-    label[occupied] = np.where(visible & (classes[row, column] < SKY), classes[row, column], OF_NO_CLASS)
-    return np.where(seen != INVALID, seen, label)
+    return np.where(inside, classes[row, column], INVALID).astype(np.uint8), visible
+
+
+def scans_around(
+    sequence: PosedSequence,
+    index: int,
+    camera: str,  # whose pose is given
+    grid_from_camera: RigidTransform,  # its pose in the grid
+    volume: Volume,
+    count: int = FusionSettings.views,  # most other frames; without poses there is none
+) -> list[tuple[Doubles, Doubles]]:
+    """Returns [N, 3] of the scan of a frame and then of others around it, and where the LiDAR stood [3], in a grid."""
+    frames = [index]
+    if sequence.pose_source != UNKNOWN_POSES:
+        frames = frames_around(sequence, index, camera, count, volume)
+    grid_from_world = grid_from_camera @ sequence.world_from_camera(index, camera).inverse()
+    scans = []
+    for frame in frames:
+        points, placed = sequence.lidar(frame), sensor_pose(sequence, frame)
+        if points is not None and placed is not None:
+            grid_from_rig = grid_from_world @ sequence.frames[frame].world_from_rig
+            scans.append((np.asarray(grid_from_rig.apply(points), np.float64), grid_from_rig.apply(placed.translation)))
+    return scans
+
+
+def voxels_of_scans(
+    scans: Sequence[tuple[Doubles, Doubles]],  # see `scans_around`
+    depth: Floats,  # z-depth [H, W] of the frame of the first scan, metres, 0 where unknown
+    classes: Bytes,  # common classes [H, W] of its pixels, `SKY`, or 255
+    camera: Camera,  # camera of both
+    grid: VoxelGrid,  # the voxels
+    grid_from_camera: RigidTransform,  # pose of the camera in them; z points up
+) -> tuple[Bytes, Floats]:
+    """Labels of voxels that LiDAR scans know, and heights of the ground.
+
+    The first scan counts before the others, as things move. Where it knows nothing, a voxel is what most of the
+    evidence of the others says, a scan each. Voxels of the ground, which rays graze, and below are never free; where it
+    is unknown, it lies as nearby. Returns labels
+    [X, Y, Z]: 0 free, the class of the pixel that sees a return, `OF_NO_CLASS`, 255 unknown; and heights of the ground
+    [X, Y] in the grid, metres, NaN where it is unknown.
+    """
+    own, *others = (scan_labels(points, sensor, grid) for points, sensor in scans)
+    hits, passed = (sum((found == value for found in others), np.zeros(grid.shape, np.int32)) for value in (1, FREE))
+    occupied = np.where(own == INVALID, hits > OCCUPIED * (hits + _FREE_FACTOR * passed), own != FREE)
+    label = np.where((own != INVALID) | (hits + passed > 0), EMPTY, INVALID).astype(np.uint8)
+    points = np.concatenate([points for points, _ in scans])
+    ground = ground_of_scans(points, grid)
+    label[grazed(ground, grid)] = INVALID
+    label[occupied] = OF_NO_CLASS
+    cells, inside = grid.index_of(points)
+    points, cells = points[inside], cells[inside]
+    named, visible = _pixels_of(grid_from_camera.inverse().apply(points), depth, classes, camera)
+    with np.errstate(invalid="ignore"):
+        low = points[:, 2] - ground[cells[:, 0], cells[:, 1]] <= _ON_GROUND_M
+    sure = np.where(np.isin(named, GROUND_CLASSES), low, visible & (named < SKY))
+    sure &= occupied[tuple(cells.T)]
+    label[tuple(cells[sure].T)] = named[sure]
+    return label, ground
 
 
 def _evidence(

@@ -14,14 +14,21 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import GridError, SequenceError
 from scene_completion_ros.evaluation.depth import resize_depth
 from scene_completion_ros.evaluation.occupancy import best_iou, fit_calibration, score_histogram
-from scene_completion_ros.evaluation.truth import DepthTruth, FrameTruth, VoxelTruth
+from scene_completion_ros.evaluation.truth import FrameTruth, VoxelTruth
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.progress import watched
 from scene_completion_ros.sequences.frame_lists import SIDES, FrameSplit, frame_indices
-from scene_completion_ros.sequences.opening import holds_voxels, lidar_depth, open_recording, truth_later, voxel_truth
-from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera, stored_grid
+from scene_completion_ros.sequences.opening import (
+    depth_truth,
+    holds_voxels,
+    open_recording,
+    scan_voxels,
+    truth_later,
+    voxel_truth,
+)
+from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, PosedSequence, reference_camera, stored_grid
 from scene_completion_ros.voxels.occupancy import density_of_opacity, opacity
 from scene_completion_training.arrays import Doubles, Floats, Mask
 from scene_completion_training.data.stereo import measured_depth
@@ -296,6 +303,7 @@ def scored_frames(
     # This frame alone, against the voxels of the first one: what robots know of earlier frames, the first one of a
     # labelled window does not have.
     at: int | None = None,
+    single_scan: bool = False,  # frames with a scan alone, against the voxels that this scan knows
 ) -> Iterator[Frame]:
     """Frames with voxels, or with scans: those with all N ahead, or frame 0 of a shorter recording.
 
@@ -309,11 +317,16 @@ def scored_frames(
         if later is not None:
             yield Frame(sequence, at, FrameTruth(later, None))
         return
+    if single_scan:
+        for index in scanned_frames(sequence, split)[:: 1 if split else every]:
+            known = scan_voxels(sequence, index)
+            if known is not None:
+                yield Frame(sequence, index, FrameTruth(known, None))
+        return
     pitch = lidar_evaluation.camera_pitch(sequence) if pitch is None else pitch
     scanned: Collection[int] = ()
-    if lidar_evaluation.LIDAR in sequence.rig_from_sensor and (
-        "bag" in sequence.provenance or "lidar" in sequence.frames[0].assets
-    ):
+    related = lidar_evaluation.LIDAR in sequence.rig_from_sensor and sequence.pose_source != UNKNOWN_POSES
+    if related and ("bag" in sequence.provenance or "lidar" in sequence.frames[0].assets):
         posed = [index for index, _ in lidar_evaluation.scan_poses(sequence)]
         scanned = posed[: max(1, len(posed) - scans + 1) : every]
     with_voxels = set(frames_with_voxels(sequence, every))
@@ -380,7 +393,7 @@ def scanned_frames(sequence: PosedSequence, split: FrameSplit | None = None) -> 
 
 
 def depth_frames(sequence: PosedSequence, indices: Iterable[int]) -> Iterator[Frame]:
-    """Frames with the LiDAR in their reference camera as depth; those that have no scan are left out.
+    """Frames with the stored depth of their reference camera, or its LiDAR; those that have none are left out.
 
     Scores are means over frames of the errors of each frame, see `scene_completion_ros.evaluation.depth`. Published
     evaluations differ in details. They render 192 x 640 rays and enlarge the image, where here every counted pixel has
@@ -389,11 +402,10 @@ def depth_frames(sequence: PosedSequence, indices: Iterable[int]) -> Iterator[Fr
     counts here as it does for Behind the Scenes. Models that encode several views take further frames of the drive,
     listed or not: unpack whole drives for them.
     """
-    camera = sequence.cameras[reference_camera(sequence)]
     for index in indices:
-        depth = lidar_depth(sequence, index)
+        depth = depth_truth(sequence, index)
         if depth is not None:
-            yield Frame(sequence, index, FrameTruth(None, DepthTruth(camera, depth)))
+            yield Frame(sequence, index, FrameTruth(None, depth))
 
 
 def mean_depth(sequences: Sequence[PosedSequence]) -> MeanDepth:

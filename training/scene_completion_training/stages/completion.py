@@ -26,8 +26,14 @@ from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training.checkpoints import Checkpoint, TrainedWeights
 from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.data.completion_samples import CompletionData, FrozenEncoder
+from scene_completion_training.data.taught_voxels import UNKNOWN
 from scene_completion_training.data.voxel_evidence import OF_NO_CLASS
-from scene_completion_training.losses import class_terms, occupancy_cross_entropy, surface_likelihood
+from scene_completion_training.losses import (
+    class_terms,
+    occupancy_cross_entropy,
+    surface_likelihood,
+    taught_occupancy,
+)
 from scene_completion_training.networks.density_field import part_of
 from scene_completion_training.networks.pixel_head import PixelHead, PixelView, scaled, stated_ground
 from scene_completion_training.networks.scene_decoder import CompletedCells, CompletedScene, Look, SceneDecoder, look_up
@@ -57,6 +63,7 @@ class CompletionLosses:
     """Weights of the losses."""
 
     occupied: float = 2.0  # cross entropy of voxels
+    taught: float = 2.0  # divergence of cells from what the teachers of `data.teachers` know together
     classes: float = 0.4  # cross entropy of the classes of occupied voxels
     ground: float = 0.2  # likelihood of the height of the ground
 
@@ -230,14 +237,17 @@ class CompletionStage(SeenStage):
         with torch.autocast(self.device.type, enabled=False):
             shown = self._shown(view, ground, batch)
             labels = in_cells(batch["label"], INVALID)
-            chosen = self._chosen(labels, generator)
+            taught, doubt = (batch[name].permute(0, 3, 1, 2).flatten(1) for name in ("taught", "doubt"))
+            chosen = self._chosen((labels != INVALID).any(dim=2) | (doubt < UNKNOWN), generator)
             found = self.field.complete(shown, pose, mirrored, chosen)
-            return self._of_voxels(found, labels, chosen, batch)
+            taught, doubt = (each.gather(1, chosen) for each in (taught, doubt))
+            soft = taught_occupancy(found.occupied, taught, doubt, torch.ones_like(chosen))
+            return self._of_voxels(found, labels, chosen, batch) | {"taught": soft}
 
-    def _chosen(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """Numbers [B, N] of cells that know something [B, M, S³], drawn in proportion to how much they count."""
-        keys = torch.rand(labels.shape[:2], generator=generator).to(labels.device).clamp_min(1e-9)
-        weight = self.near * (labels != INVALID).any(dim=2)
+    def _chosen(self, known: Tensor, generator: torch.Generator) -> Tensor:
+        """Numbers [B, N] of cells of which something is known [B, M], drawn in proportion to how much they count."""
+        keys = torch.rand(known.shape, generator=generator).to(known.device).clamp_min(1e-9)
+        weight = self.near * known
         # The largest of u^(1 / w) are a draw without replacement (Efraimidis and Spirakis 2006).
         return (
             torch.where(weight > 0.0, keys.log() / weight, -torch.inf)
