@@ -1,6 +1,7 @@
 """Checkpoints of trainings: what they remember of it, what was trained, and the field in them."""
 
 import dataclasses
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,7 @@ class TrainingRecord(lightning.Callback):
     def content(self) -> dict[str, Any]:
         """What goes into a checkpoint: the configuration, what the data knows, who wrote it."""
         about = {"format": FORMAT, "version": scene_completion_ros.__version__, "configuration": self.configuration}
+        about |= {"commit": source_commit()}
         return {**about, **self.data.record()}
 
     def on_save_checkpoint(self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
@@ -62,6 +64,15 @@ class TrainingRecord(lightning.Callback):
             what = f"the checkpoint there was trained with other values of {changed}"
             cure = "Name another `output` for a new training, or restore the configuration to go on with this one"
             raise SequenceError(what, where=str(self.configuration["output"]), cure=cure)
+
+
+def source_commit() -> str:
+    """Commit of the checkout that this package lies in; empty where there is none, or no git."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def written_by(record: Mapping[str, Any]) -> str:

@@ -159,9 +159,10 @@ def export_scene(file: Path, folder: Path, *, name: str, licence: str, provenanc
     record, field, trunk = stored.record, stored.field_of(SceneField), trained_trunk(stored)
     # Its logit, before the softplus of density, is that of the probability.
     itself = {"log_scale": torch.zeros(()), "offset": torch.zeros(())}
+    made = {name: record[name] for name in ("commit", "images_sha256", "frames") if record.get(name)}
     bundle = _described(
         stored,
-        provenance,
+        {**provenance, "training": made},
         name=name,
         licence=licence,
         head=None,

@@ -472,6 +472,8 @@ def test_exporting_keeps_what_a_training_needs(trained: Path, bundle: StudentBun
     assert wanted.keys() == kept.keys() and any("layer.3" in name for name in kept)
     for name, value in wanted.items():
         np.testing.assert_array_equal(value.numpy().astype(np.float16), kept[name], err_msg=name)
+    made = bundle.provenance["training"]
+    assert made["frames"] == {"training": 2, "validation": 0} and len(made["images_sha256"]) == 64
 
 
 def test_the_node_gives_a_student_the_mounting_of_its_camera(bundle: StudentBundle, town: Path) -> None:

@@ -41,6 +41,7 @@ from scene_completion_training.data.module import (
     DataSource,
     FileSamples,
     TrainingData,
+    digest_of,
     load_sequence,
     matching,
     refuse_overlap,
@@ -562,15 +563,17 @@ class CompletionData(TrainingData):
         super().__init__(settings, steps=steps, seed=seed)
         self.viewpoint, self.frozen, self.voxels = viewpoint, frozen, voxels
         self.groups: dict[str, list[list[Files]]] = {}
+        self.images = ""  # hash of the content of the image files that are trained on
         self.focal_ratios: list[float] = []
         self.heights: list[float] = []
         self.pitches: list[float] = []
 
     def record(self) -> dict[str, Any]:
-        """Ranges of focal lengths per image width, of heights and pitches, and how many frames there were."""
+        """Ranges of focal lengths per image width, of heights and pitches; how many frames there were, and which."""
         counts = {role: sum(map(len, groups)) for role, groups in self.groups.items()}
         ranges = {"focal_range": self.focal_ratios, "height_range": self.heights, "pitch_range": self.pitches}
-        return {"frames": counts, **{name: [min(seen), max(seen)] for name, seen in ranges.items() if seen}}
+        known = {name: [min(seen), max(seen)] for name, seen in ranges.items() if seen}
+        return {"frames": counts, "images_sha256": self.images, **known}
 
     def setup(self, stage: str) -> None:
         """Prepares what is missing in the cache; a `ConfigurationError` where there is no source."""
@@ -590,6 +593,7 @@ class CompletionData(TrainingData):
             for role, sources in (("training", self.settings.sources), ("validation", self.settings.validation))
         }
         refuse_overlap(*map(_images, opened.values()))
+        self.images = digest_of(_images(opened["training"]))
         members = self.settings.teachers if self.voxels else []
         taught = TaughtVoxels(members, self.viewpoint) if members else None
         self.groups["training"] = list(self._prepared("training", opened["training"], classes_of, taught))

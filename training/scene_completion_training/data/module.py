@@ -145,6 +145,11 @@ def refuse_overlap(training: Iterable[Path], validation: Iterable[Path]) -> None
             raise ConfigurationError(what, where="data.validation", cure=cure)
 
 
+def digest_of(files: Iterable[Path]) -> str:
+    """Hash of the content of files, in any order."""
+    return hashlib.sha256("\n".join(sorted(map(_digest, files))).encode()).hexdigest()
+
+
 def _digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
