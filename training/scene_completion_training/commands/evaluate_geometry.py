@@ -118,6 +118,9 @@ def _check(args: argparse.Namespace) -> None:
     if args.depth and args.lidar_beams:
         what = "the LiDAR cannot be what a student is given and what it is compared with"
         raise ConfigurationError(what, where="--depth, --lidar-beams", cure="Leave out one of them")
+    if args.single_scan and (args.depth or args.at is not None or args.lidar_beams):
+        what, cure = "scores voxels of frames against their own scan alone", "Leave out --depth, --at and --lidar-beams"
+        raise ConfigurationError(what, where="--single-scan", cure=cure)
     if args.depth and args.controls and not args.prior:
         raise ConfigurationError("the mean depth of what", where="--controls", cure="Name drives with --prior")
     if len({folder.resolve() for folder in args.data}) < len(args.data):
