@@ -80,6 +80,7 @@ def _run_depth(args: argparse.Namespace) -> int:
 
 def _run_voxels(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.metric import Scores
+    from scene_completion_ros.evaluation.obstacles import OBSTACLES
     from scene_completion_ros.evaluation.occupancy import CALIBRATION, OCCUPANCY
     from scene_completion_ros.sequences.posed_sequence import check_rig
     from scene_completion_training.evaluation.geometry import calibrate, scored_frames, voxel_frames
@@ -94,7 +95,7 @@ def _run_voxels(args: argparse.Namespace) -> int:
         calibrate(model, voxel_frames(validation, args.every))
     controls = _controls(args, models)
     pitch = None if args.camera_pitch is None else math.radians(args.camera_pitch)
-    scores, counted = Scores([OCCUPANCY, CALIBRATION, LIDAR_OCCUPANCY]), 0
+    scores, counted = Scores([OCCUPANCY, OBSTACLES, CALIBRATION, LIDAR_OCCUPANCY]), 0
     for sequence in recordings:
         frames = scored_frames(sequence, args.every, scans=args.scans, split=split, pitch=pitch, at=args.at)
         counted += scores.run("recordings", [*models, *controls(sequence)], frames)

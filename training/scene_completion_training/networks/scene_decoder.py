@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.geometry import VoxelGrid
+from scene_completion_ros.geometry.grids import measure_of
 from scene_completion_ros.inference.cells import (
     CERTAIN,
     DISTANCES_M,
@@ -23,7 +24,6 @@ from scene_completion_ros.inference.cells import (
     scaled_depth,
 )
 from scene_completion_ros.inference.head import PointCodeSpec
-from scene_completion_ros.inference.motion_scale import measure_of
 from scene_completion_training.networks.encoder_decoder import MetricDecoder, pixel_places
 
 TOKEN_WIDTH = 48  # channels that the tokens of the trunk are reduced to before they are brought to the size of the map
