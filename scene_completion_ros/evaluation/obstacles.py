@@ -87,9 +87,8 @@ class ObstacleTally(Tally):
         crops = {range_m: grid.cropped(range_m) for range_m in ranges_within(grid)}
         above_ground = counted & (true | ~truth.occupied)
         for range_m, crop in crops.items():
-            here, empty = above_ground[crop], np.zeros((2, SCORE_BINS), np.int64)
-            histogram = score_histogram(found.score[crop][here], true[crop][here])
-            self._histograms[range_m] = self._histograms.get(range_m, empty) + histogram
+            histogram = self._histograms.setdefault(range_m, np.zeros((2, SCORE_BINS), np.int64))
+            histogram += score_histogram(found.score[crop][above_ground[crop]], true[crop][above_ground[crop]])
         to_true = distance_to(true, grid.voxel_size)
         for rule, occupied in found.occupied.items():
             predicted = risen(occupied & truth.known, grid)
@@ -97,8 +96,8 @@ class ObstacleTally(Tally):
             for (name, tolerance), (range_m, crop) in product(within.items(), crops.items()):
                 wanted, said, near = (true & counted)[crop], (predicted & counted)[crop], tolerance[crop]
                 masks = wanted & (to_predicted[crop] <= near), wanted, said & (to_true[crop] <= near), said
-                before = self._counts.get((rule, name, range_m), np.zeros(4, np.int64))
-                self._counts[rule, name, range_m] = before + [np.count_nonzero(mask) for mask in masks]
+                counts = self._counts.setdefault((rule, name, range_m), np.zeros(4, np.int64))
+                counts += np.array([np.count_nonzero(mask) for mask in masks])
         self.frames += 1
 
     def rows(self) -> Iterator[Row]:
