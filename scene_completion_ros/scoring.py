@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from scene_completion_ros.bags.reader import CLOUD_TYPE, BagReader, CloudFrame
 from scene_completion_ros.errors import BagError, SequenceError
 from scene_completion_ros.evaluation.depth import DEPTH
 from scene_completion_ros.evaluation.metric import Scores, VoxelAnswer
+from scene_completion_ros.evaluation.obstacles import OBSTACLES
 from scene_completion_ros.evaluation.occupancy import OCCUPANCY
 from scene_completion_ros.evaluation.truth import DepthTruth, FrameTruth, TruthSource
 from scene_completion_ros.geometry.cameras import Camera
@@ -135,7 +137,7 @@ class PublishedGrid:
         self._index = np.asarray(index)[self._covered]
 
 
-METRICS = (OCCUPANCY, DEPTH)
+METRICS = (OCCUPANCY, OBSTACLES, DEPTH)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,12 +168,16 @@ class PublishedAnswer:
 
 
 class ReplayScores:
-    """Scores of all images of a replay against every ground truth there is; the method is the node."""
+    """Scores of all images of a replay against every ground truth there is; the method is the node.
+
+    Without SciPy, obstacles are not scored.
+    """
 
     name = "node"
 
     def __init__(self, sources: Sequence[TruthSource], published: PublishedGrid) -> None:
-        self.scores = Scores(METRICS)  # by the names of the ground truths
+        known = [metric for metric in METRICS if metric is not OBSTACLES or find_spec("scipy")]
+        self.scores = Scores(known)  # by the names of the ground truths
         self._sources, self._published = sources, published
 
     def add(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from scene_completion_ros import scoring
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.truth import ALL, OCCLUDED, VISIBLE, DepthTruth, FrameTruth, VoxelTruth
 from scene_completion_ros.geometry.cameras import Camera
@@ -54,7 +55,8 @@ def test_voxels_by_hand() -> None:
     occupied = np.array([[True, True], [False, False]])[..., None]
     visible = np.array([[True, False], [True, False]])[..., None]
     everywhere = np.ones_like(occupied)
-    truth = VoxelTruth("by hand", GRID, GRID_FROM_CAMERA, occupied, everywhere, everywhere, visible)
+    cars = occupied.astype(np.uint8)
+    truth = VoxelTruth("by hand", GRID, GRID_FROM_CAMERA, occupied, everywhere, everywhere, visible, label=cars)
     cloud, no_depth = cloud_of([(4.1, -0.1, -0.1), (4.3, -0.1, -0.1)], [0.9, 0.6]), np.full((2, 2), NAN, np.float32)
     scores = ReplayScores([OneTruth(truth)], PublishedGrid(GRID, GRID_FROM_CAMERA))
     scores.add(cloud, no_depth, PINHOLE, stamp_ns=1, frame_id="another")
@@ -71,12 +73,24 @@ def test_voxels_by_hand() -> None:
     assert (seen["iou"], seen["recall"], seen["average_precision"]) == pytest.approx((0.5, 1.0, 1.0))
     hidden = regions[OCCLUDED]  # nothing published there
     assert (hidden["iou"], hidden["precision"], hidden["recall"]) == (0.0, None, 0.0)
+    # All is obstacles or free, and what lies lowest is taken for ground.
+    obstacles = scores.scores.rows("obstacles")
+    assert [(row["tolerance"], row["recall"], row["average_precision"]) for row in obstacles] == [
+        ("fixed", 0.0, 0.75),
+        ("growing", 0.0, 0.75),
+    ]
     assert "depth" not in scores.scores.to_json()
     page = scores.scores.markdown()
     assert "| node | 1 | published | all | 100.0 | 50.0 | 33.3 | 50.0 | 50.0 | 50.0 | 75.0 |" in page
     assert "| node | 1 | published | occluded | 100.0 | 50.0 | 0.0 | – | 0.0 | 50.0 | 50.0 |" in page
     assert scores.scores.headlines()["voxels against case, 0.4 m"]["iou"] == pytest.approx(1 / 3)
     json.dumps(scores.scores.to_json(), allow_nan=False)
+
+
+def test_without_scipy_all_but_obstacles_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "find_spec", lambda name: None)
+    metrics = ReplayScores([], PublishedGrid(GRID, GRID_FROM_CAMERA)).scores.metrics
+    assert [metric.name for metric in metrics] == ["voxels", "depth"]
 
 
 def test_points_outside_of_the_nodes_grid_are_left_out() -> None:

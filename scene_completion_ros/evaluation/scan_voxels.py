@@ -45,8 +45,8 @@ def _march(points, sensor, origin, size, labels):  # type: ignore[no-untyped-def
     for i in range(points.shape[0]):
         x, y, z = points[i, 0] - sensor[0], points[i, 1] - sensor[1], points[i, 2] - sensor[2]
         length = np.sqrt(x * x + y * y + z * z)
-        for number in range(1, int(np.floor((length - MARGIN_M) / STEP_M + 1e-9)) + 1):
-            share = number * STEP_M / (length * size)
+        for number in range(int(np.ceil((length - MARGIN_M) / STEP_M))):
+            share = (length - MARGIN_M - number * STEP_M) / (length * size)
             a, b, c = start[0] + share * x, start[1] + share * y, start[2] + share * z
             if 0.0 <= a < labels.shape[0] and 0.0 <= b < labels.shape[1] and 0.0 <= c < labels.shape[2]:
                 labels[int(a), int(b), int(c)] = FREE

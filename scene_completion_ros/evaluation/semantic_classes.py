@@ -63,6 +63,8 @@ SEMANTIC_KITTI_CLASSES = _names(
     other-ground, building, fence, vegetation, trunk, terrain, pole, traffic-sign"""
 )  # SemanticKITTI's 19 classes behind "empty", by learning id (Behley et al., ICCV 2019)
 
+# What robots drive on, by the names of all of these vocabularies.
+GROUND_CLASSES = ("road", "parking", "sidewalk", "terrain", "other-ground", "floor")
 
 # Cityscapes' 19 classes of pixels that are scored, by train id (Cordts et al., CVPR 2016).
 CITYSCAPES_CLASSES = _names("""road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation,

@@ -113,6 +113,11 @@ DEFAULT_GRID = VoxelGrid((0.0, -25.6, -2.2), 0.2, (256, 256, 32), "camera_forwar
 DEFAULT_GRID_FROM_CAMERA = OPTICAL_FROM_FORWARD.inverse()
 
 
+def measure_of(grid: VoxelGrid) -> float:
+    """Lengths of a world with such voxels over those of a street: rooms have smaller ones."""
+    return min(1.0, grid.voxel_size / DEFAULT_GRID.voxel_size)
+
+
 def grid_of(fields: JsonObject) -> VoxelGrid:
     """The grid that an object of a file describes: `origin`, `voxel_size`, `shape`, and maybe its `frame`."""
     origin, size, shape = fields.numbers("origin", 3), fields.number("voxel_size"), fields.integers("shape", 3)

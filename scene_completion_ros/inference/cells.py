@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid, measure_of
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.head import PointCodeSpec
-from scene_completion_ros.inference.motion_scale import measure_of
 
 STRIDE = 2  # voxels to a cell of the volume, along every axis
 # Scales on which a place is compared with the surface that its pixel sees: its own, that of a car, of a house. As all

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.grids import VoxelGrid, measure_of
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.cells import Measured
 from scene_completion_ros.inference.head import PointCodeSpec
-from scene_completion_ros.inference.motion_scale import MotionScale, Scale, measure_of
+from scene_completion_ros.inference.motion_scale import MotionScale, Scale
 
 # A beam that passes a body and hits what is behind it, seen from elsewhere than by the camera, is left out where
 # within so many pixels (across, down) another one is nearer by this factor.

@@ -30,7 +30,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 
 Doubles = NDArray[np.float64]
@@ -303,7 +302,6 @@ def _triangulated(
     return log, precision, agree
 
 
-_STREET_VOXEL_M = 0.2
 # Lengths are those of a street; rooms, whose voxels are smaller, bring their own measure.
 FARTHEST_M = 15.0  # depth of corners: farther ones give little over some metres
 BASELINES_OF_SCALE_M = ((0.4, 1.5, 6.0),)  # way between two images: at least, wished for, at most
@@ -319,11 +317,6 @@ ALIKE_OVER_M = 4.0  # measurements along this way share their errors
 SURE, AGREEING = 0.15, 3  # standard deviation up to which the factor is given; measurements that agree before that
 GATE, MOST_OUTSIDE = 3.0, 5  # measurements beyond so many standard deviations; so many of them are a new street
 FORGOTTEN_AFTER_S = 5.0  # without an image
-
-
-def measure_of(grid: VoxelGrid) -> float:
-    """Lengths of a world with such voxels over those of a street: rooms have smaller ones."""
-    return min(1.0, grid.voxel_size / _STREET_VOXEL_M)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError, SceneCompletionError
+from scene_completion_ros.evaluation.semantic_classes import GROUND_CLASSES
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.jit import inlined, kernel
@@ -35,9 +36,7 @@ from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelSta
 UNKNOWN, FREE, OCCUPIED = -1, 0, 100  # values of nav_msgs/OccupancyGrid
 UNOBSERVED, FREE_SEEN, FREE_INFERRED, SURFACE, _ = (np.uint8(state) for state in VoxelState)
 
-AUTO = "auto"
-# What robots drive on: never an obstacle, unless other classes are named.
-GROUND_CLASSES = ("road", "parking", "sidewalk", "terrain", "other-ground", "floor")
+AUTO = "auto"  # `GROUND_CLASSES` are no obstacles
 
 _ROUNDING = 1e-6  # part of a voxel edge
 _NO_GROUND_M = 0.5  # so far from a point of it, the ground is taken for level

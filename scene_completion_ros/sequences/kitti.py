@@ -177,7 +177,7 @@ def kitti_odometry(folder: Path | str, *, poses: str | None = None) -> PosedSequ
             stamp_ns=stamps[line_of[number]] if stamps is not None else number * FRAME_PERIOD_NS,
             images={camera: images[camera][number] for camera in chosen},
             world_from_rig=world_from_cam0[line_of[number]],
-            assets=_assets(root, number, rig_from_sensor.get("velodyne")),
+            assets=_assets(root, number, rig_from_sensor.get("velodyne"), camera_models.get("image_2")),
         )
         for number in numbers
     ]
@@ -255,9 +255,12 @@ def load_packed_scan(path: Path, rig_from_velodyne: RigidTransform) -> NDArray[n
     return np.asarray(rig_from_velodyne.apply(steps.astype(np.float64) * unit), dtype=np.float32)
 
 
-def load_log_depth(path: Path) -> NDArray[np.float32]:
+def load_log_depth(path: Path, camera: Camera) -> NDArray[np.float32]:
     """Load depth in 254 steps of its logarithm from 2 m to 100 m: float32 [H, W], metres, 0 where unknown."""
     values = read_picture(path)
+    if values.shape[:2] != (camera.height, camera.width):
+        what = f"is {values.shape[1]}x{values.shape[0]}, its image {camera.width}x{camera.height}"
+        raise SequenceError(what, where=str(path), cure="Restore the file")
     if values.dtype != np.uint8 or values.ndim != 2:
         raise SequenceError("is no grey image of 8 bits", where=str(path), cure="Restore the file")
     return np.where(values > 0, 2.0 * 50.0 ** ((values - 1.0) / 254.0), 0.0).astype(np.float32)
@@ -294,7 +297,9 @@ def _rig(
     return cameras, rig_from_camera, sensors
 
 
-def _assets(root: Path, number: int, rig_from_velodyne: RigidTransform | None) -> dict[str, ArrayLoader]:
+def _assets(
+    root: Path, number: int, rig_from_velodyne: RigidTransform | None, camera: Camera | None
+) -> dict[str, ArrayLoader]:
     """Loaders of a frame's scan, its labels and its voxels, as published; what is repacked goes before that."""
     assets = scan_assets(root / "velodyne" / f"{number:06d}.bin", rig_from_velodyne)
     if (labels := root / "labels" / f"{number:06d}.label").is_file():
@@ -311,8 +316,8 @@ def _assets(root: Path, number: int, rig_from_velodyne: RigidTransform | None) -
         assets["lidar_semantic"] = partial(load_packed_ids, scan)
     if rig_from_velodyne is not None and front.is_file():
         assets["lidar"] = partial(load_packed_scan, front, rig_from_velodyne)
-    if (depth := root / "true_depth" / f"{number:06d}.png").is_file():
-        assets["depth"] = partial(load_log_depth, depth)
+    if camera is not None and (depth := root / "true_depth" / f"{number:06d}.png").is_file():
+        assets["depth"] = partial(load_log_depth, depth, camera)
     if derived.is_file():
         assets["ssc_label"] = partial(load_voxel_labels, derived)
         assets["ssc_invalid"] = partial(load_packed_voxels, derived, "official_invalid")

@@ -38,6 +38,7 @@ from scene_completion_ros.sequences.posed_sequence import (
     grid_entry,
     numbers_of,
     pinhole_camera,
+    pose_of,
     read_lines,
     rigid_transform,
 )
@@ -274,7 +275,7 @@ def _listed(folder: Path) -> _Files:
     if not images:
         raise SequenceError("has poses without images", where=str(folder), cure="Unpack image/, too")
     cure = "Restore it: row-major 4x4 matrices, world_from_camera"
-    poses = read_lines(file, "pose", partial(_finite_pose, where=str(file), cure=cure), cure)
+    poses = read_lines(file, "pose", lambda line: None if "nan" in line.lower() else pose_of(line), cure)
     line_of = lines_of(folder / "frames.txt", list(images))
     check_lines(poses, "poses", max(line_of.values()), file)
     depth = {number: folder / "depth" / f"{image.stem}.png" for number, image in images.items()}
@@ -284,12 +285,8 @@ def _listed(folder: Path) -> _Files:
 def _pose(file: Path) -> RigidTransform | None:
     """world_from_camera; None where tracking was lost, which files say with numbers that are not finite."""
     cure = "Restore it: a row-major 4x4 matrix, world_from_camera"
-    return _finite_pose(read_text(file, SequenceError, cure=cure), str(file), cure)
-
-
-def _finite_pose(text: str, where: str, cure: str) -> RigidTransform | None:
-    matrix = numbers_of(text, (4, 4), where, cure, finite=False)
-    return rigid_transform(matrix, where, cure) if np.isfinite(matrix).all() else None
+    matrix = numbers_of(read_text(file, SequenceError, cure=cure), (4, 4), str(file), cure, finite=False)
+    return rigid_transform(matrix, str(file), cure) if np.isfinite(matrix).all() else None
 
 
 def _camera(file: Path, image: Path) -> Camera:

@@ -96,7 +96,8 @@ def test_occupancy_of_a_town(
     content = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     assert content["settings"]["scans"] == "10"
     assert {row["rule"] for row in content["scores"]["lidar"]} >= {"σ > 0.5", "S4C: σ ≥ 0.25", "calibrated"}
-    assert "surface + 4 m (true depth)" in {row["method"] for row in content["scores"]["voxels"]}
+    for metric in ("voxels", "obstacles"):
+        assert "surface + 4 m (true depth)" in {row["method"] for row in content["scores"][metric]}
     nothing = street.save(tmp_path / "bare") and make_street(assets=()).save(tmp_path / "nothing")
     with pytest.raises(SequenceError, match="no frame has ground truth voxels or LiDAR"):
         run("geometry", "--data", nothing, "--controls", "--output", tmp_path / "out")

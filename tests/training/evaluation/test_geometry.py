@@ -9,6 +9,7 @@ import pytest
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.metric import Metric, Scores
+from scene_completion_ros.evaluation.obstacles import OBSTACLES
 from scene_completion_ros.evaluation.occupancy import CALIBRATION, OCCUPANCY
 from scene_completion_ros.evaluation.truth import IN_VIEW, SEEN, FrameTruth, exact_truth
 from scene_completion_ros.geometry import VoxelGrid
@@ -45,6 +46,8 @@ def test_the_truth_is_perfect_and_thickness_pays_inside_only(street: PosedSequen
     # The insides are two metres deep, a thickness of 4 m fills them and two metres of free space behind.
     assert cells["surface + 4 m (true depth)", 51.2, "interiors"]["recall"] > 0.5
     assert cells["surface + 4 m (true depth)", 51.2, "occluded"]["precision"] == 0.0
+    obstacles = {row["method"]: row for row in rows(OBSTACLES, models, [frame]) if row["tolerance"] == "fixed"}
+    assert obstacles["surface + 4 m (true depth)"]["precision"] < obstacles["wall"]["precision"] == 1.0
 
 
 def test_calibration_is_fitted_to_what_densities_mean(street: PosedSequence) -> None:

@@ -16,7 +16,13 @@ from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, Rigid
 from scene_completion_ros.sequences.frame_lists import FrameSplit
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera
-from scene_completion_training.evaluation.geometry import EmptyControl, depth_frames, scanned_frames, surface_controls
+from scene_completion_training.evaluation.geometry import (
+    EmptyControl,
+    depth_frames,
+    scanned_frames,
+    scored_frames,
+    surface_controls,
+)
 from scene_completion_training.evaluation.lidar_evaluation import (
     LIDAR_OCCUPANCY,
     LIDAR_ONLY,
@@ -244,6 +250,24 @@ def write_scan(drive: Path, frame: int, depths: list[float], down: float = 0.15)
     left = (0.1 * np.arange(len(z)) - 0.1) * z
     points = np.stack([z + LIDAR_BEHIND_CAMERA, left, -0.08 - down * z, np.zeros(len(z))], axis=-1)
     points.astype("<f4").tofile(drive / "velodyne_points" / "data" / f"{frame:010d}.bin")
+
+
+def test_frames_are_scored_against_their_own_scan(raw_drive: Path) -> None:
+    """Returns 16 m ahead, in as many voxels, and rays to them."""
+    write_scan(raw_drive, 0, [16.0, 16.0, 16.0], down=0.1)
+    drive = open_recording(raw_drive)
+    first, *_ = scored_frames(drive, 1, single_scan=True)
+    assert first.index == 0 and first.voxels.occupied.sum() == 3 and not first.slabs
+    assert 20 < first.voxels.free.sum() <= 3 * 54 and set(first.voxels.regions) == {"all"}
+
+
+def test_unrelated_frames_have_no_slabs(shared_data: Path) -> None:
+    """Nor are their scans accumulated; the true depth counts before the scan."""
+    pairs = open_recording(shared_data / "kitti_more" / "kitti_2015_pairs")
+    assert not list(scored_frames(pairs, 1))
+    (frame,) = depth_frames(pairs, [3])
+    assert frame.truth.depth is not None
+    np.testing.assert_array_equal(frame.truth.depth.depth, pairs.asset(3, "depth"))
 
 
 def test_errors_of_a_wall_are_means_over_frames(raw_drive: Path, tmp_path: Path) -> None:

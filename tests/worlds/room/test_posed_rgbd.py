@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.errors import ImageError, SequenceError
 from scene_completion_ros.geometry import RigidTransform
-from scene_completion_ros.sequences.opening import open_recording, voxel_truth
+from scene_completion_ros.sequences.opening import depth_truth, open_recording, voxel_truth
 from scene_completion_worlds.room.walk import CAMERA, RoomWalk
 
 ASKEW = RigidTransform.from_quaternion([0.4, -0.2, 0.3, 0.85], np.array([1.0, 2.0, -3.0]))
@@ -88,19 +88,69 @@ def test_defects_are_named_in_a_sentence(
         open_recording(folder)
 
 
-def test_colour_of_another_lens_is_found_by_the_edges_that_both_images_share(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def larger() -> RoomWalk:
+    return RoomWalk(7, 12, (320, 240), leg=4, carrier="hand", supersampling=1)
+
+
+@pytest.fixture
+def listed(tmp_path: Path, larger: RoomWalk) -> Path:
+    """Every second frame of a tour as DeepVideoMVS has them, depth at half of the size."""
+    for name in ("image", "depth"):
+        (tmp_path / name).mkdir()
+    for index in range(12):
+        depth = larger.view(index, CAMERA).depth[::2, ::2]
+        cv2.imwrite(f"{tmp_path}/image/{2 * index:06d}.jpg", larger.image(index, CAMERA)[..., ::-1])
+        millimetres = np.rint(1000.0 * np.where(np.isfinite(depth), depth, 0.0)).astype(np.uint16)
+        cv2.imwrite(f"{tmp_path}/depth/{2 * index:06d}.png", millimetres)
+    np.savetxt(tmp_path / "K.txt", larger.cameras[CAMERA].matrix)
+    np.savetxt(tmp_path / "poses.txt", [(ASKEW @ pose).matrix.ravel() for pose in larger.poses])
+    np.savetxt(tmp_path / "frames.txt", range(0, 24, 2), fmt="%d")
+    return tmp_path
+
+
+def test_rooms_in_lists_are_the_same(listed: Path, larger: RoomWalk) -> None:
+    sequence = open_recording(listed)
+    assert len(sequence) == 12 and sequence.cameras[CAMERA].fx == pytest.approx(larger.cameras[CAMERA].fx)
+    found, exact = sequence.world_from_camera(6, CAMERA).levelled(), larger.poses[6].levelled()
+    assert found.matrix == pytest.approx(exact.matrix, abs=0.04)
+    depth, true = depth_truth(sequence, 6), larger.view(6, CAMERA).depth
+    assert depth is not None and depth.depth.shape == true.shape
+    both = (depth.depth > 0.0) & np.isfinite(true)
+    assert both.mean() > 0.9 and np.median(np.abs(depth.depth[both] / true[both] - 1.0)) < 0.01
+    truth = voxel_truth(sequence, 6)
+    assert truth is not None and truth.known.mean() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("K.txt", "400 0 80\n0 400 60\n", "K.txt"),
+        ("poses.txt", "1 0 0 0\n", "poses.txt, line 1"),
+        ("poses.txt", "1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1\n", "1 poses, but images up to frame 11"),
+        ("frames.txt", "0\n2\n", "does not list frame 4"),
+        ("depth/000000.png", "", "000000.png"),
+    ],
+)
+def test_defects_of_rooms_in_lists_are_named(listed: Path, name: str, content: str, words: str) -> None:
+    (listed / name).write_text(content)
+    with pytest.raises((SequenceError, ImageError), match=re.escape(words)):
+        open_recording(listed)
+
+
+def test_colour_of_another_lens_is_found_by_the_edges_that_both_images_share(tmp_path: Path, larger: RoomWalk) -> None:
     """Colour images that show the middle of what depth shows, a tenth larger."""
-    walk = RoomWalk(7, 12, (320, 240), leg=4, carrier="hand", supersampling=1)
+    walk = larger
     folder = write_recording(tmp_path / "room", walk, lambda index: walk.poses[index].matrix)
     same = open_recording(folder)
     assert same.cameras[CAMERA].fx == pytest.approx(walk.cameras[CAMERA].fx) and "colour_lens" not in same.provenance
-    larger = np.array([[1.1, 0.0, -16.0], [0.0, 1.1, -12.0]])
+    zoom = np.array([[1.1, 0.0, -16.0], [0.0, 1.1, -12.0]])
     for file in folder.glob("*.color.jpg"):
-        cv2.imwrite(str(file), cv2.warpAffine(cv2.imread(str(file)), larger, (320, 240)))
+        cv2.imwrite(str(file), cv2.warpAffine(cv2.imread(str(file)), zoom, (320, 240)))
     found = open_recording(folder)
     assert found.cameras[CAMERA].fx == pytest.approx(1.1 * walk.cameras[CAMERA].fx, rel=0.015)
     depth, exact = found.asset(5, "depth"), walk.view(5, CAMERA).depth
-    zoomed = cv2.warpAffine(exact.astype(np.float32), larger, (320, 240), flags=cv2.INTER_NEAREST)
+    zoomed = cv2.warpAffine(exact.astype(np.float32), zoom, (320, 240), flags=cv2.INTER_NEAREST)
     both = (depth > 0.0) & np.isfinite(zoomed)
     assert both.mean() > 0.8 and np.median(np.abs(depth / zoomed - 1.0)[both]) < 0.01
 

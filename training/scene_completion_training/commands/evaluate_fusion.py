@@ -22,12 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Drive, score, print and write."""
     from scene_completion_ros.evaluation.metric import Scores
+    from scene_completion_ros.evaluation.obstacles import OBSTACLES
     from scene_completion_ros.evaluation.occupancy import CALIBRATION, OCCUPANCY
     from scene_completion_training.evaluation.fusion import GHOSTS, FusedMap, OneImage, Oracle
     from scene_completion_training.evaluation.geometry import voxel_frames
 
     recordings = arguments.open_recordings(args.data)
-    scores, counted = Scores([OCCUPANCY, CALIBRATION, GHOSTS]), 0
+    scores, counted = Scores([OCCUPANCY, OBSTACLES, CALIBRATION, GHOSTS]), 0
     for source in (*arguments.open_students(args), Oracle()):
         methods = OneImage(source), FusedMap(source)
         for sequence in recordings:

@@ -82,6 +82,7 @@ def _run_depth(args: argparse.Namespace) -> int:
 
 def _run_voxels(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.metric import Scores
+    from scene_completion_ros.evaluation.obstacles import OBSTACLES
     from scene_completion_ros.evaluation.occupancy import CALIBRATION, OCCUPANCY
     from scene_completion_ros.sequences.posed_sequence import check_rig
     from scene_completion_training.evaluation.geometry import calibrate, scored_frames, voxel_frames
@@ -96,7 +97,7 @@ def _run_voxels(args: argparse.Namespace) -> int:
         calibrate(model, voxel_frames(validation, args.every))
     controls = _controls(args, models)
     pitch = None if args.camera_pitch is None else math.radians(args.camera_pitch)
-    scores, counted = Scores([OCCUPANCY, CALIBRATION, LIDAR_OCCUPANCY]), 0
+    scores, counted = Scores([OCCUPANCY, OBSTACLES, CALIBRATION, LIDAR_OCCUPANCY]), 0
     for sequence in recordings:
         options = {"scans": args.scans, "split": split, "pitch": pitch, "at": args.at, "single_scan": args.single_scan}
         frames = scored_frames(sequence, args.every, **options)
@@ -118,6 +119,9 @@ def _check(args: argparse.Namespace) -> None:
     if args.depth and args.lidar_beams:
         what = "the LiDAR cannot be what a student is given and what it is compared with"
         raise ConfigurationError(what, where="--depth, --lidar-beams", cure="Leave out one of them")
+    if args.single_scan and (args.depth or args.at is not None or args.lidar_beams):
+        what, cure = "scores voxels of frames against their own scan alone", "Leave out --depth, --at and --lidar-beams"
+        raise ConfigurationError(what, where="--single-scan", cure=cure)
     if args.depth and args.controls and not args.prior:
         raise ConfigurationError("the mean depth of what", where="--controls", cure="Name drives with --prior")
     if len({folder.resolve() for folder in args.data}) < len(args.data):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera, VoxelGrid
+from scene_completion_ros.geometry.grids import measure_of
 from scene_completion_ros.inference.cells import (
     CERTAIN,
     DISTANCES_M,
@@ -20,7 +21,6 @@ from scene_completion_ros.inference.cells import (
     STRIDE,
 )
 from scene_completion_ros.inference.head import PointCodeSpec
-from scene_completion_ros.inference.motion_scale import measure_of
 from scene_completion_training.networks.pixel_head import PixelView
 
 _PRIOR_CELLS = 4  # cells, along each axis of the bird's-eye view, to one of the learned mean
