@@ -10,6 +10,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.runner import train
 from scene_completion_training.stages.density import TeacherConfiguration
+from tests.checkout import there
 from tests.inference.small_bundle import make_small_bundle
 from tests.training.evaluation.one_wall import make_street
 from tests.training.small_trainings import small_training
@@ -57,3 +58,10 @@ def teacher(synthetic_drive: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """Checkpoint of a teacher of a few steps in one thread, as the command trains it in tests."""
     output = tmp_path_factory.mktemp("runs") / "teacher"
     return train(TeacherConfiguration(**small_training(synthetic_drive, output)), threads=1)
+
+
+@pytest.fixture(scope="session")
+def espnetv2_cityscapes(shared_data: Path) -> Path:
+    """ESPNetv2 of Cityscapes next to the recordings."""
+    folder = shared_data.parent / "weights" / "espnetv2_cityscapes"
+    return there(folder / "espnetv2_s_2.0_city_1024x512.pth", f"pretrained weights not found at {folder}").parent

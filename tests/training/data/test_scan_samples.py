@@ -156,6 +156,24 @@ def test_a_validation_on_images_of_the_training_is_refused(synthetic_drive: Path
         data(first=0.5).setup("fit")
 
 
+def test_drives_are_prepared_with_the_network_of_a_folder(
+    shared_data: Path, espnetv2_cityscapes: Path, tmp_path: Path
+) -> None:
+    """Four pairs of two drives; the road before the car is one."""
+    folder, weights = str(shared_data / "kitti_more" / "kitti_2015_pairs"), str(espnetv2_cityscapes)
+    sources, validation = (
+        [CompletionSource(folder, drives=[f"2011_09_26_drive_{number}_sync"])] for number in ("0027", "0036")
+    )
+    settings = CompletionDataSettings(
+        sources=sources, validation=validation, cache=str(tmp_path), segmentation=weights, workers=0
+    )
+    data = CompletionData(settings, Viewpoint(), FROZEN, steps=1, seed=0)
+    data.setup("fit")
+    assert data.record()["frames"] == {"training": 2, "validation": 2}
+    label = next(iter(data.val_dataloader()))["label"][0].numpy()
+    assert ((label == ROAD).sum(), (label == BUILDING).sum()) > (500, 0)
+
+
 def test_field_stages_take_parts_of_drives(shared_data: Path) -> None:
     source = SequenceSource("kitti_2015_pairs", drives=["2011_09_26_drive_0028_sync"])
     assert len(load_sequence(shared_data / "kitti_more", source)) == 8

@@ -5,15 +5,7 @@ from pathlib import Path
 import pytest
 
 from scene_completion_training.foundation.encoded_words import TextEncoder
-from tests.checkout import there
 from tests.training.foundation.tiny_models import KINDS, saved_model, saved_sentence_encoder
-
-
-@pytest.fixture(scope="session")
-def espnetv2_cityscapes(shared_data: Path) -> Path:
-    """ESPNetv2 of Cityscapes next to the recordings."""
-    folder = shared_data.parent / "weights" / "espnetv2_cityscapes"
-    return there(folder / "espnetv2_s_2.0_city_1024x512.pth", f"pretrained weights not found at {folder}").parent
 
 
 @pytest.fixture(scope="session")

@@ -582,11 +582,11 @@ class CompletionData(TrainingData):
         self.require_sources("recordings")
         classes_of = None
         if self.settings.segmentation:
-            from scene_completion_training.foundation.class_probabilities import city_segmentation
+            from scene_completion_training.foundation.class_probabilities import city_segmentation, load_espnetv2
             from scene_completion_training.foundation.model_files import sha256
 
             weights = Path(self.settings.segmentation)
-            classes_of = PixelClasses(city_segmentation(weights), sha256(weights))
+            classes_of = PixelClasses(city_segmentation(weights), sha256(load_espnetv2(weights)[1]))
         root = Path(self.settings.root)
         opened = {
             role: [(source, load_sequence(root, source, role)) for source in matching(root, sources)]
