@@ -94,8 +94,8 @@ class ObstacleTally(Tally):
             predicted = risen(occupied & truth.known, grid)
             to_predicted = distance_to(predicted, grid.voxel_size)
             for (name, tolerance), (range_m, crop) in product(within.items(), crops.items()):
-                wanted, said, near = (true & counted)[crop], (predicted & counted)[crop], tolerance[crop]
-                masks = wanted & (to_predicted[crop] <= near), wanted, said & (to_true[crop] <= near), said
+                wanted, called, near = (true & counted)[crop], (predicted & counted)[crop], tolerance[crop]
+                masks = wanted & (to_predicted[crop] <= near), wanted, called & (to_true[crop] <= near), called
                 counts = self._counts.setdefault((rule, name, range_m), np.zeros(4, np.int64))
                 counts += np.array([np.count_nonzero(mask) for mask in masks])
         self.frames += 1

@@ -72,8 +72,8 @@ def test_what_teachers_know_together_by_hand() -> None:
     assert logits.grad is not None and (logits.grad[0, 2:] == 0.0).all() and (logits.grad[0, 1] > 0.0).all()
     for value in (0, 51, 255):  # agreement costs nothing
         agreeing = torch.full((1, 2, 8), float(torch.logit(torch.tensor(value / 255.0))))
-        told, sure = torch.full((1, 2), value, dtype=torch.uint8), torch.zeros(1, 2, dtype=torch.uint8)
-        assert losses.taught_occupancy(agreeing, told, sure, torch.ones(1, 2)).item() == pytest.approx(0.0, abs=1e-6)
+        given, sure = torch.full((1, 2), value, dtype=torch.uint8), torch.zeros(1, 2, dtype=torch.uint8)
+        assert losses.taught_occupancy(agreeing, given, sure, torch.ones(1, 2)).item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_correspondence_by_hand() -> None:
