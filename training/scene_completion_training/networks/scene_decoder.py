@@ -188,13 +188,18 @@ class SceneDecoder(nn.Module):
         centres, mean = self.centres.expand(len(seen), -1, -1), self.mean_of_cells().expand(len(seen), -1, -1)
         with torch.autocast(local.device.type, dtype=self.mixed or torch.bfloat16, enabled=self.mixed is not None):
             around, ground = self._around(local, in_view, view.known_mounting, lowest)
-            parts = [around, local.to(around.dtype), in_view, sampled[:, : self.classes], mean, centres.transpose(1, 2)]
+            parts = [around, sampled[:, :-2], relative, in_view, mean, centres.transpose(1, 2)]
             if cells is not None:
+                # Reduced once more: to go back to a few cells is faster than to all, of which the columns are made.
                 parts = [part.gather(2, cells[:, None].expand(-1, part.shape[1], -1)) for part in parts]
-            around, local, in_view, of_pixel, mean, centres = parts
+                around, of_pixel, relative, in_view, mean, centres = parts
+                local = torch.cat([self.reduce(of_pixel[..., None])[..., 0], relative], dim=1) * in_view
+            else:
+                around, of_pixel, relative, in_view, mean, centres = parts
+            local = local.to(around.dtype)
             mixed = self.mix(torch.cat([around, local], dim=1)[..., None])  # [B, hidden, N, 1]
             logits, named, trust = (layer(mixed)[..., 0].float() for layer in (self.occupied, self.named, self.trust))
-        named = named + trust * in_view * of_pixel.clamp_min(LEAST_CLASS).log()
+        named = named + trust * in_view * of_pixel[:, : self.classes].clamp_min(LEAST_CLASS).log()
         height, deviation = self.ground_of(ground.float(), lowest).unbind(dim=1)
         offsets = self.grid.voxel_size * (self.inside - (STRIDE - 1) / 2)
         places = centres.transpose(1, 2)[:, :, None] + offsets  # [B, N, S³, 3]

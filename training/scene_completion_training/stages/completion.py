@@ -302,8 +302,12 @@ class CompletionStage(SeenStage):
         above = spatial.centres[chosen][:, :, None, 2] + spatial.grid.voxel_size * (
             spatial.inside[:, 2] - (STRIDE - 1) / 2
         )
-        columns = in_cells(height[..., None].expand(*height.shape, spatial.grid.shape[2]), torch.nan)
-        return above - columns.gather(1, chosen[..., None].expand(-1, -1, STRIDE**3)) > OBSTACLE_M * spatial.measure
+        of_cells, count = spatial.cells[0] * spatial.cells[1], spatial.cells[1]
+        x, y = (chosen % of_cells) // count, chosen % count
+        places = (STRIDE * each[..., None] + spatial.inside[:, axis] for axis, each in enumerate((x, y)))
+        row, column = (each.clamp_max(most - 1) for each, most in zip(places, height.shape[1:], strict=True))
+        ground = height.flatten(1).gather(1, (row * height.shape[2] + column).flatten(1)).reshape(row.shape)
+        return above - ground > OBSTACLE_M * spatial.measure
 
     def _of_classes(self, logits: Tensor, label: Tensor, named: Tensor) -> Tensor:
         b, n, v = named.nonzero().unbind(dim=1)
