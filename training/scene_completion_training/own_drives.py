@@ -69,7 +69,7 @@ def configuration_from(
         "data.sources": [asdict(source) for source in training],
         "data.validation": [asdict(source) for source in validation],
     }
-    made = [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    made = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
     return read_configuration(file, [*made, *overrides], CompletionConfiguration)
 
 
@@ -96,8 +96,8 @@ def compared(configuration: CompletionConfiguration, checkpoint: Path) -> dict[s
     if "validation" not in record:
         found = {}
         for name, part in configuration.parts().items():
-            cells = isinstance(part, CompletionConfiguration)
-            before: Any = make_stage(replace(part, pixels_from=start) if cells else part)
+            own = replace(part, pixels_from=start) if isinstance(part, CompletionConfiguration) else part
+            before: Any = make_stage(own)
             before.start(None)
             trained = Checkpoint.read(Path(part.output) / "checkpoints" / checkpoint.name)
             after: Any = make_stage(part)

@@ -34,10 +34,8 @@ from tests.training.small_trainings import cut_off
 from tests.training.stages.test_completion import CAMERA, VOLUME, configured
 from tests.training.synthetic_scene import BASELINE, CENTRE, FOCAL, HEIGHT, WIDTH, ray_cast
 
-FEW = (
-    "steps=3 warmup=1 ema_decay=0 cells=200 precision=32-true log_every=1 data.workers=0 pixels.steps=3 "
-    "pixels.warmup=1 pixels.ema_decay=0 pixels.data.batch_size=2 pixels.data.workers=0"
-).split()
+FEW = ["steps=3", "warmup=1", "ema_decay=0", "cells=200", "precision=32-true", "log_every=1", "data.workers=0"]
+FEW += ["pixels.steps=3", "pixels.warmup=1", "pixels.ema_decay=0", "pixels.data.batch_size=2", "pixels.data.workers=0"]
 
 
 @pytest.fixture(scope="module")
