@@ -84,6 +84,11 @@ class TrainingConfiguration:
 
     def check(self) -> None:
         """Raises a `ConfigurationError` for settings that contradict each other; stages add checks."""
+        start = getattr(self, "ema_start", 0)
+        if getattr(self, "ema_decay", 0.0) and start >= self.steps:
+            what = f"the average would start at step {start} of {self.steps}, and hold the weights of the start"
+            cure = "Start it earlier, or switch it off with ema_decay=0"
+            raise ConfigurationError(what, where="ema_start", cure=cure)
 
 
 @dataclass
@@ -197,11 +202,6 @@ class Configuration(TrainingConfiguration):
             what = f"{camera.width}x{camera.height} pixels cannot be halved"
             cure = f"Take multiples of {2 * ENCODER_STEP}, or half_resolution_steps=0"
             raise ConfigurationError(what, where="camera.width, camera.height", cure=cure)
-        if self.ema_decay and self.ema_start >= self.steps:
-            begin = f"step {self.ema_start} of {self.steps}"
-            what = f"the average would start at {begin}, and hold the weights of the start"
-            cure = "Start it earlier, or switch it off with ema_decay=0"
-            raise ConfigurationError(what, where="ema_start", cure=cure)
 
     def check_start(self, otherwise: str = "") -> None:
         """Raises a `ConfigurationError` where no density to start from is named; `otherwise` adds to its cure."""

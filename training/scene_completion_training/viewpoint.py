@@ -244,6 +244,21 @@ class Viewpoint:
         volume = Volume(code.near, code.far, lengths[0], -y, -z, round(lengths[2] + z, 9), grid.voxel_size)
         return Viewpoint(camera, bundle.height_above_ground, bundle.pitch_range, volume)
 
+    def refuse_other(self, student: "Viewpoint", where: str) -> None:
+        """Raises a ConfigurationError that says how another one, that of a student, differs from this one."""
+        own, other = ((each.camera, each.height_above_ground, each.volume) for each in (self, student))
+        shown = [
+            f"a camera of {math.degrees(2.0 * math.atan(camera.width / 2.0 / camera.fx)):.1f}° in {camera.width}x"
+            f"{camera.height} pixels, {tall:g} m up, and voxels of {volume.voxel_size:g} m in {volume.ahead:g} x "
+            f"{2.0 * volume.sideways:g} x {volume.below + volume.above:g} m"
+            for camera, tall, volume in (other, own)
+        ]
+        lengths = [[*vars(camera).values(), tall, *vars(volume).values()] for camera, tall, volume in (own, other)]
+        numbers = [[value for value in values if isinstance(value, int | float)] for values in lengths]
+        if not all(math.isclose(one, two, rel_tol=1e-6) for one, two in zip(*numbers, strict=True)):
+            cure = "Name a student for the camera and the volume of the configuration, or give it those of the student"
+            raise ConfigurationError(f"has {shown[0]}; the configuration {shown[1]}", where=where, cure=cure)
+
     @property
     def settings(self) -> tuple[CameraSettings, VolumeSettings]:
         """Settings that name exactly this viewpoint: what a checkpoint remembers."""

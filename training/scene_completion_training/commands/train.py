@@ -1,15 +1,30 @@
-"""Train a student network from posed video."""
+"""Train a student network from posed video.
+
+    scene-completion train --config FILE KEY=VALUE ...
+    scene-completion train --from STUDENT --data RECORDING ... --output FOLDER
+
+The second form goes on from a student that completes cells. It keeps a part of the recordings, to say whether that
+helped.
+"""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
+from scene_completion_ros.commands.arguments import Output
+from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training import CONFIGS
+from scene_completion_training.commands.arguments import add_paths
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `scene-completion train`."""
     parser.add_argument("--config", type=Path, default=CONFIGS / "single_view.yaml", help="YAML configuration")
+    meaning = "go on from this student, a bundle or a name as of the package, by the configuration of its world"
+    parser.add_argument("--from", dest="student", type=Path, metavar="STUDENT", help=meaning)
+    add_paths(parser, "--data", "RECORDING", "with --from: recordings, of a stereo pair or a camera with poses")
+    meaning = "with --from: folder for checkpoints and curves; prepared frames go into FOLDER_samples"
+    parser.add_argument("--output", type=Output(("checkpoints/best.ckpt",)), metavar="FOLDER", help=meaning)
     meaning = "try a few steps: print how many frames there are, and how long all steps will take on this machine; "
     meaning += "where it needs stereo depth or voxels, all frames are prepared in data.cache before"
     parser.add_argument("--plan", action="store_true", help=meaning)
@@ -33,7 +48,16 @@ def run(arguments: argparse.Namespace) -> int:
     from scene_completion_training.runner import train_parts
     from scene_completion_training.stage_registry import stage_class
 
-    configuration = read_configuration(arguments.config, arguments.overrides, TrainingConfiguration)
+    if len({bool(arguments.student), bool(arguments.data), bool(arguments.output)}) > 1:
+        what, cure = "belong together", "Name a student, recordings and a folder; or none, and a configuration"
+        raise ConfigurationError(what, where="--from, --data, --output", cure=cure)
+    own = None
+    if arguments.student:
+        from scene_completion_training.own_drives import compared, configuration_from, in_words
+
+        given = (arguments.student, arguments.data, arguments.output, arguments.overrides)
+        own = configuration_from(*given)
+    configuration = own or read_configuration(arguments.config, arguments.overrides, TrainingConfiguration)
     if arguments.stored:
         from scene_completion_training.data.store import Store
 
@@ -48,5 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
     checkpoint = train_parts(configuration, arguments.only, threads=arguments.threads)
     stage = configuration.parts()[arguments.only].stage if arguments.only else configuration.stage
     following = stage_class(stage).next_command.format(checkpoint=checkpoint)
-    rank_zero_only(print_summary)({"checkpoint": checkpoint, "next": following})
+    rows: dict[str, object] = {"checkpoint": checkpoint, "next": following}
+    if own and not arguments.only:
+        for part, losses in compared(own, checkpoint).items():
+            rows[part] = in_words(losses, arguments.student.name)
+    rank_zero_only(print_summary)(rows)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -16,12 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES, COMMON_CLASSES, EMPTY, INVALID
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.depth_images import sparse_depth
-from scene_completion_ros.inference.cells import volume_pose
+from scene_completion_ros.inference.bundle import MANIFEST, open_student
+from scene_completion_ros.inference.cells import stated_ground, volume_pose
+from scene_completion_ros.inference.encoder import CellGraphs, cpu_engine, cpu_networks
 from scene_completion_ros.jit import kernel
 from scene_completion_ros.sequences.opening import depth_truth, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import (
@@ -47,7 +50,7 @@ from scene_completion_training.data.module import (
     refuse_overlap,
 )
 from scene_completion_training.data.prepared import identity
-from scene_completion_training.data.stereo import depth_deviation, measured_depth
+from scene_completion_training.data.stereo import depth_meter, measured_depth
 from scene_completion_training.data.store import Arrays, Store, keyed, mapped_arrays
 from scene_completion_training.data.taught_voxels import UNKNOWN, TaughtVoxels, cells_of
 from scene_completion_training.data.voxel_evidence import (
@@ -64,6 +67,7 @@ from scene_completion_training.viewpoint import Viewpoint
 STRIDE = 2  # pixels of the canonical image to one of the maps
 MAPS = ("states", "fused", "tokens")  # what a trunk sees, in half precision; rows and columns come last
 UNPLACED = "first"  # what it knows of an image as a whole
+SURE = 0.5  # probability from which what a student names in a pixel counts as its class
 PARTS = (3, 8)  # rows and columns of the parts of an image whose depth errors differ
 # Raw SemanticKITTI ids of the ground: road, parking, sidewalk, other ground, lane marking, terrain.
 GROUND_IDS = (40, 44, 48, 49, 60, 72)
@@ -81,7 +85,7 @@ _CITYSCAPES_TO_COMMON = np.array(
 
 @dataclass
 class CompletionSource(DataSource):
-    """A recording with voxels that have classes, with LiDAR, or with stereo pairs, of which poses give free space."""
+    """A recording with voxels that have classes, with LiDAR, with stereo pairs, or of a camera with poses."""
 
     every: int = 1  # each so many-th frame is used
 
@@ -91,10 +95,12 @@ class CompletionDataSettings:
     """Data of stage `completion`."""
 
     root: str = "."  # folder that the sources are relative to
-    sources: list[CompletionSource] = field(default_factory=list)  # with true voxels, of towns or of labelled LiDAR
-    validation: list[CompletionSource] = field(default_factory=list)  # the same, watched only
+    sources: list[CompletionSource] = field(default_factory=list)
+    validation: list[CompletionSource] = field(default_factory=list)  # watched only
     cache: str = "completion_samples"  # folder for maps and voxels of the frames: about ten megabytes a sample
-    segmentation: str = ""  # weights of ESPNetv2, for the classes of pixels where there is no truth
+    # Weights of ESPNetv2, or a student that completes cells (a bundle, or a name as of the package), for the classes of
+    # pixels where there is no truth.
+    segmentation: str = ""
     unknown_pose: float = 0.5  # share of the samples whose decoder does not get the pose of the camera
     stated_pitch: float = 0.5  # standard deviation of the stated pitch, degrees; that of roll is half as large again
     stated_height: float = 0.02  # standard deviation of the stated height, a share
@@ -126,13 +132,50 @@ class FrozenEncoder:
 class PixelClasses:
     """A network for the pixels of recordings that do not have classes."""
 
-    segment: Callable[[Bytes], Bytes]  # Cityscapes' train ids [H, W] of an image [H, W, 3]
+    segment: Callable[[Bytes], Bytes]  # classes [H, W] of a canonical image [H, W, 3], that behind them for the sky
     key: str  # names what they follow from
+    names: Sequence[str] = COMMON_CLASSES  # the classes
 
     def __call__(self, image: Bytes) -> Bytes:
-        """Common classes [H, W] of an image."""
-        found = self.segment(image)
-        return np.where(found < len(_CITYSCAPES_TO_COMMON), _CITYSCAPES_TO_COMMON[np.minimum(found, 18)], INVALID)
+        """Classes [H, W] of an image; 255 where they are unknown."""
+        return self.segment(image)
+
+    @staticmethod
+    def of(named: str, viewpoint: Viewpoint) -> PixelClasses:
+        """By weights of ESPNetv2, or by a student that completes cells, for the same viewpoint, where it is sure.
+
+        Raises BundleError where there is none; ConfigurationError where the student is of another kind or viewpoint.
+        """
+        if (Path(named) / MANIFEST).is_file() or not Path(named).exists():
+            return _classes_of_student(named, viewpoint)
+        from scene_completion_training.foundation.class_probabilities import city_segmentation, load_espnetv2
+        from scene_completion_training.foundation.model_files import sha256
+
+        segment = city_segmentation(Path(named))
+
+        def common(image: Bytes) -> Bytes:
+            found = segment(image)
+            return np.where(found < len(_CITYSCAPES_TO_COMMON), _CITYSCAPES_TO_COMMON[np.minimum(found, 18)], INVALID)
+
+        return PixelClasses(common, sha256(load_espnetv2(named)[1]))
+
+
+def _classes_of_student(named: str, viewpoint: Viewpoint) -> PixelClasses:
+    bundle, where = open_student(named), f"data.segmentation: {named}"
+    if bundle.volume is None:
+        raise ConfigurationError("names no classes of pixels", where=where, cure="Name a student that completes cells")
+    viewpoint.refuse_other(Viewpoint.of_bundle(bundle), where)
+    networks = cpu_networks(bundle, cpu_engine())
+    assert isinstance(networks, CellGraphs)
+    ground = stated_ground(bundle.canonical, bundle.point_code, bundle.volume.level, None)
+
+    def segment(image: Bytes) -> Bytes:
+        found = networks.see(image, ground).classes
+        classes = np.where(found.max(axis=2) >= SURE, 1 + found.argmax(axis=2), INVALID).astype(np.uint8)
+        return classes.repeat(STRIDE, axis=0).repeat(STRIDE, axis=1)
+
+    manifest = bundle.encoder_path.with_name(MANIFEST).read_bytes()  # it has the hash of each file
+    return PixelClasses(segment, hashlib.sha256(manifest).hexdigest(), ("empty", *bundle.class_names))
 
 
 Files: TypeAlias = tuple[Path, ...]  # of a sample: what a trunk sees, what is true, and what teachers know of it
@@ -151,7 +194,7 @@ def prepare_samples(
 ) -> list[Files]:
     """Files of frames; those that the store lacks are made.
 
-    Raises SequenceError: a frame has no true voxels with classes, nor LiDAR or a second image and classes of pixels.
+    Raises SequenceError: a frame has no true voxels with classes, nor classes of pixels and LiDAR, a pair or poses.
     """
     camera, names = reference_camera(sequence), {index: f"{index:06d}" for index in frames}
     views = [vars(viewpoint.camera), vars(viewpoint.volume), viewpoint.height_above_ground]
@@ -205,9 +248,9 @@ def _truth(
             **_pixels(sequence, index, name, image, viewpoint.camera, classes_of),
         }
     elif classes_of is not None and "lidar" in sequence.frames[index].assets:
-        arrays = {**_of_scans(sequence, index, name, viewpoint, classes_of(image))}
+        arrays = {**_of_scans(sequence, index, name, viewpoint, classes_of(image), classes_of.names)}
     elif classes_of is not None:
-        arrays = {**_of_stereo(sequence, index, name, viewpoint, classes_of(image))}
+        arrays = {**_of_images(sequence, index, name, viewpoint, classes_of(image), classes_of.names)}
     else:
         raise SequenceError("has no voxels with classes", where=f"{sequence.name}, frame {index}")
     return {**arrays, "volume_from_camera": _stands(sequence, index, name, viewpoint, arrays).matrix}
@@ -243,21 +286,27 @@ def _of_voxels(sequence: PosedSequence, index: int, name: str, truth: VoxelTruth
     return arrays
 
 
-def _of_stereo(sequence: PosedSequence, index: int, name: str, viewpoint: Viewpoint, classes: Bytes) -> Arrays:
-    """Labels, ground and pixels of a frame with a second image alone; with poses, also from the rest of the drive."""
-    camera, canonical, grid = sequence.cameras[name], viewpoint.camera, viewpoint.volume.grid
-    baseline = stereo_pair(sequence)[2]
-    depth = _nearest(measured_depth(sequence, index), camera, canonical)
-    deviation = depth_deviation(depth, camera.fx * baseline)
+def _of_images(
+    sequence: PosedSequence, index: int, name: str, viewpoint: Viewpoint, classes: Bytes, names: Sequence[str]
+) -> Arrays:
+    """Labels, ground and pixels of a frame that images alone show: its pair, or, with poses, those of the drive."""
+    canonical, grid = viewpoint.camera, viewpoint.volume.grid
+    posed = sequence.pose_source != UNKNOWN_POSES
+    if not posed:
+        stereo_pair(sequence)  # it refuses a single camera
+    found = depth_meter(sequence, viewpoint.volume.ahead)(index)
+    depth, deviation = (canonical_depth(part, found.camera, canonical) for part in (found.depth, found.deviation))
     pose = level_pose(sequence, name, viewpoint, index)
-    label, ground = voxels_of_pixels(depth, deviation, classes, canonical, grid, pose)
-    if sequence.pose_source != UNKNOWN_POSES:
-        label = voxels_of_drive(sequence, index, label, depth, classes, canonical, viewpoint.volume, pose)
-    depth = np.where(classes == SKY, np.float32(np.inf), depth)
+    label, ground = voxels_of_pixels(depth, deviation, classes, canonical, grid, pose, names)
+    if posed:
+        label = voxels_of_drive(sequence, index, label, depth, classes, canonical, viewpoint.volume, pose, names)
+    depth = np.where(classes == len(names), np.float32(np.inf), depth)
     return _measured(viewpoint, pose, label, ground, _shrunk(depth, canonical), classes)
 
 
-def _of_scans(sequence: PosedSequence, index: int, name: str, viewpoint: Viewpoint, classes: Bytes) -> Arrays:
+def _of_scans(
+    sequence: PosedSequence, index: int, name: str, viewpoint: Viewpoint, classes: Bytes, names: Sequence[str]
+) -> Arrays:
     """The same of a frame with LiDAR; its pair gives depth where neither the true one nor LiDAR is known."""
     camera, canonical, volume = sequence.cameras[name], viewpoint.camera, viewpoint.volume
     small = canonical.resized(canonical.width // STRIDE, canonical.height // STRIDE)
@@ -268,10 +317,10 @@ def _of_scans(sequence: PosedSequence, index: int, name: str, viewpoint: Viewpoi
         stereo = _nearest(measured_depth(sequence, index), camera, canonical)
         depth = np.where(depth > 0.0, depth, stereo)
         known = np.where(known > 0.0, known, _shrunk(stereo, canonical))
-    known = np.where((known == 0.0) & (_shrunk(classes, canonical) == SKY), np.float32(np.inf), known)
+    known = np.where((known == 0.0) & (_shrunk(classes, canonical) == len(names)), np.float32(np.inf), known)
     pose = level_pose(sequence, name, viewpoint, index)
     scans = scans_around(sequence, index, name, pose, volume)
-    label, ground = voxels_of_scans(scans, depth, classes, canonical, volume.grid, pose)
+    label, ground = voxels_of_scans(scans, depth, classes, canonical, volume.grid, pose, names)
     return {**_measured(viewpoint, pose, label, ground, known, classes), "scan": np.ones(1, np.uint8)}
 
 
@@ -576,28 +625,31 @@ class CompletionData(TrainingData):
         return {"frames": counts, "images_sha256": self.images, **known}
 
     def setup(self, stage: str) -> None:
-        """Prepares what is missing in the cache; a `ConfigurationError` where there is no source."""
+        """Prepares what is missing in the cache; a `ConfigurationError` where there is no source.
+
+        `stage`: as Lightning has it; of anything but "fit" the validation alone.
+        """
         if self.groups:
             return
         self.require_sources("recordings")
-        classes_of = None
-        if self.settings.segmentation:
-            from scene_completion_training.foundation.class_probabilities import city_segmentation, load_espnetv2
-            from scene_completion_training.foundation.model_files import sha256
-
-            weights = Path(self.settings.segmentation)
-            classes_of = PixelClasses(city_segmentation(weights), sha256(load_espnetv2(weights)[1]))
+        named = self.settings.segmentation
+        classes_of = PixelClasses.of(named, self.viewpoint) if named else None
         root = Path(self.settings.root)
+        sources = {"training": self.settings.sources, "validation": self.settings.validation}
         opened = {
-            role: [(source, load_sequence(root, source, role)) for source in matching(root, sources)]
-            for role, sources in (("training", self.settings.sources), ("validation", self.settings.validation))
+            role: [(source, load_sequence(root, source, role)) for source in matching(root, named)]
+            for role, named in sources.items()
+            if role == "validation" or stage == "fit"
         }
-        refuse_overlap(*map(_images, opened.values()))
-        self.images = digest_of(_images(opened["training"]))
+        if stage == "fit":
+            refuse_overlap(*map(_images, opened.values()))
+            self.images = digest_of(_images(opened["training"]))
         members = self.settings.teachers if self.voxels else []
         taught = TaughtVoxels(members, self.viewpoint) if members else None
-        self.groups["training"] = list(self._prepared("training", opened["training"], classes_of, taught))
-        self.groups["validation"] = list(self._prepared("validation", opened["validation"], classes_of))
+        for role, recordings in opened.items():
+            self.groups[role] = list(
+                self._prepared(role, recordings, classes_of, taught if role == "training" else None)
+            )
 
     def _prepared(
         self,

@@ -256,14 +256,13 @@ def _stored(points: Reals, target: Floats, evidence: Floats, kept: int, generato
 # What stereo knows of the voxels before a camera: the ground, what stands close by, and what a drive sees of them.
 
 
-SKY = len(COMMON_CLASSES)  # class of pixels that no voxel can hold
+SKY = len(COMMON_CLASSES)  # class of pixels that no voxel can hold: the one behind those of their world
 OF_NO_CLASS = 254  # an occupied voxel of unknown class
 OCCUPIED = 0.5  # share of the evidence that has to speak for "occupied"
-# A place is what its pixel sees if their depths differ by no more, metres and a share of the depth.
-_SAME_M, _SAME = 0.4, 0.05
-GROUND_CLASSES = tuple(COMMON_CLASSES.index(name) for name in ("road", "sidewalk", "terrain"))
+# A place is what its pixel sees if their depths differ by no more, voxels and a share of the depth.
+_SAME_VOXELS, _SAME = 2.0, 0.05
 _FARTHEST_GROUND_M = 40.0
-_SURE_M = 0.15  # standard deviation of depth up to which a voxel of 0.2 m is known to hold what its pixel sees
+_SURE = 0.75  # standard deviation of depth, in voxels, up to which one is known to hold what its pixel sees
 _CELL = 4  # voxels to a side of the cells whose median height counts
 # The ground that a car stands on: no farther ahead and to the sides, of so many points at least.
 _NEAR_M, _ASIDE_M, _LEAST_POINTS = 18.0, 4.0, 60
@@ -273,13 +272,19 @@ _ON_GROUND_M = 0.35  # height above the ground up to which a return is of the gr
 _OFF_SURFACE_M = 0.25  # cells farther from the fitted surface hold no ground: a hedge, a wrong match
 
 
+def _grounds(names: Sequence[str]) -> list[int]:
+    """Those of some classes that cameras stand on."""
+    return [number for number, name in enumerate(names) if name in ("road", "sidewalk", "terrain", "floor")]
+
+
 def voxels_of_pixels(
     depth: Floats,  # z-depth [H, W], metres, 0 where unknown
     deviation: Floats,  # its standard deviation [H, W], metres
-    classes: Bytes,  # common classes [H, W] of the pixels, `SKY`, or 255
+    classes: Bytes,  # classes [H, W] of the pixels, that behind them for the sky, or 255
     camera: Camera,  # camera of the three
     grid: VoxelGrid,  # the voxels
     grid_from_camera: RigidTransform,  # pose of the camera in them; z points up
+    names: Sequence[str] = COMMON_CLASSES,  # the classes
 ) -> tuple[Bytes, Floats]:
     """Labels of voxels that a measured depth knows, and heights of the ground.
 
@@ -294,10 +299,10 @@ def voxels_of_pixels(
     cells, inside = grid.index_of(points)
     points, cells, of_pixel = points[inside], cells[inside], (v[inside], u[inside])
     seen = classes[of_pixel]
-    flat = np.isin(seen, GROUND_CLASSES) & (depth[of_pixel] < _FARTHEST_GROUND_M)
+    flat = np.isin(seen, _grounds(names)) & (depth[of_pixel] < _FARTHEST_GROUND_M)
     ground = _ground(points[flat], cells[flat], grid)
     label = np.full(grid.shape, INVALID, np.uint8)
-    sure = ~flat & (deviation[of_pixel] < _SURE_M) & (seen != INVALID) & (seen != SKY)
+    sure = ~flat & (deviation[of_pixel] < _SURE * grid.voxel_size) & (seen < len(names))
     label[tuple(cells[sure].T)] = seen[sure]
     of_column = np.full(grid.shape[:2], INVALID, np.uint8)
     of_column[tuple(cells[flat][:, :2].T)] = seen[flat]
@@ -314,10 +319,11 @@ def voxels_of_drive(
     index: int,
     seen: Bytes,  # labels [X, Y, Z] of the frame itself, which count first, see `voxels_of_pixels`
     depth: Floats,  # z-depth [H, W] of the frame, metres, 0 where unknown
-    classes: Bytes,  # common classes [H, W] of its pixels, `SKY`, or 255
+    classes: Bytes,  # classes [H, W] of its pixels, as `voxels_of_pixels`
     camera: Camera,  # camera of both
     volume: Volume,  # the space that is completed
     grid_from_left: RigidTransform,  # pose of the left camera in its grid
+    names: Sequence[str] = COMMON_CLASSES,  # the classes
 ) -> Bytes:
     """Labels of voxels that several frames of a drive know, hidden ones among them.
 
@@ -327,17 +333,17 @@ def voxels_of_drive(
     label = np.where(known, EMPTY, INVALID).astype(np.uint8)
     occupied = np.nonzero(known & (share > OCCUPIED))
     places = grid_from_left.inverse().apply(volume.grid.centres()[occupied].astype(np.float64))
-    named, visible = _pixels_of(places, depth, classes, camera)
-    label[occupied] = np.where(visible & (named < SKY), named, OF_NO_CLASS)
+    named, visible = _pixels_of(places, depth, classes, camera, volume.voxel_size)
+    label[occupied] = np.where(visible & (named < len(names)), named, OF_NO_CLASS)
     return np.where(seen != INVALID, seen, label)
 
 
-def _pixels_of(places: Doubles, depth: Floats, classes: Bytes, camera: Camera) -> tuple[Bytes, Mask]:
+def _pixels_of(places: Doubles, depth: Floats, classes: Bytes, camera: Camera, voxel_size: float) -> tuple[Bytes, Mask]:
     """Class of the pixel that each place [N, 3], optical frame, falls into, 255 for none; whether its depth agrees."""
     pixels, inside = camera.project(places)
     nearest = np.round(np.where(inside[:, None], pixels, 0.0)).astype(int)
     column, row = np.minimum(nearest, (camera.width - 1, camera.height - 1)).T
-    visible = inside & (np.abs(depth[row, column] - places[:, 2]) < _SAME_M + _SAME * places[:, 2])
+    visible = inside & (np.abs(depth[row, column] - places[:, 2]) < _SAME_VOXELS * voxel_size + _SAME * places[:, 2])
     return np.where(inside, classes[row, column], INVALID).astype(np.uint8), visible
 
 
@@ -366,10 +372,11 @@ def scans_around(
 def voxels_of_scans(
     scans: Sequence[tuple[Doubles, Doubles]],  # see `scans_around`
     depth: Floats,  # z-depth [H, W] of the frame of the first scan, metres, 0 where unknown
-    classes: Bytes,  # common classes [H, W] of its pixels, `SKY`, or 255
+    classes: Bytes,  # classes [H, W] of its pixels, as `voxels_of_pixels`
     camera: Camera,  # camera of both
     grid: VoxelGrid,  # the voxels
     grid_from_camera: RigidTransform,  # pose of the camera in them; z points up
+    names: Sequence[str] = COMMON_CLASSES,  # the classes
 ) -> tuple[Bytes, Floats]:
     """Labels of voxels that LiDAR scans know, and heights of the ground.
 
@@ -389,10 +396,11 @@ def voxels_of_scans(
     label[occupied] = OF_NO_CLASS
     cells, inside = grid.index_of(points)
     points, cells = points[inside], cells[inside]
-    named, visible = _pixels_of(grid_from_camera.inverse().apply(points), depth, classes, camera)
+    there = grid_from_camera.inverse().apply(points)
+    named, visible = _pixels_of(there, depth, classes, camera, grid.voxel_size)
     with np.errstate(invalid="ignore"):
         low = points[:, 2] - ground[cells[:, 0], cells[:, 1]] <= _ON_GROUND_M
-    sure = np.where(np.isin(named, GROUND_CLASSES), low, visible & (named < SKY))
+    sure = np.where(np.isin(named, _grounds(names)), low, visible & (named < len(names)))
     sure &= occupied[tuple(cells.T)]
     label[tuple(cells[sure].T)] = named[sure]
     return label, ground

@@ -23,7 +23,7 @@ from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMP
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.cells import FLOOR, ROAD, STRIDE, CellVolume, Measured
 from scene_completion_ros.inference.head import PointCodeSpec
-from scene_completion_training.checkpoints import Checkpoint, TrainedWeights
+from scene_completion_training.checkpoints import TrainedWeights, trained_viewpoint
 from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.data.completion_samples import CompletionData, FrozenEncoder
 from scene_completion_training.data.taught_voxels import UNKNOWN
@@ -41,10 +41,10 @@ from scene_completion_training.stages.pixels import (
     PixelConfiguration,
     SeenConfiguration,
     SeenStage,
+    TrainedPixels,
     digest,
     on_device,
     rarity,
-    trained_trunk,
 )
 from scene_completion_training.viewpoint import Viewpoint
 
@@ -75,8 +75,8 @@ class CompletionConfiguration(SeenConfiguration):
     stage: str = "completion"
     # The training before it. What it does not name of camera, volume, world, weights and data is that of this one.
     pixels: PixelConfiguration = field(default_factory=PixelConfiguration)
-    pixels_from: str = ""  # checkpoint of stage `pixels`, or of this one, instead of that training
-    start_from: str = ""  # checkpoint of this stage, or a bundle: its decoder goes on learning
+    pixels_from: str = ""  # checkpoint of stage `pixels` or of this one, or a bundle, instead of that training
+    start_from: str = ""  # checkpoint of this stage, or a bundle: its pixels and its decoder go on learning
     losses: CompletionLosses = field(default_factory=CompletionLosses)
     widths: tuple[int, ...] = (64, 128, 192, 256)  # as `SceneDecoder`, and the next two
     context: int = 16
@@ -90,7 +90,7 @@ class CompletionConfiguration(SeenConfiguration):
         """The training of pixels, unless a checkpoint of that is named, and then that of cells."""
         if self.pixels_from:
             return {"student": self}
-        names = ("seed", "encoder_weights", "world", "camera", "volume", "precision", "devices", "nodes")
+        names = ("seed", "start_from", "encoder_weights", "world", "camera", "volume", "precision", "devices", "nodes")
         own, data = self.pixels, self.pixels.data
         places = ("root", "sources", "validation", "cache", "segmentation")
         data = dataclasses.replace(data, **{name: getattr(self.data, name) for name in places})
@@ -176,15 +176,11 @@ class CompletionStage(SeenStage):
     def __init__(self, settings: CompletionConfiguration) -> None:
         super().__init__(settings)
         self.viewpoint = settings.viewpoint()
-        seen = Checkpoint.read(Path(settings.pixels_from))
-        self.trunk = trained_trunk(seen).requires_grad_(False)
-        self.seen_by = {name: seen.configuration[name] for name in ("blocks", "frozen_blocks")}
+        seen = TrainedPixels.read(Path(settings.pixels_from), settings, "pixels_from")
+        self.trunk = seen.trunk(settings.encoder_weights).requires_grad_(False)
+        self.seen_by = seen.depth
         in_space = {name: getattr(settings, name) for name in ("widths", "context", "reduced")}
-        pixels = PixelHead.rebuilt(part_of(seen.state, "pixels.") or seen.state, self.viewpoint)
-        pixels.load_state_dict(part_of(seen.state, "pixels.") or dict(seen.state))
-        if pixels.classes.out_channels != len(settings.class_names) + 1:
-            what, cure = f"its pixels have other classes than {settings.world}", "Name one of the same world"
-            raise ConfigurationError(what, where="pixels_from", cure=cure)
+        pixels = seen.head
         self.field = SceneField(self.viewpoint, settings.class_names, pixels.requires_grad_(False), **in_space)
         away = self.field.spatial.centres[:, :2].norm(dim=1)
         self.near: Tensor
@@ -211,7 +207,9 @@ class CompletionStage(SeenStage):
         """The decoder goes on from another training where one is named."""
         if not self.settings.start_from:
             return
-        weights = TrainedWeights.read(Path(self.settings.start_from)).field
+        source = Path(self.settings.start_from)
+        self.viewpoint.refuse_other(trained_viewpoint(source), "start_from")
+        weights = TrainedWeights.read(source).field
         try:
             self.field.spatial.load_state_dict(part_of(weights, "field.spatial.") or part_of(weights, "spatial."))
         except RuntimeError as error:

@@ -10,17 +10,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from scene_completion_ros.errors import BundleError
+from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, INVALID, ROOM_CLASSES
-from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_ros.inference.bundle import open_student
+from scene_completion_training.checkpoints import Checkpoint, TrainedWeights, trained_viewpoint
 from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.data.completion_samples import CompletionData, CompletionDataSettings, FrozenEncoder
 from scene_completion_training.losses import class_terms, depth_likelihood
+from scene_completion_training.networks.density_field import part_of
 from scene_completion_training.networks.pixel_head import PixelHead, PixelView, stated_ground
 from scene_completion_training.networks.trunk import DEPTH_ANYTHING, DepthAnythingTrunk, named_as_here
 from scene_completion_training.stage import Stage
@@ -70,6 +73,8 @@ class PixelConfiguration(SeenConfiguration):
     """What stage `pixels` needs."""
 
     stage: str = "pixels"
+    # Checkpoint of this stage or of `completion`, or a bundle that completes cells: head and trunk go on from there.
+    start_from: str = ""
     losses: PixelLosses = field(default_factory=PixelLosses)
     blocks: int = 0  # first blocks of the transformer that there are; 0: all of them
     frozen_blocks: int = 9  # first blocks of it that stay as they are
@@ -84,11 +89,15 @@ class SeenStage(Stage):
 
     settings: SeenConfiguration
 
+    def validated(self, batch: dict[str, Tensor], number: int) -> dict[str, Tensor]:
+        """The losses of a frame of the validation, and their weighted sum as `total`."""
+        terms = self._computed(batch, torch.Generator().manual_seed(number))
+        return terms | {"total": self._total(terms)}
+
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
-        """The losses of a frame of the validation."""
-        terms = self._computed(batch, torch.Generator().manual_seed(batch_index))
+        """Logs what `validated` gives."""
+        terms = self.validated(batch, batch_index)
         self.log_dict({f"validation/{name}": value for name, value in terms.items()}, sync_dist=True, batch_size=1)
-        self.log("validation/total", self._total(terms), sync_dist=True, batch_size=1)
 
 
 class PixelStage(SeenStage):
@@ -129,6 +138,12 @@ class PixelStage(SeenStage):
         frozen = FrozenEncoder(on_device(trunk, see), digest(trunk, learned=False))
         options: dict[str, Any] = {"steps": settings.steps, "seed": settings.seed, "voxels": False}
         return CompletionData(settings.data, self.viewpoint, frozen, **options)
+
+    def start(self, data: Any) -> None:
+        """The head and what the trunk learned go on from another training where one is named."""
+        if self.settings.start_from:
+            seen = TrainedPixels.read(Path(self.settings.start_from), self.settings, "start_from")
+            seen.load_into(self.field, self.trunk)
 
     def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of depth and classes."""
@@ -196,6 +211,79 @@ def learned_weights(trunk: DepthAnythingTrunk) -> set[str]:
     """Names of the weights of a trunk that are not as they were published."""
     stays = {id(value) for part in [*trunk.in_order()][: 1 + trunk.frozen_blocks] for value in part.parameters()}
     return {name for name, value in trunk.named_parameters() if id(value) not in stays or not trunk.frozen_blocks}
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedPixels:
+    """A head for pixels, and the weights of its trunk, of a checkpoint or of a bundle that completes cells."""
+
+    source: Path
+    configuration: Mapping[str, Any]  # of its training, plain values
+    head: PixelHead
+    trunk_weights: Mapping[str, Tensor]  # of a bundle those alone that are not as they were published
+
+    @staticmethod
+    def read(source: Path, settings: SeenConfiguration, where: str) -> TrainedPixels:
+        """Reads one for a training.
+
+        Raises BundleError where it has none of this version; ConfigurationError where it is for another camera or
+        volume, or of other classes.
+        """
+        if source.is_dir():
+            bundle, weights = open_student(source), TrainedWeights.read(source).field
+            configuration = bundle.provenance.get("configuration", {})
+            state, trunk = part_of(weights, "field.pixels."), part_of(weights, "trunk.")
+        else:
+            stored = Checkpoint.read(source)
+            configuration, trunk = stored.configuration, dict(stored.trunk_weights)
+            state = part_of(stored.state, "pixels.") or dict(stored.state)
+        own = settings.viewpoint()
+        try:
+            head = PixelHead.rebuilt(state, own)
+            head.load_state_dict(state)
+        except (KeyError, RuntimeError) as error:
+            what = f"holds no head for pixels as this version trains it ({' '.join(str(error).split())[:100]})"
+            cure = (
+                "Name a student that this version trained with stage completion, as training/configs/street.yaml does"
+            )
+            raise BundleError(what, where=f"{where}: {source}", cure=cure) from error
+        own.refuse_other(trained_viewpoint(source), f"{where}: {source}")
+        if head.classes.out_channels != len(settings.class_names) + 1:
+            what, cure = f"its pixels have other classes than {settings.world}", "Name one of the same world"
+            raise ConfigurationError(what, where=where, cure=cure)
+        return TrainedPixels(source, configuration, head, trunk)
+
+    @property
+    def depth(self) -> dict[str, int]:
+        """How much of the trunk there is, and of that as published."""
+        return {name: int(self.configuration.get(name, 0)) for name in ("blocks", "frozen_blocks")}
+
+    def trunk(self, weights: str) -> DepthAnythingTrunk:
+        """The trunk, whose other weights are those of a published model."""
+        blocks, frozen = self.depth.values()
+        made = DepthAnythingTrunk(weights=weights or DEPTH_ANYTHING, blocks=blocks, frozen_blocks=frozen)
+        self._learned_into(made)
+        return made.eval()
+
+    def load_into(self, head: PixelHead, trunk: DepthAnythingTrunk) -> None:
+        """Gives them these weights; a ConfigurationError where they have others."""
+        try:
+            head.load_state_dict(self.head.state_dict())
+        except RuntimeError as error:
+            what, cure = (
+                f"has a head of another size ({str(error)[:200]})",
+                "Take its class_branch_channels and merging",
+            )
+            raise ConfigurationError(what, where=str(self.source), cure=cure) from error
+        self._learned_into(trunk)
+
+    def _learned_into(self, trunk: DepthAnythingTrunk) -> None:
+        given, learned = named_as_here(self.trunk_weights, trunk.state_dict().keys()), learned_weights(trunk)
+        if self.depth["frozen_blocks"] != trunk.frozen_blocks or not learned <= given.keys():
+            what = f"its trunk learned behind block {self.depth['frozen_blocks']}, this one {trunk.frozen_blocks}"
+            cure = "Take its pixels.frozen_blocks, pixels.blocks and encoder_weights"
+            raise ConfigurationError(what, where=str(self.source), cure=cure)
+        trunk.load_state_dict({name: given[name] for name in learned}, strict=False)
 
 
 def trained_trunk(stored: Checkpoint) -> DepthAnythingTrunk:
