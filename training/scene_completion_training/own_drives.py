@@ -26,8 +26,8 @@ from scene_completion_training.viewpoint import Viewpoint
 from scene_completion_training.workers import accelerator
 
 FIFTH = 5  # one of so many drives, or frames of few drives, is kept for the validation
-FRAMES = 400  # frames that are prepared for the training at most, and a fifth of that for the validation
-# Steps, warm-up, and average of the weights of both parts: with 400 frames an hour on two cores or less.
+FRAMES = 200  # frames that are prepared for the training at most, and a quarter of that for the validation
+# Steps, warm-up, and average of the weights of both parts: with so many frames meant for an hour on two cores.
 _PIXELS = {"steps": 150, "warmup": 15, "ema_start": 50, "ema_decay": 0.97}
 _CELLS = {"steps": 600, "warmup": 60, "ema_start": 200, "ema_decay": 0.99}
 _RATE = 1.0 / 3.0  # factor on the learning rates of the configuration

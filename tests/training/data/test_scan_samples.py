@@ -111,20 +111,21 @@ def test_scans_agree_with_labelled_voxels(shared_data: Path, scans: int, iou: fl
     assert (found & true).sum() > iou * (found | true).sum() and true[~found].mean() < 0.02
 
 
-def sees_nothing(image: torch.Tensor) -> list[torch.Tensor]:
+def sees_nothing(image: torch.Tensor) -> dict[str, torch.Tensor]:
     _, _, height, width = image.shape
-    return [torch.zeros(1, 1, height // 2, width // 2)] * 2 + [torch.zeros(1, 1, height // 32, width // 32)]
+    return {"fused": torch.zeros(1, 1, height // 2, width // 2)}
 
 
 FROZEN = FrozenEncoder(sees_nothing, "nothing")
-ALL_ROAD = PixelClasses(lambda image: np.zeros(image.shape[:2], np.uint8), "road")
+ALL_ROAD = PixelClasses(lambda image: np.full(image.shape[:2], ROAD, np.uint8), "road")
 
 
 @pytest.mark.parametrize("folder", ["kitti_more/kitti_2015_pairs", "kitti_more/kitti_raw_0005"])
 def test_samples_of_scans_are_marked(shared_data: Path, tmp_path: Path, folder: str) -> None:
     sequence, viewpoint = open_recording(shared_data / folder), Viewpoint()
     files = prepare_samples(sequence, [5], Store(tmp_path), FROZEN, viewpoint, classes_of=ALL_ROAD)
-    stored = mapped_arrays(files[0])
+    _, truth = files[0]
+    stored = mapped_arrays(truth)
     assert stored["scan"].tolist() == [1] and np.isfinite(stored["ground"]).mean() > 0.1
     sample = CompletionSamples([files], [1.0], CompletionDataSettings(), viewpoint, seed=0, length=1, plain=True)[0]
     assert sample["scan"].item() is True

@@ -131,6 +131,7 @@ def test_members_are_run_once_for_all_looks_at_an_image(
 ) -> None:
     """A later training reads what they know."""
     (tmp_path / "weights").write_bytes(b"none")
+    monkeypatch.setattr(class_probabilities, "load_espnetv2", lambda weights: (None, Path(weights)))
     monkeypatch.setattr(class_probabilities, "city_segmentation", lambda _: lambda image: image[..., 0] // 255)
     seen: list[NDArray[np.uint8]] = []
     of = TaughtVoxels.of

@@ -398,10 +398,10 @@ def test_words_find_the_classes_that_a_bank_describes(
     ("changes", "words"),
     [
         ({"data": CompletionDataSettings()}, "names no recording"),
-        ({"pixels_from": str(DEFAULT_BUNDLE)}, "not a checkpoint of a density field"),
+        ({"pixels_from": str(DEFAULT_BUNDLE)}, "holds no head for pixels as this version trains it"),
         ({"pixels_from": None, "world": "rooms"}, "its pixels have other classes than rooms"),
         ({"start_from": None, "widths": (8, 16)}, "for the same volume and widths"),
-        ({"start_from": str(DEFAULT_BUNDLE)}, "has no decoder of this kind"),
+        ({"start_from": str(DEFAULT_BUNDLE)}, r"has a camera of 81\.7° in .*; the configuration a camera of 80\.0°"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(

@@ -8,10 +8,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
+from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, INVALID, ROOM_CLASSES
@@ -29,6 +31,7 @@ from scene_completion_training.own_drives import configuration_from, in_words
 from scene_completion_training.runner import make_stage, train_parts
 from scene_completion_training.stages.pixels import PixelConfiguration, PixelStage
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
+from tests.bags.recordings import SECOND, START, camera_info, compressed, transform
 from tests.training.foundation.tiny_models import saved_depth_model
 from tests.training.small_trainings import cut_off
 from tests.training.stages.test_completion import CAMERA, VOLUME, configured
@@ -72,11 +75,31 @@ def drive_of(tmp: Path, cameras: tuple[str, ...]) -> Path:
     return tmp
 
 
+def extracted_of(tmp: Path) -> Path:
+    """The same drive of a single camera, of a bag with tf, by the command."""
+    seen: dict[str, Any] = {"width": WIDTH, "height": HEIGHT, "f": FOCAL, "centre": CENTRE}
+    with BagWriter(tmp / "mine") as writer:
+        static = transform("base_link", "camera_optical", (0.0, 0.0, 0.0))
+        writer.write("/tf_static", "tf2_msgs/msg/TFMessage", static, START)
+        for number in range(10):
+            stamp, place = START + number * SECOND // 10, np.array([0.0, 0.0, 0.8 * number])
+            content = cv2.imencode(".png", ray_cast(place)[0])[1].tobytes()
+            moved = transform("map", "base_link", (0.0, 0.0, 0.8 * number), stamp)
+            writer.write("/tf", "tf2_msgs/msg/TFMessage", moved, stamp)
+            image = compressed(content, "png", stamp_ns=stamp)
+            writer.write("/camera/image_raw/compressed", "sensor_msgs/msg/CompressedImage", image, stamp)
+            info = camera_info(stamp_ns=stamp, **seen)
+            writer.write("/camera/camera_info", "sensor_msgs/msg/CameraInfo", info, stamp)
+    assert main(["extract", str(tmp / "mine"), "--output", str(tmp / "sequences")]) == 0
+    (folder,) = (tmp / "sequences" / "mine").glob("*/")
+    return folder
+
+
 @pytest.fixture(scope="module", params=["single", "pair"])
 def drive(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A drive of a single camera with poses, and one of a pair."""
-    cameras = ("left",) if request.param == "single" else ("left", "right")
-    return drive_of(tmp_path_factory.mktemp("drives") / request.param, cameras)
+    """A drive of a single camera with poses, extracted, and one of a pair."""
+    folder = tmp_path_factory.mktemp("drives")
+    return extracted_of(folder) if request.param == "single" else drive_of(folder / "pair", ("left", "right"))
 
 
 @pytest.fixture(scope="module")
