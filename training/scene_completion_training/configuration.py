@@ -101,8 +101,7 @@ class Configuration(TrainingConfiguration):
     volume: VolumeSettings | None = None
     losses: LossWeights = field(default_factory=LossWeights)
     render: RenderSettings = field(default_factory=RenderSettings)
-    # Trunk of the encoder: "efficientnet_lite0", "depth_anything" which sees depth, or "resnet50" and
-    # "vision_transformer" as in the papers.
+    # Trunk of the encoder: "efficientnet_lite0", or "resnet50" and "vision_transformer" as in the papers.
     encoder: TrunkName = "efficientnet_lite0"
     encoder_weights: str = ""  # local folder or hub name of its weights; by default those that the trunk is known by
     # Half of the steps encode mirrored images, and mirror the feature map back (BTS). Unlike `data.views.mirror` that
@@ -111,12 +110,10 @@ class Configuration(TrainingConfiguration):
     # "cosine" to zero over all steps, or "step": a tenth of the rate every `decay_every` of them.
     schedule: Literal["cosine", "step"] = "cosine"
     decay_every: int = 120_000  # steps after which "step" lowers the rate, each time
-    # Factor on `learning_rate` for the blocks of the pretrained trunk that learn. Those of Depth Anything take a fifth
-    # of it, and its neck the whole.
+    # Factor on `learning_rate` for the blocks of the pretrained trunk that learn.
     trunk_rate: float = 0.5
     hidden: int = 64  # width of the head's hidden layer (64 in BTS; of each view 128 in MVBTS)
-    # First blocks of the pretrained trunk that keep their weights. EfficientNet-Lite0 has 16, ResNet-50 four, Depth
-    # Anything V2 Small twelve and a neck that always learns.
+    # First blocks of the pretrained trunk that keep their weights. EfficientNet-Lite0 has 16, ResNet-50 four.
     frozen_blocks: int = 16
     head_rate: float = 1.0  # factor on `learning_rate` for the head
     # First steps, in which only the dense depth is trained. The losses on the density have little effect while

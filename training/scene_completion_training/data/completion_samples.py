@@ -576,7 +576,7 @@ class CompletionSamples(FileSamples[Files]):
 
     @staticmethod
     def _mirrored(sample: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The scene mirrored from left to right; the network mirrors the places of cells, see `cell_lookups`."""
+        """The scene mirrored from left to right; the network mirrors the places of cells, see `look_up`."""
         for name in {*MAPS, "depth", "classes"} & sample.keys():
             sample[name] = sample[name].flip(-1)
         for name in {"label", "height", "taught", "doubt"} & sample.keys():
