@@ -400,6 +400,7 @@ def test_words_find_the_classes_that_a_bank_describes(
         ({"data": CompletionDataSettings()}, "names no recording"),
         ({"pixels_from": str(DEFAULT_BUNDLE)}, "holds no head for pixels as this version trains it"),
         ({"pixels_from": None, "world": "rooms"}, "its pixels have other classes than rooms"),
+        ({"pixels_from": "runs/nothing.ckpt"}, "nothing.ckpt: is not there. Train the part `pixels` first"),
         ({"start_from": None, "widths": (8, 16)}, "for the same volume and widths"),
         ({"start_from": str(DEFAULT_BUNDLE)}, r"has a camera of 81\.7° in .*; the configuration a camera of 80\.0°"),
     ],

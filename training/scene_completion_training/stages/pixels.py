@@ -229,6 +229,8 @@ class TrainedPixels:
         Raises BundleError where it has none of this version; ConfigurationError where it is for another camera or
         volume, or of other classes.
         """
+        if not source.exists():
+            raise BundleError("is not there", where=f"{where}: {source}", cure="Train the part `pixels` first")
         if source.is_dir():
             bundle, weights = open_student(source), TrainedWeights.read(source).field
             configuration = bundle.provenance.get("configuration", {})
