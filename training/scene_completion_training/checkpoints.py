@@ -34,7 +34,8 @@ from scene_completion_training.viewpoint import Viewpoint
 
 KEY = "scene_completion_training"
 FORMAT = 1  # version of what a checkpoint holds; those written before it was counted are 0, and hold the same
-_MAY_CHANGE = ("output", "checkpoint_every", "validate_every", "log_every", "devices", "nodes")
+# Which pixels a training completes cells from is in its record by their weights.
+_MAY_CHANGE = ("output", "pixels_from", "checkpoint_every", "validate_every", "log_every", "devices", "nodes")
 _DATA_MAY_CHANGE = ("cache", "workers")
 Field = TypeVar("Field", bound=TrainedField)
 
@@ -91,7 +92,8 @@ def refuse_later(record: Mapping[str, Any], where: str) -> None:
 def _differ(before: Any, now: Any) -> bool:
     """Whether values of a configuration differ in what changes a result; new keys do not count."""
     if isinstance(before, dict) and isinstance(now, dict):
-        return any(_differ(before[name], now[name]) for name in now if name in before and name not in _DATA_MAY_CHANGE)
+        may_change = (*_MAY_CHANGE, *_DATA_MAY_CHANGE)
+        return any(_differ(before[name], now[name]) for name in now if name in before and name not in may_change)
     if isinstance(before, list | tuple) and isinstance(now, list | tuple) and len(before) == len(now):
         return any(_differ(one, other) for one, other in zip(before, now, strict=True))
     return bool(before != now)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeAlias
 import lightning
 import safetensors.torch
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
 from scene_completion_ros.errors import TrainingError
@@ -17,6 +17,21 @@ from scene_completion_training.data.module import TrainingData
 from scene_completion_training.randomness import StepGenerator
 
 Batch: TypeAlias = dict[str, Tensor]  # by name, of samples or of their losses
+
+
+class Average(WeightAveraging):
+    """Exponential average of the weights from a step on, which leaves weights that do not learn exactly as they are."""
+
+    def __init__(self, decay: float, start: int) -> None:
+        def moved(average: Tensor, now: Tensor, _: Tensor | int) -> Tensor:
+            return average + (1.0 - decay) * (now - average)
+
+        super().__init__(avg_fn=moved)
+        self._start = start
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """After each step, from the first one on that counts."""
+        return step_idx is not None and step_idx >= self._start
 
 
 class Stage(lightning.LightningModule):
@@ -41,7 +56,7 @@ class Stage(lightning.LightningModule):
         settings = self.settings
         if not getattr(settings, "ema_decay", 0.0):
             return []
-        return [EMAWeightAveraging(decay=settings.ema_decay, update_starting_at_step=settings.ema_start)]
+        return [Average(settings.ema_decay, settings.ema_start)]
 
     def remembered(self) -> dict[str, Any]:
         """What a checkpoint remembers besides the configuration; a training that resumes has to have the same."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -84,7 +85,7 @@ def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def configured(recording: Path, output: Path, **changes: Any) -> CompletionConfiguration:
     """A training of a few steps, of pixels and then of cells."""
     sources, cache = [CompletionSource(str(recording))], str(recording.parent / "cache")
-    few = {"steps": 4, "warmup": 1, "checkpoint_every": 2, "log_every": 1, "ema_decay": 0.0}
+    few = {"steps": 4, "warmup": 1, "checkpoint_every": 2, "log_every": 1, "ema_decay": 0.9, "ema_start": 1}
     plain = CompletionDataSettings(batch_size=2, workers=0)
     values: dict[str, Any] = {
         **few,
@@ -140,8 +141,25 @@ def test_a_training_that_is_cut_goes_on_the_same(trained: Path, settings: Settin
             assert torch.equal(Checkpoint.read(now).state[name], value), name
     written = last.stat().st_mtime_ns
     assert train_parts(cut) == last and last.stat().st_mtime_ns == written
+    shutil.move(tmp_path, moved := tmp_path.with_name("moved"))
+    there = settings(moved, checkpoint_every=3)
+    there.pixels.log_every = 9
+    assert train_parts(there).stat().st_mtime_ns == written
     with pytest.raises(ConfigurationError, match="no part 'teachers'.*There are pixels, student"):
         train_parts(cut, "teachers")
+
+
+def test_an_odd_number_of_voxels_can_be_completed(settings: Settings, tmp_path: Path) -> None:
+    """The last cells reach beyond them. And cells are not trained on pixels that are not."""
+    odd = dataclasses.replace(VOLUME, sideways=6.6)
+    whole = settings(tmp_path, volume=odd)
+    assert whole.viewpoint().volume.grid.shape[1] == 33
+    with cut_off(3):
+        train_parts(whole, "pixels")
+    with pytest.raises(BundleError, match="its training took 2 of 4 steps"):
+        train_parts(whole, "student")
+    state = Checkpoint.read(train_parts(whole)).state
+    assert state["spatial.mean"].shape[1] == 4 * 8 and all(torch.isfinite(value).all() for value in state.values())
 
 
 def test_it_learns(settings: Settings, pixels: str, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ scans, from stereo, and from what a mean of other students says of the rest.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,6 +38,7 @@ from scene_completion_training.losses import (
 from scene_completion_training.networks.density_field import part_of
 from scene_completion_training.networks.pixel_head import PixelHead, PixelView, scaled, stated_ground
 from scene_completion_training.networks.scene_decoder import CompletedCells, CompletedScene, Look, SceneDecoder, look_up
+from scene_completion_training.randomness import drawn
 from scene_completion_training.stages.pixels import (
     PixelConfiguration,
     SeenConfiguration,
@@ -73,7 +75,8 @@ class CompletionConfiguration(SeenConfiguration):
     """What stage `completion` needs."""
 
     stage: str = "completion"
-    # The training before it. What it does not name of camera, volume, world, weights and data is that of this one.
+    # The training before it. Its seed, precision, devices, camera, volume, world, weights and recordings are those of
+    # this one.
     pixels: PixelConfiguration = field(default_factory=PixelConfiguration)
     pixels_from: str = ""  # checkpoint of stage `pixels` or of this one, or a bundle, instead of that training
     start_from: str = ""  # checkpoint of this stage, or a bundle: its pixels and its decoder go on learning
@@ -178,7 +181,10 @@ class CompletionStage(SeenStage):
         self.viewpoint = settings.viewpoint()
         seen = TrainedPixels.read(Path(settings.pixels_from), settings, "pixels_from")
         self.trunk = seen.trunk(settings.encoder_weights).requires_grad_(False)
-        self.seen_by = seen.depth
+        weights = hashlib.sha256(digest(self.trunk, learned=True).encode())
+        for name, value in sorted(seen.head.state_dict().items()):
+            weights.update(name.encode() + value.half().numpy().tobytes())
+        self.seen_by = {**seen.depth, "pixels_sha256": weights.hexdigest()}
         in_space = {name: getattr(settings, name) for name in ("widths", "context", "reduced")}
         pixels = seen.head
         self.field = SceneField(self.viewpoint, settings.class_names, pixels.requires_grad_(False), **in_space)
@@ -190,7 +196,7 @@ class CompletionStage(SeenStage):
         self.field.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def remembered(self) -> dict[str, Any]:
-        """How much of the trunk there is, and of that as published."""
+        """How much of the trunk there is, and of that as published, and which pixels it completes cells from."""
         return self.seen_by
 
     def make_data(self) -> CompletionData:
@@ -244,7 +250,7 @@ class CompletionStage(SeenStage):
 
     def _chosen(self, known: Tensor, generator: torch.Generator) -> Tensor:
         """Numbers [B, N] of cells of which something is known [B, M], drawn in proportion to how much they count."""
-        keys = torch.rand(known.shape, generator=generator).to(known.device).clamp_min(1e-9)
+        keys = drawn(torch.rand, known.shape, generator).to(known.device).clamp_min(1e-9)
         weight = self.near * known
         # The largest of u^(1 / w) are a draw without replacement (Efraimidis and Spirakis 2006).
         return (
@@ -315,6 +321,8 @@ class CompletionStage(SeenStage):
         return class_terms(logits[b, :, n], classes, rarity(self.counted, self.settings.rare))
 
     def _of_ground(self, found: CompletedCells, height: Tensor, weight: Tensor) -> Tensor:
+        beyond = [-count % STRIDE for count in height.shape[1:]]
+        height = functional.pad(height, (0, beyond[1], 0, beyond[0]), value=torch.nan)
         height = height.unfold(1, STRIDE, STRIDE).unfold(2, STRIDE, STRIDE).flatten(3).nanmean(dim=3)
         column = weight.reshape(len(weight), -1, *found.height.shape[1:]).amax(dim=1)
         return surface_likelihood(found.height, found.deviation, height, column)

@@ -210,7 +210,7 @@ def digest(trunk: DepthAnythingTrunk, *, learned: bool) -> str:
 def learned_weights(trunk: DepthAnythingTrunk) -> set[str]:
     """Names of the weights of a trunk that are not as they were published."""
     stays = {id(value) for part in [*trunk.in_order()][: 1 + trunk.frozen_blocks] for value in part.parameters()}
-    return {name for name, value in trunk.named_parameters() if id(value) not in stays or not trunk.frozen_blocks}
+    return {name for name, value in trunk.named_parameters() if id(value) not in stays}
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,7 +230,8 @@ class TrainedPixels:
         volume, or of other classes.
         """
         if not source.exists():
-            raise BundleError("is not there", where=f"{where}: {source}", cure="Train the part `pixels` first")
+            cure = "Train the part `pixels` first" if where == "pixels_from" else "Name a checkpoint, or a bundle"
+            raise BundleError("is not there", where=f"{where}: {source}", cure=cure)
         if source.is_dir():
             bundle, weights = open_student(source), TrainedWeights.read(source).field
             configuration = bundle.provenance.get("configuration", {})
@@ -238,6 +239,9 @@ class TrainedPixels:
         else:
             stored = Checkpoint.read(source)
             configuration, trunk = stored.configuration, dict(stored.trunk_weights)
+            if stored.stage == "pixels" and stored.steps < configuration["steps"]:
+                what = f"its training took {stored.steps} of {configuration['steps']} steps"
+                raise BundleError(what, where=f"{where}: {source}", cure="Go on with that training first")
             state = part_of(stored.state, "pixels.") or dict(stored.state)
         own = settings.viewpoint()
         try:
@@ -265,6 +269,8 @@ class TrainedPixels:
         blocks, frozen = self.depth.values()
         made = DepthAnythingTrunk(weights=weights or DEPTH_ANYTHING, blocks=blocks, frozen_blocks=frozen)
         self._learned_into(made)
+        given = named_as_here(self.trunk_weights, made.state_dict().keys())
+        made.load_state_dict(given, strict=False)  # of a checkpoint the blocks as well that did not learn
         return made.eval()
 
     def load_into(self, head: PixelHead, trunk: DepthAnythingTrunk) -> None:
@@ -278,6 +284,11 @@ class TrainedPixels:
             )
             raise ConfigurationError(what, where=str(self.source), cure=cure) from error
         self._learned_into(trunk)
+        own = trunk.state_dict()
+        given = named_as_here(self.trunk_weights, own.keys())
+        if other := [name for name, value in given.items() if not torch.equal(own[name], value)]:
+            what, cure = f"its trunk is of another model ({other[0]})", "Name its encoder_weights"
+            raise ConfigurationError(what, where=str(self.source), cure=cure)
 
     def _learned_into(self, trunk: DepthAnythingTrunk) -> None:
         given, learned = named_as_here(self.trunk_weights, trunk.state_dict().keys()), learned_weights(trunk)
