@@ -49,7 +49,7 @@ from scene_completion_ros.untrusted_files import (
     read_bytes,
     read_json,
 )
-from scene_completion_ros.voxels.occupancy import Calibration
+from scene_completion_ros.voxels.occupancy import Calibration, Thresholds
 from scene_completion_ros.whole_files import tensor_bytes, whole_folder
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -125,6 +125,7 @@ class StudentBundle:
     class_colours: tuple[tuple[int, int, int], ...] = ((128, 128, 128),)  # one RGB colour (0..255) a class
     calibration: Calibration = field(default_factory=Calibration)  # alpha -> probability
     threshold: float = 0.5  # probability from which a voxel counts as occupied
+    obstacle_threshold: float | None = None  # the same of what stands on a ground that it predicts; None: no other
     grid: VoxelGrid = DEFAULT_GRID
     grid_from_camera: RigidTransform = field(default_factory=lambda: DEFAULT_GRID_FROM_CAMERA)  # its pose
     provenance: Mapping[str, Any] = field(default_factory=dict)  # what it was trained on and how; any JSON object
@@ -254,6 +255,13 @@ class StudentBundle:
         files = {FEATURE_SPACES_FILE: spaces_to_bytes(self.feature_spaces)} if self.feature_spaces else {}
         return files if bank is None else files | {TEXT_BANK: bank}
 
+    @property
+    def thresholds(self) -> Thresholds:
+        """From where voxels count as occupied: of ground, and of what stands on it."""
+        return Thresholds(
+            self.threshold, self.threshold if self.obstacle_threshold is None else self.obstacle_threshold
+        )
+
     def made_from(self) -> dict[str, str]:
         """Hashes of graphs and head: what a measurement of the student depends on, but for its threshold."""
         return {name: self.sha256[name] for name in (ENCODER, *_THAT_DECODE, HEAD) if name in self.sha256}
@@ -352,6 +360,7 @@ class StudentBundle:
             "class_colours": self.class_colours,
             "calibration": dataclasses.asdict(self.calibration),
             "threshold": self.threshold,
+            **({} if self.obstacle_threshold is None else {"obstacle_threshold": self.obstacle_threshold}),
             "grid": {
                 "frame": self.grid.frame,
                 "origin": self.grid.origin,
@@ -466,6 +475,9 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
             calibration.numbers("probability"),
         ),
         "threshold": fields.number_in("threshold", (0.0, 1.0)),
+        "obstacle_threshold": (
+            fields.number_in("obstacle_threshold", (0.0, 1.0)) if "obstacle_threshold" in fields.values else None
+        ),
         "grid": grid,
         "grid_from_camera": grid_from_camera,
         "provenance": dict(fields.object("provenance").values),

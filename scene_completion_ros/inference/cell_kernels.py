@@ -18,6 +18,7 @@ from scene_completion_ros.inference.cells import (
     FARTHEST_FROM_LEVEL,
     GEOMETRY,
     LEAST_CLASS,
+    STANDS_M,
     STRIDE,
 )
 from scene_completion_ros.jit import inlined, kernel
@@ -37,7 +38,7 @@ ROOT_TWO = np.float32(2.0**0.5)
 LEAST, MOST, LEAST_SHARE = np.float32(CERTAIN), np.float32(1.0 - CERTAIN), np.float32(LEAST_CLASS)
 SUBS = STRIDE**3
 SCALES = np.array(DISTANCES_M, np.float32)
-FARTHEST = np.float32(FARTHEST_FROM_LEVEL)
+FARTHEST, STANDS = np.float32(FARTHEST_FROM_LEVEL), np.float32(STANDS_M)
 # Rows of what a block of voxels has gathered.
 LOG, DEVIATION, UNSEEN, BEFORE, THERE, SHOWN, LEVEL, DOUBT, UP, DEPTH, NEAR_EDGE, FAR_EDGE, TOP, BOTTOM = range(14)
 ROWS = 14
@@ -212,15 +213,15 @@ def voxel_kernel() -> Callable[..., None]:
     see `CellLift`; `pose`: [3 4], voxels of the volume from the camera; `bottom`: of the volume, and `size`: of its
     voxels, metres; `measure`: see `CellVolume`; `length`: metres, of the opacity; 0 for densities; `between`: points
     lie between the centres of voxels of the volume, whose logits are then interpolated; `target`: where in `out` each
-    result goes.
+    result goes, and in `stands`, unless that is empty, whether it lies `STANDS_M` above the ground.
     """
 
     @kernel(inlines=(occupancy_kernel, cells))
     def query(  # type: ignore[no-untyped-def] # numba finds the types
         surfaces, height, width, hidden, others, ground, shape, points, pinhole, nearest, pose, bottom, size, measure,
-        length, between, target, out
+        length, between, target, out, stands
     ) -> None:  # fmt: skip
-        count, least = target.size, np.float32(0.1) * measure
+        count, least, stands_from = target.size, np.float32(0.1) * measure, STANDS * measure
         count_x, count_y = (shape[0] + STRIDE - 1) // STRIDE, (shape[1] + STRIDE - 1) // STRIDE
         count_z = (shape[2] + STRIDE - 1) // STRIDE
         for block in prange((count + BLOCK - 1) // BLOCK):
@@ -288,6 +289,9 @@ def voxel_kernel() -> Callable[..., None]:
                     work[UNSEEN, j], work[BEFORE, j] = unseen, before
             # In vector lanes: short loops, for of long ones the compiler makes none.
             voxels = stop - start
+            if stands.size:
+                for i in range(start, stop):
+                    stands[target[i]] = work[UP, i - start] - work[LEVEL, i - start] > stands_from
             for j in range(voxels):
                 near, far = logarithm(max(work[DEPTH, j] - size, least)), logarithm(max(work[DEPTH, j] + size, least))
                 work[NEAR_EDGE, j] = (near - work[LOG, j]) / work[DEVIATION, j]

@@ -174,6 +174,7 @@ class CellQuery:
         samples: CellSamples,
         out: NDArray[np.float32],  # float32 [M], flat
         length: float = 0.0,  # metres; alpha = 1 - exp(-sigma length) is written where it is positive
+        stands: NDArray[np.bool_] | None = None,  # bool [M], flat: what lies `STANDS_M` above the predicted ground
     ) -> None:
         """Writes density per metre, or opacity over a length, to ``out[target]``."""
         grid, lift = self.volume.grid, self.lift
@@ -181,7 +182,7 @@ class CellQuery:
         self._voxels(
             *(surfaces.reshape(-1, 2), *lift.map_size, *predicted, grid.shape, samples.points),
             *(tuple(lift.pinhole), lift.nearest, tuple(self.pose.reshape(-1)), *of_grid),  # numbers, not arrays
-            *(samples.between, samples.target, out),
+            *(samples.between, samples.target, out, np.empty(0, np.bool_) if stands is None else stands),
         )
 
     def cells_of(self, points_camera: NDArray[np.floating]) -> tuple[NDArray[np.int32], bool]:
@@ -241,11 +242,17 @@ class CellVoxels:
         itself = np.eye(classes, dtype=np.float32), np.zeros(classes, np.float32)
         self._scores = WordScores(label_kernel(0, classes, computed=True), *itself)
 
-    def opacity(self, surfaces: NDArray[np.float32], predicted: PredictedCells) -> NDArray[np.float32]:
-        """Opacity over an edge of every voxel, float32 [X, Y, Z], 0 outside the view; see `CellQuery`."""
-        out = np.zeros(self.grid.shape, dtype=np.float32)
-        self.query(surfaces, predicted, self.samples, out.reshape(-1), self.grid.voxel_size)
-        return out
+    def opacity(
+        self, surfaces: NDArray[np.float32], predicted: PredictedCells
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Opacity over an edge of every voxel, 0 outside the view, and what stands on the ground, both [X, Y, Z].
+
+        See `CellQuery`.
+        """
+        out, stands = np.zeros(self.grid.shape, np.float32), np.zeros(self.grid.shape, np.bool_)
+        flat = out.reshape(-1), self.grid.voxel_size, stands.reshape(-1)
+        self.query(surfaces, predicted, self.samples, *flat)
+        return out, stands
 
     def labels(
         self,

@@ -26,6 +26,7 @@ GEOMETRY = 3 + 2 * len(DISTANCES_M)  # numbers that say how a cell lies against 
 FARTHEST_FROM_LEVEL = 1.5  # of a ground that pixels see, metres
 LEAST_CLASS = 1e-3  # probability that a pixel gives any class
 CERTAIN = 1e-4  # least probability of a voxel and of its contrary
+STANDS_M = 0.35  # metres above the ground from which voxels count as obstacles
 
 
 class Ground(NamedTuple):

@@ -157,7 +157,7 @@ class PreparedScene(Generic[Voxels]):
         occupied_from = bundle.calibration.occupied_from(bundle.threshold)
         march = March(grid, camera_from_grid, camera, occupied_from, far=bundle.depth_range[1])
         classifier = VoxelClassifier(
-            grid, camera_from_grid, camera, query.in_view, bundle.calibration, bundle.threshold
+            grid, camera_from_grid, camera, query.in_view, bundle.calibration, bundle.thresholds
         )
         return cls(query, march, classifier, labels)
 
@@ -277,11 +277,12 @@ class _HostQuery(Generic[Voxels]):
         alpha: NDArray[np.float32],
         labelled: Callable[[NDArray[np.integer]], Labelled],  # of occupied voxels
         sight: NDArray[np.float32] | None = None,  # see `March`
+        stands: NDArray[np.bool_] | None = None,  # see `VoxelClassifier`
     ) -> SceneAnswer:
         prepared = self._prepared
         rays = prepared.march(alpha, sight)
         clock.lap("march")
-        probability, state = prepared.classifier(alpha, rays.half_distance)
+        probability, state = prepared.classifier(alpha, rays.half_distance, stands)
         occupied, of_occupied = occupied_voxels(state, probability)
         clock.lap("assemble")
         found = labelled(occupied)
@@ -350,7 +351,7 @@ class HostCellQuery(_HostQuery[CellVoxels]):
         surfaces, predicted = self._decode(seen, given.evidence)
         clock.lap("encode")
         with kernel_threads(self._threads):
-            alpha = query.opacity(surfaces, predicted)
+            alpha, stands = query.opacity(surfaces, predicted)
             clock.lap("query")
             inverse = cv2.resize(np.exp(-surfaces[..., 0]), (rays.width, rays.height), interpolation=cv2.INTER_LINEAR)
             depth: NDArray[np.float32] = np.asarray(1.0 / inverse, np.float32)
@@ -359,6 +360,7 @@ class HostCellQuery(_HostQuery[CellVoxels]):
                 alpha,
                 lambda occupied: query.labels(predicted.others, seen.classes, occupied, given.words),
                 depth,
+                stands,
             )
         # Kernels limit what they read, so that voxels of numbers that are none would look like others.
         looked_at = surfaces, seen.classes, predicted.hidden, predicted.others[::OTHERS_LOOKED_AT], predicted.ground

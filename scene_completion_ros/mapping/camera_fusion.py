@@ -6,7 +6,8 @@ The rule, voxel by voxel:
    those that only infer it have none either. What one camera completes behind an obstacle, another one may look at.
 2. The probability is the mean of the calibrated probabilities of the views that have a say. (All come from one network
    with the same prejudices: multiplying their odds would count these once for each camera.)
-3. The voxel is occupied where that mean reaches the threshold, and counts as seen where those with a say have seen it.
+3. The voxel is occupied where that mean reaches the threshold of its label, and counts as seen where those with a say
+   have seen it.
 4. Views with a say in which it is occupied vote for their label, with probability times confidence. Of two with as many
    votes the lower label wins. The confidence is the mean of what these views have in the winner (0, where they voted
    for another), weighted by their probabilities.
@@ -24,6 +25,8 @@ from numba import prange
 from numpy.typing import NDArray
 
 from scene_completion_ros.jit import inlined, kernel
+from scene_completion_ros.mapping.evidence import thresholds_of
+from scene_completion_ros.voxels.occupancy import Thresholds
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, VoxelState
 
 UNOBSERVED, FREE_SEEN, FREE_INFERRED, SURFACE, COMPLETED = (np.uint8(state) for state in VoxelState)
@@ -40,14 +43,14 @@ class DenseVoxels(NamedTuple):
 
 
 def fuse_views(
-    views: Sequence[SemanticVoxels], probabilities: Sequence[NDArray[np.float32]], threshold: float
+    views: Sequence[SemanticVoxels], probabilities: Sequence[NDArray[np.float32]], thresholds: Thresholds
 ) -> tuple[SemanticVoxels, NDArray[np.float32]]:
     """Fuse what several cameras see of one grid.
 
     Returns the fused voxels, with the oldest stamp and the ``grid_from_camera`` of the first view. Then the fused
     probability of every voxel, float32 [X, Y, Z], 0 for unobserved ones. `views`: voxels of each camera on the same
     grid, of about the same time; at least one; `probabilities`: calibrated probabilities of all voxels, float32 [X, Y,
-    Z], for each view; `threshold`: probability from which a voxel is occupied.
+    Z], for each view.
     """
     first = views[0]
     assert all(view.grid == first.grid and view.class_names == first.class_names for view in views)
@@ -60,7 +63,9 @@ def fuse_views(
         labels[0][number, flat], labels[1][number, flat] = view.label, view.confidence
     states = np.stack([view.state.reshape(-1) for view in views])
     stacked = np.stack([probability.reshape(-1) for probability in probabilities])
-    state, probability, label, confidence = fuse_dense(DenseVoxels(states, stacked, *labels), threshold)
+    state, probability, label, confidence = fuse_dense(
+        DenseVoxels(states, stacked, *labels), thresholds_of(thresholds, first.class_names)
+    )
     occupied = np.flatnonzero(state >= VoxelState.SURFACE)
     fused = replace(
         first,
@@ -74,12 +79,12 @@ def fuse_views(
     return fused, probability.reshape(first.grid.shape)
 
 
-def fuse_dense(views: DenseVoxels, threshold: float) -> DenseVoxels:
-    """The rule, compiled. `threshold`: probability from which a voxel is occupied."""
+def fuse_dense(views: DenseVoxels, thresholds: NDArray[np.float32]) -> DenseVoxels:
+    """The rule, compiled. `thresholds`: probability from which a voxel of each label is occupied, float32 [256]."""
     count = views.state.shape[1]
     fused = np.empty(count, dtype=np.uint8), np.empty(count, dtype=np.float32)
     labelled = np.zeros(count, dtype=np.uint8), np.zeros(count, dtype=np.float32)
-    _kernel()(*views, np.float32(threshold), *fused, *labelled)
+    _kernel()(*views, thresholds, *fused, *labelled)
     return DenseVoxels(*fused, *labelled)
 
 
@@ -93,7 +98,7 @@ def saw(state: Any) -> Any:
 def _kernel() -> Callable[..., None]:
     @kernel()
     def fuse(  # type: ignore[no-untyped-def] # numba finds the types
-        state, probability, label, confidence, threshold, fused_state, fused_probability, fused_label, fused_confidence
+        state, probability, label, confidence, thresholds, fused_state, fused_probability, fused_label, fused_confidence
     ):
         views, count = state.shape
         for voxel in prange(count):
@@ -114,12 +119,11 @@ def _kernel() -> Callable[..., None]:
             if with_say == 0:
                 fused_state[voxel] = UNOBSERVED
                 continue
-            if voters == 0 or mean < threshold:
+            if voters == 0:
                 fused_state[voxel] = FREE_SEEN if any_seen else FREE_INFERRED
                 continue
             # Whoever has a say and finds it occupied votes.
             voting = SURFACE if any_seen else COMPLETED
-            fused_state[voxel] = voting
             best, most, weights = 0, -1.0, 0.0
             for view in range(views):
                 if state[view, voxel] != voting:
@@ -131,7 +135,10 @@ def _kernel() -> Callable[..., None]:
                         votes += probability[other, voxel] * confidence[other, voxel]
                 if votes > most or (votes == most and candidate < best):
                     best, most = candidate, votes
-            fused_label[voxel] = best
+            if mean < thresholds[best]:
+                fused_state[voxel] = FREE_SEEN if any_seen else FREE_INFERRED
+                continue
+            fused_state[voxel], fused_label[voxel] = voting, best
             fused_confidence[voxel] = most / max(weights, 1e-12)
 
     return fuse

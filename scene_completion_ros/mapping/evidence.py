@@ -18,14 +18,16 @@ The joining is compiled and runs in parallel.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
+from scene_completion_ros.evaluation.semantic_classes import GROUND_CLASSES
 from scene_completion_ros.jit import inlined, kernel
+from scene_completion_ros.voxels.occupancy import Thresholds
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 HEARSAY = np.float32(1e-6)  # confidence in labels that no frame gave: any that a frame gives outvotes them
@@ -59,7 +61,8 @@ class FrameEvidence(NamedTuple):
 class Rules(NamedTuple):
     """How frames are joined; times in milliseconds."""
 
-    threshold: float  # log odds from which a voxel is occupied
+    thresholds: NDArray[np.float32]  # float32 [256], log odds from which a voxel of each label is occupied
+    least: float  # the smallest of these
     prior: float  # log odds of a voxel of which nothing is known
     inferred_weight: float  # weight of a frame where it inferred a voxel, relative to one that saw it
     seen_limit: float  # largest weight of memory against a frame that sees the voxel, within reach
@@ -86,6 +89,13 @@ class Fused(NamedTuple):
 UNOBSERVED, FREE_SEEN, FREE_INFERRED, SURFACE, COMPLETED = (np.uint8(state) for state in VoxelState)
 ZERO, NO_LABEL = np.float32(0.0), np.uint8(0)
 NOTHING = np.float32(-np.inf)  # log odds of unobserved voxels
+
+
+def thresholds_of(thresholds: Thresholds, class_names: Sequence[str]) -> NDArray[np.float32]:
+    """Those of labels, float32 [256], by the names of the first ones; what has no name is an obstacle."""
+    of_labels = np.full(256, thresholds.obstacle, np.float32)
+    of_labels[: len(class_names)][[name in GROUND_CLASSES for name in class_names]] = thresholds.ground
+    return of_labels
 
 
 def recall(
@@ -153,7 +163,7 @@ def limit_of(sees: Any, holds: Any, named: Any, rules: Any) -> Any:
 @inlined
 def may_move(log_odds: Any, label: Any, agreement: Any, rules: Any) -> Any:
     """Whether a voxel of memory holds what may move."""
-    return log_odds >= rules.threshold and rules.movable[label] and agreement > HEARSAY
+    return log_odds >= rules.thresholds[label] and rules.movable[label] and agreement > HEARSAY
 
 
 @inlined
@@ -220,9 +230,9 @@ def _recall_kernel() -> Callable[..., None]:
                     was_free = was_seen and seen_free[a, b, c] > 0
                     holds = may_move(log_odds[a, b, c], label[a, b, c], agreement[a, b, c], rules)
                     limit = limit_of(sees, holds, now_state >= SURFACE and rules.movable[stated_label[i, j, k]], rules)
-                out_label[i, j, k], out_confidence[i, j, k] = NO_LABEL, ZERO
                 if not known and not in_view:
                     out_log_odds[i, j, k], out_state[i, j, k] = NOTHING, UNOBSERVED
+                    out_label[i, j, k], out_confidence[i, j, k] = NO_LABEL, ZERO
                     continue
 
                 total, mean, old, fade = 0.0, 0.0, 0.0, 0.0
@@ -250,12 +260,10 @@ def _recall_kernel() -> Callable[..., None]:
                 else:
                     old = 1.0
                     joined = np.float32(rules.prior + (mean - rules.prior) * fade)
-                occupied = joined >= rules.threshold
-                if in_view and old == 0.0:
-                    occupied = now_state >= SURFACE
+                new_here = in_view and old == 0.0
+                occupied = now_state >= SURFACE if new_here else joined >= rules.least
                 out_log_odds[i, j, k] = joined
                 if occupied:
-                    out_state[i, j, k] = SURFACE if sees or was_seen else COMPLETED
                     agreed, agreeing, best = NO_LABEL, ZERO, 0.0
                     for side in range(8):
                         s_x, share = (x_0, share_x[0]) if side < 4 else (x_1, share_x[1])
@@ -271,7 +279,11 @@ def _recall_kernel() -> Callable[..., None]:
                     out_label[i, j, k], out_confidence[i, j, k] = voted(
                         agreed, agreeing, old, stated_label[i, j, k], stated_confidence[i, j, k], votes
                     )
+                    occupied = new_here or joined >= rules.thresholds[out_label[i, j, k]]
+                if occupied:
+                    out_state[i, j, k] = SURFACE if sees or was_seen else COMPLETED
                 else:
+                    out_label[i, j, k], out_confidence[i, j, k] = NO_LABEL, ZERO
                     free = now_state == FREE_SEEN or (was_free and now_state < SURFACE)
                     out_state[i, j, k] = FREE_SEEN if free else FREE_INFERRED
 

@@ -26,8 +26,9 @@ from scene_completion_ros.mapping.evidence import (
     VoxelMemory,
     integrate,
     recall,
+    thresholds_of,
 )
-from scene_completion_ros.voxels.occupancy import log_odds_of_probability, probability_of_log_odds
+from scene_completion_ros.voxels.occupancy import Thresholds, log_odds_of_probability, probability_of_log_odds
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 # How much the tilt of a grid may change while driving, radians: slopes, and a vehicle that nods.
@@ -137,13 +138,19 @@ class FusionSettings:
     largest_gap: float = 2.0  # seconds between two frames after which the map starts anew
 
 
-def rules_of(settings: FusionSettings, threshold: float, movable: NDArray[np.bool_] | None = None) -> Rules:
+def rules_of(
+    settings: FusionSettings,
+    thresholds: Thresholds,  # probabilities
+    movable: NDArray[np.bool_] | None = None,
+    class_names: tuple[str, ...] = (),  # names of labels
+) -> Rules:
     """Settings as kernels take them. `movable`: by label, bool [256]; None for no label."""
     forget_after = round(1e3 * min(settings.forget_after, 1e-3 * -NEVER))
     lasting = 0 if math.isinf(settings.half_life) else round(1e3 * _HALF_LIVES * settings.half_life)
     ages = np.arange(min(forget_after, lasting) + 1)
     return Rules(
-        threshold=_log_odds(threshold),
+        thresholds=thresholds_of(Thresholds(*map(_log_odds, thresholds)), class_names),
+        least=_log_odds(min(thresholds)),
         prior=_log_odds(settings.prior),
         inferred_weight=settings.inferred_weight,
         seen_limit=settings.seen_frames,
@@ -187,7 +194,7 @@ class TemporalFusion:
         # Pose of the camera in it: memory counts less the farther away a voxel is. It is followed where frames have
         # another one.
         grid_from_camera: RigidTransform,
-        threshold: float,  # calibrated probability from which a voxel counts as occupied, that of the student bundle
+        thresholds: Thresholds,  # those of the student bundle
         settings: FusionSettings | None = None,
         *,
         threads: int | None = None,  # CPU threads; None for all that this process may use
@@ -198,7 +205,8 @@ class TemporalFusion:
         self.box = RollingGrid(covering_shape(grid))  # where in the odometry frame the map is
         self.memory = empty_memory(tuple(self.box.shape))  # type: ignore[arg-type]  # three axes
         self._movable = np.zeros(256, dtype=bool)  # by label of the last frame
-        self._rules = rules_of(settings, threshold, self._movable)
+        self._rules = rules_of(settings, thresholds, self._movable)
+        self._thresholds = Thresholds(*map(_log_odds, thresholds))
         self._look_from(grid_from_camera)
         self._label = np.zeros(grid.shape, dtype=np.uint8)
         self._confidence = np.zeros(grid.shape, dtype=np.float32)
@@ -257,6 +265,7 @@ class TemporalFusion:
         shift = corner / self.grid.voxel_size - self.box.lower
         now = (voxels.stamp_ns - self._first_ns) // 1_000_000
         self._movable[: len(voxels.class_names)] = [name in MOVABLE for name in voxels.class_names]
+        self._rules.thresholds[:] = thresholds_of(self._thresholds, voxels.class_names)
         frame = self._evidence(voxels, probability)
         fused = Fused(*(np.empty(self.grid.shape, kind) for kind in (np.float32, np.uint8, np.uint8, np.float32)))
         with kernel_threads(self.threads):
@@ -318,7 +327,7 @@ class TemporalFusion:
 def compile_fusion() -> None:
     """Have the kernels compiled, which takes seconds where they are in no cache, before a frame needs them."""
     grid, nowhere = VoxelGrid((0.0, 0.0, 0.0), 1.0, (2, 2, 2)), RigidTransform.identity()
-    fusion, nothing = TemporalFusion(grid, nowhere, 0.5, threads=1), SemanticVoxels.nothing(grid)
+    fusion, nothing = TemporalFusion(grid, nowhere, Thresholds(0.5, 0.5), threads=1), SemanticVoxels.nothing(grid)
     fusion.fuse(nothing, np.zeros(grid.shape, dtype=np.float32), nowhere)
 
 

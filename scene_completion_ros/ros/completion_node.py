@@ -171,7 +171,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         bundle = open_student(parameters.bundle)
         self._logger.info(f"student {bundle.name} of {bundle.folder}")
         if parameters.occupancy_threshold:
-            bundle = replace(bundle, threshold=parameters.occupancy_threshold)
+            bundle = replace(bundle, threshold=parameters.occupancy_threshold, obstacle_threshold=None)
         grid, grid_from_camera = bundle.grid, bundle.grid_from_camera
         if parameters.grid_file:
             grid, grid_from_camera = read_grid(Path(parameters.grid_file))

@@ -390,7 +390,7 @@ class SceneMemory:
             voxels, probability = fuse_views(
                 [completion.voxels for completion in completions],
                 [completion.probability for completion in completions],
-                self._bundle.threshold,
+                self._bundle.thresholds,
             )
         return voxels, lambda: probability
 
@@ -402,7 +402,7 @@ class SceneMemory:
             self._map = None  # two would need twice the memory
             self._record.happened("started", "its parameters were changed")
         if self._map is None:
-            self._map = TemporalFusion(self._grid, grid_from_camera, self._bundle.threshold, settings)
+            self._map = TemporalFusion(self._grid, grid_from_camera, self._bundle.thresholds, settings)
         return self._map
 
     def _release(self) -> None:

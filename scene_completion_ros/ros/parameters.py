@@ -162,8 +162,8 @@ class NodeParameters:
     threads: int = _live(0, "Threads of the encoder and of the voxel query; 0 takes all cores.", bounds=(0, 256))
     occupancy_threshold: float = _parameter(
         0.0,
-        "Calibrated probability from which a voxel counts as occupied; 0 takes the threshold of the bundle. A lower "
-        "value finds more obstacles, and more false ones.",
+        "Calibrated probability from which a voxel counts as occupied; 0 takes the thresholds of the bundle, of which "
+        "obstacles may have a lower one. A lower value finds more obstacles, and more false ones.",
         bounds=(0.0, 1.0),
     )
     vocabulary: str = _live(

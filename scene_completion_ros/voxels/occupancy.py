@@ -92,6 +92,13 @@ def composite(density: Array, distances: Array) -> Composite:
     return Composite(weights, xp.sum(weights * distances, axis=-1))
 
 
+class Thresholds(NamedTuple):
+    """Probabilities from which a voxel counts as occupied: a missed obstacle costs more than a cube of grass."""
+
+    ground: float
+    obstacle: float  # of what stands on the ground
+
+
 @dataclass(frozen=True)
 class Calibration:
     """A monotone map alpha -> probability, fitted on validation data only.

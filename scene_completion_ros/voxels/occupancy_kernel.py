@@ -12,7 +12,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.jit import inlined, kernel
-from scene_completion_ros.voxels.occupancy import Calibration
+from scene_completion_ros.voxels.occupancy import Calibration, Thresholds
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 BINS = 4096
@@ -84,9 +84,10 @@ class VoxelClassifier:
         camera: Camera,  # the ray camera of the march, without distortion
         in_view: NDArray[np.bool_],  # bool [X, Y, Z]; everything else stays unobserved, with probability 0
         calibration: Calibration,  # alpha -> probability
-        threshold: float,  # probability from which a voxel counts as occupied
+        thresholds: Thresholds,
     ) -> None:
-        self.grid, self.threshold, self._in_view = grid, threshold, in_view
+        self.grid, self.thresholds, self._in_view = grid, thresholds, in_view
+        self._low = np.zeros(in_view.size, np.bool_)  # no voxel stands on a ground that is not known
         # float32 [12], the camera from voxel coordinates: rotation times voxel edge, row by row, and translation.
         self.pose = np.concatenate(
             [
@@ -118,7 +119,10 @@ class VoxelClassifier:
         self._reach, self._kernel = _reach_kernel(), _classify_kernel()
 
     def __call__(
-        self, alpha: NDArray[np.float32], half_distance: NDArray[np.float32]
+        self,
+        alpha: NDArray[np.float32],
+        half_distance: NDArray[np.float32],
+        stands: NDArray[np.bool_] | None = None,  # bool [X, Y, Z], what stands on the ground; None for nothing
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Probability float32, state uint8 of `alpha`, all [X, Y, Z], by the march's `half_distance` [h, w]."""
         probability, state = np.empty(self.grid.shape, dtype=np.float32), np.empty(self.grid.shape, dtype=np.uint8)
@@ -126,9 +130,10 @@ class VoxelClassifier:
         self._reach(half_distance, reach)
         scene = (tuple(part) for part in (self.pose, self.camera_voxel, self._intrinsics))  # numbers, not arrays
         self._kernel(
-            *(alpha.reshape(-1), self._in_view.reshape(-1), half_distance, reach),
+            *(alpha.reshape(-1), self._in_view.reshape(-1), self._low if stands is None else stands.reshape(-1)),
+            *(half_distance, reach),
             *(self._blocks, self._blank, *self.grid.shape[1:], *scene, np.float32(0.5 * self.grid.voxel_size)),
-            *(self._intervals, self._first, self._steps, np.float32(self.threshold)),
+            *(self._intervals, self._first, self._steps, *map(np.float32, self.thresholds)),
             *(probability.reshape(-1), state.reshape(-1)),
         )
         return probability, state
@@ -172,8 +177,8 @@ def _classify_kernel() -> Callable[..., None]:
 
     @kernel()
     def classify(  # type: ignore[no-untyped-def] # numba finds the types
-        alpha, in_view, half_distance, reach, blocks, blank, count_y, count_z, pose, camera, intrinsics, tolerance,
-        intervals, bins, steps, threshold, probability, state
+        alpha, in_view, stands, half_distance, reach, blocks, blank, count_y, count_z, pose, camera, intrinsics,
+        tolerance, intervals, bins, steps, of_ground, of_obstacle, probability, state
     ) -> None:  # fmt: skip
         height, width = half_distance.shape
         seen_to, faces_to = half_distance.reshape(-1), reach.reshape(-1)
@@ -184,7 +189,8 @@ def _classify_kernel() -> Callable[..., None]:
         for number in prange(blocks.size):
             start = blocks[number] * BLOCK
             size = min(BLOCK, alpha.size - start)
-            shown, opacities = in_view[start : start + size], alpha[start : start + size]
+            shown, high = in_view[start : start + size], stands[start : start + size]
+            opacities = alpha[start : start + size]
             probabilities, states = probability[start : start + size], state[start : start + size]
             work, place = np.empty((ROWS, BLOCK), np.float32), np.empty((PLACES, BLOCK), np.int32)
             x, y, z = start // count_z // count_y, start // count_z % count_y, start % count_z
@@ -217,7 +223,7 @@ def _classify_kernel() -> Callable[..., None]:
             for j in range(size):
                 share = (work[ALPHA, j] - work[LOW, j]) / work[WIDTH, j]
                 p = work[VALUE, j] + min(max(share, ZERO), ONE) * work[RISE, j]
-                occupied = TO_OCCUPIED if p >= threshold else 0
+                occupied = TO_OCCUPIED if p >= (of_obstacle if high[j] else of_ground) else 0
                 free = FREE_SEEN if work[DISTANCE, j] <= work[SEEN_TO, j] + tolerance else FREE_INFERRED
                 work[VALUE, j], place[STATE, j] = p, free + occupied
             for j in range(size):

@@ -5,7 +5,7 @@ import pytest
 
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.march import March, MarchResult
-from scene_completion_ros.voxels.occupancy import Calibration
+from scene_completion_ros.voxels.occupancy import Calibration, Thresholds
 from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.inference.twins import march, sight, states
@@ -49,7 +49,7 @@ def test_nothing_is_seen_through_a_wall_of_any_opacity(opacity: float) -> None:
     alpha[40:43] = opacity
     alpha[60:63] = opacity
     view = in_view(GRID, FORWARD)
-    classify = VoxelClassifier(GRID, FORWARD, RAYS, view, calibration, 0.5)
+    classify = VoxelClassifier(GRID, FORWARD, RAYS, view, calibration, Thresholds(0.5, 0.5))
     core = np.s_[:, 45:55, 7:13]
     for result in both(alpha, occupied_from=float(occupied_from)):
         middle = np.s_[22:26, 46:50]
@@ -106,7 +106,7 @@ def test_kernel_agrees_with_the_reference(name: str, density: float) -> None:
     view = in_view(GRID, pose)
     assert view.any()
     expected_state = states(occupied, view, expected.half_distance, GRID, pose, RAYS)
-    classify = VoxelClassifier(GRID, pose, RAYS, view, calibration, 0.5)
+    classify = VoxelClassifier(GRID, pose, RAYS, view, calibration, Thresholds(0.5, 0.5))
     probability, state = classify(alpha, expected.half_distance)
     np.testing.assert_allclose(probability, np.where(view, calibration.apply(alpha), 0.0), atol=1e-6)
     assert np.mean(state[view] != expected_state[view]) < 1e-3
@@ -149,7 +149,7 @@ def test_without_a_predicted_depth_nothing_is_seen() -> None:
     met = np.isfinite(expected.half_distance)
     assert (expected.half_distance[:, ::2][met[:, ::2]] == 0.0).all()
     np.testing.assert_allclose(found.half_distance, expected.half_distance, rtol=1e-5)
-    classify = VoxelClassifier(GRID, FORWARD, RAYS, view, Calibration(), 0.5)
+    classify = VoxelClassifier(GRID, FORWARD, RAYS, view, Calibration(), Thresholds(0.5, 0.5))
     state = classify(alpha, found.half_distance)[1]
     wanted = states(occupied, view, expected.half_distance, GRID, FORWARD, RAYS)
     assert np.mean(state[view] != wanted[view]) < 5e-3  # where a voxel projects half way between two columns

@@ -6,12 +6,15 @@ import pytest
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.mapping.camera_fusion import DenseVoxels, all_matches, fuse_dense, fuse_views
+from scene_completion_ros.mapping.evidence import thresholds_of
+from scene_completion_ros.voxels.occupancy import Thresholds
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, VoxelState
 from tests.mapping.twins import fuse_dense_reference
 from tests.voxels.samples import COMPLETED, FREE, SURFACE, voxels_of
 
 U, FS, FI, S, C = (int(state) for state in VoxelState)
 THRESHOLD = 0.5
+THRESHOLDS = thresholds_of(Thresholds(THRESHOLD, 0.375), ("a", "road", "c", "d"))
 
 # One voxel a row: (state, probability, label, confidence) of each view, and of the result.
 Say = tuple[int, float, int, float]
@@ -49,10 +52,10 @@ def some_views(seed: int, views: int, voxels: int) -> DenseVoxels:
     random = np.random.default_rng(seed)
     probability = random.integers(0, 65, (views, voxels)).astype(np.float32) / 64  # equal ones, and exact sums
     seen, observed = random.random((2, views, voxels)) < 0.6
-    state = np.where(probability >= THRESHOLD, np.where(seen, S, C), np.where(seen, FS, FI))
+    label = random.integers(0, 4, (views, voxels)).astype(np.uint8)
+    state = np.where(probability >= THRESHOLDS[label], np.where(seen, S, C), np.where(seen, FS, FI))
     state = np.where(observed, state, U).astype(np.uint8)
     confidence = (random.integers(0, 9, (views, voxels)) / 8).astype(np.float32)
-    label = random.integers(0, 4, (views, voxels)).astype(np.uint8)
     occupied = state >= S
     return DenseVoxels(
         state,
@@ -64,7 +67,7 @@ def some_views(seed: int, views: int, voxels: int) -> DenseVoxels:
 
 @pytest.mark.parametrize("fuse", [fuse_dense_reference, fuse_dense])
 def test_by_hand(fuse: object) -> None:
-    result = fuse(dense([says for _, says, _ in BY_HAND]), THRESHOLD)  # type: ignore[operator]
+    result = fuse(dense([says for _, says, _ in BY_HAND]), np.full(256, THRESHOLD, np.float32))  # type: ignore[operator]
     for number, (name, _, (state, probability, label, confidence)) in enumerate(BY_HAND):
         assert result.state[number] == state, name
         assert result.probability[number] == pytest.approx(probability, abs=1e-6), name
@@ -87,7 +90,7 @@ def sparse(said: DenseVoxels, view: int, stamp_ns: int) -> tuple[SemanticVoxels,
         probability=said.probability[view][occupied],
         label=said.label[view][occupied],
         confidence=said.confidence[view][occupied],
-        class_names=("a", "b", "c", "d"),
+        class_names=("a", "road", "c", "d"),
         class_colours=((0, 0, 0),) * 4,
     )
     return voxels, said.probability[view].reshape(GRID.shape)
@@ -97,8 +100,8 @@ def sparse(said: DenseVoxels, view: int, stamp_ns: int) -> tuple[SemanticVoxels,
 def test_the_kernel_fuses_sparse_voxels_as_the_rule_says(views: int) -> None:
     said = some_views(views, views, 24_000)
     voxels, probabilities = zip(*(sparse(said, view, 100 - view) for view in range(views)), strict=True)
-    fused, probability = fuse_views(voxels, probabilities, THRESHOLD)
-    expected = fuse_dense_reference(said, THRESHOLD)
+    fused, probability = fuse_views(voxels, probabilities, Thresholds(THRESHOLD, 0.375))
+    expected = fuse_dense_reference(said, THRESHOLDS)
     occupied = np.flatnonzero(expected.state >= S)
     assert len(np.unique(expected.state)) == 5
     np.testing.assert_array_equal(fused.state.reshape(-1), expected.state)
@@ -108,7 +111,7 @@ def test_the_kernel_fuses_sparse_voxels_as_the_rule_says(views: int) -> None:
     np.testing.assert_allclose(fused.confidence, expected.confidence[occupied], atol=1e-6)
     assert fused.stamp_ns == 101 - views
     np.testing.assert_allclose(probability.reshape(-1), expected.probability, atol=1e-6)
-    assert fuse_views(voxels[:1], probabilities[:1], THRESHOLD)[0] is voxels[0]
+    assert fuse_views(voxels[:1], probabilities[:1], Thresholds(THRESHOLD, 0.375))[0] is voxels[0]
 
 
 STATE = np.array([[[SURFACE, FREE], [COMPLETED, SURFACE]], [[SURFACE, SURFACE], [FREE, FREE]]])

@@ -8,12 +8,14 @@ import pytest
 from scene_completion_ros.mapping import evidence
 from scene_completion_ros.mapping.evidence import FrameEvidence, Fused, Rules, VoxelMemory
 from scene_completion_ros.mapping.temporal_fusion import FusionSettings, empty_memory, rules_of
+from scene_completion_ros.voxels.occupancy import Thresholds
 from tests.mapping import twins
 from tests.voxels.samples import COMPLETED, FREE, INFERRED, SURFACE, UNOBSERVED
 
 TWINS = pytest.mark.parametrize("twin", [twins, evidence], ids=["reference", "kernel"])
 RULES = rules_of(
-    FusionSettings(seen_frames=2.0, inferred_weight=0.25, inferred_frames=0.5, half_life=1.0, forget_after=4.0), 0.5
+    FusionSettings(seen_frames=2.0, inferred_weight=0.25, inferred_frames=0.5, half_life=1.0, forget_after=4.0),
+    Thresholds(0.5, 0.5),
 )
 
 
@@ -73,7 +75,7 @@ def test_memory_fades_with_time_and_counts_less_far_away(twin) -> None:
 @TWINS
 def test_what_may_move_is_where_the_newest_frame_says(twin) -> None:
     settings = FusionSettings(seen_frames=2.0, inferred_weight=0.25, inferred_frames=1.0, movable_frames=0.5)
-    rules = rules_of(settings, 0.5, np.arange(256) == 1)  # label 1 may move
+    rules = rules_of(settings, Thresholds(0.5, 0.5), np.arange(256) == 1)  # label 1 may move
     for label, left in ((1, 0.5), (2, 1.0)):
         voxel = OneVoxel(twin, rules)
         voxel(one_voxel(2.0, SURFACE, label), 0)
@@ -87,6 +89,16 @@ def test_what_may_move_is_where_the_newest_frame_says(twin) -> None:
         assert gone(one_voxel(-1.0, FREE), 0)[0] == pytest.approx((left * 2.0 - 1.0) / (left + 1.0))
         came(one_voxel(-2.0, FREE), 0)
         assert came(one_voxel(1.0, SURFACE, label), 0)[0] == pytest.approx((left * -2.0 + 1.0) / (left + 1.0))
+
+
+@TWINS
+def test_obstacles_and_ground_are_occupied_from_thresholds_of_their_own(twin) -> None:
+    rules = rules_of(FusionSettings(), Thresholds(0.5, 0.25), class_names=("road", "car"))
+    for label, expected in ((0, FREE), (1, SURFACE)):
+        voxel = OneVoxel(twin, rules)
+        voxel(one_voxel(1.0, SURFACE, label), 0)
+        log_odds, state, named, _ = voxel(one_voxel(-2.0, FREE), 0)  # probability 0.38
+        assert log_odds == pytest.approx(-0.5) and (state, named) == (expected, label)
 
 
 @TWINS
@@ -143,7 +155,9 @@ def test_twins_agree(seed: int) -> None:
     settings = FusionSettings(
         seen_frames=rng.uniform(0.5, 6.0), half_life=rng.uniform(0.2, 2.0), forget_after=rng.uniform(0.5, 3.0)
     )
-    rules = rules_of(settings, rng.uniform(0.2, 0.7), rng.random(256) < 0.5)
+    rules = rules_of(
+        settings, Thresholds(*rng.uniform(0.2, 0.7, 2)), rng.random(256) < 0.5, ("road", "wall", "sidewalk")
+    )
     fused = [blank(frame.state.shape) for _ in range(2)]
     memories = [VoxelMemory(*(array.copy() for array in memory)) for _ in range(2)]
     for twin, out, kept in zip((twins, evidence), fused, memories, strict=True):

@@ -16,12 +16,14 @@ from scene_completion_ros.mapping.temporal_fusion import (
     empty_memory,
     rules_of,
 )
+from scene_completion_ros.voxels.occupancy import Thresholds
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 from tests.mapping import twins
 from tests.voxels.samples import COMPLETED, FREE, INFERRED, SURFACE, UNOBSERVED, voxels_of
 
 GRID = VoxelGrid((0.0, -1.2, -0.6), 0.2, (14, 12, 6))
 THRESHOLD = 0.4
+THRESHOLDS = Thresholds(THRESHOLD, THRESHOLD)
 TENTH = 100_000_000  # nanoseconds
 
 
@@ -43,10 +45,10 @@ def fuse(fusion: TemporalFusion, probability: np.ndarray, stamp_ns: int, pose: R
     return fusion.fuse(frame(probability, stamp_ns, **kinds), dense, pose)
 
 
-def make(threshold: float = THRESHOLD, **settings: float) -> TemporalFusion:
+def make(thresholds: Thresholds = THRESHOLDS, **settings: float) -> TemporalFusion:
     """An empty map, in which cars count like all else unless settings say otherwise."""
     chosen = FusionSettings(**{"movable_frames": math.inf, **settings})
-    return TemporalFusion(GRID, DEFAULT_GRID_FROM_CAMERA, threshold, chosen)
+    return TemporalFusion(GRID, DEFAULT_GRID_FROM_CAMERA, thresholds, chosen)
 
 
 def at(x: float = 0.0, y: float = 0.0, z: float = 0.0, yaw: float = 0.0) -> RigidTransform:
@@ -64,7 +66,7 @@ def test_the_same_as_a_map_that_never_moves(seed: int) -> None:
     """Any drive, joined by the readable twin in one array that holds all of it, of which the box is cut out."""
     rng = np.random.default_rng(seed)
     settings = FusionSettings(seen_frames=4.0, reach=1.5)
-    fusion = TemporalFusion(GRID, DEFAULT_GRID_FROM_CAMERA, THRESHOLD, settings, threads=2)
+    fusion = TemporalFusion(GRID, DEFAULT_GRID_FROM_CAMERA, THRESHOLDS, settings, threads=2)
     size = np.array([90, 90, 24])
     low = -size // 2
     whole = empty_memory(tuple(size))
@@ -97,11 +99,11 @@ def test_the_same_as_a_map_that_never_moves(seed: int) -> None:
         shift = pose.apply(np.asarray(GRID.origin)) / GRID.voxel_size - low
         place = np.zeros(3, dtype=np.int64), pose.rotation, shift
         expected = Fused(*(np.empty(GRID.shape, dtype=kind) for kind in (np.float32, np.uint8, np.uint8, np.float32)))
-        rules = rules_of(settings, THRESHOLD, np.arange(256) == 1)  # of road, car and wall
+        rules = rules_of(settings, THRESHOLDS, np.arange(256) == 1)  # of road, car and wall
         twins.recall(whole, *place, said, rules, 100 * step, expected)
         twins.integrate(whole, *place, said, rules, 100 * step)
         np.testing.assert_allclose(result.log_odds, expected.log_odds, atol=1e-3)
-        certain = np.abs(expected.log_odds - rules.threshold) > 1e-3
+        certain = np.abs(expected.log_odds - rules.least) > 1e-3
         np.testing.assert_array_equal(result.voxels.state[certain], expected.state[certain])
         recalled += int(((voxels.state == UNOBSERVED) & (result.voxels.state != UNOBSERVED)).sum())
     assert recalled > 300  # memory did answer for what was out of view
@@ -131,7 +133,7 @@ def test_labels_of_another_meaning_are_forgotten_and_occupancy_stays() -> None:
 @pytest.mark.parametrize(("label", "images"), [(1, 1), (2, 2)], ids=["car", "wall"])
 def test_a_body_that_was_there_for_long_is_gone_once_images_see_its_space_free(label: int, images: int) -> None:
     """From a robot that drives by in a bend: with weights of the node, whatever the number of images before."""
-    fusion = TemporalFusion(GRID, DEFAULT_GRID_FROM_CAMERA, THRESHOLD, FusionSettings(seen_for=0.0))
+    fusion = TemporalFusion(GRID, DEFAULT_GRID_FROM_CAMERA, THRESHOLDS, FusionSettings(seen_for=0.0))
 
     def seen(step: int, body: bool) -> tuple[np.ndarray, FusedFrame]:
         pose = at(0.01 * step, yaw=0.005 * step)
@@ -182,7 +184,7 @@ def test_a_camera_that_moves_in_its_grid_is_followed() -> None:
     moved = RigidTransform(DEFAULT_GRID_FROM_CAMERA.rotation, np.array([2.0, 0.5, 0.0]))
 
     def second_frame(start: RigidTransform, camera: RigidTransform) -> np.ndarray:
-        fusion = TemporalFusion(GRID, start, THRESHOLD, settings)
+        fusion = TemporalFusion(GRID, start, THRESHOLDS, settings)
         for step, probability in enumerate((first, second)):
             voxels = replace(frame(probability, step * TENTH), grid_from_camera=camera)
             result = fusion.fuse(voxels, np.nan_to_num(probability).astype(np.float32), at())

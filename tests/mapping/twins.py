@@ -48,8 +48,12 @@ def recall(memory, lower, turn, shift, frame, rules, now, fused) -> None:
     joined = np.where(old > 0.0, (old * mean + new * frame.log_odds) / (old + new), frame.log_odds)
     log_odds = np.where(in_view, joined, rules.prior + (mean - rules.prior) * fade).astype(np.float32)
     stated = in_view | known
+    votes = state >= VoxelState.SURFACE
+    aged = np.where(in_view, old, 1.0)
+    label, confidence = _voted(agreed, agreement, aged, frame.label, frame.confidence, np.where(votes, new, 0.0))
+    of_voxels = rules.thresholds[label]
     # Where there is no memory the frame's own state holds: log odds are rounded.
-    occupied = np.where(in_view & (old == 0.0), state >= VoxelState.SURFACE, stated & (log_odds >= rules.threshold))
+    occupied = np.where(in_view & (old == 0.0), state >= VoxelState.SURFACE, stated & (log_odds >= of_voxels))
 
     seen = sees | (known & (now - memory.seen[slot].astype(np.int64) <= rules.seen_for))
     contradicted = state >= VoxelState.SURFACE
@@ -60,9 +64,6 @@ def recall(memory, lower, turn, shift, frame, rules, now, fused) -> None:
     fused.log_odds[...] = np.where(stated, log_odds, NOTHING)
     fused.state[...] = np.where(stated, np.where(occupied, occupied_state, free_state), VoxelState.UNOBSERVED)
 
-    votes = frame.state >= VoxelState.SURFACE
-    old = np.where(in_view, old, 1.0)
-    label, confidence = _voted(agreed, agreement, old, frame.label, frame.confidence, np.where(votes, new, 0.0))
     fused.label[...] = np.where(occupied, label, 0)
     fused.confidence[...] = np.where(occupied, confidence, 0.0)
 
@@ -110,7 +111,7 @@ def integrate(memory, lower, turn, shift, frame, rules, now) -> None:
 def _limit(memory, slot, state, label, rules) -> NDArray[np.float64]:
     """Largest weight of memory: a road user is where the newest frame says, in memory and in the frame."""
     remembered = rules.movable[memory.label[slot]] & (memory.agreement[slot] > HEARSAY)
-    moves = remembered & (memory.log_odds[slot] >= rules.threshold)
+    moves = remembered & (memory.log_odds[slot] >= rules.thresholds[memory.label[slot]])
     moves |= rules.movable[label] & (state >= VoxelState.SURFACE)
     sees = (state == VoxelState.FREE_SEEN) | (state == VoxelState.SURFACE)
     limit = np.where(sees, rules.seen_limit, rules.inferred_limit)
@@ -132,8 +133,8 @@ def _voted(label, agreement, old, new_label, new_confidence, new) -> tuple[NDArr
     return np.where(turned, new_label, label).astype(np.uint8), np.abs(joined).astype(np.float32)
 
 
-def fuse_dense_reference(views, threshold) -> DenseVoxels:
-    """The rule, readable. `threshold`: probability from which a voxel is occupied."""
+def fuse_dense_reference(views, thresholds) -> DenseVoxels:
+    """The rule, readable. `thresholds`: probability from which a voxel of each label is occupied."""
     state, probability = views.state, views.probability
     seen = (state == VoxelState.FREE_SEEN) | (state == VoxelState.SURFACE)
     observed = state != VoxelState.UNOBSERVED
@@ -142,22 +143,22 @@ def fuse_dense_reference(views, threshold) -> DenseVoxels:
     count = say.sum(axis=0)
     mean = (np.where(say, probability, 0).sum(axis=0, dtype=np.float32) / np.maximum(count, 1)).astype(np.float32)
     voter = say & (state >= VoxelState.SURFACE)
-    occupied = (mean >= np.float32(threshold)) & voter.any(axis=0)
-    fused = np.select(
-        [count == 0, occupied & any_seen, occupied, any_seen],
-        [VoxelState.UNOBSERVED, VoxelState.SURFACE, VoxelState.COMPLETED, VoxelState.FREE_SEEN],
-        VoxelState.FREE_INFERRED,
-    ).astype(np.uint8)
-
     weight = np.where(voter, probability * views.confidence, 0)
-    label, confidence = np.zeros_like(fused), np.zeros_like(mean)
+    label, confidence = np.zeros(mean.shape, np.uint8), np.zeros_like(mean)
     weights = np.where(voter, probability, 0).sum(axis=0)
     most = np.full(mean.shape, -1.0)
     for candidate in np.unique(views.label):  # ascending, so that the lower one stays where votes are equal
         elects = voter & (views.label == candidate)
         votes = np.where(elects, weight, 0).sum(axis=0)
-        better = occupied & elects.any(axis=0) & (votes > most)
+        better = elects.any(axis=0) & (votes > most)
         label[better], most[better] = candidate, votes[better]
+    occupied = (mean >= thresholds[label]) & voter.any(axis=0)
+    fused = np.select(
+        [count == 0, occupied & any_seen, occupied, any_seen],
+        [VoxelState.UNOBSERVED, VoxelState.SURFACE, VoxelState.COMPLETED, VoxelState.FREE_SEEN],
+        VoxelState.FREE_INFERRED,
+    ).astype(np.uint8)
+    label[~occupied] = 0
     confidence[occupied] = most[occupied] / np.maximum(weights[occupied], 1e-12)
     return DenseVoxels(fused, mean, label, confidence)
 

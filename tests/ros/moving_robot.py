@@ -157,8 +157,8 @@ class FusedTruth:
 
     def map(self, settings: FusionSettings = SETTINGS) -> TemporalFusion:
         """An empty one."""
-        threshold = self._completer.bundle.threshold
-        return TemporalFusion(self.grid, self.grid_from_camera, threshold, settings, threads=1)
+        thresholds = self._completer.bundle.thresholds
+        return TemporalFusion(self.grid, self.grid_from_camera, thresholds, settings, threads=1)
 
     def joined(self, fusion: TemporalFusion, seed: int, stamp_ns: int, x: float, yaw: float = 0.0) -> FusedFrame:
         """An image joined with a map."""

@@ -50,7 +50,7 @@ class Rig(CameraToVoxels):
             name: completer(CAMERA, grid_from_camera=mount.parent_from_child)
             for name, mount in zip(NAMES, mounts, strict=True)
         }
-        self.grid, self.threshold = self.completers["front"].grid, self.completers["front"].bundle.threshold
+        self.grid, self.thresholds = self.completers["front"].grid, self.completers["front"].bundle.thresholds
         create = self.graph.node.create_publisher
         self.images = {name: create(Image, f"{name}/image", 10) for name in NAMES}
         self.camera_infos = {name: create(CameraInfo, f"{name}/camera_info", 10) for name in NAMES}
@@ -85,7 +85,7 @@ class Rig(CameraToVoxels):
         return self.completers[name].complete(some_image(seed), stamp_ns)
 
     def joined(self, views: list[Completion]) -> tuple[SemanticVoxels, NDArray[np.float32]]:
-        return fuse_views([view.voxels for view in views], [view.probability for view in views], self.threshold)
+        return fuse_views([view.voxels for view in views], [view.probability for view in views], self.thresholds)
 
     def fused(self, **seeds: int) -> SemanticVoxels:
         return self.joined([self.view(name, seed) for name, seed in seeds.items()])[0]
@@ -223,7 +223,7 @@ def test_the_fused_grid_of_a_moment_is_joined_with_those_before(
     # What is sent before the node listens as reliably as this is offered may be lost.
     rig.until_logged("odometry: subscribed as its publishers offer it: reliable")
     assert rig.graph.repeat(lambda: None, lambda: robot.publishers[0].get_subscription_count() == 1), rig.node.log
-    fusion = TemporalFusion(rig.grid, rig.completers["front"].grid_from_camera, rig.threshold, SETTINGS, threads=1)
+    fusion = TemporalFusion(rig.grid, rig.completers["front"].grid_from_camera, rig.thresholds, SETTINGS, threads=1)
 
     def joined(stamp_ns: int, front: int, left: int, x: float) -> FusedFrame:
         voxels, probability = rig.joined([rig.view("front", front, stamp_ns), rig.view("left", left, stamp_ns)])

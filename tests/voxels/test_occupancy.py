@@ -9,6 +9,7 @@ from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, Voxe
 from scene_completion_ros.voxels import occupancy
 from scene_completion_ros.voxels.occupancy import (
     Calibration,
+    Thresholds,
     composite,
     density_of_logit,
     density_of_opacity,
@@ -118,10 +119,17 @@ def test_identity_calibration_keeps_alpha_and_nan_is_survived() -> None:
     alpha = np.random.default_rng(0).random(grid.shape).astype(np.float32)
     alpha[10, 10, 10] = np.nan
     everywhere = np.ones(grid.shape, dtype=bool)
-    classify = VoxelClassifier(grid, DEFAULT_GRID_FROM_CAMERA.inverse(), rays, everywhere, Calibration(), 0.5)
-    probability, state = classify(alpha, np.full((48, 96), np.inf, dtype=np.float32))
+    classify = VoxelClassifier(
+        grid, DEFAULT_GRID_FROM_CAMERA.inverse(), rays, everywhere, Calibration(), Thresholds(0.5, 0.25)
+    )
+    seen_to = np.full((48, 96), np.inf, dtype=np.float32)
+    probability, state = classify(alpha, seen_to)
     np.testing.assert_allclose(probability, alpha, atol=1e-7)
     assert state[10, 10, 10] == VoxelState.FREE_SEEN
+    np.testing.assert_array_equal(state >= VoxelState.SURFACE, alpha >= 0.5)
+    stands = np.indices(grid.shape)[2] >= 12  # what stands on the ground has a threshold of its own
+    state = classify(alpha, seen_to, stands)[1]
+    np.testing.assert_array_equal(state >= VoxelState.SURFACE, alpha >= np.where(stands, 0.25, 0.5))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (5, 7, 11), (31, 33, 17)])

@@ -13,6 +13,7 @@
 #define LEAST_INVERSE 1e-3f
 #define MOST_OFF 0.5f
 #define FARTHEST_FROM_LEVEL 1.5f
+#define STANDS_M 0.35f
 #define STATED_OFF 0.03f
 #define FAR_OFF 0.005f
 #define LEAST_GROUND 0.01f
@@ -271,7 +272,8 @@ static __device__ __forceinline__ int cell_of_voxel(const Volume& volume, int x,
     return ((x / STRIDE) * cells_along(volume.size_y) + y / STRIDE) * cells_along(volume.size_z) + z / STRIDE;
 }
 
-// Opacity over a length of points, which are what their pixels see, or lie before or behind that, to out[target].
+// Opacity over a length of points, which are what their pixels see, or lie before or behind that, to out[target], and
+// whether they stand on the ground, to stands[target].
 //   hidden [cells, SUBS], others [cells, OF_CELL], ground [columns, 2] of PredictedCells; points [3, count] in the
 //   camera's optical frame, metres. between: 1 where points lie between the centres of the volume's voxels. broken: set
 //   where a number is none.
@@ -279,7 +281,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) query_cells(
     const float* __restrict__ surfaces, const float* __restrict__ hidden, const float* __restrict__ others,
     const float* __restrict__ ground, const Volume* __restrict__ of_volume, const float* __restrict__ points,
     const int* __restrict__ target, int count, int between, float length, float* __restrict__ out,
-    int* __restrict__ broken) {
+    byte* __restrict__ stands, int* __restrict__ broken) {
     const Volume& volume = *of_volume;
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= count) return;
@@ -338,6 +340,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) query_cells(
     }
     const float density = -logf(1.0f - limited(value, CERTAIN, 1.0f - CERTAIN));  // softplus of the logit
     out[target[i]] = 1.0f - expf(-density * length);
+    stands[target[i]] = up > STANDS_M * volume.measure;
 }
 
 // Depth that pixels of the rays' camera see, and where the rays end: there, or at the first occupied voxel before.

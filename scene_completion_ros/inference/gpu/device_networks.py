@@ -166,7 +166,7 @@ def provide_student(bundle: StudentBundle, context: PrimaryContext, reference: C
     key: Key = {
         "kind": _kind(),
         "student": bundle.made_from(),
-        "compared": [repr(one) for one in (bundle.calibration, bundle.threshold, bundle.grid)],
+        "compared": [repr(one) for one in (bundle.calibration, bundle.thresholds, bundle.grid)],
         **asdict(sizes),
         "flavour": tensorrt.flavour,
         "version": tensorrt.version,

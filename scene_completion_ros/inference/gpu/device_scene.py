@@ -144,6 +144,8 @@ class DeviceScene:
         self.alpha = device.empty(shape, np.float32)
         device.clear(self.alpha)  # what is out of view is never written
         self.probability = device.empty(shape, np.float32)
+        stands = device.empty(shape, np.uint8)  # on the ground; nothing does where a student predicts none
+        device.clear(stands)
         image = (march.camera.height, march.camera.width)
         names = ("depth", "half_distance", "transmittance")
         depth, self.half_distance, transmittance = rays = tuple(device.empty(image, np.float32) for _ in names)
@@ -152,14 +154,14 @@ class DeviceScene:
         self._steps: _Steps
         of_image = scene, self.alpha, rays, self._broken
         if isinstance(prepared.query, CellVoxels):
-            self._steps = _CellSteps(device, engines, prepared.query, march, *of_image)
+            self._steps = _CellSteps(device, engines, prepared.query, march, *of_image, stands)
         else:
             self._steps = _FieldSteps(device, engines, prepared, *of_image)  # type: ignore[arg-type] # of a field
         knots, values, bins = classifier.knots
         self._classified = _arguments(
             self.alpha, device.upload(in_view.astype(np.uint8)), self.half_distance, scene,
-            *_uploaded(device, knots, values, bins), np.int32(len(knots) - 2), np.float32(classifier.threshold),
-            self.probability, state,
+            *_uploaded(device, knots, values, bins), np.int32(len(knots) - 2),
+            *map(np.float32, classifier.thresholds), stands, self.probability, state,
         )  # fmt: skip
         self._counts, self._total = device.empty((self._blocks,), np.int32), device.empty((1,), np.int32)
         self._index = device.empty((capacity,), np.int32)
@@ -373,6 +375,7 @@ class _CellSteps:
         alpha: Buffer,
         rays: tuple[Buffer, ...],
         broken: Buffer,
+        stands: Buffer,
     ) -> None:
         lift = voxels.query.lift
         self._device, (self._encoder, self._decoder, self._complete) = device, engines
@@ -413,7 +416,8 @@ class _CellSteps:
         self._count = len(samples.target)
         self._queried = _arguments(
             surfaces, hidden, others, ground, volume, *_uploaded(device, samples.points, samples.target),
-            np.int32(self._count), np.int32(samples.between), np.float32(voxels.grid.voxel_size), alpha, broken,
+            np.int32(self._count), np.int32(samples.between), np.float32(voxels.grid.voxel_size), alpha, stands,
+            broken,
         )  # fmt: skip
         self._ray_count = march.camera.width * march.camera.height
         self._rays = _arguments(

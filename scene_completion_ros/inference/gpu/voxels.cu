@@ -99,12 +99,14 @@ static __device__ __forceinline__ bool reached(
 }
 
 // Probability, float32 [X, Y, Z], and state, uint8 [X, Y, Z], of every voxel, and how many of each SPAN are occupied.
-//   in_view [X, Y, Z]; knots, values [K] and bins [BINS] of the calibration, see VoxelClassifier; occupied [blocks].
+//   in_view, stands [X, Y, Z]; knots, values [K] and bins [BINS] of the calibration, see VoxelClassifier; occupied
+//   [blocks].
 extern "C" __global__ void __launch_bounds__(THREADS) classify(
     const float* __restrict__ alpha, const byte* __restrict__ in_view, const float* __restrict__ half_distance,
     const Scene* __restrict__ of_scene, const float* __restrict__ knots, const float* __restrict__ values,
-    const int* __restrict__ bins, int last_interval, float threshold, float* __restrict__ probability,
-    byte* __restrict__ state, int* __restrict__ occupied) {
+    const int* __restrict__ bins, int last_interval, float of_ground, float of_obstacle,
+    const byte* __restrict__ stands, float* __restrict__ probability, byte* __restrict__ state,
+    int* __restrict__ occupied) {
     const Scene& scene = *of_scene;
     const int voxels = scene.size_x * scene.size_y * scene.size_z;
     int found = 0;
@@ -128,7 +130,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) classify(
                 const int c = clamped(seen_at.column + 0.5f, scene.width);
                 const int r = clamped(seen_at.row + 0.5f, scene.height);
                 bool seen = seen_at.distance <= half_distance[r * scene.width + c] + 0.5f * scene.edge;
-                if (p >= threshold) {
+                if (p >= (stands[voxel] ? of_obstacle : of_ground)) {
                     const float offset_x = scene.camera[0] - x, offset_y = scene.camera[1] - y;
                     const float offset_z = scene.camera[2] - z;
                     const float to_x = copysignf(0.5f, offset_x), to_y = copysignf(0.5f, offset_y);

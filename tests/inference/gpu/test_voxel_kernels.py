@@ -38,7 +38,7 @@ from scene_completion_ros.inference.scene_query import (
     SceneAnswer,
     SceneImage,
 )
-from scene_completion_ros.voxels.occupancy import Calibration
+from scene_completion_ros.voxels.occupancy import Calibration, Thresholds
 from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.inference.gpu.host_cuda import HostCuda
@@ -181,7 +181,7 @@ def run_of(
 ) -> Run:
     query = VoxelQuery(head, CODE, canonical, feature_size, grid, pose)
     marched = March(grid, pose, rays, CALIBRATION.occupied_from(threshold), far=FAR)
-    classifier = VoxelClassifier(grid, pose, rays, query.in_view, CALIBRATION, threshold)
+    classifier = VoxelClassifier(grid, pose, rays, query.in_view, CALIBRATION, Thresholds(threshold, threshold))
     labels = LabelQuery(query.field, query.samples, query.in_view.size) if head.label_hidden else None
     prepared, device = PreparedScene(query, marched, classifier, labels), devices(sizes_of(head))
     features = np.zeros((*feature_size, head.channels), np.float16)
@@ -223,7 +223,7 @@ def check(run: Run, features: np.ndarray) -> SceneAnswer:
     probability = found.dense.probability
     np.testing.assert_allclose(probability, np.where(query.in_view, CALIBRATION.apply(alpha), 0.0), atol=1e-5)
     twin_state = states(
-        probability >= np.float32(classifier.threshold), query.in_view, expected.half_distance, grid, pose,
+        probability >= np.float32(classifier.thresholds.ground), query.in_view, expected.half_distance, grid, pose,
         marched.camera,
     )  # fmt: skip
     assert np.mean(found.state != twin_state) < 2e-3

@@ -18,6 +18,7 @@ from scene_completion_ros.inference.cell_query import CellLift, CellQuery, Predi
 from scene_completion_ros.inference.cells import (
     FAR_OFF,
     ROAD,
+    STANDS_M,
     STRIDE,
     CellVolume,
     Measured,
@@ -318,7 +319,13 @@ def test_kernels_around_the_exported_graph_compute_what_the_decoder_does(known: 
     points = query.lift.volume_from_camera.inverse().apply(grid.centres().reshape(-1, 3))
     density = np.empty(len(points), np.float32)
     samples = query.prepare(points, np.arange(len(points), dtype=np.int32))
-    query(surfaces[0].permute(1, 2, 0).numpy(), predicted, samples, density)
+    stands = np.empty(len(points), np.bool_)
+    query(surfaces[0].permute(1, 2, 0).numpy(), predicted, samples, density, stands=stands)
+    height = functional.interpolate(scene.height[:, None], scale_factor=STRIDE, mode="bilinear")[0, 0].numpy()
+    up = grid.centres()[..., 2] - height[: grid.shape[0], : grid.shape[1], None]
+    clear = np.abs(up - STANDS_M).reshape(-1) > 1e-4
+    np.testing.assert_array_equal(stands[clear], (up > STANDS_M).reshape(-1)[clear])
+    assert 0.1 < stands.mean() < 0.9
     difference = np.abs(1.0 - np.exp(-density) - scene.occupied.sigmoid().numpy().reshape(-1))
     assert (difference < 1e-4).mean() > 0.99  # others look between two pixels
     assert scene.occupied.sigmoid().std() > 0.1

@@ -1,21 +1,42 @@
 """Calibrate a student bundle on recordings that nothing is trained or tested on: depth, probabilities and threshold.
 
-    scene-completion calibrate BUNDLE --labelled RECORDING...
+    scene-completion calibrate BUNDLE --labelled RECORDING... --config CONFIGURATION
 
-Depth is fitted to LiDAR, and probabilities and threshold to voxels.
+Depth is fitted to LiDAR, and probabilities and thresholds to voxels, or to single scans where there are none.
 """
 
 import argparse
+import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import add_number, add_paths, open_recordings
+
+if TYPE_CHECKING:
+    from scene_completion_ros.sequences.posed_sequence import PosedSequence
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion calibrate``."""
     parser.add_argument("bundle", type=Path, help="student bundle; it is written anew")
-    add_paths(parser, "--labelled", "DIR", "recordings with LiDAR and voxels, such as a KITTI window", required=True)
+    add_paths(parser, "--labelled", "DIR", "recordings with LiDAR and voxels, such as a KITTI window")
+    parser.add_argument("--config", type=Path, help="of a training of stage completion, whose validation counts, too")
     add_number(parser, "--every", 1, "take every N-th frame")
+
+
+def validation_of(file: Path) -> "list[PosedSequence]":
+    """The validation of a training of stage `completion`, by its configuration; as many frames as that takes."""
+    from scene_completion_training.configuration import read_configuration
+    from scene_completion_training.data.module import load_sequence, matching
+    from scene_completion_training.stages.completion import CompletionConfiguration
+
+    settings = read_configuration(file, [], CompletionConfiguration).data
+    root = Path(settings.root)
+    opened = (
+        (load_sequence(root, source, "validation"), source.every) for source in matching(root, settings.validation)
+    )
+    return [dataclasses.replace(sequence, frames=sequence.frames[::every]) for sequence, every in opened]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,15 +46,20 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_training.evaluation.deployed import calibrate_on_truth
 
     before = open_student(args.bundle)
-    Progress().line(f"Calibrating {before.name} on {', '.join(map(str, args.labelled))} ...")
-    bundle = calibrate_on_truth(before, open_recordings(args.labelled), every=args.every)
+    recordings = open_recordings(args.labelled)
+    if args.config is not None:
+        recordings += validation_of(args.config)
+    if not recordings:
+        raise ConfigurationError("no recordings", where="calibrate", cure="Name some with --labelled or --config")
+    Progress().line(f"Calibrating {before.name} on {', '.join(sequence.name for sequence in recordings)} ...")
+    bundle = calibrate_on_truth(before, recordings, every=args.every)
     record = bundle.provenance["calibration"]
     stretch = record["density_stretch"]
     print_summary(
         {
             "calibration": f"{len(bundle.calibration.alpha)} knots",
             "densities": f"stretched by {stretch['scale']} and {stretch['offset']}",
-            "threshold": f"{bundle.threshold:.4f}",
+            "thresholds": " and ".join(f"{value:.4f} of {kind}" for kind, value in bundle.thresholds._asdict().items()),
             "IoU": f"{record['iou_there']:.3f} on what it was fitted to",
             "bundle": bundle.folder,
         }

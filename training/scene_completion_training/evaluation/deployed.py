@@ -8,7 +8,7 @@ sharper for k > 1. `calibrate_on_truth` fits them to LiDAR.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -20,9 +20,11 @@ from scipy.optimize import minimize
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.depth import MAXIMUM_M, MINIMUM_M, garg_crop
-from scene_completion_ros.evaluation.occupancy import best_iou, fit_calibration, score_histogram
+from scene_completion_ros.evaluation.metric import VoxelAnswer
+from scene_completion_ros.evaluation.obstacles import FIXED, ObstacleTally
+from scene_completion_ros.evaluation.occupancy import SCORE_BINS, best_iou, fit_calibration, score_histogram
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, ROOM_CLASSES
-from scene_completion_ros.evaluation.truth import VoxelTruth
+from scene_completion_ros.evaluation.truth import FrameTruth, VoxelTruth
 from scene_completion_ros.geometry import Resampler, RigidTransform
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle, open_student
 from scene_completion_ros.inference.cell_query import CellLift, CellQuery, Pixels, PredictedCells
@@ -48,13 +50,15 @@ from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.sequences.opening import lidar_depth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, mounting, reference_camera
 from scene_completion_ros.voxels.occupancy import Calibration, composite, density_of_logit, logit_of_density, opacity
-from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints, Mask
 from scene_completion_training.evaluation.geometry import (
     CALIBRATION_WINDOW,
     TEST_WINDOWS,
     TRAINING_WINDOWS,
+    scored_frames,
     voxel_frames,
+    voxel_places,
 )
 from scene_completion_training.evaluation.predictor import (
     CALIBRATED_RULE,
@@ -69,6 +73,8 @@ from scene_completion_training.networks.density_field import LAST_WEIGHTS
 ALL_BEAMS = 64  # of the LiDAR of KITTI
 MOST_EARLIER = 30  # earlier frames that are looked at for one
 _POINTS = 1 << 20  # points prepared at a time
+_VOXELS_OF_FRAME = 1 << 24  # that each frame of a calibration counts
+OBSTACLE_THRESHOLDS = tuple(round(0.1 + 0.05 * n, 2) for n in range(9))
 
 
 class DeployedStudent(Predictor):
@@ -91,7 +97,7 @@ class DeployedStudent(Predictor):
         threads: int | None = None,
         sources: Sources = NETWORK_ALONE,
     ) -> None:
-        self.name, self.bundle, self.threshold = name or bundle.name, bundle, bundle.threshold
+        self.name, self.bundle, self.thresholds = name or bundle.name, bundle, bundle.thresholds
         if sources != NETWORK_ALONE and not bundle.takes_evidence:
             cure = "Leave out --scale-from and --lidar-beams"
             raise ConfigurationError("takes no evidence besides its image", where=f"bundle {self.name}", cure=cure)
@@ -421,13 +427,62 @@ def rays_to_depth(model: Predictor, drive: PosedSequence, depths: Iterable[tuple
     return frames
 
 
+@dataclass(frozen=True, eq=False)
+class _Scored:
+    """A frame, the opacities of its voxels, and which of them stand on the predicted ground, all [X, Y, Z]."""
+
+    truth: FrameTruth
+    alpha: Floats
+    stands: Mask
+
+    def called(self, probability: Floats, of_ground: float) -> "_Called":
+        """What is occupied by each of `OBSTACLE_THRESHOLDS`, and by a threshold of the ground."""
+        from_ground = (probability >= of_ground) & ~self.stands
+        occupied = {repr(t): from_ground | ((probability >= t) & self.stands) for t in OBSTACLE_THRESHOLDS}
+        return _Called(self.truth, VoxelAnswer(self.alpha, occupied))
+
+
+@dataclass(frozen=True, eq=False)
+class _Called:
+    truth: FrameTruth
+    voxels: VoxelAnswer
+
+
+def _scored(bundle: StudentBundle, recordings: Sequence[PosedSequence], every: int) -> Iterator[_Scored]:
+    """Frames with voxels; of recordings without any, those with a scan, and what that knows."""
+    # Of these thresholds, what stands on the ground is occupied, and nothing else.
+    raw = dataclasses.replace(bundle, calibration=Calibration(), threshold=1.0, obstacle_threshold=0.0)
+    model = DeployedStudent(raw)
+    for sequence in recordings:
+        some = next(iter(voxel_places([sequence])), None) is not None
+        for frame in voxel_frames([sequence], every) if some else scored_frames(sequence, every, single_scan=True):
+            prediction, stands = model.complete(sequence, frame.index), np.zeros(frame.voxels.grid.shape, np.bool_)
+            if bundle.takes_evidence and prediction.completed is not None:
+                stands = prediction.completed(frame.voxels)[0].state >= VoxelState.SURFACE
+            density = prediction.voxel_density(frame.voxels)
+            yield _Scored(frame.truth, opacity(density, bundle.grid.voxel_size), stands)
+
+
+def _obstacle_threshold(frames: Iterable[_Called]) -> tuple[float, float]:
+    """The threshold of `OBSTACLE_THRESHOLDS` with the largest F of obstacles, mean over ranges, and that F."""
+    tally, found = ObstacleTally(None), dict.fromkeys(OBSTACLE_THRESHOLDS, 0.0)
+    for frame in frames:
+        tally.add(frame)  # type: ignore[arg-type] # it has no depth
+    rows = [row for row in tally.rows() if row["tolerance"] == FIXED and not np.isnan(row["f_score"])]
+    for row in rows:
+        found[float(row["rule"])] += row["f_score"] * len(found) / len(rows)
+    best = max(found, key=found.__getitem__)
+    return best, found[best]
+
+
 def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence], *, every: int = 1) -> StudentBundle:
     """Fit a student's depth and its probabilities; the bundle with both, as it is written.
 
     First the two numbers of a `DensityStretch`, on the LiDAR of all frames, unless it predicts depth itself; the order
-    of the voxels stays. Then α → probability and the threshold with the largest IoU, on the voxels that count. Raises
-    SequenceError where the recordings have no LiDAR, no frame has voxels, or one is a window of KITTI that the shipped
-    students are trained or tested on.
+    of the voxels stays. Then α → probability and the threshold with the largest IoU, on the voxels that count, each
+    frame as much as any other. Where the student predicts the ground, that threshold is of ground alone, and what
+    stands on it has the one with the largest F of obstacles. Raises SequenceError where the recordings have no LiDAR,
+    no frame has voxels, or one is a window of KITTI that the shipped students are trained or tested on.
     """
     names_of_windows = {f"sequences/{window}" for window in (*TRAINING_WINDOWS, *TEST_WINDOWS)}
     if used := {sequence.name for sequence in recordings} & names_of_windows:
@@ -447,24 +502,38 @@ def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence
         weights = stretch.of_weights(bundle.load_weights())
     if bundle.head is not None:
         bundle = dataclasses.replace(bundle, head=stretch.of_head(bundle.head))
-    model = DeployedStudent(bundle)
-    alpha, occupied = [np.zeros(0, np.float32)], [np.zeros(0, np.bool_)]
-    for frame in voxel_frames(recordings, every):
-        density = model.complete(frame.sequence, frame.index).voxel_density(frame.voxels)[frame.voxels.counted]
-        alpha.append(opacity(density, bundle.grid.voxel_size))
-        occupied.append(frame.voxels.occupied[frame.voxels.counted])
     names = ", ".join(sequence.name for sequence in recordings)
-    if len(alpha) == 1:
+    frames = list(_scored(bundle, recordings, every))
+    if not frames:
         raise SequenceError("no frame has ground truth voxels", where=names, cure="Name recordings that have")
-    found, true = np.concatenate(alpha), np.concatenate(occupied)
-    calibration = fit_calibration(score_histogram(found, true))
-    iou, threshold = best_iou(score_histogram(calibration.apply(found), true))
+    calibration = fit_calibration(_histogram(frames, Calibration()))
+    iou, threshold = best_iou(_histogram(frames, calibration, ground_alone=bundle.takes_evidence))
     record = {
         "fitted_on": f"{names}: densities on its LiDAR, probabilities on its voxels in view",
+        "frames": len(frames),
         "density_stretch": {"scale": round(stretch.scale, 4), "offset": round(stretch.offset, 4)},
         "iou_there": round(iou, 4),
     }
+    obstacle = None
+    if bundle.takes_evidence:
+        called = (frame.called(calibration.apply(frame.alpha), threshold) for frame in frames)
+        obstacle, record["obstacle_f_there"] = _obstacle_threshold(called)
     changed = dataclasses.replace(
-        bundle, calibration=calibration, threshold=threshold, provenance={**bundle.provenance, "calibration": record}
+        bundle,
+        calibration=calibration,
+        threshold=threshold,
+        obstacle_threshold=obstacle,
+        provenance={**bundle.provenance, "calibration": record},
     )
     return changed.save(folder, encoder, weights)
+
+
+def _histogram(frames: Iterable[_Scored], calibration: Calibration, *, ground_alone: bool = False) -> NDArray[np.int64]:
+    """`score_histogram` of the voxels that count, of each frame in equal number."""
+    found = np.zeros((2, SCORE_BINS), np.int64)
+    for frame in frames:
+        assert frame.truth.voxels is not None
+        of = frame.truth.voxels.counted & ~(frame.stands & ground_alone)
+        one = score_histogram(calibration.apply(frame.alpha[of]), frame.truth.voxels.occupied[of])
+        found += np.rint(one * (_VOXELS_OF_FRAME / max(int(one.sum()), 1))).astype(np.int64)
+    return found

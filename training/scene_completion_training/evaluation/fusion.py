@@ -143,7 +143,7 @@ class FusedMap(OneImage):
         self, voxels: SemanticVoxels, probability: Floats, world_from_grid: RigidTransform
     ) -> tuple[SemanticVoxels, Floats]:
         if self._map is None:
-            self._map = TemporalFusion(voxels.grid, voxels.grid_from_camera, self._source.threshold, NODE)
+            self._map = TemporalFusion(voxels.grid, voxels.grid_from_camera, self._source.thresholds, NODE)
         fused = self._map.fuse(voxels, probability, world_from_grid)
         return fused.voxels, probability_of_log_odds(fused.log_odds)
 

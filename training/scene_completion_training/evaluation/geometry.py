@@ -29,7 +29,7 @@ from scene_completion_ros.sequences.opening import (
     voxel_truth,
 )
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, PosedSequence, reference_camera, stored_grid
-from scene_completion_ros.voxels.occupancy import density_of_opacity, opacity
+from scene_completion_ros.voxels.occupancy import Thresholds, density_of_opacity, opacity
 from scene_completion_training.arrays import Doubles, Floats, Mask
 from scene_completion_training.data.stereo import measured_depth
 from scene_completion_training.evaluation import lidar_evaluation
@@ -432,5 +432,6 @@ def calibrate(model: Predictor, frames: Iterable[Frame]) -> None:
         density = model.complete(frame.sequence, frame.index).voxel_density(frame.voxels)[frame.voxels.counted]
         histogram += score_histogram(opacity(density, VOXEL_EDGE), frame.voxels.occupied[frame.voxels.counted])
     model.calibration = fit_calibration(histogram)
-    model.threshold = float(model.calibration.apply(np.array([best_iou(histogram)[1]], dtype=np.float32))[0])
-    model.cutoffs = calibrated_cutoffs(model.calibration, model.threshold)
+    threshold = float(model.calibration.apply(np.array([best_iou(histogram)[1]], dtype=np.float32))[0])
+    model.thresholds = Thresholds(threshold, threshold)
+    model.cutoffs = calibrated_cutoffs(model.calibration, threshold)

@@ -23,7 +23,7 @@ from scene_completion_ros.evaluation.truth import INTERIORS, FrameTruth, VoxelTr
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.scene_query import inverse_distance_samples
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.voxels.occupancy import Calibration, composite, density_of_opacity, opacity
+from scene_completion_ros.voxels.occupancy import Calibration, Thresholds, composite, density_of_opacity, opacity
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints
 
@@ -104,7 +104,7 @@ class Predictor(ABC):
     # Rule by which a point is occupied -> density per metre that it exceeds.
     cutoffs: Mapping[str, float] = MappingProxyType({PUBLISHED_RULE: PUBLISHED_CUTOFF})
     calibration: Calibration = IDENTITY  # from opacity over `VOXEL_EDGE` to probability
-    threshold: float = 0.5  # probability from which a voxel that it publishes is occupied
+    thresholds: Thresholds = Thresholds(0.5, 0.5)  # of what it publishes
 
     @abstractmethod
     def complete(self, sequence: PosedSequence, index: int) -> Prediction:
@@ -164,7 +164,12 @@ class Answer:
         stated = {BEFORE: alpha}
         if self.predictor.calibration.kind != "identity":
             stated[AFTER] = self.predictor.calibration.apply(alpha)
-        return VoxelAnswer(alpha, {rule: density > cutoff for rule, cutoff in self.predictor.cutoffs.items()}, stated)
+        occupied = {rule: density > cutoff for rule, cutoff in self.predictor.cutoffs.items()}
+        if self.prediction.completed is not None and CALIBRATED_RULE in occupied:
+            state = self.prediction.completed(truth)[0].state  # obstacles have a threshold of their own
+            seen = (density > 0.0) & (state != VoxelState.UNOBSERVED)
+            occupied[CALIBRATED_RULE][seen] = state[seen] >= VoxelState.SURFACE
+        return VoxelAnswer(alpha, occupied, stated)
 
     @cached_property
     def depth(self) -> Floats | None:

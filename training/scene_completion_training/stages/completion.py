@@ -22,7 +22,7 @@ from torch.nn import functional
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID, ROOM_CLASSES
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.cells import FLOOR, ROAD, STRIDE, CellVolume, Measured
+from scene_completion_ros.inference.cells import FLOOR, ROAD, STANDS_M, STRIDE, CellVolume, Measured
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training.checkpoints import TrainedWeights, trained_viewpoint
 from scene_completion_training.configuration import TrainingConfiguration
@@ -56,8 +56,7 @@ EXACT_DEVIATION = 0.03  # of the logarithm of true depth, once it is off as `Com
 WHOLE = 0.95  # share of the pixels whose depth a rendered image knows
 CERTAIN = 6.0  # logit of a true class
 MEAN_RATE = 10.0  # factor on the learning rate of the mean of hidden voxels, which has far to go
-# Weights of free space that a single scan saw, and of what stands higher above the ground than this, metres.
-OF_SCAN, OBSTACLE_M = 0.5, 0.35
+OF_SCAN = 0.5  # weight of free space that a single scan saw
 
 
 @dataclass
@@ -301,7 +300,7 @@ class CompletionStage(SeenStage):
         }
 
     def _stands(self, chosen: Tensor, height: Tensor) -> Tensor:
-        """Which voxels [B, N, S³] of cells are more than `OBSTACLE_M` above a ground [B, X, Y] that is known."""
+        """Which voxels [B, N, S³] of cells are more than `STANDS_M` above a ground [B, X, Y] that is known."""
         spatial = self.field.spatial
         above = spatial.centres[chosen][:, :, None, 2] + spatial.grid.voxel_size * (
             spatial.inside[:, 2] - (STRIDE - 1) / 2
@@ -311,7 +310,7 @@ class CompletionStage(SeenStage):
         places = (STRIDE * each[..., None] + spatial.inside[:, axis] for axis, each in enumerate((x, y)))
         row, column = (each.clamp_max(most - 1) for each, most in zip(places, height.shape[1:], strict=True))
         ground = height.flatten(1).gather(1, (row * height.shape[2] + column).flatten(1)).reshape(row.shape)
-        return above - ground > OBSTACLE_M * spatial.measure
+        return above - ground > STANDS_M * spatial.measure
 
     def _of_classes(self, logits: Tensor, label: Tensor, named: Tensor) -> Tensor:
         b, n, v = named.nonzero().unbind(dim=1)
