@@ -61,8 +61,9 @@ class FrameEvidence(NamedTuple):
 class Rules(NamedTuple):
     """How frames are joined; times in milliseconds."""
 
-    thresholds: NDArray[np.float32]  # float32 [256], log odds from which a voxel of each label is occupied
-    least: float  # the smallest of these
+    threshold: float  # log odds from which a voxel without a label is occupied
+    thresholds: NDArray[np.float32]  # the same for each label, float32 [256]
+    least: float  # the smallest of all
     prior: float  # log odds of a voxel of which nothing is known
     inferred_weight: float  # weight of a frame where it inferred a voxel, relative to one that saw it
     seen_limit: float  # largest weight of memory against a frame that sees the voxel, within reach
@@ -279,7 +280,10 @@ def _recall_kernel() -> Callable[..., None]:
                     out_label[i, j, k], out_confidence[i, j, k] = voted(
                         agreed, agreeing, old, stated_label[i, j, k], stated_confidence[i, j, k], votes
                     )
-                    occupied = new_here or joined >= rules.thresholds[out_label[i, j, k]]
+                    named = out_confidence[i, j, k] > ZERO
+                    occupied = new_here or joined >= (
+                        rules.thresholds[out_label[i, j, k]] if named else rules.threshold
+                    )
                 if occupied:
                     out_state[i, j, k] = SURFACE if sees or was_seen else COMPLETED
                 else:

@@ -149,6 +149,7 @@ def rules_of(
     lasting = 0 if math.isinf(settings.half_life) else round(1e3 * _HALF_LIVES * settings.half_life)
     ages = np.arange(min(forget_after, lasting) + 1)
     return Rules(
+        threshold=_log_odds(thresholds.ground),
         thresholds=thresholds_of(Thresholds(*map(_log_odds, thresholds)), class_names),
         least=_log_odds(min(thresholds)),
         prior=_log_odds(settings.prior),

@@ -93,12 +93,15 @@ def test_what_may_move_is_where_the_newest_frame_says(twin) -> None:
 
 @TWINS
 def test_obstacles_and_ground_are_occupied_from_thresholds_of_their_own(twin) -> None:
-    rules = rules_of(FusionSettings(), Thresholds(0.5, 0.25), class_names=("road", "car"))
-    for label, expected in ((0, FREE), (1, SURFACE)):
+    rules = rules_of(FusionSettings(), Thresholds(0.5, 0.25), class_names=("car", "road"))
+    for label, expected in ((1, FREE), (0, SURFACE)):
         voxel = OneVoxel(twin, rules)
         voxel(one_voxel(1.0, SURFACE, label), 0)
         log_odds, state, named, _ = voxel(one_voxel(-2.0, FREE), 0)  # probability 0.38
-        assert log_odds == pytest.approx(-0.5) and (state, named) == (expected, label)
+        assert log_odds == pytest.approx(-0.5) and (state, named) == (expected, label if expected == SURFACE else 0)
+    voxel = OneVoxel(twin, rules)
+    voxel(one_voxel(-0.3, FREE), 0)  # and nothing is known of what has no label
+    assert voxel(one_voxel(-0.3, FREE), 0)[1] == FREE
 
 
 @TWINS
