@@ -47,6 +47,7 @@ from scene_completion_training.stages.pixels import (
     digest,
     on_device,
     rarity,
+    trained_trunk,
 )
 from scene_completion_training.viewpoint import Viewpoint
 
@@ -180,7 +181,7 @@ class CompletionStage(SeenStage):
         super().__init__(settings)
         self.viewpoint = settings.viewpoint()
         seen = TrainedPixels.read(Path(settings.pixels_from), settings, "pixels_from")
-        self.trunk = seen.trunk(settings.encoder_weights).requires_grad_(False)
+        self.trunk = trained_trunk(seen, settings.encoder_weights).requires_grad_(False)
         weights = hashlib.sha256(digest(self.trunk, learned=True).encode())
         for name, value in sorted(seen.head.state_dict().items()):
             weights.update(name.encode() + value.half().numpy().tobytes())
