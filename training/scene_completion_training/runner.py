@@ -50,7 +50,7 @@ def train(configuration: TrainingConfiguration, *, threads: int | None = None) -
     if threads:
         torch.set_num_threads(threads)
     lightning.seed_everything(configuration.seed)
-    last = Path(configuration.output) / "checkpoints" / "last.ckpt"
+    last = _last(configuration)
     resume = last if last.exists() else None
     if resume is None:
         named = [(key, Path(text)) for key, text in vars(configuration).items() if isinstance(text, str)]
@@ -85,7 +85,15 @@ def train_parts(configuration: TrainingConfiguration, only: str = "", *, threads
     parts = configuration.parts()
     if only and only not in parts:
         raise ConfigurationError(f"no part {only!r}", where="--only", cure=f"There are {', '.join(parts)}")
-    return [train(part, threads=threads) for name, part in parts.items() if only in ("", name)][-1]
+    chosen = [part for name, part in parts.items() if only in ("", name)]
+    for part in chosen:
+        if not _last(part).exists():
+            stage_class(part.stage).refuse_start(part)
+    return [train(part, threads=threads) for part in chosen][-1]
+
+
+def _last(configuration: TrainingConfiguration) -> Path:
+    return Path(configuration.output) / "checkpoints" / "last.ckpt"
 
 
 class StepsLeft(lightning.Callback):

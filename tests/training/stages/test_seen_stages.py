@@ -6,14 +6,15 @@ import dataclasses
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
 
-from scene_completion_ros.errors import BundleError
+from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_training.checkpoints import KEY, Checkpoint
-from scene_completion_training.runner import make_stage
+from scene_completion_training.runner import make_stage, train_parts
 from scene_completion_training.stage import Stage
 from scene_completion_training.stages.completion import CompletionStage
 from scene_completion_training.stages.pixels import trained_trunk
@@ -65,3 +66,34 @@ def test_cells_are_completed_from_the_trunk_that_is_exported(
     transformers.DepthAnythingForDepthEstimation(config).save_pretrained(tmp_path / "other")
     with pytest.raises(BundleError, match=r"(?s)has no trunk of .*other .*encoder_weights of its training"):
         CompletionStage(settings(pixels_from=pixels, encoder_weights=str(tmp_path / "other")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "of_pixels", "words"),
+    [
+        ({"start_from": "runs/nothing.ckpt"}, {}, "start_from: runs/nothing.ckpt: is not there"),
+        ({"widths": (8, 16)}, {}, "no decoder of this kind .*for the same volume and widths"),
+        ({"start_from": None}, {}, "no decoder of this kind"),
+        ({"camera": dataclasses.replace(CAMERA, field_of_view=70.0)}, {}, r"80\.0°.*the configuration .*70\.0°"),
+        ({}, {"class_branch_channels": 12}, "a head of another size"),
+        ({}, {"blocks": 3}, "its trunk learned behind block 2.*pixels.blocks"),
+    ],
+)
+def test_what_cannot_be_started_from_is_refused_before_data_is_prepared(
+    changes: dict[str, Any], of_pixels: dict[str, Any], words: str, settings: Settings, pixels: str, tmp_path: Path
+) -> None:
+    """Of both parts, before the first one is trained. None stands for pixels alone."""
+    start = saved(make_stage(settings(pixels_from=pixels)), tmp_path / "start.ckpt")
+    given = settings(**{"start_from": start, **changes})
+    given.start_from = given.start_from or pixels
+    given.pixels = dataclasses.replace(given.pixels, **of_pixels)
+    with pytest.raises((BundleError, ConfigurationError), match=f"(?s){words}"):
+        train_parts(given)
+
+
+def test_what_is_trained_does_not_need_what_it_started_from(settings: Settings) -> None:
+    given = settings(start_from="runs/nothing.ckpt")
+    for part in given.parts().values():
+        last = Path(part.output) / "checkpoints" / "last.ckpt"
+        saved(make_stage(part), last)
+    assert train_parts(given) == last

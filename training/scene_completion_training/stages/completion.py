@@ -186,9 +186,7 @@ class CompletionStage(SeenStage):
         for name, value in sorted(seen.head.state_dict().items()):
             weights.update(name.encode() + value.half().numpy().tobytes())
         self.seen_by = {**seen.depth, "pixels_sha256": weights.hexdigest()}
-        in_space = {name: getattr(settings, name) for name in ("widths", "context", "reduced")}
-        pixels = seen.head
-        self.field = SceneField(self.viewpoint, settings.class_names, pixels.requires_grad_(False), **in_space)
+        self.field = _untrained(settings, seen.head.requires_grad_(False))
         away = self.field.spatial.centres[:, :2].norm(dim=1)
         self.near: Tensor
         self.register_buffer("near", 1.0 / (1.0 + (away / settings.distance) ** 2), persistent=False)  # [M]
@@ -210,21 +208,16 @@ class CompletionStage(SeenStage):
         frozen = FrozenEncoder(on_device(trunk, see), digest(trunk, learned=True))
         return CompletionData(settings.data, self.viewpoint, frozen, steps=settings.steps, seed=settings.seed)
 
+    @classmethod
+    def refuse_start(cls, settings: CompletionConfiguration) -> None:
+        """Tries `start`, which needs no data; there need be no pixels yet."""
+        if settings.start_from:
+            _start(_untrained(settings, None), settings)
+
     def start(self, data: Any) -> None:
         """The decoder goes on from another training where one is named."""
-        if not self.settings.start_from:
-            return
-        source = Path(self.settings.start_from)
-        self.viewpoint.refuse_other(trained_viewpoint(source), "start_from")
-        weights = TrainedWeights.read(source).field
-        try:
-            self.field.spatial.load_state_dict(part_of(weights, "field.spatial.") or part_of(weights, "spatial."))
-        except RuntimeError as error:
-            raise ConfigurationError(
-                f"has no decoder of this kind ({str(error)[:200]})",
-                where="start_from",
-                cure="Name a checkpoint of stage completion, for the same volume and widths",
-            ) from error
+        if self.settings.start_from:
+            _start(self.field, self.settings)
 
     def _computed(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """The losses; with mixed precision only convolutions compute in the lower one."""
@@ -334,6 +327,25 @@ class CompletionStage(SeenStage):
         others = [value for value in self.field.spatial.parameters() if value is not mean]
         groups: list[dict[str, Any]] = [{"params": others}, {"params": [mean], "lr": MEAN_RATE * rate}]
         return self.scheduled(torch.optim.AdamW(groups, rate, weight_decay=0.01), self.warmed_cosine)
+
+
+def _untrained(settings: CompletionConfiguration, pixels: Any) -> SceneField:
+    in_space = {name: getattr(settings, name) for name in ("widths", "context", "reduced")}
+    return SceneField(settings.viewpoint(), settings.class_names, pixels, **in_space)
+
+
+def _start(field: SceneField, settings: CompletionConfiguration) -> None:
+    source = Path(settings.start_from)
+    field.viewpoint.refuse_other(trained_viewpoint(source), "start_from")
+    weights = TrainedWeights.read(source).field
+    try:
+        field.spatial.load_state_dict(part_of(weights, "field.spatial.") or part_of(weights, "spatial."))
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"has no decoder of this kind ({str(error)[:200]})",
+            where="start_from",
+            cure="Name a checkpoint of stage completion, for the same volume and widths",
+        ) from error
 
 
 def in_cells(voxels: Tensor, beyond: float) -> Tensor:

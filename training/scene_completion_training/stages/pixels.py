@@ -139,6 +139,12 @@ class PixelStage(SeenStage):
         options: dict[str, Any] = {"steps": settings.steps, "seed": settings.seed, "voxels": False}
         return CompletionData(settings.data, self.viewpoint, frozen, **options)
 
+    @classmethod
+    def refuse_start(cls, settings: PixelConfiguration) -> None:
+        """Tries `start`, which needs no data."""
+        if settings.start_from:
+            cls(settings).start(None)
+
     def start(self, data: Any) -> None:
         """The head and what the trunk learned go on from another training where one is named."""
         if self.settings.start_from:
