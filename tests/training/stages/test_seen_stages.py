@@ -13,10 +13,12 @@ import torch
 import transformers
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import KEY, Checkpoint
+from scene_completion_training.configuration import read_configuration
 from scene_completion_training.runner import make_stage, train_parts
 from scene_completion_training.stage import Stage
-from scene_completion_training.stages.completion import CompletionStage
+from scene_completion_training.stages.completion import CompletionConfiguration, CompletionStage
 from scene_completion_training.stages.pixels import trained_trunk
 from tests.training.foundation.tiny_models import saved_depth_model
 from tests.training.stages.test_completion import CAMERA, VOLUME, Settings, configured
@@ -97,3 +99,23 @@ def test_what_is_trained_does_not_need_what_it_started_from(settings: Settings) 
         last = Path(part.output) / "checkpoints" / "last.ckpt"
         saved(make_stage(part), last)
     assert train_parts(given) == last
+
+
+@pytest.mark.parametrize(
+    ("given", "where", "instead"),
+    [
+        ("pixels.seed=3", "pixels.seed", "seed"),
+        ("pixels.precision=16-mixed", "pixels.precision", "precision"),
+        ("pixels.camera.height_above_ground=1.2", "pixels.camera", "camera"),
+        ("pixels.output=runs/mine", "pixels.output", "output"),
+        ("pixels.data.cache=runs/mine", "pixels.data.cache", "data.cache"),
+        ("pixels.data.sources=[{folder: mine}]", "pixels.data.sources", "data.sources"),
+    ],
+)
+def test_what_pixels_share_with_cells_is_not_theirs(given: str, where: str, instead: str) -> None:
+    """The same value does no harm."""
+    configuration = read_configuration(CONFIGS / "street.yaml", [given], CompletionConfiguration)
+    with pytest.raises(ConfigurationError, match=f"^{where}: would be ignored.* Set {instead} instead"):
+        configuration.parts()
+    both = read_configuration(CONFIGS / "street.yaml", ["seed=3", "pixels.seed=3"], CompletionConfiguration)
+    assert both.parts()["pixels"].seed == 3

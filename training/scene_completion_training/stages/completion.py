@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from scene_completion_ros.inference.cells import FLOOR, ROAD, STRIDE, CellVolume
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training.checkpoints import TrainedWeights, trained_viewpoint
 from scene_completion_training.configuration import TrainingConfiguration
-from scene_completion_training.data.completion_samples import CompletionData, FrozenEncoder
+from scene_completion_training.data.completion_samples import CompletionData, CompletionDataSettings, FrozenEncoder
 from scene_completion_training.data.taught_voxels import UNKNOWN
 from scene_completion_training.data.voxel_evidence import OF_NO_CLASS
 from scene_completion_training.losses import (
@@ -59,6 +59,7 @@ CERTAIN = 6.0  # logit of a true class
 MEAN_RATE = 10.0  # factor on the learning rate of the mean of hidden voxels, which has far to go
 # Weights of free space that a single scan saw, and of what stands higher above the ground than this, metres.
 OF_SCAN, OBSTACLE_M = 0.5, 0.35
+Part = TypeVar("Part", PixelConfiguration, CompletionDataSettings)
 
 
 @dataclass
@@ -91,19 +92,30 @@ class CompletionConfiguration(SeenConfiguration):
     rare: float = 0.35  # how much the rarity of a class raises its weight: 0 not at all, 1 in proportion
 
     def parts(self) -> dict[str, TrainingConfiguration]:
-        """The training of pixels, unless a checkpoint of that is named, and then that of cells."""
+        """The training of pixels, unless a checkpoint of that is named, and then that of cells.
+
+        Raises ConfigurationError where `pixels` has other values than it shares with the training of cells.
+        """
         if self.pixels_from:
             return {"student": self}
         names = ("seed", "start_from", "encoder_weights", "world", "camera", "volume", "precision", "devices", "nodes")
-        own, data = self.pixels, self.pixels.data
         places = ("root", "sources", "validation", "cache", "segmentation")
-        data = dataclasses.replace(data, **{name: getattr(self.data, name) for name in places})
-        given: dict[str, Any] = {name: getattr(self, name) for name in names} | {"data": data}
-        pixels = dataclasses.replace(own, **given, output=f"{self.output}/pixels")
+        given = {name: getattr(self, name) for name in names} | {"output": f"{self.output}/pixels"}
+        pixels = _with_shared(self.pixels, given, "")
+        pixels.data = _with_shared(pixels.data, {name: getattr(self.data, name) for name in places}, "data.")
         return {
             "pixels": pixels,
             "student": dataclasses.replace(self, pixels_from=f"{pixels.output}/checkpoints/last.ckpt"),
         }
+
+
+def _with_shared(own: Part, shared: dict[str, Any], within: str) -> Part:
+    usual = type(own)()
+    for name, value in shared.items():
+        if getattr(own, name) not in (getattr(usual, name), value):
+            what, cure = "would be ignored: pixels and cells share it", f"Set {within}{name} instead"
+            raise ConfigurationError(what, where=f"pixels.{within}{name}", cure=cure)
+    return dataclasses.replace(own, **shared)
 
 
 class SceneField(nn.Module):
