@@ -16,6 +16,7 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import KEY, Checkpoint
 from scene_completion_training.configuration import read_configuration
+from scene_completion_training.data.completion_samples import PixelClasses
 from scene_completion_training.runner import make_stage, train_parts
 from scene_completion_training.stage import Stage
 from scene_completion_training.stages.completion import CompletionConfiguration, CompletionStage
@@ -119,3 +120,11 @@ def test_what_pixels_share_with_cells_is_not_theirs(given: str, where: str, inst
         configuration.parts()
     both = read_configuration(CONFIGS / "street.yaml", ["seed=3", "pixels.seed=3"], CompletionConfiguration)
     assert both.parts()["pixels"].seed == 3
+
+
+def test_classes_of_pixels_come_from_what_there_is(settings: Settings) -> None:
+    viewpoint = settings().viewpoint()
+    with pytest.raises(ConfigurationError, match=r"^data.segmentation: \.\./espnet: there is neither .*kitti.*ESPNetv2"):
+        PixelClasses.of("../espnet", viewpoint)
+    with pytest.raises(ConfigurationError, match=r"names no classes of pixels"):
+        PixelClasses.of("kitti_student", viewpoint)
