@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     stage = configuration.parts()[arguments.only].stage if arguments.only else configuration.stage
     following = stage_class(stage).next_command.format(checkpoint=checkpoint)
     rows: dict[str, object] = {"checkpoint": checkpoint, "next": following}
-    if rank_zero_only.rank != 0:
+    if getattr(rank_zero_only, "rank", 0):
         return 0
     if own and not arguments.only:
         for part, losses in compared(own, checkpoint).items():
