@@ -41,8 +41,8 @@ def make_stage(configuration: TrainingConfiguration) -> Stage:
 def train(configuration: TrainingConfiguration, *, threads: int | None = None) -> Path:
     """Trains and returns the checkpoint to export; resumes from `checkpoints/last.ckpt` in the output if it exists.
 
-    `threads`: torch threads. Raises SceneCompletionError where it would write over a checkpoint that it starts from; or
-    see `make_stage`.
+    `threads`: torch threads. Raises SceneCompletionError where it would write over a checkpoint that it starts from, or
+    over one of another training; or see `make_stage`.
     """
     if TorchElasticEnvironment.detect():  # torchrun has started the processes, and knows how many
         local, world = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
@@ -50,12 +50,15 @@ def train(configuration: TrainingConfiguration, *, threads: int | None = None) -
     if threads:
         torch.set_num_threads(threads)
     lightning.seed_everything(configuration.seed)
-    last = Path(configuration.output) / "checkpoints" / "last.ckpt"
+    last = _last(configuration)
     resume = last if last.exists() else None
     if resume is None:
         named = [(key, Path(text)) for key, text in vars(configuration).items() if isinstance(text, str)]
         files = [(key, path) for key, path in named if path.is_file()]
         Output((f"checkpoints/{BEST}",)).check(Path(configuration.output), "output", files)
+        if (best := last.with_name(BEST)).exists():
+            what, cure = "is of another training, whose last.ckpt is gone", "Name another `output`, or move it away"
+            raise ConfigurationError(what, where=str(best), cure=cure)
     else:
         configuration = configuration.going_on(resume)
     stage = make_stage(configuration)
@@ -69,8 +72,6 @@ def train(configuration: TrainingConfiguration, *, threads: int | None = None) -
         stage.go_on()
     start = [] if resume else [FirstWeights()]
     trainer = _trainer(configuration, [record, *start, *stage.callbacks()])
-    if resume is None and trainer.is_global_zero:
-        (last.parent / BEST).unlink(missing_ok=True)  # of another training
     trainer.fit(stage, datamodule=data, ckpt_path=resume and str(resume), weights_only=True)
     if configuration.steps % configuration.checkpoint_every:
         trainer.save_checkpoint(last)
@@ -85,7 +86,15 @@ def train_parts(configuration: TrainingConfiguration, only: str = "", *, threads
     parts = configuration.parts()
     if only and only not in parts:
         raise ConfigurationError(f"no part {only!r}", where="--only", cure=f"There are {', '.join(parts)}")
-    return [train(part, threads=threads) for name, part in parts.items() if only in ("", name)][-1]
+    chosen = [part for name, part in parts.items() if only in ("", name)]
+    for part in chosen:
+        if not _last(part).exists():
+            stage_class(part.stage).refuse_start(part)
+    return [train(part, threads=threads) for part in chosen][-1]
+
+
+def _last(configuration: TrainingConfiguration) -> Path:
+    return Path(configuration.output) / "checkpoints" / "last.ckpt"
 
 
 class StepsLeft(lightning.Callback):

@@ -67,6 +67,10 @@ class Stage(lightning.LightningModule):
         """Whether a training of a configuration (plain values) trained its `link`."""
         return False
 
+    @classmethod
+    def refuse_start(cls, settings: Any) -> None:
+        """Raises SceneCompletionError where a new training cannot start from what it names, before data is prepared."""
+
     def start(self, data: Any) -> None:
         """Gives a new training its first weights; by default those that it was made with."""
 

@@ -22,7 +22,7 @@ from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES,
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.depth_images import sparse_depth
-from scene_completion_ros.inference.bundle import MANIFEST, open_student
+from scene_completion_ros.inference.bundle import MANIFEST, open_student, shipped_students, student_folder
 from scene_completion_ros.inference.cells import stated_ground, volume_pose
 from scene_completion_ros.inference.encoder import CellGraphs, cpu_engine, cpu_networks
 from scene_completion_ros.jit import kernel
@@ -144,8 +144,14 @@ class PixelClasses:
     def of(named: str, viewpoint: Viewpoint) -> PixelClasses:
         """By weights of ESPNetv2, or by a student that completes cells, for the same viewpoint, where it is sure.
 
-        Raises BundleError where there is none; ConfigurationError where the student is of another kind or viewpoint.
+        Raises ConfigurationError where there is none, or the student is of another kind or viewpoint; BundleError where
+        it cannot be read.
         """
+        if not Path(named).exists() and not student_folder(named).exists():
+            students = ", ".join(shipped_students())
+            what = f"there is neither such a file or folder nor such a student of the package ({students})"
+            cure = "Name weights of ESPNetv2, or a student that completes cells"
+            raise ConfigurationError(what, where=f"data.segmentation: {named}", cure=cure)
         if (Path(named) / MANIFEST).is_file() or not Path(named).exists():
             return _classes_of_student(named, viewpoint)
         from scene_completion_training.foundation.class_probabilities import city_segmentation, load_espnetv2

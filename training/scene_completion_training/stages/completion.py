@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from scene_completion_ros.inference.cells import FLOOR, ROAD, STANDS_M, STRIDE, 
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training.checkpoints import TrainedWeights, trained_viewpoint
 from scene_completion_training.configuration import TrainingConfiguration
-from scene_completion_training.data.completion_samples import CompletionData, FrozenEncoder
+from scene_completion_training.data.completion_samples import CompletionData, CompletionDataSettings, FrozenEncoder
 from scene_completion_training.data.taught_voxels import UNKNOWN
 from scene_completion_training.data.voxel_evidence import OF_NO_CLASS
 from scene_completion_training.losses import (
@@ -47,6 +47,7 @@ from scene_completion_training.stages.pixels import (
     digest,
     on_device,
     rarity,
+    trained_trunk,
 )
 from scene_completion_training.viewpoint import Viewpoint
 
@@ -57,6 +58,7 @@ WHOLE = 0.95  # share of the pixels whose depth a rendered image knows
 CERTAIN = 6.0  # logit of a true class
 MEAN_RATE = 10.0  # factor on the learning rate of the mean of hidden voxels, which has far to go
 OF_SCAN = 0.5  # weight of free space that a single scan saw
+Part = TypeVar("Part", PixelConfiguration, CompletionDataSettings)
 
 
 @dataclass
@@ -89,19 +91,30 @@ class CompletionConfiguration(SeenConfiguration):
     rare: float = 0.35  # how much the rarity of a class raises its weight: 0 not at all, 1 in proportion
 
     def parts(self) -> dict[str, TrainingConfiguration]:
-        """The training of pixels, unless a checkpoint of that is named, and then that of cells."""
+        """The training of pixels, unless a checkpoint of that is named, and then that of cells.
+
+        Raises ConfigurationError where `pixels` has other values than it shares with the training of cells.
+        """
         if self.pixels_from:
             return {"student": self}
         names = ("seed", "start_from", "encoder_weights", "world", "camera", "volume", "precision", "devices", "nodes")
-        own, data = self.pixels, self.pixels.data
         places = ("root", "sources", "validation", "cache", "segmentation")
-        data = dataclasses.replace(data, **{name: getattr(self.data, name) for name in places})
-        given: dict[str, Any] = {name: getattr(self, name) for name in names} | {"data": data}
-        pixels = dataclasses.replace(own, **given, output=f"{self.output}/pixels")
+        given = {name: getattr(self, name) for name in names} | {"output": f"{self.output}/pixels"}
+        pixels = _with_shared(self.pixels, given, "")
+        pixels.data = _with_shared(pixels.data, {name: getattr(self.data, name) for name in places}, "data.")
         return {
             "pixels": pixels,
             "student": dataclasses.replace(self, pixels_from=f"{pixels.output}/checkpoints/last.ckpt"),
         }
+
+
+def _with_shared(own: Part, shared: dict[str, Any], within: str) -> Part:
+    usual = type(own)()
+    for name, value in shared.items():
+        if getattr(own, name) not in (getattr(usual, name), value):
+            what, cure = "would be ignored: pixels and cells share it", f"Set {within}{name} instead"
+            raise ConfigurationError(what, where=f"pixels.{within}{name}", cure=cure)
+    return dataclasses.replace(own, **shared)
 
 
 class SceneField(nn.Module):
@@ -179,14 +192,12 @@ class CompletionStage(SeenStage):
         super().__init__(settings)
         self.viewpoint = settings.viewpoint()
         seen = TrainedPixels.read(Path(settings.pixels_from), settings, "pixels_from")
-        self.trunk = seen.trunk(settings.encoder_weights).requires_grad_(False)
+        self.trunk = trained_trunk(seen, settings.encoder_weights).requires_grad_(False)
         weights = hashlib.sha256(digest(self.trunk, learned=True).encode())
         for name, value in sorted(seen.head.state_dict().items()):
             weights.update(name.encode() + value.half().numpy().tobytes())
         self.seen_by = {**seen.depth, "pixels_sha256": weights.hexdigest()}
-        in_space = {name: getattr(settings, name) for name in ("widths", "context", "reduced")}
-        pixels = seen.head
-        self.field = SceneField(self.viewpoint, settings.class_names, pixels.requires_grad_(False), **in_space)
+        self.field = _untrained(settings, seen.head.requires_grad_(False))
         away = self.field.spatial.centres[:, :2].norm(dim=1)
         self.near: Tensor
         self.register_buffer("near", 1.0 / (1.0 + (away / settings.distance) ** 2), persistent=False)  # [M]
@@ -208,21 +219,16 @@ class CompletionStage(SeenStage):
         frozen = FrozenEncoder(on_device(trunk, see), digest(trunk, learned=True))
         return CompletionData(settings.data, self.viewpoint, frozen, steps=settings.steps, seed=settings.seed)
 
+    @classmethod
+    def refuse_start(cls, settings: CompletionConfiguration) -> None:
+        """Tries `start`, which needs no data; there need be no pixels yet."""
+        if settings.start_from:
+            _start(_untrained(settings, None), settings)
+
     def start(self, data: Any) -> None:
         """The decoder goes on from another training where one is named."""
-        if not self.settings.start_from:
-            return
-        source = Path(self.settings.start_from)
-        self.viewpoint.refuse_other(trained_viewpoint(source), "start_from")
-        weights = TrainedWeights.read(source).field
-        try:
-            self.field.spatial.load_state_dict(part_of(weights, "field.spatial.") or part_of(weights, "spatial."))
-        except RuntimeError as error:
-            raise ConfigurationError(
-                f"has no decoder of this kind ({str(error)[:200]})",
-                where="start_from",
-                cure="Name a checkpoint of stage completion, for the same volume and widths",
-            ) from error
+        if self.settings.start_from:
+            _start(self.field, self.settings)
 
     def _computed(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """The losses; with mixed precision only convolutions compute in the lower one."""
@@ -332,6 +338,25 @@ class CompletionStage(SeenStage):
         others = [value for value in self.field.spatial.parameters() if value is not mean]
         groups: list[dict[str, Any]] = [{"params": others}, {"params": [mean], "lr": MEAN_RATE * rate}]
         return self.scheduled(torch.optim.AdamW(groups, rate, weight_decay=0.01), self.warmed_cosine)
+
+
+def _untrained(settings: CompletionConfiguration, pixels: Any) -> SceneField:
+    in_space = {name: getattr(settings, name) for name in ("widths", "context", "reduced")}
+    return SceneField(settings.viewpoint(), settings.class_names, pixels, **in_space)
+
+
+def _start(field: SceneField, settings: CompletionConfiguration) -> None:
+    source = Path(settings.start_from)
+    field.viewpoint.refuse_other(trained_viewpoint(source), "start_from")
+    weights = TrainedWeights.read(source).field
+    try:
+        field.spatial.load_state_dict(part_of(weights, "field.spatial.") or part_of(weights, "spatial."))
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"has no decoder of this kind ({str(error)[:200]})",
+            where="start_from",
+            cure="Name a checkpoint of stage completion, for the same volume and widths",
+        ) from error
 
 
 def in_cells(voxels: Tensor, beyond: float) -> Tensor:

@@ -139,6 +139,12 @@ class PixelStage(SeenStage):
         options: dict[str, Any] = {"steps": settings.steps, "seed": settings.seed, "voxels": False}
         return CompletionData(settings.data, self.viewpoint, frozen, **options)
 
+    @classmethod
+    def refuse_start(cls, settings: PixelConfiguration) -> None:
+        """Tries `start`, which needs no data."""
+        if settings.start_from:
+            cls(settings).start(None)
+
     def start(self, data: Any) -> None:
         """The head and what the trunk learned go on from another training where one is named."""
         if self.settings.start_from:
@@ -217,7 +223,7 @@ def learned_weights(trunk: DepthAnythingTrunk) -> set[str]:
 class TrainedPixels:
     """A head for pixels, and the weights of its trunk, of a checkpoint or of a bundle that completes cells."""
 
-    source: Path
+    file: Path  # the checkpoint, or the folder of the bundle
     configuration: Mapping[str, Any]  # of its training, plain values
     head: PixelHead
     trunk_weights: Mapping[str, Tensor]  # of a bundle those alone that are not as they were published
@@ -262,16 +268,7 @@ class TrainedPixels:
     @property
     def depth(self) -> dict[str, int]:
         """How much of the trunk there is, and of that as published."""
-        return {name: int(self.configuration.get(name, 0)) for name in ("blocks", "frozen_blocks")}
-
-    def trunk(self, weights: str) -> DepthAnythingTrunk:
-        """The trunk, whose other weights are those of a published model."""
-        blocks, frozen = self.depth.values()
-        made = DepthAnythingTrunk(weights=weights or DEPTH_ANYTHING, blocks=blocks, frozen_blocks=frozen)
-        self._learned_into(made)
-        given = named_as_here(self.trunk_weights, made.state_dict().keys())
-        made.load_state_dict(given, strict=False)  # of a checkpoint the blocks as well that did not learn
-        return made.eval()
+        return depth_of(self.configuration)
 
     def load_into(self, head: PixelHead, trunk: DepthAnythingTrunk) -> None:
         """Gives them these weights; a ConfigurationError where they have others."""
@@ -282,32 +279,37 @@ class TrainedPixels:
                 f"has a head of another size ({str(error)[:200]})",
                 "Take its class_branch_channels and merging",
             )
-            raise ConfigurationError(what, where=str(self.source), cure=cure) from error
-        self._learned_into(trunk)
-        own = trunk.state_dict()
+            raise ConfigurationError(what, where=str(self.file), cure=cure) from error
+        own, learned = trunk.state_dict(), learned_weights(trunk)
         given = named_as_here(self.trunk_weights, own.keys())
-        if other := [name for name, value in given.items() if not torch.equal(own[name], value)]:
-            what, cure = f"its trunk is of another model ({other[0]})", "Name its encoder_weights"
-            raise ConfigurationError(what, where=str(self.source), cure=cure)
-
-    def _learned_into(self, trunk: DepthAnythingTrunk) -> None:
-        given, learned = named_as_here(self.trunk_weights, trunk.state_dict().keys()), learned_weights(trunk)
-        if self.depth["frozen_blocks"] != trunk.frozen_blocks or not learned <= given.keys():
+        if self.depth["frozen_blocks"] != trunk.frozen_blocks or not learned <= given.keys() <= own.keys():
             what = f"its trunk learned behind block {self.depth['frozen_blocks']}, this one {trunk.frozen_blocks}"
             cure = "Take its pixels.frozen_blocks, pixels.blocks and encoder_weights"
-            raise ConfigurationError(what, where=str(self.source), cure=cure)
+            raise ConfigurationError(what, where=str(self.file), cure=cure)
         trunk.load_state_dict({name: given[name] for name in learned}, strict=False)
+        if other := [name for name, value in given.items() if not torch.equal(own[name], value)]:
+            what, cure = f"its trunk is of another model ({other[0]})", "Name its encoder_weights"
+            raise ConfigurationError(what, where=str(self.file), cure=cure)
 
 
-def trained_trunk(stored: Checkpoint) -> DepthAnythingTrunk:
-    """The trunk of a checkpoint of stage `pixels` or `completion`; a BundleError where it holds none."""
-    settings = stored.configuration
-    where, weights = str(stored.file), str(settings.get("encoder_weights", "")) or DEPTH_ANYTHING
-    chosen = {name: int(settings.get(name, 0)) for name in ("blocks", "frozen_blocks")}
-    trunk = DepthAnythingTrunk(weights=weights, pretrained=False, **chosen)
+def depth_of(configuration: Mapping[str, Any]) -> dict[str, int]:
+    """How much of a trunk there is, and of that as published, by the configuration of its training (plain values)."""
+    return {name: int(configuration.get(name, 0)) for name in ("blocks", "frozen_blocks")}
+
+
+def trained_trunk(stored: Checkpoint | TrainedPixels, weights: str | None = None) -> DepthAnythingTrunk:
+    """The trunk of a training of stage `pixels` or `completion`; a BundleError where it holds none of this model.
+
+    `weights`: the published model, by default the one that the training named. What a bundle leaves out is of that one.
+    """
+    named = (stored.configuration.get("encoder_weights") if weights is None else weights) or DEPTH_ANYTHING
+    whole = not stored.file.is_dir()
+    trunk = DepthAnythingTrunk(weights=named, pretrained=not whole, **depth_of(stored.configuration))
+    own, learned = trunk.state_dict(), learned_weights(trunk)
+    published = {} if whole else {name: value for name, value in own.items() if name not in learned}
     try:
-        trunk.load_state_dict(named_as_here(stored.trunk_weights, trunk.state_dict().keys()))
+        trunk.load_state_dict(published | named_as_here(stored.trunk_weights, own.keys()))
     except RuntimeError as error:
-        cure = "Name a checkpoint of stage pixels or completion"
-        raise BundleError(f"has no trunk of {weights} ({str(error)[:200]})", where=where, cure=cure) from error
+        what, cure = f"has no trunk of {named} ({str(error)[:200]})", "Take the encoder_weights of its training"
+        raise BundleError(what, where=str(stored.file), cure=cure) from error
     return trunk.eval()
