@@ -26,7 +26,7 @@ from torch import Tensor
 
 from scene_completion_ros import cli
 from scene_completion_ros.cli import main
-from scene_completion_ros.errors import BundleError, ConfigurationError, SceneCompletionError, SequenceError, TrainingError
+from scene_completion_ros.errors import BundleError, SceneCompletionError, SequenceError, TrainingError
 from scene_completion_training import runner
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import Configuration
@@ -142,7 +142,7 @@ def test_a_finished_training_stays_and_a_new_one_takes_nothing_away(synthetic_dr
     best.write_bytes(b"of another training")
     with pytest.raises(SceneCompletionError, match=r"would overwrite .*best\.ckpt, which is read \(start_from\)"):
         train(dataclasses.replace(configuration, start_from=str(best)))
-    with pytest.raises(ConfigurationError, match=r"best\.ckpt: is of another training.*Name another `output`"):
+    with pytest.raises(SceneCompletionError, match=r"best\.ckpt: is of another training.*Name another `output`"):
         train(configuration)
     assert best.read_bytes() == b"of another training"
 

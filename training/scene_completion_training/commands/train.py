@@ -73,8 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
     stage = configuration.parts()[arguments.only].stage if arguments.only else configuration.stage
     following = stage_class(stage).next_command.format(checkpoint=checkpoint)
     rows: dict[str, object] = {"checkpoint": checkpoint, "next": following}
+    if getattr(rank_zero_only, "rank", 0):
+        return 0
     if own and not arguments.only:
         for part, losses in compared(own, checkpoint).items():
             rows[part] = in_words(losses, arguments.student.name)
-    rank_zero_only(print_summary)(rows)
+    print_summary(rows)
     return 0
