@@ -239,7 +239,7 @@ class TrainedPixels:
         else:
             stored = Checkpoint.read(source)
             configuration, trunk = stored.configuration, dict(stored.trunk_weights)
-            if stored.stage == "pixels" and stored.steps < configuration["steps"]:
+            if stored.stage == "pixels" and not stored.ended:
                 what = f"its training took {stored.steps} of {configuration['steps']} steps"
                 raise BundleError(what, where=f"{where}: {source}", cure="Go on with that training first")
             state = part_of(stored.state, "pixels.") or dict(stored.state)
