@@ -152,7 +152,7 @@ def test_a_training_that_is_cut_goes_on_the_same(trained: Path, settings: Settin
 
 
 def test_minutes_end_a_training(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the clock the rate falls and the average begins; one that is cut counts the minutes that its checkpoint has."""
+    """By the clock the rate falls and the average begins; one that is cut counts the minutes of its checkpoint."""
     now, take = [0.0], Stage.training_step
 
     def a_minute(self: Stage, batch: dict[str, torch.Tensor], number: int) -> torch.Tensor:

@@ -95,7 +95,7 @@ class CompletionConfiguration(SeenConfiguration):
             return {"student": self}
         names = ("seed", "start_from", "encoder_weights", "world", "camera", "volume", "precision", "devices", "nodes")
         own, data = self.pixels, self.pixels.data
-        places = ("root", "sources", "validation", "cache", "segmentation")
+        places = ("root", "sources", "validation", "cache", "pack", "segmentation")
         data = dataclasses.replace(data, **{name: getattr(self.data, name) for name in places})
         given: dict[str, Any] = {name: getattr(self, name) for name in names} | {"data": data}
         pixels = dataclasses.replace(own, **given, output=f"{self.output}/pixels")
@@ -180,7 +180,7 @@ class CompletionStage(SeenStage):
         super().__init__(settings)
         self.viewpoint = settings.viewpoint()
         seen = TrainedPixels.read(Path(settings.pixels_from), settings, "pixels_from")
-        self.trunk = seen.trunk(settings.encoder_weights).requires_grad_(False)
+        self.trunk = seen.trunk(settings.model).requires_grad_(False)
         weights = hashlib.sha256(digest(self.trunk, learned=True).encode())
         for name, value in sorted(seen.head.state_dict().items()):
             weights.update(name.encode() + value.half().numpy().tobytes())

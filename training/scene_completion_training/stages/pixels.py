@@ -22,6 +22,7 @@ from scene_completion_ros.inference.bundle import open_student
 from scene_completion_training.checkpoints import Checkpoint, TrainedWeights, trained_viewpoint
 from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.data.completion_samples import CompletionData, CompletionDataSettings, FrozenEncoder
+from scene_completion_training.data.pack import Pack
 from scene_completion_training.losses import class_terms, depth_likelihood
 from scene_completion_training.networks.density_field import part_of
 from scene_completion_training.networks.pixel_head import PixelHead, PixelView, stated_ground
@@ -61,6 +62,13 @@ class SeenConfiguration(TrainingConfiguration):
     def viewpoint(self) -> Viewpoint:
         """The canonical camera, and the volume that is completed."""
         return Viewpoint.of_settings(self.camera, self.volume)
+
+    @property
+    def model(self) -> str:
+        """Folder or hub name of the model of its trunk."""
+        if self.data.pack:
+            return str(Pack(Path(self.data.pack)).model(Path(self.data.cache)))
+        return self.encoder_weights or DEPTH_ANYTHING
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -111,7 +119,7 @@ class PixelStage(SeenStage):
     def __init__(self, settings: PixelConfiguration) -> None:
         super().__init__(settings)
         self.viewpoint = settings.viewpoint()
-        weights = settings.encoder_weights or DEPTH_ANYTHING
+        weights = settings.model
         self.trunk = DepthAnythingTrunk(weights=weights, blocks=settings.blocks, frozen_blocks=settings.frozen_blocks)
         self.field = PixelHead(
             self.viewpoint.volume.point_code,
@@ -267,7 +275,7 @@ class TrainedPixels:
     def trunk(self, weights: str) -> DepthAnythingTrunk:
         """The trunk, whose other weights are those of a published model."""
         blocks, frozen = self.depth.values()
-        made = DepthAnythingTrunk(weights=weights or DEPTH_ANYTHING, blocks=blocks, frozen_blocks=frozen)
+        made = DepthAnythingTrunk(weights=weights, blocks=blocks, frozen_blocks=frozen)
         self._learned_into(made)
         given = named_as_here(self.trunk_weights, made.state_dict().keys())
         made.load_state_dict(given, strict=False)  # of a checkpoint the blocks as well that did not learn
@@ -286,7 +294,7 @@ class TrainedPixels:
         self._learned_into(trunk)
         own = trunk.state_dict()
         given = named_as_here(self.trunk_weights, own.keys())
-        if other := [name for name, value in given.items() if not torch.equal(own[name], value)]:
+        if other := [name for name, value in given.items() if not torch.equal(own[name].half(), value.half())]:
             what, cure = f"its trunk is of another model ({other[0]})", "Name its encoder_weights"
             raise ConfigurationError(what, where=str(self.source), cure=cure)
 
