@@ -17,6 +17,7 @@ import safetensors.torch
 
 import scene_completion_ros
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.picture_files import read_picture
 from scene_completion_ros.progress import Progress
 from scene_completion_ros.sequences.posed_sequence import reference_camera
 from scene_completion_ros.whole_files import tensor_bytes, whole_folder
@@ -51,9 +52,13 @@ class _Source:
     weights: Mapping[int, float]  # of its recordings: in proportion to how many samples are drawn of them
     frames: Sequence[_Frame]
 
+    @property
+    def weight(self) -> float:
+        return sum(self.weights.values()) or 1e-6
+
     def taken(self, factor: float) -> list[_Frame]:
         """Frames in even distances, as many as its weights times a factor, and at least one."""
-        count = min(len(self.frames), max(1, int(factor * sum(self.weights.values()))))
+        count = min(len(self.frames), max(1, int(factor * self.weight)))
         return [self.frames[int((number + 0.5) * len(self.frames) / count)] for number in range(count)]
 
 
@@ -83,9 +88,10 @@ def write_pack(configuration: TrainingConfiguration, output: Path, most_bytes: i
         _write_model(configuration, part / "trunk")
         values = dataclasses.asdict(configuration)
         (part / CONFIGURATION).write_text(json.dumps(values))
-        fixed = 10_000 + sum(file.stat().st_size for file in (*part.glob("trunk/*"), part / CONFIGURATION))
+        fixed = 10_000 + _LISTED * sum(map(len, data.groups.values()))
+        fixed += sum(file.stat().st_size for file in (*part.glob("trunk/*"), part / CONFIGURATION))
         sources = {role: _written(data, role, part) for role in data.recordings}
-        rows, lossless = _fitted([one for found in sources.values() for one in found], fixed, most_bytes)
+        kept, lossless = _fitted([one for found in sources.values() for one in found], fixed, most_bytes)
         suffix = ".png" if lossless else ".jpg"
         ranges = {"focal_ratios": data.focal_ratios, "heights": data.heights, "pitches": data.pitches}
         manifest = {
@@ -95,7 +101,7 @@ def write_pack(configuration: TrainingConfiguration, output: Path, most_bytes: i
             "images": suffix,
             "images_sha256": data.images,
             **{name: [min(seen), max(seen)] if seen else [] for name, seen in ranges.items()},
-            "recordings": {role: _recordings(data, role, found, rows) for role, found in sources.items()},
+            "recordings": {role: _recordings(data, role, found, kept) for role, found in sources.items()},
             "files": {
                 file.relative_to(part).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
                 for file in sorted(part.rglob("*"))
@@ -104,10 +110,8 @@ def write_pack(configuration: TrainingConfiguration, output: Path, most_bytes: i
         }
         (part / MANIFEST).write_text(json.dumps(manifest))
         size = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
-    taken = {
-        role: f"{sum(frame in rows for one in found for frame in one.frames)} of {sum(len(s.frames) for s in found)} frames"
-        for role, found in sources.items()
-    }
+    every = {role: [frame for one in found for frame in one.frames] for role, found in sources.items()}
+    taken = {role: f"{sum(frame in kept for frame in of)} of {len(of)} frames" for role, of in every.items()}
     images = "as they are" if lossless else f"as JPEG of quality {JPEG_QUALITY}"
     return {"pack": output, "size": f"{size / 1e6:.1f} MB", **taken, "images": images}
 
@@ -155,31 +159,23 @@ def _fitted(sources: Sequence[_Source], fixed: int, most_bytes: int | None) -> t
     if sum(frame.weigh() for frame in every) <= room:
         return set(every), True
     for frame in every:
-        image = cv2.imread(str(frame.place.with_suffix(".png")))
+        image = read_picture(frame.place.with_suffix(".png"))
         stored = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
         frame.place.with_suffix(".jpg").write_bytes(stored.tobytes())
         frame.place.with_suffix(".png").unlink()
     weights = {frame: frame.weigh() for frame in every}
-
-    def taken(factor: float) -> set[_Frame]:
-        return {frame for one in sources for frame in one.taken(factor)}
-
-    def size(frames: set[_Frame]) -> int:
-        return sum(weights[frame] for frame in frames)
-
-    least, most = 0.0, max(len(one.frames) / sum(one.weights.values()) for one in sources) + 1.0
-    if size(taken(least)) > room:
-        what = f"one frame of each source and the trunk need {-(-(size(taken(least)) + fixed) // 10**5) / 10:.1f} MB"
-        raise ConfigurationError(what, where="--size", cure="Give at least that, or name fewer sources")
-    if size(taken(most)) <= room:
-        least = most
-    while most - least > 1e-3:
-        middle = (least + most) / 2
-        least, most = (middle, most) if size(taken(middle)) <= room else (least, middle)
-    for frame in weights.keys() - taken(least):
-        for file in frame.place.parent.glob(f"{frame.place.name}.*"):
-            file.unlink()
-    return taken(least), False
+    factor = 1.0 + max(len(one.frames) / one.weight for one in sources)
+    least = 1.0 / max(one.weight for one in sources)  # one frame of each
+    while (size := sum(weights[frame] for one in sources for frame in one.taken(factor))) > room:
+        if factor < least:
+            what = f"one frame of each source and the trunk need {-(-(size + fixed) // 10**5) / 10:.1f} MB"
+            raise ConfigurationError(what, where="--size", cure="Give at least that, or name fewer sources")
+        factor *= 0.99
+    kept = {frame for one in sources for frame in one.taken(factor)}
+    for frame in weights.keys() - kept:
+        for suffix in (".jpg", ".xz"):
+            frame.place.with_suffix(suffix).unlink()
+    return kept, False
 
 
 def _recordings(
@@ -188,13 +184,12 @@ def _recordings(
     """What the manifest says of recordings: samples are drawn of each source as often as with all of its frames."""
     found: list[dict[str, object]] = [{} for _ in data.recordings[role]]
     for one in sources:
-        kept = {
-            n: [frame.index for frame in one.frames if frame.recording == n and frame in taken] for n in one.weights
-        }
-        whole, left = sum(one.weights.values()), sum(weight for n, weight in one.weights.items() if kept[n])
+        frames = [frame for frame in one.frames if frame in taken]
+        kept = {n: [frame.index for frame in frames if frame.recording == n] for n in one.weights}
+        left = sum(weight for n, weight in one.weights.items() if kept[n]) or 1e-6
         for number, indices in kept.items():
             source, sequence = data.recordings[role][number]
             count = len(data.groups[role][number])
-            share = source.share * (count / max(1, len(indices))) ** 0.5 * (whole / left)
+            share = source.share * (count / max(1, len(indices))) ** 0.5 * (one.weight / left)
             found[number] = {"name": sequence.name, "share": share, "frames": indices}
     return found
