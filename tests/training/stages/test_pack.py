@@ -55,7 +55,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("work")
     rendered = "world street --seed 5 --frames 4 --rate 2 --size 160 64 --supersampling 1 --output"
     assert main([*rendered.split(), str(folder / "towns/a")]) == 0
-    description = folder / "towns/a/sequence.json"
+    description = folder / "towns/a/sequence/sequence.json"
     description.write_text(description.read_text().replace('"role": "training",', ""))
     for name in ("towns/b", "other"):
         shutil.copytree(folder / "towns/a", folder / name)
