@@ -81,8 +81,7 @@ def write_pack(configuration: TrainingConfiguration, output: Path, most_bytes: i
     if output.is_dir() and any(output.iterdir()):
         raise ConfigurationError("is not empty", where=str(output), cure="Name another folder, or remove this one")
     settings = dataclasses.replace(configuration.data, pack="", augmentations=1)
-    options = {"steps": configuration.steps, "seed": configuration.seed}
-    data = CompletionData(settings, configuration.viewpoint(), None, **options)
+    data = CompletionData(settings, configuration.viewpoint(), None, steps=configuration.steps, seed=configuration.seed)
     data.setup("fit")
     with whole_folder(output, None) as part:
         _write_model(configuration, part / "trunk")

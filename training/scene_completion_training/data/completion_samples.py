@@ -72,7 +72,7 @@ SURE = 0.5  # probability from which what a student names in a pixel counts as i
 PARTS = (3, 8)  # rows and columns of the parts of an image whose depth errors differ
 # Raw SemanticKITTI ids of the ground: road, parking, sidewalk, other ground, lane marking, terrain.
 GROUND_IDS = (40, 44, 48, 49, 60, 72)
-_VERSION = 11
+_VERSION = 11  # raise FORMAT of pack.py with it
 _CITYSCAPES_TO_COMMON = np.array(
     [
         {"wall": 9, "traffic light": 14, "traffic sign": 14, "sky": SKY, "rider": INVALID, "bus": 5, "train": 5}.get(
