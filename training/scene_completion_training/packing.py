@@ -167,7 +167,7 @@ def _fitted(sources: Sequence[_Source], fixed: int, most_bytes: int | None) -> t
     least = 1.0 / max(one.weight for one in sources)  # one frame of each
     while (size := sum(weights[frame] for one in sources for frame in one.taken(factor))) > room:
         if factor < least:
-            what = f"one frame of each source and the trunk need {-(-(size + fixed) // 10**5) / 10:.1f} MB"
+            what = f"one frame of each source and the trunk need {-(-(size + fixed) // 10**4) / 100:.2f} MB"
             raise ConfigurationError(what, where="--size", cure="Give at least that, or name fewer sources")
         factor *= 0.99
     kept = {frame for one in sources for frame in one.taken(factor)}
