@@ -55,6 +55,7 @@ COMMANDS = {
     "extract": "scene_completion_training.commands.extract",
     "features": "scene_completion_training.commands.features",
     "import-checkpoint": "scene_completion_training.commands.import_checkpoint",
+    "pack": "scene_completion_training.commands.pack",
     "world": "scene_completion_worlds.commands.world",
     "train": "scene_completion_training.commands.train",
 }
@@ -63,7 +64,7 @@ COMMANDS = {
 # Under which heading the help lists them; the others, also those of installed packages, are tools.
 HEADINGS = {
     "Run": ("complete", "replay", "doctor"),
-    "Train": ("extract", "train", "calibrate", "export", "evaluate", "features"),
+    "Train": ("extract", "pack", "train", "calibrate", "export", "evaluate", "features"),
 }
 TOOLS = "Tools"
 

@@ -36,7 +36,7 @@ KEY = "scene_completion_training"
 FORMAT = 1  # version of what a checkpoint holds; those written before it was counted are 0, and hold the same
 # Which pixels a training completes cells from is in its record by their weights.
 _MAY_CHANGE = ("output", "pixels_from", "checkpoint_every", "validate_every", "log_every", "devices", "nodes")
-_DATA_MAY_CHANGE = ("cache", "workers")
+_DATA_MAY_CHANGE = ("cache", "pack", "workers")
 Field = TypeVar("Field", bound=TrainedField)
 
 
@@ -119,6 +119,7 @@ class Checkpoint:
     # Weights of the trunk of stages `pixels` and `completion`, empty for others.
     trunk_weights: Mapping[str, Tensor] = field(default_factory=dict)
     steps: int = 0  # that its training took so far
+    minutes: float = 0.0  # that these took, where its configuration limits them
 
     @staticmethod
     def read(file: Path) -> "Checkpoint":
@@ -129,11 +130,13 @@ class Checkpoint:
             parts = ("field.", "link.", "head.", "trunk.")
             state, link, head, trunk = (part_of(content["state_dict"], part) for part in parts)
             record = content.get(KEY, {})
+            seconds = content.get("callbacks", {}).get("Timer", {}).get("time_elapsed", {}).get("train", 0.0)
         except Exception as error:
             what = f"not a checkpoint of a density field ({error})"
             raise BundleError(what, where=str(file), cure="Name a checkpoint of `train`") from error
         refuse_later(record, str(file))
-        stored = Checkpoint(file, state, record, link, head, trunk, int(content.get("global_step", 0)))
+        taken = int(content.get("global_step", 0)), float(seconds) / 60.0
+        stored = Checkpoint(file, state, record, link, head, trunk, *taken)
         learned = stored.stage_class.learns_link(stored.configuration)
         return stored if learned else dataclasses.replace(stored, link={})
 
@@ -141,6 +144,12 @@ class Checkpoint:
     def configuration(self) -> Mapping[str, Any]:
         """The configuration of its training, plain values."""
         return self.record.get("configuration", {})  # type: ignore[no-any-return]
+
+    @property
+    def ended(self) -> bool:
+        """Whether its training has taken all its steps, or all its minutes."""
+        most = self.configuration.get("max_minutes", 0.0)
+        return bool(self.steps >= self.configuration.get("steps", 1) or 0.0 < most <= self.minutes)
 
     @property
     def stage(self) -> str:

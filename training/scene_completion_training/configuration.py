@@ -19,6 +19,7 @@ from scene_completion_training.viewpoint import ENCODER_STEP, CameraSettings, Vi
 
 Completed = TypeVar("Completed", bound="TrainingConfiguration")
 Chosen = TypeVar("Chosen", bound="Configuration")
+MOST_MINUTES = 1_000_000
 
 
 @dataclass
@@ -52,6 +53,9 @@ class TrainingConfiguration:
     stage: str = DEFAULT_STAGE  # name of the stage, see `stage_registry`
     seed: int = 0  # seed of samples, rays and initial weights; together with the step it determines everything random
     steps: int = 10_000  # optimiser steps of the whole training
+    # Minutes after which it ends where it has not taken all steps by then, without those that prepare its samples. The
+    # learning rate goes by what is further, clock or steps. 0: there is no such end, and a training can be repeated.
+    max_minutes: float = 0.0
     learning_rate: float = 3e-4  # learning rate after the warm-up
     warmup: int = 200  # steps of linear warm-up
     checkpoint_every: int = 250  # steps between checkpoints, of which the newest is kept; the last step has one
@@ -84,6 +88,9 @@ class TrainingConfiguration:
 
     def check(self) -> None:
         """Raises a `ConfigurationError` for settings that contradict each other; stages add checks."""
+        if not 0.0 <= self.max_minutes <= MOST_MINUTES:
+            cure = f"Take 0 for none, or up to {MOST_MINUTES}"
+            raise ConfigurationError(f"{self.max_minutes}", where="max_minutes", cure=cure)
         start = getattr(self, "ema_start", 0)
         if getattr(self, "ema_decay", 0.0) and start >= self.steps:
             what = f"the average would start at step {start} of {self.steps}, and hold the weights of the start"

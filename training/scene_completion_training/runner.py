@@ -67,13 +67,13 @@ def train(configuration: TrainingConfiguration, *, threads: int | None = None) -
     if resume is not None:
         stored = Checkpoint.read(resume)
         record.refuse_other(stored.record)
-        if stored.steps >= configuration.steps:
+        if stored.ended:
             return last
         stage.go_on()
     start = [] if resume else [FirstWeights()]
     trainer = _trainer(configuration, [record, *start, *stage.callbacks()])
     trainer.fit(stage, datamodule=data, ckpt_path=resume and str(resume), weights_only=True)
-    if configuration.steps % configuration.checkpoint_every:
+    if trainer.global_step % configuration.checkpoint_every:
         trainer.save_checkpoint(last)
     return last
 

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 import lightning
 import safetensors.torch
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import Timer, WeightAveraging
 from torch import Tensor
 
 from scene_completion_ros.errors import TrainingError
@@ -22,16 +23,16 @@ Batch: TypeAlias = dict[str, Tensor]  # by name, of samples or of their losses
 class Average(WeightAveraging):
     """Exponential average of the weights from a step on, which leaves weights that do not learn exactly as they are."""
 
-    def __init__(self, decay: float, start: int) -> None:
+    def __init__(self, decay: float, begun: Callable[[int], bool]) -> None:
         def moved(average: Tensor, now: Tensor, _: Tensor | int) -> Tensor:
             return average + (1.0 - decay) * (now - average)
 
         super().__init__(avg_fn=moved)
-        self._start = start
+        self._begun = begun
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """After each step, from the first one on that counts."""
-        return step_idx is not None and step_idx >= self._start
+        return step_idx is not None and self._begun(step_idx)
 
 
 class Stage(lightning.LightningModule):
@@ -46,17 +47,19 @@ class Stage(lightning.LightningModule):
     def __init__(self, settings: TrainingConfiguration) -> None:
         super().__init__()
         self.settings = settings
+        self._clock = Timer(timedelta(minutes=settings.max_minutes))
 
     def make_data(self) -> TrainingData:
         """The samples of the whole training."""
         raise NotImplementedError
 
     def callbacks(self) -> list[lightning.Callback]:
-        """Callbacks of this stage alone: the average of the weights, if its settings have one."""
+        """Callbacks of this stage alone: the clock and the average of the weights, if its settings have them."""
         settings = self.settings
-        if not getattr(settings, "ema_decay", 0.0):
-            return []
-        return [Average(settings.ema_decay, settings.ema_start)]
+        found: list[lightning.Callback] = [self._clock] if settings.max_minutes else []
+        if getattr(settings, "ema_decay", 0.0):
+            found.append(Average(settings.ema_decay, lambda step: self.due(step) >= settings.ema_start))
+        return found
 
     def remembered(self) -> dict[str, Any]:
         """What a checkpoint remembers besides the configuration; a training that resumes has to have the same."""
@@ -113,9 +116,16 @@ class Stage(lightning.LightningModule):
         return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
 
     def scheduled(self, optimiser: torch.optim.Optimizer, factor: Callable[[int], float]) -> Any:
-        """An optimiser whose rate has a factor for each step, as Lightning takes it."""
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+        """An optimiser whose rate has a factor for each step that is `due`, as Lightning takes it."""
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: factor(self.due(step)))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def due(self, step: int) -> int:
+        """A step; or a later one, if the clock is there already: as many steps as `max_minutes` have passed in part."""
+        if not self.settings.max_minutes:
+            return step
+        passed = self.trainer.strategy.broadcast(self._clock.time_elapsed() / (60.0 * self.settings.max_minutes))
+        return max(step, int(min(1.0, passed) * self.settings.steps))
 
     def warmed_cosine(self, step: int) -> float:
         """Factor on the learning rate: linear over the warm-up, then a cosine to zero over the rest of the steps."""

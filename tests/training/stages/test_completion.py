@@ -9,12 +9,14 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import timer
 from safetensors.numpy import load_file
 
 from scene_completion_ros.cli import main
@@ -60,7 +62,7 @@ from scene_completion_training.stages.pixels import PixelConfiguration, learned_
 from scene_completion_training.viewpoint import CameraSettings, VolumeSettings
 from scene_completion_worlds.room.walk import RoomWalk
 from tests.training.foundation.tiny_models import saved_depth_model
-from tests.training.small_trainings import cut_off
+from tests.training.small_trainings import curves, cut_off
 
 Settings = Callable[..., CompletionConfiguration]
 CAMERA = CameraSettings(width=128, height=64, field_of_view=80.0)
@@ -147,6 +149,34 @@ def test_a_training_that_is_cut_goes_on_the_same(trained: Path, settings: Settin
     assert train_parts(there).stat().st_mtime_ns == written
     with pytest.raises(ConfigurationError, match="no part 'teachers'.*There are pixels, student"):
         train_parts(cut, "teachers")
+
+
+def test_minutes_end_a_training(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the clock the rate falls and the average begins; one that is cut counts the minutes of its checkpoint."""
+    now, take = [0.0], Stage.training_step
+
+    def a_minute(self: Stage, batch: dict[str, torch.Tensor], number: int) -> torch.Tensor:
+        now[0] += 60.0
+        return take(self, batch, number)
+
+    monkeypatch.setattr(timer, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Stage, "training_step", a_minute)
+    whole = settings(tmp_path)
+    whole.pixels = dataclasses.replace(whole.pixels, steps=1000, warmup=1, max_minutes=5, ema_start=400)
+    with cut_off(3):
+        train_parts(whole, "pixels")
+    now[0] += 1e6
+    last = train_parts(whole, "pixels")
+    stored, content = Checkpoint.read(last), torch.load(last, weights_only=True)
+    assert (stored.steps, stored.minutes, stored.ended) == (5, 5.0, True)
+    assert int(content["averaging_state"]["n_averaged"]) == 4
+    rates = {step: rate for (name, step), rate in curves(last.parents[1], "lr-").items() if name.endswith("pg1")}
+    fallen = [0.5 + 0.5 * math.cos(math.pi * (200 * step - 1) / 999) for step in range(1, 5)]
+    assert [rates[step] / whole.pixels.learning_rate for step in range(5)] == pytest.approx([1.0, *fallen])
+    written = last.stat().st_mtime_ns
+    assert Checkpoint.read(train_parts(whole)).steps == 4 and last.stat().st_mtime_ns == written
+    with pytest.raises(ConfigurationError, match="max_minutes"):
+        make_stage(settings(tmp_path, max_minutes=-1.0))
 
 
 def test_an_odd_number_of_voxels_can_be_completed(settings: Settings, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 from zlib import crc32
@@ -49,6 +49,7 @@ from scene_completion_training.data.module import (
     matching,
     refuse_overlap,
 )
+from scene_completion_training.data.pack import Pack
 from scene_completion_training.data.prepared import identity
 from scene_completion_training.data.stereo import depth_meter, measured_depth
 from scene_completion_training.data.store import Arrays, Store, keyed, mapped_arrays
@@ -71,7 +72,7 @@ SURE = 0.5  # probability from which what a student names in a pixel counts as i
 PARTS = (3, 8)  # rows and columns of the parts of an image whose depth errors differ
 # Raw SemanticKITTI ids of the ground: road, parking, sidewalk, other ground, lane marking, terrain.
 GROUND_IDS = (40, 44, 48, 49, 60, 72)
-_VERSION = 11
+_VERSION = 11  # raise FORMAT of pack.py with it
 _CITYSCAPES_TO_COMMON = np.array(
     [
         {"wall": 9, "traffic light": 14, "traffic sign": 14, "sky": SKY, "rider": INVALID, "bus": 5, "train": 5}.get(
@@ -98,6 +99,7 @@ class CompletionDataSettings:
     sources: list[CompletionSource] = field(default_factory=list)
     validation: list[CompletionSource] = field(default_factory=list)  # watched only
     cache: str = "completion_samples"  # folder for maps and voxels of the frames: about ten megabytes a sample
+    pack: str = ""  # `train --pack` sets it: a pack, in place of recordings, teachers, `segmentation` and the trunk
     # Weights of ESPNetv2, or a student that completes cells (a bundle, or a name as of the package), for the classes of
     # pixels where there is no truth.
     segmentation: str = ""
@@ -126,6 +128,20 @@ class FrozenEncoder:
     # What it sees [1, ...] in an image [1, 3, H, W] in 0..255: some of `MAPS`, or `UNPLACED`.
     see: Callable[[Tensor], dict[str, Tensor]]
     key: str  # names what that follows from
+
+    def seen(
+        self, images: Callable[[Sequence[int]], Iterator[tuple[int, Bytes]]], name: str, augmentation: int
+    ) -> Callable[[Sequence[int]], Iterator[Arrays]]:
+        """Gives what it sees in frames of a recording of this name, by the numbers of the frames."""
+
+        def made(indices: Sequence[int]) -> Iterator[Arrays]:
+            for index, image in images(indices):
+                chance = np.random.default_rng((augmentation, index, crc32(name.encode())))
+                shown = np.ascontiguousarray(jittered(image, chance) if augmentation else image)
+                found = self.see(torch.from_numpy(shown).permute(2, 0, 1)[None].float())
+                yield {part: values[0].to(torch.float16).numpy() for part, values in found.items()}
+
+        return made
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +207,7 @@ def prepare_samples(
     sequence: PosedSequence,
     frames: Sequence[int],
     store: Store,
-    frozen: FrozenEncoder,
+    frozen: FrozenEncoder | None,  # None: what is true and taught alone
     viewpoint: Viewpoint,
     *,
     classes_of: PixelClasses | None = None,  # for recordings that do not have classes of pixels
@@ -211,13 +227,6 @@ def prepare_samples(
             image = canonical_image(sequence.image(index, camera), sequence.cameras[camera], viewpoint.camera)
             yield index, image
 
-    def seen(indices: Sequence[int]) -> Iterator[Arrays]:
-        for index, image in images(indices):
-            chance = np.random.default_rng((augmentation, index, crc32(sequence.name.encode())))
-            shown = np.ascontiguousarray(jittered(image, chance) if augmentation else image)
-            found = frozen.see(torch.from_numpy(shown).permute(2, 0, 1)[None].float())
-            yield {name: part[0].to(torch.float16).numpy() for name, part in found.items()}
-
     def true(indices: Sequence[int]) -> Iterator[Arrays]:
         for index, image in images(indices):
             yield _truth(sequence, index, image, viewpoint, classes_of)
@@ -236,7 +245,10 @@ def prepare_samples(
 
     key = classes_of and classes_of.key
     truths = files("truth", true, key)
-    parts = [files("seen image", seen, frozen.key, augmentation), truths]
+    parts = [truths]
+    if frozen is not None:
+        see = frozen.seen(images, sequence.name, augmentation)
+        parts.insert(0, files("seen image", see, frozen.key, augmentation))
     if taught is not None and sequence.provenance.get("source") not in (TOWNS, ROOMS):
         parts.append(files("taught image", known, key, taught.key))
     return [tuple(part[index] for part in parts) for index in frames]
@@ -609,7 +621,7 @@ class CompletionData(TrainingData):
         self,
         settings: CompletionDataSettings,
         viewpoint: Viewpoint,
-        frozen: FrozenEncoder,  # for samples that are not prepared yet
+        frozen: FrozenEncoder | None,  # as of `prepare_samples`, for samples that are not prepared yet
         *,
         steps: int,
         seed: int,
@@ -618,6 +630,7 @@ class CompletionData(TrainingData):
         super().__init__(settings, steps=steps, seed=seed)
         self.viewpoint, self.frozen, self.voxels = viewpoint, frozen, voxels
         self.groups: dict[str, list[list[Files]]] = {}
+        self.recordings: dict[str, list[_Recording]] = {}
         self.images = ""  # hash of the content of the image files that are trained on
         self.focal_ratios: list[float] = []
         self.heights: list[float] = []
@@ -637,12 +650,16 @@ class CompletionData(TrainingData):
         """
         if self.groups:
             return
+        if self.settings.pack:
+            for role in ("training", "validation")[stage != "fit" :]:
+                self.groups[role] = list(self._unpacked(role, Pack(Path(self.settings.pack))))
+            return
         self.require_sources("recordings")
         named = self.settings.segmentation
         classes_of = PixelClasses.of(named, self.viewpoint) if named else None
         root = Path(self.settings.root)
         sources = {"training": self.settings.sources, "validation": self.settings.validation}
-        opened = {
+        self.recordings = opened = {
             role: [(source, load_sequence(root, source, role)) for source in matching(root, named)]
             for role, named in sources.items()
             if role == "validation" or stage == "fit"
@@ -656,6 +673,29 @@ class CompletionData(TrainingData):
             self.groups[role] = list(
                 self._prepared(role, recordings, classes_of, taught if role == "training" else None)
             )
+
+    def _unpacked(self, role: str, pack: Pack) -> Iterator[list[Files]]:
+        manifest = pack.manifest
+        assert self.frozen is not None
+        if role == "training":
+            self.images = manifest.text("images_sha256")
+            self.focal_ratios, self.heights, self.pitches = (
+                list(manifest.numbers(name)) for name in ("focal_ratios", "heights", "pitches")
+            )
+        for number, one in enumerate(manifest.object("recordings").objects(role)):
+            place, names = f"{role}/{number:04d}", {index: f"{index:06d}" for index in one.integers("frames")}
+            images = partial(pack.images, place, self.viewpoint.camera)
+            made: list[tuple[str, Any, Any]] = [("truth", partial(pack.samples, place), None)]
+            for augmentation in range(self.settings.augmentations if role == "training" else 1):
+                see = self.frozen.seen(images, one.text("name"), augmentation)
+                made.append(("seen image", see, [self.frozen.key, augmentation]))
+            truths, *seen = [
+                self.store.entry(f"packed {what}", keyed(place, [what, pack.key, of])).fill(names, make, what)
+                for what, make, of in made
+            ]
+            if role == "training":
+                self.shares.append(one.number("share"))
+            yield [files for each in seen for files in zip(each, truths, strict=True)]
 
     def _prepared(
         self,

@@ -20,7 +20,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _CONFIG, _PREPROCESSOR, _PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_DESCRIPTION_FILES = (_CONFIG, _PREPROCESSOR, _PROCESSOR)
+DESCRIPTION_FILES = (_CONFIG, _PREPROCESSOR, _PROCESSOR)
 _WEIGHT_FILES = (_WEIGHTS, _INDEX, "model-*.safetensors")
 _PACKAGE = "package:"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -43,7 +43,7 @@ def description_folder(model: str, wanted: Sequence[str] = ()) -> Path:
     `model`: local folder, `package:NAME/FOLDER` for a folder of an installed package (which is not imported), or name
     on the hub, from which it is downloaded. Raises ConfigurationError where there is none of these.
     """
-    return hub_folder(model, (*_DESCRIPTION_FILES, *wanted))
+    return hub_folder(model, (*DESCRIPTION_FILES, *wanted))
 
 
 def model_name(model: str) -> str:
@@ -57,7 +57,7 @@ def weight_files(model: str) -> list[Path]:
 
     Raises BundleError where there are none, or not those of their index; ConfigurationError: see `description_folder`.
     """
-    folder = hub_folder(model, (*_DESCRIPTION_FILES, *_WEIGHT_FILES))
+    folder = hub_folder(model, (*DESCRIPTION_FILES, *_WEIGHT_FILES))
     if (folder / _WEIGHTS).is_file():
         return [folder / _WEIGHTS]
     if not (folder / _INDEX).is_file():

@@ -98,7 +98,7 @@ class CompletionConfiguration(SeenConfiguration):
         if self.pixels_from:
             return {"student": self}
         names = ("seed", "start_from", "encoder_weights", "world", "camera", "volume", "precision", "devices", "nodes")
-        places = ("root", "sources", "validation", "cache", "segmentation")
+        places = ("root", "sources", "validation", "cache", "pack", "segmentation")
         given = {name: getattr(self, name) for name in names} | {"output": f"{self.output}/pixels"}
         pixels = _with_shared(self.pixels, given, "")
         pixels.data = _with_shared(pixels.data, {name: getattr(self.data, name) for name in places}, "data.")
@@ -192,7 +192,7 @@ class CompletionStage(SeenStage):
         super().__init__(settings)
         self.viewpoint = settings.viewpoint()
         seen = TrainedPixels.read(Path(settings.pixels_from), settings, "pixels_from")
-        self.trunk = trained_trunk(seen, settings.encoder_weights).requires_grad_(False)
+        self.trunk = trained_trunk(seen, settings.model).requires_grad_(False)
         weights = hashlib.sha256(digest(self.trunk, learned=True).encode())
         for name, value in sorted(seen.head.state_dict().items()):
             weights.update(name.encode() + value.half().numpy().tobytes())

@@ -22,6 +22,7 @@ from scene_completion_ros.inference.bundle import open_student
 from scene_completion_training.checkpoints import Checkpoint, TrainedWeights, trained_viewpoint
 from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.data.completion_samples import CompletionData, CompletionDataSettings, FrozenEncoder
+from scene_completion_training.data.pack import Pack
 from scene_completion_training.losses import class_terms, depth_likelihood
 from scene_completion_training.networks.density_field import part_of
 from scene_completion_training.networks.pixel_head import PixelHead, PixelView, stated_ground
@@ -61,6 +62,13 @@ class SeenConfiguration(TrainingConfiguration):
     def viewpoint(self) -> Viewpoint:
         """The canonical camera, and the volume that is completed."""
         return Viewpoint.of_settings(self.camera, self.volume)
+
+    @property
+    def model(self) -> str:
+        """Folder or hub name of the model of its trunk."""
+        if self.data.pack:
+            return str(Pack(Path(self.data.pack)).model(Path(self.data.cache)))
+        return self.encoder_weights or DEPTH_ANYTHING
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -111,7 +119,7 @@ class PixelStage(SeenStage):
     def __init__(self, settings: PixelConfiguration) -> None:
         super().__init__(settings)
         self.viewpoint = settings.viewpoint()
-        weights = settings.encoder_weights or DEPTH_ANYTHING
+        weights = settings.model
         self.trunk = DepthAnythingTrunk(weights=weights, blocks=settings.blocks, frozen_blocks=settings.frozen_blocks)
         self.field = PixelHead(
             self.viewpoint.volume.point_code,
@@ -245,7 +253,7 @@ class TrainedPixels:
         else:
             stored = Checkpoint.read(source)
             configuration, trunk = stored.configuration, dict(stored.trunk_weights)
-            if stored.stage == "pixels" and stored.steps < configuration["steps"]:
+            if stored.stage == "pixels" and not stored.ended:
                 what = f"its training took {stored.steps} of {configuration['steps']} steps"
                 raise BundleError(what, where=f"{where}: {source}", cure="Go on with that training first")
             state = part_of(stored.state, "pixels.") or dict(stored.state)
@@ -287,7 +295,7 @@ class TrainedPixels:
             cure = "Take its pixels.frozen_blocks, pixels.blocks and encoder_weights"
             raise ConfigurationError(what, where=str(self.file), cure=cure)
         trunk.load_state_dict({name: given[name] for name in learned}, strict=False)
-        if other := [name for name, value in given.items() if not torch.equal(own[name], value)]:
+        if other := [name for name, value in given.items() if not torch.equal(own[name].half(), value.half())]:
             what, cure = f"its trunk is of another model ({other[0]})", "Name its encoder_weights"
             raise ConfigurationError(what, where=str(self.file), cure=cure)
 
