@@ -71,7 +71,7 @@ def test_the_ground_is_the_lowest_that_rises_slowly() -> None:
     below = grazed(ground, grid)
     top = -2.2 + 0.2 * below.sum(axis=2)
     assert top[:192, 0] == pytest.approx(0.05 * (np.arange(192) + 0.5) * 0.2 - 1.7, abs=0.35)
-    assert top[44, 36] == pytest.approx(top[44, 28], abs=0.2)  # below the car it lies as beside it
+    assert top[44, 36] == pytest.approx(top[44, 28], abs=0.2)  # below the car it lies as next to it
     assert not grazed(np.full((256, 64), np.nan, np.float32), grid).any()
 
 

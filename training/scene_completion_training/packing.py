@@ -66,8 +66,8 @@ def write_pack(configuration: TrainingConfiguration, output: Path, most_bytes: i
     """Writes all that the trainings of a configuration need into a folder, and returns rows that say what.
 
     Images are stored as PNG, or as JPEG of quality 95 where they would not fit; if they still do not, fewer frames are
-    taken of every source, more of one of which more samples are drawn. The trunk is stored in half precision, by which
-    trunks are told apart. `most_bytes`: of all files; None for any number.
+    taken of every source, more of one of which more samples are drawn. The trunk is stored in half precision, in which
+    trunks are compared. `most_bytes`: of all files; None for any number.
 
     Raises ConfigurationError where the stage is none of those, it starts from other trainings, the folder is not empty,
     or not even one frame of each source fits; or as of `CompletionData.setup`.

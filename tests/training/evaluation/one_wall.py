@@ -63,7 +63,7 @@ def make_street(assets: tuple[str, ...] = ("lidar", "depth", "voxel_label", "vox
     label, flags = voxels()
     image = np.random.default_rng(0).integers(0, 255, (CAMERA.height, CAMERA.width, 3)).astype(np.uint8)
     x = (np.arange(CAMERA.width) - CAMERA.cx) / CAMERA.fx * WALL_FRONT
-    row = np.where((x >= WALL_LEFT) & (x <= WALL_RIGHT), WALL_FRONT, np.inf)  # the sky beside the wall
+    row = np.where((x >= WALL_LEFT) & (x <= WALL_RIGHT), WALL_FRONT, np.inf)  # the sky next to the wall
     depth = np.broadcast_to(row, (CAMERA.height, CAMERA.width)).astype(np.float32)
     frames = []
     for index in range(FRAMES):

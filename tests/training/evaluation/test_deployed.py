@@ -4,23 +4,27 @@ import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.metric import Scores
+from scene_completion_ros.evaluation.obstacles import FIXED, OBSTACLES
 from scene_completion_ros.evaluation.occupancy import CALIBRATION, OCCUPANCY
 from scene_completion_ros.geometry import RigidTransform
-from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.cells import ROAD
 from scene_completion_ros.inference.completer import Completer, SequentialCompleter
 from scene_completion_ros.inference.evidence import Sources
 from scene_completion_ros.inference.scene_query import inverse_distance_samples
+from scene_completion_ros.sequences.frame_lists import part_of_recording
 from scene_completion_ros.sequences.opening import lidar_depth, open_recording
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_ros.voxels.occupancy import Calibration, composite, density_of_logit, density_of_opacity, opacity
 from scene_completion_training.evaluation.deployed import (
+    OBSTACLE_THRESHOLDS,
     DensityStretch,
     DeployedStudent,
     RayLogits,
@@ -29,10 +33,11 @@ from scene_completion_training.evaluation.deployed import (
     of_beams,
     rays_to_depth,
 )
-from scene_completion_training.evaluation.geometry import voxel_frames
+from scene_completion_training.evaluation.geometry import scored_frames, voxel_frames
 from scene_completion_training.evaluation.predictor import (
     AFTER,
     BEFORE,
+    CALIBRATED_RULE,
     IDENTITY,
     VOXEL_EDGE,
     Prediction,
@@ -167,6 +172,24 @@ def test_fit_finds_the_stretch_that_the_logits_lack(scale: float, offset: float,
     found = fit_stretch([soft_walls(scale, offset, seed) for seed in range(3)])
     assert found.scale == pytest.approx(scale, abs=tolerance)
     assert found.offset == pytest.approx(offset, abs=tolerance)
+
+
+def test_ground_and_obstacles_get_thresholds_of_their_own(shared_data: Path, tmp_path: Path) -> None:
+    """On single scans; what a calibrated student is scored by is what its calibration found."""
+    student = StudentBundle.load(copytree(DEFAULT_BUNDLE.with_name("street"), tmp_path / "copy"))
+    pairs = open_recording(shared_data / "kitti_more" / "kitti_2015_pairs")
+    drive = part_of_recording(pairs, drives=["2011_09_26_drive_0015_sync"])
+    drive = replace(drive, frames=drive.frames[:2])
+    calibrated = calibrate_on_truth(student, [drive])
+    record = calibrated.provenance["calibration"]
+    assert calibrated.obstacle_threshold in OBSTACLE_THRESHOLDS and record["frames"] == 2
+    assert StudentBundle.load(tmp_path / "copy").thresholds == calibrated.thresholds
+    scores = Scores([OBSTACLES, OCCUPANCY])
+    scores.run("scans", [DeployedStudent(calibrated, threads=1)], scored_frames(drive, 1, single_scan=True))
+    rows = [row for row in scores.rows("obstacles") if (row["rule"], row["tolerance"]) == (CALIBRATED_RULE, FIXED)]
+    found = np.mean([row["f_score"] for row in rows if row["f_score"] is not None])
+    assert found == pytest.approx(record["obstacle_f_there"], abs=5e-3)
+    assert found > 0.5
 
 
 def test_evaluation_and_replay_have_one_factor(tmp_path: Path) -> None:
