@@ -8,7 +8,7 @@ With T_0 = 1,
 Depth and transmittance are made of alpha as the network gives it. alpha is no probability, though. Training by
 rendering leaves surfaces at 0.05 to 0.3, and a wall of three such voxels would let most of a ray through. All that is
 published or thresholded is the calibrated probability, and the states of voxels follow it. For them an occupied voxel
-(calibrated probability at or above the threshold) is opaque,
+(calibrated probability at or above its threshold) is opaque,
 
     T_state,i+1 = T_state,i (1 - alpha_i) for a free voxel,    0 for an occupied one
 
@@ -111,10 +111,12 @@ class March:
         occupied_from: float | np.float32,
         *,
         far: float = math.inf,  # depth, metres, from which on a student that predicts depth sees nothing
+        obstacle_from: float | np.float32 | None = None,  # the same of what stands on the ground; None: no other
     ) -> None:
         rays = grid_rays(grid, camera_from_grid, camera)
         self.grid, self.camera = grid, camera
         self.occupied_from = np.float32(occupied_from)
+        self.obstacle_from = np.float32(occupied_from if obstacle_from is None else obstacle_from)
         # `GridRays` as the kernel takes them: origin [3], direction [R, 3], cosine [R], first [R], stop [R] and leave
         # [R] (metres), float32 and int32.
         self.rays = (
@@ -128,13 +130,23 @@ class March:
         self.far = np.float32(far)
         self._kernel, self._sight = _march_kernel(), _sight_kernel()
 
-    def __call__(self, alpha: NDArray[np.float32], depth: NDArray[np.float32] | None = None) -> MarchResult:
-        """Marches through alpha, float32 [X, Y, Z], up to the depth, float32 [h, w], where a student predicts it."""
+    def __call__(
+        self,
+        alpha: NDArray[np.float32],
+        depth: NDArray[np.float32] | None = None,
+        stands: NDArray[np.bool_] | None = None,
+    ) -> MarchResult:
+        """Marches through alpha, float32 [X, Y, Z], up to the depth, float32 [h, w], where a student predicts it.
+
+        `stands`: bool [X, Y, Z], with a depth: what stands on the ground; None for nothing.
+        """
         shape = (self.camera.height, self.camera.width)
         read, (origin, *rest) = (alpha, self.occupied_from, np.float32(self.grid.voxel_size), shape[1]), self.rays
         if depth is not None:
             half_distance = np.empty(shape, dtype=np.float32)
-            self._sight(*read, depth.reshape(-1), tuple(origin), *rest[:-1], half_distance.reshape(-1))
+            high = np.zeros(alpha.shape, np.bool_) if stands is None else stands
+            above = high.reshape(-1), self.obstacle_from
+            self._sight(*read, *above, depth.reshape(-1), tuple(origin), *rest[:-1], half_distance.reshape(-1))
             return MarchResult(depth.copy(), half_distance, (depth >= self.far).astype(np.float32))
         out = tuple(np.empty(shape, dtype=np.float32) for _ in range(3))
         self._kernel(*read, tuple(origin), *rest, *(part.reshape(-1) for part in out))
@@ -160,8 +172,9 @@ def voxels_along(step: Any, origin: Any, d_x: Any, d_y: Any, d_z: Any, shape: An
 def _sight_kernel() -> Callable[..., None]:
     @kernel()
     def see(  # type: ignore[no-untyped-def] # numba finds the types
-        alpha, occupied_from, step_length, width, depth, origin, direction, cosine, first, stop, half_distance
-    ):
+        alpha, occupied_from, step_length, width, stands, obstacle_from, depth, origin, direction, cosine, first, stop,
+        half_distance
+    ) -> None:  # fmt: skip
         flat = alpha.reshape(-1)
         for column in prange(width):
             voxels = np.empty(CHUNK, np.int32)
@@ -176,7 +189,8 @@ def _sight_kernel() -> Callable[..., None]:
                     chunk = (step - first[ray]) & (CHUNK - 1)
                     if chunk == 0:
                         voxels_along(step, origin, d_x, d_y, d_z, alpha.shape, voxels)
-                    if flat[np.uint32(voxels[chunk])] >= occupied_from:
+                    at = np.uint32(voxels[chunk])
+                    if flat[at] >= (obstacle_from if stands[at] else occupied_from):
                         turned = along * step_length
                         break
                 half_distance[ray] = turned

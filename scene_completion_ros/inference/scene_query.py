@@ -154,8 +154,8 @@ class PreparedScene(Generic[Voxels]):
         labels = None
         if isinstance(query, VoxelQuery) and bundle.label_units:
             labels = LabelQuery(query.field, query.samples, query.in_view.size)
-        occupied_from = bundle.calibration.occupied_from(bundle.threshold)
-        march = March(grid, camera_from_grid, camera, occupied_from, far=bundle.depth_range[1])
+        ground, obstacle = map(bundle.calibration.occupied_from, bundle.thresholds)
+        march = March(grid, camera_from_grid, camera, ground, far=bundle.depth_range[1], obstacle_from=obstacle)
         classifier = VoxelClassifier(
             grid, camera_from_grid, camera, query.in_view, bundle.calibration, bundle.thresholds
         )
@@ -280,7 +280,7 @@ class _HostQuery(Generic[Voxels]):
         stands: NDArray[np.bool_] | None = None,  # see `VoxelClassifier`
     ) -> SceneAnswer:
         prepared = self._prepared
-        rays = prepared.march(alpha, sight)
+        rays = prepared.march(alpha, sight, stands)
         clock.lap("march")
         probability, state = prepared.classifier(alpha, rays.half_distance, stands)
         occupied, of_occupied = occupied_voxels(state, probability)

@@ -121,8 +121,9 @@ def test_sight_kernel_agrees_with_the_reference(name: str) -> None:
     alpha = (rng.random(GRID.shape) ** 30).astype(np.float32)
     depth = rng.uniform(2.0, 40.0, (RAYS.height, RAYS.width)).astype(np.float32)
     pose = POSES[name]
-    expected = sight(depth, alpha >= np.float32(0.5), GRID, pose, RAYS, 35.0)
-    found = March(GRID, pose, RAYS, 0.5, far=35.0)(alpha, depth)
+    stands = np.indices(GRID.shape)[2] > GRID.shape[2] // 2  # above, less is enough
+    expected = sight(depth, alpha >= np.where(stands, np.float32(0.1), np.float32(0.5)), GRID, pose, RAYS, 35.0)
+    found = March(GRID, pose, RAYS, 0.5, far=35.0, obstacle_from=0.1)(alpha, depth, stands)
     np.testing.assert_array_equal(found.depth, depth)
     np.testing.assert_array_equal(found.transmittance, depth >= 35.0)
     np.testing.assert_array_equal(found.transmittance, expected.transmittance)

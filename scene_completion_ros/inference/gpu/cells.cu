@@ -347,9 +347,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) query_cells(
 //   surfaces [h w, 2] of finish_depth; direction [R, 3], cosine, first, stop [R] of GridRays; see March.
 extern "C" __global__ void __launch_bounds__(THREADS) see_rays(
     const float* __restrict__ surfaces, const Volume* __restrict__ of_volume, const float* __restrict__ alpha,
-    const Scene* __restrict__ of_scene, float occupied_from, float far, const float* __restrict__ direction,
-    const float* __restrict__ cosine, const int* __restrict__ first, const int* __restrict__ stop, int count,
-    float* __restrict__ depth, float* __restrict__ half_distance, float* __restrict__ transmittance) {
+    const byte* __restrict__ stands, const Scene* __restrict__ of_scene, float occupied_from, float obstacle_from,
+    float far, const float* __restrict__ direction, const float* __restrict__ cosine, const int* __restrict__ first,
+    const int* __restrict__ stop, int count, float* __restrict__ depth, float* __restrict__ half_distance,
+    float* __restrict__ transmittance) {
     const int ray = blockIdx.x * blockDim.x + threadIdx.x;
     if (ray >= count) return;
     const Volume& volume = *of_volume;
@@ -374,7 +375,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) see_rays(
             turned = end == end ? end : 0.0f;
             break;
         }
-        if (opacity_at(scene, alpha, reached_at, d_x, d_y, d_z) >= occupied_from) {
+        const int voxel = voxel_at(scene, reached_at, d_x, d_y, d_z);
+        if (alpha[voxel] >= (stands[voxel] ? obstacle_from : occupied_from)) {
             turned = reached_at * scene.edge;
             break;
         }

@@ -421,7 +421,8 @@ class _CellSteps:
         )  # fmt: skip
         self._ray_count = march.camera.width * march.camera.height
         self._rays = _arguments(
-            surfaces, volume, alpha, scene, march.occupied_from, march.far, *_uploaded(device, *march.rays[1:-1]),
+            surfaces, volume, alpha, stands, scene, march.occupied_from, march.obstacle_from, march.far,
+            *_uploaded(device, *march.rays[1:-1]),
             np.int32(self._ray_count), *rays,
         )  # fmt: skip
         lifted, cell_of = device.upload(lift.lifted), device.upload(voxels.cell_of)

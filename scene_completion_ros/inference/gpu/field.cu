@@ -134,7 +134,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) march_rays(
     // "Not less" and "not at least" as in the twin: NaN spends no ray, and behind it nothing is seen.
     while (step < end && !(left < SPENT)) {
         const float along = float(step) + 0.5f;
-        const float opacity = opacity_at(scene, alpha, along, d_x, d_y, d_z);
+        const float opacity = alpha[voxel_at(scene, along, d_x, d_y, d_z)];
         distance += left * opacity * along;
         left *= 1.0f - opacity;
         ++step;

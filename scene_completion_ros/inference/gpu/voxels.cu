@@ -57,13 +57,12 @@ struct Scene {
     float camera[3];          // the camera's centre, voxel coordinates
 };
 
-// Opacity of the voxel in which a ray is at a distance, in voxel edges.
-static __device__ __forceinline__ float opacity_at(
-    const Scene& scene, const float* __restrict__ alpha, float along, float d_x, float d_y, float d_z) {
+// The voxel in which a ray is at a distance, in voxel edges.
+static __device__ __forceinline__ int voxel_at(const Scene& scene, float along, float d_x, float d_y, float d_z) {
     const int x = min(max(int(scene.camera[0] + along * d_x), 0), scene.size_x - 1);
     const int y = min(max(int(scene.camera[1] + along * d_y), 0), scene.size_y - 1);
     const int z = min(max(int(scene.camera[2] + along * d_z), 0), scene.size_z - 1);
-    return alpha[(x * scene.size_y + y) * scene.size_z + z];
+    return (x * scene.size_y + y) * scene.size_z + z;
 }
 
 struct Projected {
