@@ -258,9 +258,8 @@ class StudentBundle:
     @property
     def thresholds(self) -> Thresholds:
         """From where voxels count as occupied: of ground, and of what stands on it."""
-        return Thresholds(
-            self.threshold, self.threshold if self.obstacle_threshold is None else self.obstacle_threshold
-        )
+        own = None if self.volume is None else self.obstacle_threshold  # fields do not know what stands
+        return Thresholds(self.threshold, self.threshold if own is None else own)
 
     def made_from(self) -> dict[str, str]:
         """Hashes of graphs and head: what a measurement of the student depends on, but for its threshold."""

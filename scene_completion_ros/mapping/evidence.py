@@ -61,7 +61,7 @@ class FrameEvidence(NamedTuple):
 class Rules(NamedTuple):
     """How frames are joined; times in milliseconds."""
 
-    threshold: float  # log odds from which a voxel without a label is occupied
+    threshold: float  # log odds from which a voxel without a label, or with one of hearsay, is occupied
     thresholds: NDArray[np.float32]  # the same for each label, float32 [256]
     least: float  # the smallest of all
     prior: float  # log odds of a voxel of which nothing is known
@@ -87,15 +87,20 @@ class Fused(NamedTuple):
     confidence: NDArray[np.float32]
 
 
+UNLABELLED = "unlabelled"
 UNOBSERVED, FREE_SEEN, FREE_INFERRED, SURFACE, COMPLETED = (np.uint8(state) for state in VoxelState)
 ZERO, NO_LABEL = np.float32(0.0), np.uint8(0)
 NOTHING = np.float32(-np.inf)  # log odds of unobserved voxels
 
 
 def thresholds_of(thresholds: Thresholds, class_names: Sequence[str]) -> NDArray[np.float32]:
-    """Those of labels, float32 [256], by the names of the first ones; what has no name is an obstacle."""
+    """Those of labels, float32 [256], by the names of the first ones.
+
+    What is named neither as a ground nor as unlabelled is an obstacle, as is the asphalt of a vocabulary.
+    """
     of_labels = np.full(256, thresholds.obstacle, np.float32)
-    of_labels[: len(class_names)][[name in GROUND_CLASSES for name in class_names]] = thresholds.ground
+    low = [name in (*GROUND_CLASSES, UNLABELLED) for name in class_names]
+    of_labels[: len(class_names)][low] = thresholds.ground
     return of_labels
 
 
@@ -280,7 +285,7 @@ def _recall_kernel() -> Callable[..., None]:
                     out_label[i, j, k], out_confidence[i, j, k] = voted(
                         agreed, agreeing, old, stated_label[i, j, k], stated_confidence[i, j, k], votes
                     )
-                    named = out_confidence[i, j, k] > ZERO
+                    named = out_confidence[i, j, k] > HEARSAY
                     occupied = new_here or joined >= (
                         rules.thresholds[out_label[i, j, k]] if named else rules.threshold
                     )

@@ -18,7 +18,7 @@ from scene_completion_ros.voxels.colours import spread_colour
 class VoxelState(IntEnum):
     """What is known of a voxel, from T, the transmittance between the camera and the voxel through the predicted grid.
 
-    A voxel is occupied if its calibrated probability is at or above the threshold. Such a voxel is opaque, whatever the
+    A voxel is occupied if its calibrated probability is at or above its threshold. Such a voxel is opaque, whatever the
     network's opacity of it: behind it, T is 0. Free voxels take from T the little opacity they have. Only ``FREE_SEEN``
     may clear a costmap: ``FREE_INFERRED`` lies behind something and is a prediction.
     """

@@ -17,7 +17,7 @@ from scene_completion_ros.mapping.temporal_fusion import (
     rules_of,
 )
 from scene_completion_ros.voxels.occupancy import Thresholds
-from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 from tests.mapping import twins
 from tests.voxels.samples import COMPLETED, FREE, INFERRED, SURFACE, UNOBSERVED, voxels_of
 
@@ -116,6 +116,11 @@ def test_labels_of_another_meaning_are_forgotten_and_occupancy_stays() -> None:
     fusion, untouched = make(), make()
     for one in (fusion, untouched):
         fuse(one, first, 0, at(), label=before)
+    empty = make(Thresholds(THRESHOLD, 0.01))
+    empty.relabel(2)  # labels that no frame gave are no reason to call anything an obstacle
+    lowly = np.full(GRID.shape, 0.5 * THRESHOLD, np.float32)
+    assert (fuse(empty, lowly, 0, at(), label=after).voxels.state < VoxelState.SURFACE).all()
+    assert (fuse(empty, lowly, TENTH, at(), label=after).voxels.state < VoxelState.SURFACE).all()
     fusion.relabel(2)
     found, same = (fuse(one, second, TENTH, at(0.2), label=after) for one in (fusion, untouched))
     np.testing.assert_array_equal(found.voxels.state, same.voxels.state)

@@ -51,7 +51,7 @@ def recall(memory, lower, turn, shift, frame, rules, now, fused) -> None:
     votes = state >= VoxelState.SURFACE
     aged = np.where(in_view, old, 1.0)
     label, confidence = _voted(agreed, agreement, aged, frame.label, frame.confidence, np.where(votes, new, 0.0))
-    of_voxels = np.where(confidence > 0.0, rules.thresholds[label], np.float32(rules.threshold))
+    of_voxels = np.where(confidence > HEARSAY, rules.thresholds[label], np.float32(rules.threshold))
     # Where there is no memory the frame's own state holds: log odds are rounded.
     occupied = np.where(in_view & (old == 0.0), state >= VoxelState.SURFACE, stated & (log_odds >= of_voxels))
 

@@ -421,8 +421,10 @@ def test_students_that_complete_cells(seed: int, known: str, stated: bool, devic
     voxels = CellVoxels(CellQuery(lift), CODE, camera, grid, pose)
     assert voxels.samples.between != native
     rays = camera.resized(60, 31)
-    march_of = March(grid, pose, rays, CALIBRATION.occupied_from(THRESHOLD), far=FAR)
-    classifier = VoxelClassifier(grid, pose, rays, voxels.in_view, CALIBRATION, THRESHOLD)
+    thresholds = Thresholds(THRESHOLD, 0.5 * THRESHOLD)
+    ground, obstacle = map(CALIBRATION.occupied_from, thresholds)
+    march_of = March(grid, pose, rays, ground, far=FAR, obstacle_from=obstacle)
+    classifier = VoxelClassifier(grid, pose, rays, voxels.in_view, CALIBRATION, thresholds)
     prepared = PreparedScene(voxels, march_of, classifier)
     scale = Scale(1.2, 0.05) if known in ("motion", "both") else None
     evidence = Evidence(scale, sensed_by(rng, size) if known in ("a sensor", "both") else None)
@@ -480,7 +482,8 @@ def test_cells_that_are_no_numbers_are_found(device: Devices) -> None:
     grid, cells = student.volume.grid, student.predicted
     voxels = CellVoxels(CellQuery(lift), CODE, student.camera, grid, FORWARD)
     marched = March(grid, FORWARD, RAYS, 0.1, far=FAR)
-    prepared = PreparedScene(voxels, marched, VoxelClassifier(grid, FORWARD, RAYS, voxels.in_view, CALIBRATION, 0.5))
+    classifier = VoxelClassifier(grid, FORWARD, RAYS, voxels.in_view, CALIBRATION, Thresholds(0.5, 0.5))
+    prepared = PreparedScene(voxels, marched, classifier)
     kernels = device(KernelSizes.of(cast(Any, student)))
     size = student.pixels.surfaces.shape[:2]
     given = {

@@ -124,6 +124,14 @@ def test_what_pixels_share_with_cells_is_not_theirs(given: str, where: str, inst
     assert both.parts()["pixels"].seed == 3
 
 
+def test_each_part_ends_by_the_clock() -> None:
+    file = CONFIGS / "street.yaml"
+    both = read_configuration(file, ["max_minutes=10"], CompletionConfiguration).parts()
+    assert [part.max_minutes for part in both.values()] == [10.0, 10.0]
+    own = read_configuration(file, ["max_minutes=10", "pixels.max_minutes=4"], CompletionConfiguration).parts()
+    assert [part.max_minutes for part in own.values()] == [4.0, 10.0]
+
+
 def test_classes_of_pixels_come_from_what_there_is(settings: Settings) -> None:
     viewpoint = settings().viewpoint()
     with pytest.raises(ConfigurationError, match=r"^data.segmentation: \.\./espnet: there is neither .*kitti"):

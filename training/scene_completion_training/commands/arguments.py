@@ -181,7 +181,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     students = {}
     for folder in getattr(args, "bundle", None) or []:
         bundle = open_student(folder)
-        students[folder.resolve().name] = {**bundle.made_from(), "threshold": bundle.threshold}
+        students[folder.resolve().name] = {**bundle.made_from(), "thresholds": bundle.thresholds._asdict()}
     return ({"students": students} if students else {}) | {
         name: [str(entry) for entry in value] if isinstance(value, list) else str(value)
         for name, value in vars(args).items()

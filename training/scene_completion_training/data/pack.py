@@ -26,6 +26,7 @@ from scene_completion_training.data.store import Arrays, Store, keyed
 MANIFEST, CONFIGURATION, WEIGHTS = "manifest.json", "configuration.yaml", "model.safetensors"
 FORMAT = 1  # of the manifest and of what samples hold: to be raised with `_VERSION` of `completion_samples`
 _MOST_BYTES = 2**31  # of a file, unpacked
+_MOST_MANIFEST = 2**28
 _MEMORY = 2**27  # bytes that unpacking takes besides
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 0, "lp": 1, "pb": 1}]  # most weigh two bytes a value
 _CURE = "Copy the pack again, or make it again with `scene-completion pack`"
@@ -56,7 +57,13 @@ class Pack:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        content = read_json(folder / MANIFEST, ConfigurationError, cure="Name the folder of a pack", kind=dict)
+        content = read_json(
+            folder / MANIFEST,
+            ConfigurationError,
+            cure="Name the folder of a pack",
+            kind=dict,
+            most_bytes=_MOST_MANIFEST,
+        )
         self.manifest = JsonObject(content, folder / MANIFEST, kind=ConfigurationError, cure=_CURE)
         if (found := self.manifest.integer("format")) != FORMAT:
             what = f"scene_completion_ros {content.get('version')} made it in format {found}, this one reads {FORMAT}"

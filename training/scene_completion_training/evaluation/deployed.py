@@ -8,6 +8,7 @@ sharper for k > 1. `calibrate_on_truth` fits them to LiDAR.
 """
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -436,9 +437,10 @@ class _Scored:
     stands: Mask
 
     def called(self, probability: Floats, of_ground: float) -> "_Called":
-        """What is occupied by each of `OBSTACLE_THRESHOLDS`, and by a threshold of the ground."""
+        """What is occupied by a threshold of the ground, and by that or lower `OBSTACLE_THRESHOLDS` of obstacles."""
         from_ground = (probability >= of_ground) & ~self.stands
-        occupied = {repr(t): from_ground | ((probability >= t) & self.stands) for t in OBSTACLE_THRESHOLDS}
+        each = [*(t for t in OBSTACLE_THRESHOLDS if t < of_ground), of_ground]
+        occupied = {repr(t): from_ground | ((probability >= t) & self.stands) for t in each}
         return _Called(self.truth, VoxelAnswer(self.alpha, occupied))
 
 
@@ -463,16 +465,17 @@ def _scored(bundle: StudentBundle, recordings: Sequence[PosedSequence], every: i
             yield _Scored(frame.truth, opacity(density, bundle.grid.voxel_size), stands)
 
 
-def _obstacle_threshold(frames: Iterable[_Called]) -> tuple[float, float]:
-    """The threshold of `OBSTACLE_THRESHOLDS` with the largest F of obstacles, mean over ranges, and that F."""
-    tally, found = ObstacleTally(None), dict.fromkeys(OBSTACLE_THRESHOLDS, 0.0)
+def _obstacle_threshold(frames: Iterable[_Called]) -> tuple[float | None, float]:
+    """The threshold of obstacles with the largest F, mean over ranges, and that F; None where there are none."""
+    tally, scores = ObstacleTally(None), defaultdict[str, list[float]](list)
     for frame in frames:
         tally.add(frame)  # type: ignore[arg-type] # it has no depth
-    rows = [row for row in tally.rows() if row["tolerance"] == FIXED and not np.isnan(row["f_score"])]
-    for row in rows:
-        found[float(row["rule"])] += row["f_score"] * len(found) / len(rows)
-    best = max(found, key=found.__getitem__)
-    return best, found[best]
+    for row in tally.rows():
+        if row["tolerance"] == FIXED and row["obstacles"]:
+            scores[row["rule"]].append(np.nan_to_num(row["f_score"]))
+    means = {rule: float(np.mean(found)) for rule, found in scores.items()}
+    best = max(means, key=means.__getitem__, default=None)
+    return (None, 0.0) if best is None else (float(best), means[best])
 
 
 def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence], *, every: int = 1) -> StudentBundle:
@@ -507,7 +510,8 @@ def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence
     if not frames:
         raise SequenceError("no frame has ground truth voxels", where=names, cure="Name recordings that have")
     calibration = fit_calibration(_histogram(frames, Calibration()))
-    iou, threshold = best_iou(_histogram(frames, calibration, ground_alone=bundle.takes_evidence))
+    ground = _histogram(frames, calibration, ground_alone=bundle.takes_evidence)
+    iou, threshold = best_iou(ground if ground[1].any() else _histogram(frames, calibration))
     record = {
         "fitted_on": f"{names}: densities on its LiDAR, probabilities on its voxels in view",
         "frames": len(frames),
@@ -517,7 +521,8 @@ def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence
     obstacle = None
     if bundle.takes_evidence:
         called = (frame.called(calibration.apply(frame.alpha), threshold) for frame in frames)
-        obstacle, record["obstacle_f_there"] = _obstacle_threshold(called)
+        obstacle, f_score = _obstacle_threshold(called)
+        record["obstacle_f_there"] = round(f_score, 4)
     changed = dataclasses.replace(
         bundle,
         calibration=calibration,

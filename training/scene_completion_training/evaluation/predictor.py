@@ -165,8 +165,9 @@ class Answer:
         if self.predictor.calibration.kind != "identity":
             stated[AFTER] = self.predictor.calibration.apply(alpha)
         occupied = {rule: density > cutoff for rule, cutoff in self.predictor.cutoffs.items()}
-        if self.prediction.completed is not None and CALIBRATED_RULE in occupied:
-            state = self.prediction.completed(truth)[0].state  # obstacles have a threshold of their own
+        ground, obstacle = self.predictor.thresholds
+        if self.prediction.completed is not None and ground != obstacle and CALIBRATED_RULE in occupied:
+            state = self.prediction.completed(truth)[0].state  # which knows what stands on the ground
             seen = (density > 0.0) & (state != VoxelState.UNOBSERVED)
             occupied[CALIBRATED_RULE][seen] = state[seen] >= VoxelState.SURFACE
         return VoxelAnswer(alpha, occupied, stated)

@@ -101,6 +101,7 @@ class CompletionConfiguration(SeenConfiguration):
         places = ("root", "sources", "validation", "cache", "pack", "segmentation")
         given = {name: getattr(self, name) for name in names} | {"output": f"{self.output}/pixels"}
         pixels = _with_shared(self.pixels, given, "")
+        pixels.max_minutes = pixels.max_minutes or self.max_minutes
         pixels.data = _with_shared(pixels.data, {name: getattr(self.data, name) for name in places}, "data.")
         return {
             "pixels": pixels,
