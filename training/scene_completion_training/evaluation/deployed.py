@@ -435,6 +435,7 @@ class _Scored:
     truth: FrameTruth
     alpha: Floats
     stands: Mask
+    whole: bool  # all voxels in view are known, not only those that one scan met or passed
 
     def called(self, probability: Floats, of_ground: float) -> "_Called":
         """What is occupied by a threshold of the ground, and by that or lower `OBSTACLE_THRESHOLDS` of obstacles."""
@@ -462,7 +463,7 @@ def _scored(bundle: StudentBundle, recordings: Sequence[PosedSequence], every: i
             if bundle.takes_evidence and prediction.completed is not None:
                 stands = prediction.completed(frame.voxels)[0].state >= VoxelState.SURFACE
             density = prediction.voxel_density(frame.voxels)
-            yield _Scored(frame.truth, opacity(density, bundle.grid.voxel_size), stands)
+            yield _Scored(frame.truth, opacity(density, bundle.grid.voxel_size), stands, some)
 
 
 def _obstacle_threshold(frames: Iterable[_Called]) -> tuple[float | None, float]:
@@ -482,10 +483,11 @@ def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence
     """Fit a student's depth and its probabilities; the bundle with both, as it is written.
 
     First the two numbers of a `DensityStretch`, on the LiDAR of all frames, unless it predicts depth itself; the order
-    of the voxels stays. Then α → probability and the threshold with the largest IoU, on the voxels that count, each
-    frame as much as any other. Where the student predicts the ground, that threshold is of ground alone, and what
-    stands on it has the one with the largest F of obstacles. Raises SequenceError where the recordings have no LiDAR,
-    no frame has voxels, or one is a window of KITTI that the shipped students are trained or tested on.
+    of the voxels stays. Then α → probability, on the voxels that count of frames with voxels, and the threshold with
+    the largest IoU, of frames with scans alone as well; each frame counts as much as any other. Where the student
+    predicts the ground, that threshold is of ground alone, and what stands on it has the one with the largest F of
+    obstacles. Raises SequenceError where the recordings have no LiDAR, no frame has voxels, or one is a window of KITTI
+    that the shipped students are trained or tested on.
     """
     names_of_windows = {f"sequences/{window}" for window in (*TRAINING_WINDOWS, *TEST_WINDOWS)}
     if used := {sequence.name for sequence in recordings} & names_of_windows:
@@ -509,7 +511,10 @@ def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence
     frames = list(_scored(bundle, recordings, every))
     if not frames:
         raise SequenceError("no frame has ground truth voxels", where=names, cure="Name recordings that have")
-    calibration = fit_calibration(_histogram(frames, Calibration()))
+    whole = [
+        frame for frame in frames if frame.whole
+    ]  # scans meet less of what is occupied than they pass of what is free
+    calibration = fit_calibration(_histogram(whole or frames, Calibration()))
     ground = _histogram(frames, calibration, ground_alone=bundle.takes_evidence)
     iou, threshold = best_iou(ground if ground[1].any() else _histogram(frames, calibration))
     record = {
