@@ -48,7 +48,7 @@ def open_page(page: Path, folder: Path) -> Opened:
         "--dump-dom",
         page.resolve().as_uri(),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert screenshot.exists(), done.stderr[-2000:]
     picture = cv2.imread(str(screenshot))[..., ::-1]
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
