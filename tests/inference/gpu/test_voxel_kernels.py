@@ -454,6 +454,9 @@ def test_students_that_complete_cells(seed: int, known: str, stated: bool, devic
     np.testing.assert_allclose(found.depth, expected.depth, rtol=1e-4)
     assert np.mean(found.transmittance != expected.transmittance) < 0.01
     assert np.mean(found.state != expected.state) < 5e-3
+    probability = expected.dense.probability
+    either = (probability >= thresholds.obstacle) & (probability < thresholds.ground)
+    assert 0.0 < (expected.state[either] >= VoxelState.SURFACE).mean() < 1.0  # where it counts what stands
     np.testing.assert_array_equal(found.ground, expected.ground)
     check_labels(found, expected)
     assert len(np.unique(expected.label)) > 3
