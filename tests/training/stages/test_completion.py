@@ -56,7 +56,6 @@ from scene_completion_training.stages.completion import (
     CompletionConfiguration,
     CompletionStage,
     SceneField,
-    in_cells,
 )
 from scene_completion_training.stages.pixels import PixelConfiguration, learned_weights, trained_trunk
 from scene_completion_training.viewpoint import CameraSettings, VolumeSettings
@@ -268,27 +267,6 @@ def test_a_pair_says_nothing_of_what_is_free(settings: Settings, pixels: str, tm
     batch["label"] = torch.where(batch["label"] == EMPTY, INVALID, batch["label"])
     terms = stage.terms(batch, torch.Generator().manual_seed(0))
     assert terms["occupied"] == 0.0 and terms["classes"] > 0.0 and terms["ground"] != 0.0
-
-
-def test_what_stands_on_the_ground_counts_more(settings: Settings, pixels: str, tmp_path: Path) -> None:
-    """Where the ground is known, voxels more than 0.35 m above it; missed ones cost as much as the weight says."""
-    stage = CompletionStage(settings(tmp_path, pixels_from=pixels, obstacle=3.0))
-    grid = stage.field.spatial.grid
-    height = torch.rand(1, *grid.shape[:2]) - 1.5
-    height[:, 4] = torch.nan
-    chosen = torch.randperm(len(stage.field.spatial.centres))[None, :300]
-    above = torch.from_numpy(grid.centres()[None, ..., 2]).float() - height[..., None] > 0.35
-    expected = in_cells(above.float(), 0.0)[0, chosen[0]]
-    assert torch.equal(stage._stands(chosen, height).float()[0], expected) and 0.2 < expected.mean() < 0.8
-    batch = first_frame(stage)
-
-    def loss(obstacle: float) -> float:
-        stage.settings = dataclasses.replace(stage.settings, obstacle=obstacle, cells=10**6)
-        return float(stage.terms(batch, torch.Generator().manual_seed(0))["occupied"].detach())
-
-    with torch.no_grad():
-        stage.field.spatial.occupied.bias.fill_(-6.0)  # type: ignore[operator, union-attr]
-    assert loss(3.0) > 1.1 * loss(1.0)
 
 
 def first_frame(stage: Stage) -> dict[str, torch.Tensor]:

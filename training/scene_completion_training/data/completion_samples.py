@@ -540,7 +540,6 @@ class CompletionSamples(FileSamples[Files]):
             **(self._in_space(data, stated) if self.voxels else {}),
             "volume_from_camera": torch.from_numpy(np.array(stated)).float(),
             "known": torch.tensor(known),
-            "scan": torch.tensor("scan" in data),  # voxels that LiDAR alone knows
             "off": torch.from_numpy(off),
             "exact": torch.tensor(not self.plain and generator.random() < self.settings.exact and "scan" not in data),
             "mirrored": torch.tensor(False),

@@ -22,7 +22,7 @@ from torch.nn import functional
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID, ROOM_CLASSES
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.cells import FLOOR, ROAD, STANDS_M, STRIDE, CellVolume, Measured
+from scene_completion_ros.inference.cells import FLOOR, ROAD, STRIDE, CellVolume, Measured
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training.checkpoints import TrainedWeights, trained_viewpoint
 from scene_completion_training.configuration import TrainingConfiguration
@@ -57,7 +57,6 @@ EXACT_DEVIATION = 0.03  # of the logarithm of true depth, once it is off as `Com
 WHOLE = 0.95  # share of the pixels whose depth a rendered image knows
 CERTAIN = 6.0  # logit of a true class
 MEAN_RATE = 10.0  # factor on the learning rate of the mean of hidden voxels, which has far to go
-OF_SCAN = 0.5  # weight of free space that a single scan saw
 Part = TypeVar("Part", PixelConfiguration, CompletionDataSettings)
 
 
@@ -87,7 +86,6 @@ class CompletionConfiguration(SeenConfiguration):
     reduced: int = 16
     cells: int = 40_000  # cells of a sample whose voxels are compared, more of them nearby
     distance: float = 20.0  # metres at which a voxel counts half as much as one nearby
-    obstacle: float = 2.0  # how much a voxel counts that stands on the ground, missed ones most
     rare: float = 0.35  # how much the rarity of a class raises its weight: 0 not at all, 1 in proportion
 
     def parts(self) -> dict[str, TrainingConfiguration]:
@@ -293,31 +291,15 @@ class CompletionStage(SeenStage):
         self, found: CompletedCells, labels: Tensor, chosen: Tensor, batch: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         one_pair = ~(labels == EMPTY).flatten(1).any(dim=1)  # knows what stands close by, but nothing that is free
-        height, scan = batch["height"], batch["scan"][:, None, None]
         label = labels.gather(1, chosen[..., None].expand(-1, -1, STRIDE**3))
         known = (label != INVALID) & ~one_pair[:, None, None]
         occupied = (label != EMPTY) & known
-        weight = torch.where(occupied, 1.0, torch.where(scan, OF_SCAN, 1.0)) * known
-        weight = torch.where(occupied & self._stands(chosen, height), self.settings.obstacle, weight)
         named = (label != EMPTY) & (label < OF_NO_CLASS)
         return {
-            "occupied": occupancy_cross_entropy(found.occupied, occupied.float(), weight),
+            "occupied": occupancy_cross_entropy(found.occupied, occupied.float(), known.float()),
             "classes": self._of_classes(found.classes, label, named),
-            "ground": self._of_ground(found, height, (labels != INVALID).any(dim=2) * self.near),
+            "ground": self._of_ground(found, batch["height"], (labels != INVALID).any(dim=2) * self.near),
         }
-
-    def _stands(self, chosen: Tensor, height: Tensor) -> Tensor:
-        """Which voxels [B, N, S³] of cells are more than `STANDS_M` above a ground [B, X, Y] that is known."""
-        spatial = self.field.spatial
-        above = spatial.centres[chosen][:, :, None, 2] + spatial.grid.voxel_size * (
-            spatial.inside[:, 2] - (STRIDE - 1) / 2
-        )
-        of_cells, count = spatial.cells[0] * spatial.cells[1], spatial.cells[1]
-        x, y = (chosen % of_cells) // count, chosen % count
-        places = (STRIDE * each[..., None] + spatial.inside[:, axis] for axis, each in enumerate((x, y)))
-        row, column = (each.clamp_max(most - 1) for each, most in zip(places, height.shape[1:], strict=True))
-        ground = height.flatten(1).gather(1, (row * height.shape[2] + column).flatten(1)).reshape(row.shape)
-        return above - ground > STANDS_M * spatial.measure
 
     def _of_classes(self, logits: Tensor, label: Tensor, named: Tensor) -> Tensor:
         b, n, v = named.nonzero().unbind(dim=1)
