@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.bags.storage import MessageDecoder, Storage, damaged, open_storage
+from scene_completion_ros.bags.storage import Storage, current_type, damaged, open_storage
 from scene_completion_ros.errors import BagError, CameraError, SceneCompletionError
 from scene_completion_ros.geometry.camera_info import RECTIFIED_TOPIC, camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
@@ -43,13 +43,13 @@ class BagMessage:
     type: str  # message type, in ROS 2's spelling
     occurrence: int  # its number among the messages of its topic with this bag time
     raw: bytes = field(repr=False)
-    _decoder: MessageDecoder = field(repr=False)
+    _storage: Storage = field(repr=False)
 
     @cached_property
     def message(self) -> Any:
         """The deserialised message. Raises BagError where the bytes do not fit the type, or its stamp is none."""
         try:
-            message = self._decoder.decode(self.raw, self.type)
+            message = self._storage.decode(self.raw, self.type)
             stamp = getattr(getattr(message, "header", None), "stamp", None)
             if stamp is not None and stamp.nanosec >= _SECOND_NS:
                 raise ValueError(f"a stamp of {stamp.nanosec} nanoseconds to its second")
@@ -62,7 +62,7 @@ class BagMessage:
     @cached_property
     def cdr(self) -> bytes:
         """The message as ROS 2 serialises it, ready to be published; converted where it comes from a ROS 1 bag."""
-        return self._decoder.cdr(self.raw, self.type)
+        return self._storage.cdr(self.raw, self.type)
 
 
 class ImageFrame(NamedTuple):
@@ -124,8 +124,7 @@ class BagReader:
     @property
     def topics(self) -> dict[str, str]:
         """Topic -> message type, of the topics that hold messages."""
-        storage = self._opened
-        return {t.name: storage.decoder.current_type(t.type) for t in storage.topics if storage.counts.get(t.name)}
+        return {topic: current_type(self._opened.types[topic]) for topic in self.counts}
 
     @property
     def counts(self) -> dict[str, int]:
@@ -154,12 +153,12 @@ class BagReader:
         images: Counter[str] = Counter()
         try:
             for topic, received_ns, raw in storage.messages(topics, start_ns, stop_ns):
-                at = topic.name, received_ns
+                at, kind = (topic, received_ns), storage.types[topic]
                 seen[at] += 1
-                images[topic.name] += topic.type in IMAGE_TYPES
-                if images[topic.name] and (images[topic.name] - 1) % self._every:
+                images[topic] += kind in IMAGE_TYPES
+                if images[topic] and (images[topic] - 1) % self._every:
                     continue
-                yield BagMessage(*at, topic.type, seen[at] - 1, raw, storage.decoder)
+                yield BagMessage(*at, kind, seen[at] - 1, raw, storage)
         except Exception as error:  # rosbags lets the errors of its decompressors and of SQLite through
             raise damaged(self.path, f"{type(error).__name__}: {error}") from error
 

@@ -5,16 +5,15 @@ import shutil
 import tempfile
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import zstandard
 from rosbags.convert.converter import migrate_message
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
-from rosbags.typesys.store import Typestore
 
 from scene_completion_ros.errors import BagError
 from scene_completion_ros.untrusted_files import SHOWN, read_yaml
@@ -102,47 +101,6 @@ _FOREIGN = "Profile is not ros2."  # what rosbags answers to an MCAP of other me
 _UNFINISHED = ".bag.active"  # of a `rosbag record` that was killed
 
 
-@dataclass(frozen=True)
-class StoredTopic:
-    """One topic of a recording."""
-
-    name: str
-    type: str
-
-
-# Topic, bag time in nanoseconds, and a serialised message: CDR (ROS 2) or ROS 1 bytes.
-StoredMessage: TypeAlias = tuple[StoredTopic, int, bytes]
-
-
-class MessageDecoder:
-    """Turns serialised messages into objects of ROS 2's shape, also those of ROS 1 bags."""
-
-    def __init__(self, typestore: Typestore, *, is_ros2: bool) -> None:
-        self._typestore, self._is_ros2 = typestore, is_ros2
-        self._current = get_typestore(Stores.LATEST)
-        self._migration_cache: dict[str, object] = {}
-
-    def decode(self, raw: bytes, msgtype: str) -> Any:
-        """Deserialise; a ROS 1 message of a type that ROS 2 has is converted to it, any other is left as it is."""
-        if self._is_ros2:
-            return self._typestore.deserialize_cdr(raw, msgtype)
-        message = self._typestore.deserialize_ros1(raw, msgtype)
-        current_type = self.current_type(msgtype)
-        if current_type not in self._current.fielddefs:
-            return message
-        return migrate_message(self._typestore, self._current, msgtype, current_type, self._migration_cache, message)
-
-    def cdr(self, raw: bytes, msgtype: str) -> bytes:
-        """Serialise for ROS 2: the bytes as recorded, or converted from ROS 1."""
-        if self._is_ros2:
-            return raw
-        return bytes(self._current.serialize_cdr(self.decode(raw, msgtype), self.current_type(msgtype)))
-
-    def current_type(self, msgtype: str) -> str:
-        """Name of a recorded type in ROS 2."""
-        return RENAMED_TYPES.get(msgtype, msgtype)
-
-
 class Storage:
     """A recording that rosbags opens: its folder or its files. `held` lives as long as this."""
 
@@ -150,31 +108,51 @@ class Storage:
         self._held = held
         self._reader = AnyReader(paths, default_typestore=get_typestore(Stores.LATEST))
         self._reader.open()
-        self.topics: list[StoredTopic] = []
-        self.counts: dict[str, int] = {}
+        # Of messages that are read once the files are closed.
+        self._typestore, self._is_ros2 = self._reader.typestore, self._reader.is2
+        self._current = get_typestore(Stores.LATEST)
+        self._migration_cache: dict[str, object] = {}
+        self.types: dict[str, str] = {}  # by topic, as recorded
+        self.counts: Counter[str] = Counter()  # of messages, by topic
         for connection in self._reader.connections:
-            if connection.topic not in self.counts:
-                self.topics.append(StoredTopic(connection.topic, connection.msgtype))
-            self.counts[connection.topic] = self.counts.get(connection.topic, 0) + connection.msgcount
-        self._by_name = {topic.name: topic for topic in self.topics}
-        self.decoder = MessageDecoder(self._reader.typestore, is_ros2=self._reader.is2)
+            self.types.setdefault(connection.topic, connection.msgtype)
+            self.counts[connection.topic] += connection.msgcount
         self.start_ns = self._reader.start_time
         self.end_ns = self._reader.end_time - 1  # rosbags counts past the last message
 
     def messages(
         self, topics: Collection[str] | None, start_ns: int | None, stop_ns: int | None
-    ) -> Iterator[StoredMessage]:
-        """Yield the messages of some topics with start <= bag time < stop."""
+    ) -> Iterator[tuple[str, int, bytes]]:
+        """Yield those of some topics with start <= bag time < stop: topic, bag time, and CDR (ROS 2) or ROS 1 bytes."""
         connections = [c for c in self._reader.connections if topics is None or c.topic in topics]
         if not connections:  # rosbags reads "none" as "all"
             return
         for connection, stamp_ns, raw in self._reader.messages(connections, start=start_ns, stop=stop_ns):
-            plain = plain_message(bytes(raw)) if self._reader.is2 else bytes(raw)
-            yield self._by_name[connection.topic], stamp_ns, plain
+            yield connection.topic, stamp_ns, plain_message(bytes(raw)) if self._is_ros2 else bytes(raw)
+
+    def decode(self, raw: bytes, msgtype: str) -> Any:
+        """Deserialise; a ROS 1 message of a type that ROS 2 has is converted to it, any other is left as it is."""
+        if self._is_ros2:
+            return self._typestore.deserialize_cdr(raw, msgtype)
+        message, current = self._typestore.deserialize_ros1(raw, msgtype), current_type(msgtype)
+        if current not in self._current.fielddefs:
+            return message
+        return migrate_message(self._typestore, self._current, msgtype, current, self._migration_cache, message)
+
+    def cdr(self, raw: bytes, msgtype: str) -> bytes:
+        """Serialise for ROS 2: the bytes as recorded, or converted from ROS 1."""
+        if self._is_ros2:
+            return raw
+        return bytes(self._current.serialize_cdr(self.decode(raw, msgtype), current_type(msgtype)))
 
     def close(self) -> None:
         """Close the files."""
         self._reader.close()
+
+
+def current_type(msgtype: str) -> str:
+    """Name of a recorded type in ROS 2."""
+    return RENAMED_TYPES.get(msgtype, msgtype)
 
 
 def names_bag(file: Path) -> bool:
