@@ -9,12 +9,11 @@ from scene_completion_ros.ros.launching.actions import bag_player, completion_no
 from scene_completion_ros.ros.launching.settings import (
     Shown,
     full_node_name,
-    fused_parameters,
-    fused_remappings,
-    is_optical,
+    given_parameters,
     launched_cameras,
     simulated_time,
 )
+from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
 
 ARGUMENTS = {
     "cameras": ("front,left,right", "Names of the cameras, with commas between them"),
@@ -25,15 +24,6 @@ ARGUMENTS = {
     "grid_frame": ("", "Frame that this grid is attached to; empty leaves it to params_file"),
     "extrinsics_file": ("", "File with the poses of the cameras; empty leaves it to params_file, by default to tf"),
     "image_transport": ("", "raw, or compressed, which appends /compressed to the topics; empty: that of params_file"),
-    "bundle": ("", "Student bundle: folder or name; empty leaves it to params_file"),
-    "autostart": ("", "false leaves the node unconfigured for its manager; empty leaves it to params_file"),
-    "use_sim_time": ("", "Time from /clock; empty: true where there is a bag, otherwise left to params_file"),
-    "namespace": ("", "Namespace of the node and of its outputs"),
-    "log_level": ("info", "debug, info, warn or error"),
-    "bag": ("", "Recording that `ros2 bag play` plays to the node with its time on /clock"),
-    "bag_arguments": ("--delay 5", "Further arguments of `ros2 bag play`, such as: --loop --rate 0.5"),
-    "rviz": ("false", "Start RViz as well"),
-    "rviz_config": ("", "Configuration of RViz, as it is; empty: the shipped one, with the topics given here"),
     "fixed_frame": ("", "Fixed frame of RViz; empty: grid_frame, or base_link"),
 }
 
@@ -45,13 +35,18 @@ def processes(context: LaunchContext, given: dict[str, str]) -> list[Any]:
     config = share / "config"
     given["grid_file"] = given["grid_file"] or str(config / "multi_camera_grid.yaml")
     file = given["params_file"] or str(config / "multi_camera.yaml")
-    node = completion_node(given, file, fused_parameters(cameras, given) | sim_time, fused_remappings(cameras))
+    overrides = {"cameras": ", ".join(camera.name for camera in cameras), **sim_time} | given_parameters(
+        given, "image_transport", "bundle", "autostart", "grid_file", "grid_frame", "extrinsics_file"
+    )
+    if given["extrinsics_file"]:  # then transforms are those of that file alone
+        overrides["transform.source"] = "parameters"
+    remappings = [(f"{camera.name}/{IMAGE}", camera.image_topic) for camera in cameras]
+    remappings += [(f"{camera.name}/{CAMERA_INFO}", camera.camera_info_topic) for camera in cameras]
+    node = completion_node(given, file, overrides, remappings)
     if given["rviz"] != "true":
         return [node, *bag_player(given)]
-    frame = given["fixed_frame"] or given["grid_frame"] or "base_link"
     shown = Shown(
-        fixed_frame=frame,
-        optical=is_optical(frame),
+        fixed_frame=given["fixed_frame"] or given["grid_frame"] or "base_link",
         node=full_node_name(given["namespace"]),
         image_topics={camera.name: camera.image_topic for camera in cameras},
         compressed=given["image_transport"] == "compressed",

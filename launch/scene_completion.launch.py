@@ -12,13 +12,7 @@ from scene_completion_ros.ros.launching.actions import (
     rviz,
     shared_folder,
 )
-from scene_completion_ros.ros.launching.settings import (
-    Shown,
-    full_node_name,
-    given_parameters,
-    is_optical,
-    simulated_time,
-)
+from scene_completion_ros.ros.launching.settings import Shown, full_node_name, given_parameters, simulated_time
 from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
 
 ARGUMENTS = {
@@ -28,15 +22,6 @@ ARGUMENTS = {
         "",
         "raw, or compressed, which subscribes to image_topic/compressed; empty leaves it to params_file",
     ),
-    "bundle": ("", "Student bundle: folder or name; empty leaves it to params_file"),
-    "autostart": ("", "false leaves the node unconfigured for its manager; empty leaves it to params_file"),
-    "use_sim_time": ("", "Time from /clock; empty: true where there is a bag, otherwise left to params_file"),
-    "namespace": ("", "Namespace of the node and of its outputs"),
-    "log_level": ("info", "debug, info, warn or error"),
-    "bag": ("", "Recording that `ros2 bag play` plays to the node with its time on /clock"),
-    "bag_arguments": ("--delay 5", "Further arguments of `ros2 bag play`, such as: --loop --rate 0.5"),
-    "rviz": ("false", "Start RViz as well"),
-    "rviz_config": ("", "Configuration of RViz, as it is; empty: the shipped one, with the topics given here"),
     "fixed_frame": (
         "camera_optical_frame",
         "Fixed frame of RViz: the frame of the image, or any other that tf connects with it",
@@ -54,7 +39,6 @@ def processes(context: LaunchContext, given: dict[str, str]) -> list[Any]:
     if given["rviz"] == "true":
         shown = Shown(
             fixed_frame=given["fixed_frame"],
-            optical=is_optical(given["fixed_frame"]),
             node=full_node_name(given["namespace"]),
             image_topics={"": given["image_topic"]},
             compressed=given["image_transport"] == "compressed",

@@ -5,7 +5,6 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
@@ -19,7 +18,6 @@ from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.inference.bundle import MANIFEST, StudentBundle
 from scene_completion_ros.messages.drop_reasons import DropReason, drop_notice, read_drop_notice
 from scene_completion_ros.messages.words import read_query, read_vocabulary
-from scene_completion_ros.ros.launching.settings import OPTICAL_VIEW, Shown, adapted
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from tests.checkout import ROOT
 from tests.inference.small_bundle import make_small_bundle, small_bank, small_space
@@ -128,12 +126,6 @@ READERS = {
         "robot.yaml",
         "{/**: {ros__parameters: {threads: 2, fusion.enabled: true, odometry.frame: odom}}}",
         by(f"{ROS}ros.parameters:read_parameters"),
-    ),
-    "rviz": Reader(
-        "scene.yaml",
-        "Visualization Manager: {Global Options: {Fixed Frame: map}, Views: {Saved: [{Name: " + OPTICAL_VIEW + "}]},"
-        " Displays: [{Name: Voxels, Style: Boxes, Topic: {Value: /camera}, Enabled: true}]}",
-        of_text(partial(adapted, shown=Shown("camera_optical", True))),
     ),
     "student": Reader(MANIFEST, student, of_folder(StudentBundle.load)),
     "sequence": Reader("sequence.json", sequence, of_folder(PosedSequence.load)),

@@ -17,6 +17,18 @@ from scene_completion_ros.ros.topics import NODE_NAME
 
 PACKAGE = "scene_completion_ros"
 PARAMETER_FILE = PathJoinSubstitution([FindPackageShare(PACKAGE), "config", "scene_completion.yaml"])
+# Arguments of all launch files: default (None where one has to be given) and description.
+COMMON: dict[str, tuple[Any, str]] = {
+    "bundle": ("", "Student bundle: folder or name; empty leaves it to params_file"),
+    "autostart": ("", "false leaves the node unconfigured for its manager; empty leaves it to params_file"),
+    "use_sim_time": ("", "Time from /clock; empty: true where there is a bag, otherwise left to params_file"),
+    "namespace": ("", "Namespace of the node and of its outputs"),
+    "log_level": ("info", "debug, info, warn or error"),
+    "bag": ("", "Recording that `ros2 bag play` plays to the node with its time on /clock"),
+    "bag_arguments": ("--delay 5", "Further arguments of `ros2 bag play`, such as: --loop --rate 0.5"),
+    "rviz": ("false", "Start RViz as well"),
+    "rviz_config": ("", "Configuration of RViz, as it is; empty: the shipped one, with the topics given here"),
+}
 CHOICES = {
     "image_transport": ["", "raw", "compressed"],
     "autostart": ["", "true", "false"],
@@ -31,9 +43,9 @@ def described(
 ) -> LaunchDescription:
     """A launch description: its arguments, the profile of Fast DDS, and what follows from the arguments.
 
-    `arguments`: default (None where one has to be given) and description of each argument; `processes`: called with the
-    values of all arguments; what to start.
+    `arguments`: those besides `COMMON`; `processes`: called with the values of all arguments; what to start.
     """
+    arguments = {**arguments, **COMMON}
     declared = [
         DeclareLaunchArgument(name, default_value=default, description=description, choices=CHOICES.get(name))
         for name, (default, description) in arguments.items()
@@ -76,7 +88,7 @@ def bag_player(given: Mapping[str, str]) -> list[ExecuteProcess]:
 
 
 def rviz(given: Mapping[str, str], share: Path, shown: Shown, sim_time: Mapping[str, bool]) -> Node:
-    """RViz, with the given or the shipped configuration, adapted. Raises SceneCompletionError where that is none."""
+    """RViz, with the given or the shipped configuration, adapted."""
     config = given["rviz_config"] or str(write_adapted(share / LIVE, shown))
     return Node(
         package="rviz2",

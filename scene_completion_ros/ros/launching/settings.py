@@ -7,7 +7,6 @@ put into a file for this start, with the names that the window of RViz then show
 import atexit
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ import yaml
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros.parameters import SCHEMA, names_in
-from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE, NODE_NAME, depth_topics
-from scene_completion_ros.untrusted_files import parse_yaml
+from scene_completion_ros.ros.topics import IMAGE, NODE_NAME, depth_topics
 
 
 def full_node_name(namespace: str) -> str:
@@ -88,28 +86,6 @@ def _for_each(cameras: Sequence[str], value: str, argument: str) -> list[str]:
     return list(given)
 
 
-def fused_parameters(cameras: Sequence[LaunchedCamera], given: Mapping[str, str]) -> dict[str, bool | str]:
-    """Parameters of a node for several cameras; with `extrinsics_file`, transforms are those of that file alone."""
-    parameters = given_parameters(
-        given, "image_transport", "bundle", "autostart", "grid_file", "grid_frame", "extrinsics_file"
-    )
-    if given["extrinsics_file"]:
-        parameters["transform.source"] = "parameters"
-    return {"cameras": ", ".join(camera.name for camera in cameras), **parameters}
-
-
-def fused_remappings(cameras: Sequence[LaunchedCamera]) -> list[tuple[str, str]]:
-    """Topics of that node -> topics of the cameras."""
-    return [
-        pair
-        for camera in cameras
-        for pair in (
-            (f"{camera.name}/{IMAGE}", camera.image_topic),
-            (f"{camera.name}/{CAMERA_INFO}", camera.camera_info_topic),
-        )
-    ]
-
-
 LIVE = Path("config/scene_completion.rviz")
 OPTICAL_VIEW, BODY_VIEW = "Behind an optical frame (z forward)", "Behind a body frame (z up)"
 GROUND = "Ground"
@@ -120,34 +96,27 @@ class Shown:
     """What RViz is to show."""
 
     fixed_frame: str
-    optical: bool  # that frame is an optical one (x right, y down, z forward); otherwise it has z up and x forward
     node: str = f"/{NODE_NAME}"  # full name of the completion node
     # Image topic of every camera, without transport, by the camera's name; the only one has none.
     image_topics: Mapping[str, str] = field(default_factory=lambda: {"": f"/{IMAGE}"})
     compressed: bool = False
     voxel_size: float = 0.2  # edge of a voxel, metres
 
-
-def is_optical(frame: str) -> bool:
-    """Whether a frame is an optical one by its name, as REP 103 has it (`camera_optical_frame`, `left_optical`)."""
-    return "optical" in frame
+    @property
+    def optical(self) -> bool:
+        """Whether that frame is an optical one (x right, y down, z forward) by its name, as REP 103 has it."""
+        return "optical" in self.fixed_frame
 
 
 def adapted(shipped: str, shown: Shown) -> str:
-    """The text of `config/scene_completion.rviz` for what runs. Raises SceneCompletionError where it is none."""
-    cure = "Install the package again, or name a configuration of your own with rviz_config:="
-    document = parse_yaml(shipped, SceneCompletionError, where=str(LIVE), cure=cure, kind=dict)
-    try:
-        manager = document["Visualization Manager"]
-        displays, views = manager["Displays"], manager["Views"]
-        manager["Global Options"]["Fixed Frame"] = shown.fixed_frame
-        manager["Displays"] = [new for display in displays for new in _adapted_displays(display, shown)]
-        views["Current"] = _named(views["Saved"], OPTICAL_VIEW if shown.optical else BODY_VIEW) | {
-            "Name": "Current View"
-        }
-    except (LookupError, TypeError, AttributeError, StopIteration) as error:
-        what = f"is no RViz configuration of this package ({type(error).__name__}: {error})"
-        raise SceneCompletionError(what, where=str(LIVE), cure=cure) from error
+    """The text of `config/scene_completion.rviz` for what runs."""
+    document = yaml.safe_load(shipped)
+    manager = document["Visualization Manager"]
+    manager["Global Options"]["Fixed Frame"] = shown.fixed_frame
+    manager["Displays"] = [new for display in manager["Displays"] for new in _adapted_displays(display, shown)]
+    name = OPTICAL_VIEW if shown.optical else BODY_VIEW
+    (view,) = (view for view in manager["Views"]["Saved"] if view["Name"] == name)
+    manager["Views"]["Current"] = view | {"Name": "Current View"}
     return str(yaml.safe_dump(document, sort_keys=False))
 
 
@@ -195,7 +164,3 @@ def _topics_of_cameras(topic: str, shown: Shown) -> dict[str, str] | None:
 
 def _with_topic(display: dict[str, Any], topic: str) -> dict[str, Any]:
     return {**display, "Topic": {**display["Topic"], "Value": topic}}
-
-
-def _named(entries: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    return deepcopy(next(entry for entry in entries if entry["Name"] == name))
