@@ -17,6 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from scene_completion_ros.errors import SceneCompletionError
 
+if TYPE_CHECKING:
+    from scene_completion_ros.inference.bundle import StudentBundle
+    from scene_completion_ros.inference.completer import Completer
+
 SCALE_FROM = ("off", "odometry", "corners")
 
 
@@ -28,13 +32,6 @@ def add_scale_argument(
     meaning += f"{motion}; `corners`: single corners also get a depth by that; or `off` (default: {by_default})"
     parser.add_argument("--scale-from", choices=SCALE_FROM, default=default, help=meaning)
 
-
-# Options of several commands: the student, and the words that the voxels are asked for.
-
-
-if TYPE_CHECKING:
-    from scene_completion_ros.inference.bundle import StudentBundle
-    from scene_completion_ros.inference.completer import Completer
 
 # What the demo asks for, as far as the student's text bank holds it.
 DEMO_WORDS = ("car", "van", "tree", "hedge", "grass", "building", "zebra crossing", "parking lot")

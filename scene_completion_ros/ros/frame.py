@@ -153,9 +153,6 @@ class Scene:
 Probability: TypeAlias = Callable[[], NDArray[np.float32]]
 
 
-# A student with its models of the node's cameras, built when a camera or its pose in the grid is new.
-
-
 # Metres by which a corner of the grid may be wrong after the camera has moved in it: a quarter of a voxel.
 LARGEST_SHIFT = 0.05
 _MOUNTING = ("camera_height", "camera_pitch")

@@ -477,7 +477,8 @@ class InferenceThread:
     @property
     def class_names(self) -> tuple[str, ...]:
         """What the labels of images to come mean."""
-        return self._names(self._words)
+        vocabulary = _vocabulary(self._words.vocabulary)
+        return self.student.bundle.class_names if vocabulary is None else vocabulary.legend_names
 
     def prepare(self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
         """Have the completer built before an image needs it; never for something older than a waiting image has."""
@@ -589,10 +590,6 @@ class InferenceThread:
             query = _vocabulary(words.queried)
             self._outputs.query.choose(query)
             self.record.words.change(phrases=() if query is None else query.names, asked=True)
-
-    def _names(self, words: Words) -> tuple[str, ...]:
-        vocabulary = _vocabulary(words.vocabulary)
-        return self.student.bundle.class_names if vocabulary is None else vocabulary.legend_names
 
     def _results_wanted(self) -> bool:
         """Whether a result has a subscriber; a change is logged, since an idle node resembles a broken one."""

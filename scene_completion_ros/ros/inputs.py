@@ -74,7 +74,7 @@ class CameraInput:
         self._camera: Camera | None = None
         self._rectified = False
         self._prepared_for: tuple[Camera, NodeParameters] | None = None
-        self._latched_subscription: Any = None
+        self._heard_latched = False
         self._subscribe_to_both(parameters.snapshot())
 
     def check(self, parameters: NodeParameters) -> None:
@@ -99,16 +99,16 @@ class CameraInput:
         )
         reliable = QoSProfile(depth=qos_profile_sensor_data.depth, reliability=ReliabilityPolicy.RELIABLE)
         image_qos = reliable if parameters.image_qos == "reliable" else qos_profile_sensor_data
-        self._subscribe(image_type, topic, self._on_image, image_qos)
-        self._subscribe(CameraInfo, self._camera_info_topic, self._on_camera_info, qos_profile_sensor_data)
+        images = noted_subscription(self._node, image_type, topic, self._on_image, image_qos, self.record)
+        self._resources.callback(self._node.destroy_subscription, images)
+        self._subscribe_to_camera_info(qos_profile_sensor_data)
         self._node.get_logger().info(
             f"waiting for images on {topic} ({parameters.image_qos}) and CameraInfo on {self._camera_info_topic}"
         )
 
-    def _subscribe(self, message_type: Any, topic: str, callback: Any, qos: QoSProfile) -> Any:
-        subscription = noted_subscription(self._node, message_type, topic, callback, qos, self.record)
+    def _subscribe_to_camera_info(self, qos: QoSProfile) -> None:
+        subscription = self._node.create_subscription(CameraInfo, self._camera_info_topic, self._on_camera_info, qos)
         self._resources.callback(self._node.destroy_subscription, subscription)
-        return subscription
 
     def _read_camera(self, camera_info: Any, parameters: NodeParameters) -> Camera:
         return camera_from_camera_info(camera_info, rectified=parameters.image_rectified, where=self._camera_info_topic)
@@ -149,12 +149,9 @@ class CameraInput:
         """
         publishers = self._node.get_publishers_info_by_topic(self._camera_info_topic)
         latched = (info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for info in publishers)
-        if self._latched_subscription is None and any(latched):
-            # Not noted: that volatile publishers on the same topic do not match this one is no fault.
-            self._latched_subscription = self._node.create_subscription(
-                CameraInfo, self._camera_info_topic, self._on_camera_info, LATCHED_QOS
-            )
-            self._resources.callback(self._node.destroy_subscription, self._latched_subscription)
+        if not self._heard_latched and any(latched):
+            self._heard_latched = True
+            self._subscribe_to_camera_info(LATCHED_QOS)
 
     def _on_image(self, message: Any) -> None:
         arrived_s = time.perf_counter()

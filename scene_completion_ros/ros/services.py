@@ -52,24 +52,16 @@ class Services:
         return self._do(response, what, partial(self._enable, request.data), done)
 
     def _do(self, response: Any, what: str, work: Callable[[], None], done: str) -> Any:
+        """Fill a response of Trigger or SetBool, and log it, as the caller may not be its operator."""
+        response.success, response.message = True, done
         try:
             work()
         except SceneCompletionError as error:
-            return self._answer(response, f"not {what}: {error}", success=False)
-        return self._answer(response, done)
-
-    def _answer(self, response: Any, message: str, *, success: bool = True) -> Any:
-        """Fill a response of Trigger or SetBool, and log it, as the caller may not be its operator."""
-        response.success, response.message = success, message
-        logger = self._node.get_logger()
-        if success:  # two calls, for rclpy raises where one line of the source logs at two severities
-            logger.info(message)
+            response.success, response.message = False, f"not {what}: {error}"
+            self._node.get_logger().warning(response.message)
         else:
-            logger.warning(message)
+            self._node.get_logger().info(done)
         return response
-
-
-# Vocabularies and queries: two topics and a parameter.
 
 
 _QUOTED = 3  # phrases that a message quotes
@@ -106,10 +98,9 @@ class Dictionary:
         return self._made(self._bank_for(asked, QUERY).query(tuple(asked.phrases), asked.background), asked)
 
     def _made(self, made: Vocabulary, asked: RequestedWords) -> FoldedVocabulary:
-        own = (
-            self.bank if asked.given is None else None
-        )  # whose hash identifies more than that of one with a background
-        return self._folded(made if own is None else replace(made, bank_sha256=own.sha256))
+        if asked.given is None and self.bank is not None:  # its hash says more than that of one with a background
+            made = replace(made, bank_sha256=self.bank.sha256)
+        return self._folded(made)
 
     def _folded(self, vocabulary: Vocabulary) -> FoldedVocabulary:
         return FoldedVocabulary.of(vocabulary, self._bundle.feature_space_for(vocabulary))

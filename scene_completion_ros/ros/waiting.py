@@ -381,9 +381,6 @@ class StampMatch:
         )
 
 
-# Subscriptions: one whose QoS follows that of the publishers, and those that note events of the middleware.
-
-
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
 except ModuleNotFoundError:  # Humble
@@ -465,18 +462,18 @@ def common_offer(offers: Sequence[Any]) -> tuple[Any, Any]:
 def noted_subscription(
     node: Any, message_type: Any, topic: str, callback: Any, qos: QoSProfile, record: InputRecord
 ) -> Any:
-    """Subscribe, and note events of the middleware."""
+    """Subscribe to images, and note events of the middleware."""
 
     def on_incompatible_qos(event: Any) -> None:
         policy = qos_policy_name_from_kind(event.last_policy_kind)
-        record.incompatible[topic] = policy
+        record.incompatible = policy
         node.get_logger().warning(
             f"a publisher on {topic} offers another {policy} than this node asks for, so nothing arrives from it; "
             "see parameter image.qos"
         )
 
     def on_message_lost(event: Any) -> None:
-        record.lost[topic] = event.total_count
+        record.lost = event.total_count
 
     events = SubscriptionEventCallbacks(incompatible_qos=on_incompatible_qos, message_lost=on_message_lost)
     try:

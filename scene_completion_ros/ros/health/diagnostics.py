@@ -112,8 +112,8 @@ class InputRecord:
         self.images, self.camera_infos = Arrivals(), Arrivals()  # of images, and of CameraInfo messages, usable or not
         self.shape: ImageShape | None = None  # the newest image; None before the first
         self.camera: Camera | None = None  # the usable camera of the newest CameraInfo; None before the first
-        self.incompatible: dict[str, str] = {}  # by topic, the QoS policy by which a publisher does not match
-        self.lost: dict[str, int] = {}  # by topic, how many messages the middleware itself reported as lost
+        self.incompatible = ""  # the QoS policy by which a publisher of images does not match
+        self.lost = 0  # how many images the middleware itself reported as lost
 
     def image_arrived(self, message: Any, now_s: float) -> None:
         """Take note of a sensor_msgs/Image or CompressedImage."""
@@ -163,8 +163,8 @@ def input_status(camera: CameraFacts, received: int, drops: Drops, name: str = "
         )
     if record.shape is not None and not record.shape.frame_id.strip("/"):
         warnings.append("header.frame_id of the images is empty, so that tf cannot place them: set it in the driver")
-    if lost := record.lost.get(record.image_topic, 0):
-        warnings.append(f"the middleware lost {lost} images since activation: {_cure_of_loss(camera)}")
+    if record.lost:
+        warnings.append(f"the middleware lost {record.lost} images since activation: {_cure_of_loss(camera)}")
     if warnings:
         return Status(name, Level.WARN, "; ".join(warnings), values)
     return Status(name, Level.OK, f"{record.images.rate_hz(now_s):.1f} images/s", values)
@@ -223,8 +223,6 @@ def _no_camera(camera: CameraFacts, silent_s: float, values: dict[str, str], nam
     count = len(camera.camera_info_publishers.types)
     if not count:
         cure = f"no publisher on {topic}: start the driver's, or remap it (-r camera_info:=<topic>)"
-    elif topic in record.incompatible:
-        cure = f"its publisher's {record.incompatible[topic]} does not match a best-effort, volatile reader: change it"
     else:
         cure = f"{_publishers(count)} on {topic}, but nothing arrives: a CameraInfo sent only once must be latched"
     message = f"CameraInfo is missing for {silent_s:.1f} s, and without it the node completes no image: {cure}"
@@ -239,8 +237,9 @@ def _cause_of_silence(camera: CameraFacts) -> str:
     if record.image_type not in publishers.types:
         cure = "set image.transport:=compressed" if "Compressed" in publishers.types[0] else "remap another topic"
         return f"{topic} carries {publishers.types[0]}, not {record.image_type}: {cure}"
-    if topic in record.incompatible:
-        return _incompatible(camera)
+    if record.incompatible:  # which no best-effort, volatile subscription is
+        what = f"the QoS of the publisher on {topic} does not match the reliable subscription"
+        return f"{what} ({record.incompatible}): set image.qos:=sensor_data"
     count = len(publishers.types)
     either = f"Either none is sent (ros2 topic hz {topic}), or they are lost on the way"
     return f"{_publishers(count)} on {topic}, but nothing arrives. {either}: {_cure_of_loss(camera)}"
@@ -249,7 +248,12 @@ def _cause_of_silence(camera: CameraFacts) -> str:
 def _cure_of_loss(camera: CameraFacts) -> str:
     """What helps where the middleware loses images without a word."""
     record, publishers = camera.record, camera.image_publishers
-    size = _expected_bytes(record)
+    shape, info = record.shape, record.camera
+    size = 0  # of a raw colour image, by the newest one or the CameraInfo
+    if shape is not None:
+        size = shape.bytes
+    elif info is not None and "Compressed" not in record.image_type:
+        size = 3 * info.width * info.height
     cures = []
     if "fastrtps" in camera.middleware:
         large = f" (these have {size / 1e6:.1f} MB)" if size > SEGMENT_BYTES else ""
@@ -263,23 +267,6 @@ def _cure_of_loss(camera: CameraFacts) -> str:
         cures.append("send compressed images and set image.transport:=compressed")
     cures.append(f"between machines also: sudo sysctl -w net.core.rmem_max={RECEIVE_BUFFER_BYTES}")
     return "; or ".join(cures)
-
-
-def _incompatible(camera: CameraFacts) -> str:
-    record = camera.record
-    asked = "reliable" if record.reliable else "best effort"
-    text = f"the QoS of the publisher on {record.image_topic} does not match the {asked} subscription"
-    cure = "set image.qos:=sensor_data" if record.reliable else "change the publisher's QoS"
-    return f"{text} ({record.incompatible[record.image_topic]}): {cure}"
-
-
-def _expected_bytes(record: InputRecord) -> int:
-    """Bytes of a raw colour image, by the newest image or the CameraInfo; 0 where unknown."""
-    if record.shape is not None:
-        return record.shape.bytes
-    if record.camera is not None and "Compressed" not in record.image_type:
-        return 3 * record.camera.width * record.camera.height
-    return 0
 
 
 def _several(topic: str, publishers: Publishers) -> list[str]:
@@ -321,9 +308,6 @@ def _calibration_values(camera: CameraFacts) -> dict[str, str]:
             f"{used.distortion_model}"
         )
     return values
-
-
-# The inference thread, as recorded and as judged: its model and times, what voxels are compared with, the map.
 
 
 TIMES_KEPT = 100  # images over which times are summed up
@@ -519,9 +503,6 @@ def inference_status(record: InferenceRecord, drops: Drops, *, processed: int, u
         message = f"nothing has come of {record.student.title} for {busy_s:.0f} s: {message}"
         return Status("inference", Level.WARN, message, values)
     return Status("inference", Level.OK, message, values)
-
-
-# Publishing: what the node records of itself, judged about once a second, in every state.
 
 
 PERIOD_S = 1.0

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
@@ -127,15 +127,10 @@ class _Forwarder(logging.Handler):
             self._logger.info(text)
 
 
-def forwarded_log(logger: Any) -> AbstractContextManager[None]:
-    """Hand what the package logs to an rclpy logger."""
-    return package_log(_Forwarder(logger))
-
-
 @contextmanager
-def package_log(handler: logging.Handler) -> Iterator[None]:
-    """Hand what the package logs through `logging`, from its info on, to a handler."""
-    source = logging.getLogger(PACKAGE)
+def forwarded_log(logger: Any) -> Iterator[None]:
+    """Hand what the package logs through `logging`, from its info on, to an rclpy logger."""
+    source, handler = logging.getLogger(PACKAGE), _Forwarder(logger)
     level = source.level
     source.addHandler(handler)
     source.setLevel(logging.INFO)
@@ -144,9 +139,6 @@ def package_log(handler: logging.Handler) -> Iterator[None]:
     finally:
         source.setLevel(level)
         source.removeHandler(handler)
-
-
-# Judges what the node recorded: one status a part, whose message includes what to do. Nothing here touches ROS.
 
 
 class Level(IntEnum):

@@ -30,7 +30,7 @@ class PackageProcess:
         self._log = tempfile.TemporaryFile(mode="a+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process: subprocess.Popen[bytes] = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
-            env=_with_package(os.environ if environment is None else environment),
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -99,15 +99,6 @@ class NodeProcess(PackageProcess):
         """Raise SceneCompletionError with the end of its log if the node has ended by itself."""
         if ending := self.ending():
             raise SceneCompletionError(f"the node {ending} during the replay", where=self.full_name, cure=self.log())
-
-
-def _with_package(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment, with this package importable also where a checkout was not installed."""
-    variables = dict(environment)
-    root = Path(__file__).resolve().parents[3]
-    if root.name not in ("site-packages", "dist-packages"):
-        variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), variables.get("PYTHONPATH", "")]))
-    return variables
 
 
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)

@@ -72,13 +72,13 @@ def test_no_image_has_a_reason_and_a_cure(
 
 def test_incompatible_qos_matters_only_while_nothing_arrives() -> None:
     silent = record()
-    silent.incompatible["/image"] = "RELIABILITY"
+    silent.incompatible = "RELIABILITY"
     status, _ = judged(silent)
     assert status.level == Level.ERROR
-    assert "RELIABILITY" in status.message and status.message.endswith("change the publisher's QoS")
+    assert status.message.endswith("subscription (RELIABILITY): set image.qos:=sensor_data")
     assert "no publisher" in judged(silent, images=Publishers())[0].message
     other_publisher = working()
-    other_publisher.incompatible["/image"] = "RELIABILITY"
+    other_publisher.incompatible = "RELIABILITY"
     assert judged(other_publisher)[0].level == Level.OK
 
 
