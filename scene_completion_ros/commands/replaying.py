@@ -34,11 +34,11 @@ from scene_completion_ros.messages.transform_buffer import stamp_of
 from scene_completion_ros.progress import Progress, print_summary
 from scene_completion_ros.report.summaries import evidence_summary
 from scene_completion_ros.report.writer import ReportWriter
+from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.parameters import read_parameters
 from scene_completion_ros.ros.replay.results import (
     OF_TRANSFORMS,
     Percentiles,
-    Playback,
     ReplayResult,
     ReplayStatistics,
 )
@@ -55,9 +55,7 @@ from scene_completion_ros.voxels.cloud_kernel import cloud_of
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, matches_of_points
 from scene_completion_ros.whole_files import write_whole
 
-VOXELS_TOPIC = "/scene_completion/voxels"
-LEGEND_TOPIC = "/scene_completion/legend"
-LEGEND_TYPE = "std_msgs/msg/String"
+VOXELS_TOPIC, LEGEND_TOPIC = map(topics.default_name, (topics.VOXELS, topics.LEGEND))
 LOWEST_SHARE_OUT = 0.8  # of the frames of the bundled drive
 _NODE_STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "fuse", "publish")
 _ONLY_THROUGH_THE_NODE = ("rate", "also", "params_file")
@@ -69,6 +67,9 @@ def replay(args: argparse.Namespace, progress: Progress) -> int:
     """Replay the recording that the arguments name; the exit code. Raises SceneCompletionError: bad input."""
     if args.every < 1:
         raise SceneCompletionError(f"{args.every} is not positive", where="--every", cure="1 takes every image")
+    if args.rate is not None and not 0.0 < args.rate < math.inf:
+        cure = "1 is the speed of the recording; without --rate it is played in lock step"
+        raise SceneCompletionError(f"{args.rate} is not positive", where="--rate", cure=cure)
     for name in _ONLY_THROUGH_THE_NODE:
         if args.offline and getattr(args, name) is not None:
             option = f"--{name.replace('_', '-')}"
@@ -108,7 +109,6 @@ class _Replay:
 
     def __init__(self, args: argparse.Namespace, progress: Progress, stack: ExitStack, words: Sequence[str]) -> None:
         self.args, self.progress = args, progress
-        self.playback = Playback(rate=args.rate, also=tuple(args.also or ()))
         # Of --params-file.
         self.parameters = read_parameters(args.params_file, without=_OWN) if args.params_file else {}
         self.sources = Sources(str(args.scale_from or self.parameters.get("scale.from", "corners")))
@@ -158,8 +158,8 @@ class _Replay:
 
     def _motion(self) -> tuple[RecordedMotion | None, str]:
         """How the camera moved, if that gives the student its scale; why it does not, or nothing."""
-        parameters, topics = self.parameters, self.reader.topics
-        cloud = topics.get(str(parameters.get("depth.topic")))
+        parameters = self.parameters
+        cloud = self.reader.topics.get(str(parameters.get("depth.topic")))
         # The same transforms have to hold the sensor; the node subscribes to the named ones.
         if self.sources.scale == "off" or cloud == CLOUD_TYPE or not parameters.keys().isdisjoint(OF_TRANSFORMS):
             return None, ""
@@ -242,7 +242,7 @@ class _Replay:
         args, bundle = self.args, self.bundle
         moves = self.motion is not None or not self.parameters.keys().isdisjoint(OF_TRANSFORMS)
         parameters = {**self.parameters, "engine": args.engine, "scale.from": self.sources.scale}
-        if moves and self.playback.rate is None and bundle.takes_evidence:
+        if moves and args.rate is None and bundle.takes_evidence:
             parameters["scale.wait"] = True  # the scale of an image does not depend on the speed of the machine
         parameters["bundle"] = str(bundle.folder)  # the one that reads the answers of the node
         if args.grid:
@@ -273,7 +273,8 @@ class _Replay:
             camera=self.camera,
             output_bag=args.output / "bag",
             on_result=show,
-            playback=self.playback,
+            rate=args.rate,
+            also=args.also or (),
             node_parameters=parameters,
             statistics=statistics,
             words=self.words,
@@ -389,7 +390,9 @@ def _termination_as_interruption() -> Iterator[None]:
 def _write(output: BagWriter, voxels: SemanticVoxels, frame: ImageFrame, *, with_legend: bool) -> None:
     if with_legend:
         legend = {"data": legend_json(voxels.class_names, voxels.class_colours)}
-        output.write(LEGEND_TOPIC, LEGEND_TYPE, legend, frame.recorded.stamp_ns, latched=True)
+        output.write(
+            LEGEND_TOPIC, topics.topic_spec(topics.LEGEND).type_name, legend, frame.recorded.stamp_ns, latched=True
+        )
     write_image(frame.recorded, output)
     cloud = cloud_fields(cloud_of(voxels), VOXEL_CLOUD_FIELDS, voxels.stamp_ns, frame.frame_id)
     output.write(VOXELS_TOPIC, CLOUD_TYPE, cloud, frame.recorded.stamp_ns)

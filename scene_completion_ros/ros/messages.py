@@ -14,7 +14,7 @@ from geometry_msgs.msg import Point, Pose, Quaternion
 from nav_msgs.msg import MapMetaData, OccupancyGrid, Odometry
 from numpy.typing import NDArray
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2, PointField, RegionOfInterest
+from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2, PointField
 from std_msgs.msg import Header, String
 
 from scene_completion_ros.errors import SceneCompletionError
@@ -188,18 +188,6 @@ def camera_info_message(camera: Camera, stamp_ns: int, frame_id: str) -> Any:
         k=[float(value) for value in (fx, 0, cx, 0, fy, cy, 0, 0, 1)],
         r=[float(value) for value in (1, 0, 0, 0, 1, 0, 0, 0, 1)],
         p=[float(value) for value in (fx, 0, cx, 0, 0, fy, cy, 0, 0, 0, 1, 0)],
-    )
-
-
-def copied_camera_info(message: Any, stamp_ns: int) -> Any:
-    """Copy the CameraInfo of a bag into a message of this ROS."""
-    return CameraInfo(
-        header=_header(stamp_ns, message.header.frame_id),
-        **{name: getattr(message, name) for name in ("width", "height", "distortion_model", "binning_x", "binning_y")},
-        **{name: [float(value) for value in getattr(message, name)] for name in ("d", "k", "r", "p")},
-        roi=RegionOfInterest(
-            **{name: getattr(message.roi, name) for name in ("x_offset", "y_offset", "width", "height", "do_rectify")}
-        ),
     )
 
 

@@ -3,7 +3,7 @@
 import heapq
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,9 +12,8 @@ from scene_completion_ros.bags.writer import COMPRESSED_TYPE, BagWriter, write_t
 from scene_completion_ros.geometry.camera_info import RECTIFIED_TOPIC
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import dds
-from scene_completion_ros.ros.replay import results
 from scene_completion_ros.ros.replay.played_node import NodeProcess
-from scene_completion_ros.ros.replay.results import MadeMessage, Playback, ReplayResult, ReplayStatistics
+from scene_completion_ros.ros.replay.results import MadeMessage, ReplayResult, ReplayStatistics, check_topics
 from scene_completion_ros.sequences.from_bag import RecordedMotion
 
 LOCK_STEP_PATIENCE_S = 3.0  # with transforms that are late
@@ -46,7 +45,10 @@ def replay_over_dds(
     # Called with every result, in the order of the node. In lock step that is in a thread while the node completes the
     # next image. At a rate it is when the recording is over, and delays no image.
     on_result: Callable[[ReplayResult], None] | None = None,
-    playback: Playback | None = None,  # how to play; in lock step by default
+    # None plays in lock step: the next image is sent when the node has published the result of the last one, or
+    # announced its drop. A number plays in real time, that many times as fast as recorded.
+    rate: float | None = None,
+    also: Collection[str] = (),  # further recorded topics to publish
     # Parameters of the node, by name. `grid.frame` and `cameras` are always empty: a replay takes voxels to
     # be in the frame of one image. In lock step `sync.timeout` is at least 3 s.
     node_parameters: Mapping[str, object] | None = None,
@@ -61,38 +63,35 @@ def replay_over_dds(
 ) -> ReplayStatistics:
     """Publish one image topic of a bag to the node, and collect its voxels, depth and processing times.
 
-    In lock step (see `Playback`) the outcome does not depend on the speed of the machine. The node completes every
+    In lock step the outcome does not depend on the speed of the machine. The node completes every
     image, or drops it for a reason that is counted. At a rate the node drops what it cannot keep up with. Raises
     BagError where there is no such image topic, or no usable CameraInfo and no camera was given; SceneCompletionError
     where the node did not start, ended, stopped answering in lock step, or publishes voxels in another frame than that
-    of the images. Or the playback does not fit the recording. What came before is in the output bag.
+    of the images, or where further topics do not fit. What came before is in the output bag.
     """
-    playback = playback or Playback()
     dds.use_shipped_profile()
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # not for the rest of the network
     from scene_completion_ros.ros.replay.player import Player, Source
 
     reader.choose_image_topic(topic)
-    results.check_topics(playback, reader.topics, topic)
     namespace = f"/replay_{os.getpid()}"
     poses = f"{namespace}/camera_odometry"
-    also = {name: reader.topics[name] for name in playback.also}
-    if motion is not None:
-        also[poses] = ODOMETRY_TYPE
     parameters = {"image.qos": "reliable", **(node_parameters or {})}
     parameters |= {"grid.frame": "", "cameras": ""}  # voxels are to be those of one image, in its frame
+    check_topics(also, reader.topics, topic, parameters)
+    moving = {} if motion is None else {poses: ODOMETRY_TYPE}
+    depth = {str(parameters.get("depth.topic", ""))} - {""}
     source = Source(
         topic=topic,
         compressed=reader.topics[topic] == COMPRESSED_TYPE,
         camera=camera or reader.camera_for(topic),
         camera_info=None if camera else reader.camera_info(topic),
-        also=also,
-        awaited=(*results.check_depth_topic(playback, parameters), *([poses] if motion is not None else [])),
+        also={name: reader.topics[name] for name in also} | moving,
+        awaited={*depth, *moving},
     )
-    results.check_fusion_topics(playback, parameters)
     if motion is not None:
         parameters |= {"transform.source": "topics", "odometry.topics": poses, "odometry.frame": motion.world}
-    if playback.rate is None:  # what reaches an image must not depend on the speed of the machine
+    if rate is None:  # what reaches an image must not depend on the speed of the machine
         given = parameters.get("sync.timeout")
         parameters["sync.timeout"] = max(LOCK_STEP_PATIENCE_S, given if isinstance(given, float) else 0.0)
     parameters["image.transport"] = "compressed" if source.compressed else "raw"
@@ -105,13 +104,13 @@ def replay_over_dds(
         if bag is not None:
             write_transforms(reader, topic, bag)
         statistics = statistics or ReplayStatistics(topic)
-        player = Player(node, source, playback, bag, on_result, statistics, words)
+        player = Player(node, source, rate, bag, on_result, statistics, words)
         stack.callback(player.close)
         player.warm_up()
         statistics.startup_s = time.perf_counter() - started_s
         try:
             # Further topics have a reader of their own, for it runs alongside that of the images.
-            recorded = stack.enter_context(BagReader(reader.path)).messages(playback.also) if playback.also else ()
+            recorded = stack.enter_context(BagReader(reader.path)).messages(also) if also else ()
             further: list[Iterable[BagMessage | MadeMessage]] = [recorded]
             if motion is not None:
                 further.append(_poses(motion, poses))

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from rosbags.typesys.store import Typestore
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 
-from scene_completion_ros.bags.reader import BagMessage
+from scene_completion_ros.bags.reader import CAMERA_INFO_TYPE, BagMessage
 from scene_completion_ros.bags.writer import BagWriter, write_image
 from scene_completion_ros.errors import BagError, SceneCompletionError
 from scene_completion_ros.geometry.camera_info import camera_from_camera_info
@@ -33,7 +33,6 @@ from scene_completion_ros.ros.replay.results import (
     DeferredResults,
     MadeMessage,
     Percentiles,
-    Playback,
     ReplayResult,
     ReplayStatistics,
 )
@@ -45,6 +44,7 @@ DISCOVERY_S = 0.2
 WARM_UP_FRAME = "scene_completion_replay_warm_up"
 SPIN_S = 0.05
 NOTICE_PATIENCE_S = 5.0
+ANSWER_TIMEOUT_S = 60.0  # for the result of an image; after that, lock step is given up
 OTHERS_TIMEOUT_S = 5.0  # to play anyway, to a node that also matches a best-effort publisher of the topic
 QUEUE = 1000  # reliable, so nothing gets lost on the way
 # A frame that has all wanted answers waits this long for its processing times, which a busy machine may send seconds
@@ -69,7 +69,7 @@ class Source:
     camera: Camera
     camera_info: Any  # the bag's own message, None to make one from the camera
     also: Mapping[str, str]  # further topics -> message type
-    awaited: tuple[str, ...] = ()  # those of them that the node is sure to subscribe to
+    awaited: Collection[str] = ()  # those of them that the node is sure to subscribe to
 
 
 class InputPublishers:
@@ -119,7 +119,10 @@ class InputPublishers:
         if self._source.camera_info is None:
             message = messages.camera_info_message(self._source.camera, stamp_ns, frame_id)
         else:
-            message = messages.copied_camera_info(self._source.camera_info, stamp_ns)
+            recorded = self._source.camera_info
+            stamp = replace(recorded.header.stamp, sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+            stamped = replace(recorded, header=replace(recorded.header, stamp=stamp))
+            message = bytes(_typestore().serialize_cdr(stamped, CAMERA_INFO_TYPE))
         self._camera_infos.publish(message)
 
     def other(self, further: BagMessage | MadeMessage) -> None:
@@ -261,7 +264,7 @@ class Player:
         self,
         process: NodeProcess,
         source: Source,
-        playback: Playback,
+        rate: float | None,  # as of `replay_over_dds`
         bag: BagWriter | None,
         # Called with every frame whose answers are complete. In lock step that is at once, in a thread: the node
         # completes the next image meanwhile. In real time it is at the end.
@@ -269,7 +272,7 @@ class Player:
         statistics: ReplayStatistics,  # filled while frames are played
         words: Sequence[str] = (),  # the query; may be empty
     ) -> None:
-        self._process, self._source, self._playback = process, source, playback
+        self._process, self._source, self._rate = process, source, rate
         self._bag = bag
         # Milliseconds; arrays, for a recording may be played for days.
         self._stage_times = {stage: array("d") for stage in topics.STAGES}
@@ -403,7 +406,7 @@ class Player:
                     self._on_result(result)
 
     def _play(self, frames: Iterable[BagMessage], others: Iterable[BagMessage | MadeMessage]) -> None:
-        lock_step = self._playback.rate is None
+        lock_step = self._rate is None
         lead_ns = LEAD_NS if lock_step else 0
         further = iter(others)
         other = next(further, None)
@@ -424,8 +427,8 @@ class Player:
 
     def _wait_for(self, until_ns: int) -> None:
         """In real time, let the recorded time pass."""
-        if self._playback.rate is not None and until_ns >= self._first_ns:
-            self._spin(self._begun_s + (until_ns - self._first_ns) * 1e-9 / self._playback.rate, lambda: False)
+        if self._rate is not None and until_ns >= self._first_ns:
+            self._spin(self._begun_s + (until_ns - self._first_ns) * 1e-9 / self._rate, lambda: False)
 
     def _send(self, index: int, frame: BagMessage) -> None:
         self.statistics.frames_in += 1
@@ -450,21 +453,21 @@ class Player:
 
         Or dropped, and the notice of that, which is of another topic, is still to be read.
         """
-        waiting, timeout_s = self._answers.waiting, self._playback.timeout_s
+        waiting = self._answers.waiting
         if waiting:
             newest = waiting[-1]
-            self._spin(newest.sent_s + timeout_s, lambda: newest not in waiting)
+            self._spin(newest.sent_s + ANSWER_TIMEOUT_S, lambda: newest not in waiting)
             if newest not in waiting:
                 self._spin(time.perf_counter() + NOTICE_PATIENCE_S, lambda: not waiting)
         self._hand_over(patient=False)
         self.statistics.lost_stamps_ns += [sent.stamp_ns for sent in waiting]
         lost = waiting[-1] if waiting else None
         waiting.clear()
-        if lost is not None and self._playback.rate is None:
+        if lost is not None and self._rate is None:
             missing = ", ".join(topic for topic in self._collected if topic not in lost.answers)
             raise SceneCompletionError(
                 f"the node neither completed nor dropped image {lost.index} (stamp {lost.stamp_ns} ns) "
-                f"within {timeout_s:g} s: no {missing}",
+                f"within {ANSWER_TIMEOUT_S:g} s: no {missing}",
                 where=self._process.full_name,
                 cure="See what the node does; a slow machine can replay with --offline"
                 + (f"; its last output:\n{log}" if (log := self._process.log()) else ""),
@@ -479,7 +482,7 @@ class Player:
         while (sent := self._answers.next_ready(time.perf_counter(), patient=patient)) is not None:
             assert sent.source is not None
             self._last_result_s = time.perf_counter()
-            if self._playback.rate is None:
+            if self._rate is None:
                 self._taken.result()  # or raises what went wrong with the one before
                 self._taken = self._pool.submit(self._take, sent, sent.source, self._on_result)
                 self._elsewhere_s += time.perf_counter() - self._last_result_s
@@ -495,7 +498,7 @@ class Player:
             if not statistics.frames_out:
                 self._legends[-1].record(self._bag, source.stamp_ns)
             write_image(source, self._bag)
-            for topic in (*RECORDED, *[topics.PROCESSING_TIME] * (self._playback.rate is not None)):
+            for topic in (*RECORDED, *[topics.PROCESSING_TIME] * (self._rate is not None)):
                 if topic in answers:
                     answers[topic].record(self._bag, source.stamp_ns)
         self._end_to_end.append(sent.latency_ms)
@@ -509,7 +512,6 @@ class Player:
             return
         matches = answers.get(topics.MATCHES)
         result = ReplayResult(
-            index=sent.index,
             stamp_ns=sent.stamp_ns,
             frame_id=cloud.header.frame_id,
             image_message=source.message,

@@ -1,6 +1,5 @@
 """How a recording is played, and what that yields: one result a frame, and statistics at the end. Needs no rclpy."""
 
-import math
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -23,7 +22,6 @@ from scene_completion_ros.ros.parameters import names_in
 class ReplayResult:
     """One frame of the bag and what the node made of it."""
 
-    index: int  # of the frame among the images of the bag's topic
     stamp_ns: int  # of the image's header
     frame_id: str
     image_message: Any  # the image as the bag holds it
@@ -141,7 +139,6 @@ class DeferredResults:
         return array
 
 
-ANSWER_TIMEOUT_S = 60.0
 # In lock step further topics run this far ahead of the images: what an image needs must be there before it.
 LEAD_NS = 500_000_000
 # Parameters that choose the source of transforms, or need others than those of the camera in one frame.
@@ -156,47 +153,22 @@ OF_TRANSFORMS = (
 )
 
 
-@dataclass(frozen=True)
-class Playback:
-    """How a recording is played. Raises SceneCompletionError where a number makes no sense: names the option."""
+def check_topics(
+    also: Collection[str], recorded: Collection[str], image_topic: str, parameters: Mapping[str, object]
+) -> None:
+    """Raise SceneCompletionError where further topics do not fit the recording or the node, with what would.
 
-    # None plays in lock step. The next image is sent when the node has published the result of the last one or
-    # announced its drop. A number plays in real time, that many times as fast as recorded.
-    rate: float | None = None
-    # How long to wait for the result of an image; after that, lock step is given up.
-    timeout_s: float = ANSWER_TIMEOUT_S
-    also: Sequence[str] = ()  # further recorded topics to publish
-
-    def __post_init__(self) -> None:
-        for value, where, cure in (
-            (self.rate, "rate", "1 is the speed of the recording; without a rate it is played in lock step"),
-            (self.timeout_s, "timeout", "Give seconds"),
-        ):
-            if value is not None and not (math.isfinite(value) and value > 0.0):
-                raise SceneCompletionError(f"{value} is not positive", where=where, cure=cure)
-
-
-def check_topics(playback: Playback, recorded: Collection[str], image_topic: str) -> None:
-    """Raise SceneCompletionError where further topics are not in the recording, or are played anyway."""
-    for topic in playback.also:
+    `also`: what is played besides the images; `parameters`: those of the node, which get neither depth nor the poses of
+    images that it joins from anywhere else.
+    """
+    for topic in also:
         if topic not in recorded or topic == image_topic:
             known = ", ".join(sorted(set(recorded) - {image_topic}))
             raise SceneCompletionError(f"no further topic {topic} is recorded", where="also", cure=f"Known: {known}")
-
-
-def check_depth_topic(playback: Playback, parameters: Mapping[str, object]) -> tuple[str, ...]:
-    """The topic of the depth sensor. Raises SceneCompletionError if it is not played."""
-    topic = str(parameters.get("depth.topic", ""))
-    if not topic:
-        return ()
-    if topic not in playback.also:
-        cure = f"Add --also {topic}, under the full name that the recording has"
-        raise SceneCompletionError("the replay does not play it", where=f"parameter depth.topic, {topic}", cure=cure)
-    return (topic,)
-
-
-def check_fusion_topics(playback: Playback, parameters: Mapping[str, object]) -> None:
-    """Raise SceneCompletionError, naming topics, where a node that joins images would get no poses."""
+    depth = str(parameters.get("depth.topic", ""))
+    if depth and depth not in also:
+        cure = f"Add --also {depth}, under the full name that the recording has"
+        raise SceneCompletionError("the replay does not play it", where=f"parameter depth.topic, {depth}", cure=cure)
     names = ",".join(str(parameters.get(name, "")) for name in ("transform.topics", "odometry.topics"))
     source = parameters.get("transform.source", "auto")
     if source == "auto":  # as `source_kind` of the node has it
@@ -204,7 +176,7 @@ def check_fusion_topics(playback: Playback, parameters: Mapping[str, object]) ->
         source = "topics" if names_in(names) else "parameters" if placed else "tf2"
     heard = {"topics": names, "tf2": "/tf"}.get(str(source), "")
     wanted = tuple(name.partition("=")[0] for name in names_in(heard))
-    if parameters.get("fusion.enabled") and wanted and set(playback.also).isdisjoint(wanted):
+    if parameters.get("fusion.enabled") and wanted and set(also).isdisjoint(wanted):
         what = f"fusion.enabled needs {', '.join(wanted)}, which the replay does not play"
         cure = "Play the recorded topic too, with --also, under the full name that the parameter has"
         raise SceneCompletionError(what, where="parameter fusion.enabled", cure=cure)

@@ -16,7 +16,7 @@ from scene_completion_ros.errors import BagError
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.replay.bag_replay import replay_over_dds
 from scene_completion_ros.ros.replay.player import Answers, SentImage
-from scene_completion_ros.ros.replay.results import Playback, ReplayResult, ReplayStatistics
+from scene_completion_ros.ros.replay.results import ReplayResult, ReplayStatistics
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from tests.checkout import ROOT
 from tests.inference.small_bundle import class_names
@@ -75,7 +75,6 @@ def test_lock_step_answers_every_frame_and_writes_a_bag(tmp_path: Path, node_par
             node_parameters=node_parameters,
         )
     good = [0, 1, 3, 4]
-    assert [result.index for result in results] == good
     assert [result.stamp_ns for result in results] == [START_NS + number * STEP_NS for number in good]
     assert (statistics.frames_in, statistics.frames_out, statistics.frames_empty) == (5, 4, 0)
     assert statistics.lost_stamps_ns == [START_NS + 2 * STEP_NS]
@@ -142,7 +141,7 @@ def test_a_recording_without_stamps_is_completed_and_lost_times_do_not_matter(
             reader, "/front/image_raw", on_result=results.append, node_parameters=node_parameters
         )
     assert (statistics.frames_out, statistics.lost_stamps_ns) == (3, [])
-    assert [result.index for result in results] == [0, 1, 2]
+    assert len(results) == 3
     timed = [result for result in results if result.stages_ms]
     assert len(timed) >= 2
     for result in timed:
@@ -171,7 +170,7 @@ def test_real_time_with_given_camera_and_compressed_images(tmp_path: Path, node_
             output_bag=tmp_path / "completed",
             on_result=draw_slowly,
             statistics=statistics,
-            playback=Playback(rate=0.5),
+            rate=0.5,
             node_parameters=node_parameters,
         )
     assert statistics.frames_in == 6

@@ -16,9 +16,9 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.transforms import Extrinsic
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.ros.placements import transform_message
-from scene_completion_ros.ros.replay import bag_replay
+from scene_completion_ros.ros.replay import bag_replay, player
 from scene_completion_ros.ros.replay.played_node import NodeProcess
-from scene_completion_ros.ros.replay.results import Playback, ReplayResult
+from scene_completion_ros.ros.replay.results import ReplayResult
 from tests.checkout import ROOT
 from tests.ros.moving_robot import MOUNT, ODOM, FusedTruth, odometry_message, pose
 from tests.ros.replay.test_bag_replay import CAMERA, FRAME, START_NS, STEP_NS, write_bag
@@ -65,7 +65,7 @@ def test_two_runs_write_the_same_recording_of_joined_images(
                 reader,
                 TOPIC,
                 output_bag=tmp_path / run / "completed",
-                playback=Playback(also=[ODOMETRY]),
+                also=[ODOMETRY],
                 node_parameters=node_parameters,
             )
         assert (statistics.frames_in, statistics.frames_out) == (FRAMES, FRAMES - 1), statistics.node_log
@@ -95,7 +95,7 @@ def test_a_node_that_stops_answering_is_reported_and_what_came_before_is_kept(
             return super().__enter__()
 
     def freeze(result: ReplayResult) -> None:
-        if result.index == 1:
+        if result.stamp_ns == START_NS + STEP_NS:
             nodes[0]._process.send_signal(signal.SIGSTOP)
 
     def thawed(self: NodeProcess) -> int:  # a stopped process heeds no SIGTERM
@@ -104,6 +104,7 @@ def test_a_node_that_stops_answering_is_reported_and_what_came_before_is_kept(
 
     stop = NodeProcess.stop
     monkeypatch.setattr(bag_replay, "NodeProcess", Remembered)
+    monkeypatch.setattr(player, "ANSWER_TIMEOUT_S", 3.0)
     monkeypatch.setattr(NodeProcess, "stop", thawed)
     with BagReader(tmp_path / "drive") as reader, pytest.raises(SceneCompletionError) as caught:
         bag_replay.replay_over_dds(
@@ -111,7 +112,6 @@ def test_a_node_that_stops_answering_is_reported_and_what_came_before_is_kept(
             TOPIC,
             output_bag=tmp_path / "completed",
             on_result=freeze,
-            playback=Playback(timeout_s=3.0),
             node_parameters=node_parameters,
         )
     said = str(caught.value)
