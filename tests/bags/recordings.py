@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from scene_completion_ros.bags.writer import BagWriter
+from scene_completion_ros.bags.writer import BagWriter, header_fields, made_message
 
 STORE = get_typestore(Stores.LATEST)
 SECOND = 1_000_000_000
@@ -20,14 +20,13 @@ WIDTH, HEIGHT = 64, 48
 
 
 def make(name: str, /, **fields: Any) -> Any:
-    """A message by its type name."""
+    """A message by its type name; what is left out is zero."""
     package, kind = name.split("/")
-    return STORE.types[f"{package}/msg/{kind}"](**fields)
+    return made_message(STORE, f"{package}/msg/{kind}", fields)
 
 
 def header(stamp_ns: int, frame_id: str) -> Any:
-    stamp = make("builtin_interfaces/Time", sec=stamp_ns // SECOND, nanosec=stamp_ns % SECOND)
-    return make("std_msgs/Header", stamp=stamp, frame_id=frame_id)
+    return make("std_msgs/Header", **header_fields(stamp_ns, frame_id))
 
 
 def image(
@@ -45,7 +44,7 @@ def image(
     flat = np.ascontiguousarray(data).view(np.uint8).reshape(-1)
     return make(
         "sensor_msgs/Image",
-        header=header(stamp_ns, frame_id),
+        header=header_fields(stamp_ns, frame_id),
         height=height,
         width=width,
         encoding=encoding,
@@ -57,7 +56,7 @@ def image(
 
 def compressed(content: bytes, form: str, *, stamp_ns: int = START, frame_id: str = "camera_optical") -> Any:
     data = np.frombuffer(content, np.uint8)
-    return make("sensor_msgs/CompressedImage", header=header(stamp_ns, frame_id), format=form, data=data)
+    return make("sensor_msgs/CompressedImage", header=header_fields(stamp_ns, frame_id), format=form, data=data)
 
 
 def picture(seed: int = 0, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
@@ -81,10 +80,9 @@ def camera_info(
     p3: float = 0.0,
 ) -> Any:
     cx, cy = centre
-    region = make("sensor_msgs/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
     return make(
         "sensor_msgs/CameraInfo",
-        header=header(stamp_ns, frame_id),
+        header=header_fields(stamp_ns, frame_id),
         height=height,
         width=width,
         distortion_model="plumb_bob",
@@ -92,18 +90,7 @@ def camera_info(
         k=np.array([f, 0, cx, 0, f, cy, 0, 0, 1]),
         r=np.eye(3).reshape(-1),
         p=np.array([f, 0, cx, p3, 0, f, cy, 0, 0, 0, 1, 0]),
-        binning_x=0,
-        binning_y=0,
-        roi=region,
     )
-
-
-def _vector(xyz: tuple[float, float, float]) -> Any:
-    return make("geometry_msgs/Vector3", x=xyz[0], y=xyz[1], z=xyz[2])
-
-
-def _yaw(angle: float) -> Any:
-    return make("geometry_msgs/Quaternion", x=0.0, y=0.0, z=math.sin(angle / 2), w=math.cos(angle / 2))
 
 
 def transform(
@@ -115,26 +102,16 @@ def transform(
     scale: float = 1.0,
 ) -> Any:
     """tf2_msgs/TFMessage with one transform; `scale` breaks its quaternion."""
-    rotation = _yaw(yaw)
-    rotation.z, rotation.w = rotation.z * scale, rotation.w * scale
-    body = make("geometry_msgs/Transform", translation=_vector(xyz), rotation=rotation)
-    stamped = make(
-        "geometry_msgs/TransformStamped", header=header(stamp_ns, parent), child_frame_id=child, transform=body
-    )
+    rotation = {"z": scale * math.sin(yaw / 2), "w": scale * math.cos(yaw / 2)}
+    body = {"translation": dict(zip("xyz", xyz, strict=True)), "rotation": rotation}
+    stamped = {"header": header_fields(stamp_ns, parent), "child_frame_id": child, "transform": body}
     return make("tf2_msgs/TFMessage", transforms=[stamped])
 
 
 def odometry(parent: str, child: str, xyz: tuple[float, float, float], stamp_ns: int) -> Any:
-    point = make("geometry_msgs/Point", x=xyz[0], y=xyz[1], z=xyz[2])
-    pose = make("geometry_msgs/Pose", position=point, orientation=_yaw(0.0))
-    twist = make("geometry_msgs/Twist", linear=_vector((0.0, 0.0, 0.0)), angular=_vector((0.0, 0.0, 0.0)))
-    return make(
-        "nav_msgs/Odometry",
-        header=header(stamp_ns, parent),
-        child_frame_id=child,
-        pose=make("geometry_msgs/PoseWithCovariance", pose=pose, covariance=np.zeros(36)),
-        twist=make("geometry_msgs/TwistWithCovariance", twist=twist, covariance=np.zeros(36)),
-    )
+    pose = {"position": dict(zip("xyz", xyz, strict=True)), "orientation": {"w": 1.0}}
+    fields = {"header": header_fields(stamp_ns, parent), "child_frame_id": child, "pose": {"pose": pose}}
+    return make("nav_msgs/Odometry", **fields)
 
 
 def string(text: str) -> Any:

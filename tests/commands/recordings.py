@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.geometry.cameras import Camera
 from tests.bags import recordings
-from tests.bags.recordings import make
 from tests.inference.small_bundle import CANONICAL
 from tests.messages.test_clouds import cloud
 
@@ -40,7 +39,9 @@ def record(path: Path, *, frames: int = 3, broken: bool = False) -> Path:
     rng = np.random.default_rng(0)
     with BagWriter(path) as writer:
         above = recordings.transform(FRAME, "lidar", (0.0, -1.0, 0.0), START_NS)  # and along the camera's axis
-        above.transforms[0].transform.rotation = make("geometry_msgs/Quaternion", x=0.5, y=-0.5, z=0.5, w=0.5)
+        above.transforms[0].transform.rotation = recordings.make(
+            "geometry_msgs/Quaternion", x=0.5, y=-0.5, z=0.5, w=0.5
+        )
         writer.write("/tf_static", "tf2_msgs/msg/TFMessage", above, START_NS)
         for i in range(frames):
             now = START_NS + i * STEP_NS

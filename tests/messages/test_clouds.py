@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from scene_completion_ros.bags.writer import header_fields
 from scene_completion_ros.errors import BagError
 from scene_completion_ros.messages.images import read_xyz
-from tests.bags.recordings import START, header, make
+from tests.bags.recordings import START, make
 
 
 def cloud(xyz: np.ndarray, *, kind: str = "<f4", point_step: int = 24, height: int = 1, row_padding: int = 0) -> Any:
@@ -17,12 +18,12 @@ def cloud(xyz: np.ndarray, *, kind: str = "<f4", point_step: int = 24, height: i
     points["x"], points["y"], points["z"] = xyz.T
     data = np.pad(points.view(np.uint8).reshape(height, -1), ((0, 0), (0, row_padding)))
     fields = [
-        make("sensor_msgs/PointField", name=axis, offset=offset, datatype=7 if size == 4 else 8, count=1)
+        {"name": axis, "offset": offset, "datatype": 7 if size == 4 else 8, "count": 1}
         for axis, offset in (("z", 0), ("y", size), ("x", 2 * size))
     ]
     return make(
         "sensor_msgs/PointCloud2",
-        header=header(START, "lidar"),
+        header=header_fields(START, "lidar"),
         height=height,
         width=len(xyz) // height,
         fields=fields,
