@@ -247,8 +247,6 @@ class _Replay:
         parameters["bundle"] = str(bundle.folder)  # the one that reads the answers of the node
         if args.grid:
             parameters["grid.file"] = str(args.grid.resolve())
-        if self.camera is None:  # the recorded CameraInfo is passed on, and its P holds for rectified images
-            parameters["image.rectified"] = RECTIFIED_TOPIC in self.topic
 
         def show(result: ReplayResult) -> None:
             voxels, found = answer_of(result, bundle, self.place, self.words)

@@ -51,6 +51,7 @@ from scene_completion_ros.ros.health.judgement import FrameCounters, Record
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.publishers import Outputs
 from scene_completion_ros.ros.waiting import NewestWorker
+from scene_completion_ros.voxels.cloud_kernel import compile_kernel
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 if TYPE_CHECKING:  # imported by what joins images, which is off by default
@@ -575,7 +576,7 @@ class InferenceThread:
     def _prepare(self) -> None:
         for name in list(self._to_prepare):  # what is added meanwhile comes after an image that waits
             self._to_prepare.pop(name)()
-        self._outputs.prepare()
+        compile_kernel()  # of clouds, so that the first one is as fast as any
         self._take(self._words)
 
     def _take(self, words: Words) -> None:

@@ -346,7 +346,7 @@ class Inputs:
             lambda frame: counters.drop(DropReason.NOT_TOGETHER, header=frame.header),
             on_waiting=lambda: self._poll_sets.start(),
         )
-        self._poll_sets = Poll(node, self._look_for_sets, resources)
+        self._poll_sets = Poll(node, self._sets.look, resources)
         on_bad_transform = functools.partial(counters.drop, DropReason.BAD_TRANSFORM)
         self._source = make_transform_source(node, at_start, self._look, on_bad_transform, resources)
         self._placements = Placements(self._source, grid_from_camera, thread.student.bundle.height_above_ground)
@@ -417,10 +417,6 @@ class Inputs:
         for name in missing:
             self._counters.count_missing(name)
         self._room.enter(tuple(frames), _newest(frames).sync_timeout)
-
-    def _look_for_sets(self) -> bool:
-        self._sets.look()
-        return bool(len(self._sets))
 
     def _admit(self, frames: tuple[Frame, ...]) -> None:
         for frame in frames:

@@ -45,7 +45,6 @@ from scene_completion_ros.ros.messages import (
 )
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE
-from scene_completion_ros.voxels.cloud_kernel import compile_kernel
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 
@@ -167,10 +166,6 @@ class Outputs:
         )
         self._resources.callback(self._node.destroy_publisher, publisher)
         return publisher
-
-    def prepare(self) -> None:
-        """Compile what publishing needs, so that the first result is as fast as any."""
-        compile_kernel()
 
     def wanted(self) -> bool:
         """Whether a result has a subscriber; processing times alone are no reason to complete an image."""

@@ -129,16 +129,11 @@ class WaitingRoom(Generic[Item]):
         refuse: Callable[[Item], None],  # called with an item for which there is no room
         *,
         # Called when the first one begins to wait: from then on `look` has to be called now and then.
-        on_waiting: Callable[[], None] = lambda: None,
-        clock: Callable[[], float] = time.monotonic,
+        on_waiting: Callable[[], None],
     ) -> None:
         self._admit, self._turn_away, self._refuse = admit, turn_away, refuse
-        self._on_waiting, self._clock = on_waiting, clock
+        self._on_waiting = on_waiting
         self._waiting: deque[tuple[Item, float]] = deque()
-
-    def __len__(self) -> int:
-        """Number of items that wait."""
-        return len(self._waiting)
 
     def enter(self, item: Item, timeout_s: float) -> None:
         """Let an item through, at once if it needs nothing and none waits before it.
@@ -146,7 +141,7 @@ class WaitingRoom(Generic[Item]):
         `timeout_s`: how long it may wait. Beyond `CAPACITY` waiting ones the newest is refused: were it the oldest,
         none might ever live to see what it waits for.
         """
-        deadline_s = self._clock() + timeout_s
+        deadline_s = time.monotonic() + timeout_s
         if self._waiting:
             if len(self._waiting) >= CAPACITY:
                 self._refuse(item)
@@ -157,10 +152,14 @@ class WaitingRoom(Generic[Item]):
             self._waiting.append((item, deadline_s))
             self._on_waiting()
 
-    def look(self) -> None:
-        """Let through, in order, those that have what they need, and turn away those whose time is over."""
+    def look(self) -> bool:
+        """Let through, in order, those that have what they need, and turn away those whose time is over.
+
+        Returns whether some still wait.
+        """
         while self._waiting and self._passes(*self._waiting[0]):
             self._waiting.popleft()
+        return bool(self._waiting)
 
     def empty(self) -> list[Item]:
         """Send all away; who they were."""
@@ -172,7 +171,7 @@ class WaitingRoom(Generic[Item]):
         try:
             self._admit(item)
         except NotYetError as error:
-            if error.may_come and self._clock() < deadline_s:
+            if error.may_come and time.monotonic() < deadline_s:
                 return False
             self._turn_away(item, error)
         return True
@@ -204,13 +203,8 @@ def polled_room(
     resources: ExitStack,
 ) -> WaitingRoom[Item]:
     """A waiting room that is polled while an item waits."""
-
-    def look() -> bool:
-        room.look()
-        return bool(len(room))
-
-    poll = Poll(node, look, resources)
-    room: WaitingRoom[Item] = WaitingRoom(admit, turn_away, refuse, on_waiting=poll.start)
+    room: WaitingRoom[Item] = WaitingRoom(admit, turn_away, refuse, on_waiting=lambda: poll.start())
+    poll = Poll(node, room.look, resources)
     return room
 
 
@@ -240,19 +234,13 @@ class ImageSets(Generic[Item]):
         unused: Callable[[Item], None],  # called with each image that comes into no set
         *,
         # Called when an image waits: from then on `look` has to be called now and then.
-        on_waiting: Callable[[], None] = lambda: None,
-        clock: Callable[[], float] = time.monotonic,
+        on_waiting: Callable[[], None],
     ) -> None:
         self._deliver, self._unused, self._on_waiting = deliver, unused, on_waiting
-        self._clock = clock
         self._queues: dict[str, deque[_WaitingImage[Item]]] = {name: deque() for name in names}
         self._absent: set[str] = set()
         self._delivered_ns: int | None = None
         self._tolerance_ns = 0
-
-    def __len__(self) -> int:
-        """Number of images that wait."""
-        return sum(map(len, self._queues.values()))
 
     def add(self, name: str, stamp_ns: int, item: Item, *, tolerance_ns: int, timeout_s: float) -> None:
         """Take an image; `tolerance_ns`: most difference of stamps in a set; `timeout_s`: how long it may wait."""
@@ -264,22 +252,23 @@ class ImageSets(Generic[Item]):
         queue = self._queues[name]
         if len(queue) >= MOST_IMAGES:
             self._unused(queue.popleft().item)
-        queue.append(_WaitingImage(stamp_ns, item, self._clock() + timeout_s))
+        queue.append(_WaitingImage(stamp_ns, item, time.monotonic() + timeout_s))
         found = self._around(stamp_ns)
         if found.keys() | self._absent >= self._queues.keys():
             self._hand_over(found)
-        if len(self):
+        if any(self._queues.values()):
             self._on_waiting()
 
-    def look(self) -> None:
-        """Deliver what waited long enough, without the cameras that it waited for."""
-        now_s = self._clock()
+    def look(self) -> bool:
+        """Deliver what waited long enough, without the cameras that it waited for; whether images still wait."""
+        now_s = time.monotonic()
         while overdue := [
             waiting for queue in self._queues.values() for waiting in queue if waiting.deadline_s <= now_s
         ]:
             found = self._around(min(waiting.stamp_ns for waiting in overdue))
             self._absent |= self._queues.keys() - found.keys()
             self._hand_over(found)
+        return any(self._queues.values())
 
     def empty(self) -> list[Item]:
         """Forget everything: time began anew. The images that waited."""

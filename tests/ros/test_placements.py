@@ -130,10 +130,7 @@ def test_frames_that_nothing_places_are_refused(
         check_frames(NodeParameters(**given))
 
 
-@pytest.mark.parametrize(("source", "at_once"), [("auto", False), ("tf2", True)])
-def test_auto_subscribes_to_tf_no_sooner_than_a_transform_is_needed(
-    source: Any, at_once: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_node_subscribes_to_tf_no_sooner_than_a_transform_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     far = [1.0]
 
@@ -161,10 +158,9 @@ def test_auto_subscribes_to_tf_no_sooner_than_a_transform_is_needed(
     )
     monkeypatch.setitem(sys.modules, "tf2_ros", tf2)  # type: ignore[arg-type]
     monkeypatch.setattr(placements, "tf2_usable", lambda: True)
-    parameters = NodeParameters(transform_source=source)
     with ExitStack() as resources:
-        made = make_transform_source(None, parameters, lambda: None, lambda reason: None, resources)
-        assert events == ["listen"] * at_once
+        made = make_transform_source(None, NodeParameters(), lambda: None, lambda reason: None, resources)
+        assert not events
         for _ in range(2):
             found = made.lookup("base_link", "camera", 1, 0)
             assert found.translation.tolist() == [1.0, 2.0, 3.0]

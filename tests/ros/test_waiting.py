@@ -1,111 +1,40 @@
-"""Which images wait and which pass, and which images and messages belong together."""
+"""Which images wait and which pass, and which messages belong to them."""
 
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from scene_completion_ros.ros import waiting
 from scene_completion_ros.ros.frame import NotYetError
 from scene_completion_ros.ros.messages import stamp_message
-from scene_completion_ros.ros.waiting import ImageSets, StampMatch, WaitingRoom
+from scene_completion_ros.ros.waiting import StampMatch, WaitingRoom
 
 
-class Bench:
+def test_items_keep_their_order_and_each_has_a_time_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Items are numbers; those in `missing` wait."""
+    clock = SimpleNamespace(monotonic=lambda: clock.now_s, now_s=0.0)
+    monkeypatch.setattr(waiting, "time", clock)
+    missing, passed, turned_away, began_to_wait = {1, 2}, list[int](), list[int](), list[float]()
 
-    def __init__(self) -> None:
-        self.now_s = 0.0
-        self.missing: set[int] = set()
-        self.passed: list[int] = []
-        self.turned_away: list[int] = []
-        self.refused: list[int] = []
-        self.began_to_wait = 0
-        self.room: WaitingRoom[int] = WaitingRoom(
-            self.admit,
-            lambda item, _: self.turned_away.append(item),
-            self.refused.append,
-            on_waiting=self.count,
-            clock=lambda: self.now_s,
-        )
-
-    def admit(self, item: int) -> None:
-        if item in self.missing:
+    def admit(item: int) -> None:
+        if item in missing:
             raise NotYetError("missing", may_come=True)
-        self.passed.append(item)
+        passed.append(item)
 
-    def count(self) -> None:
-        self.began_to_wait += 1
-
-
-def test_images_keep_their_order() -> None:
-    bench = Bench()
-    bench.missing = {1}
-    for item in (1, 2, 3):
-        bench.room.enter(item, 1.0)
-    assert (bench.passed, len(bench.room), bench.began_to_wait) == ([], 3, 1)
-    bench.missing = {3}
-    bench.room.look()
-    assert (bench.passed, len(bench.room)) == ([1, 2], 1)
-
-
-def test_time_ends_for_each_of_its_own() -> None:
-    bench = Bench()
-    bench.missing = {1, 2}
-    bench.room.enter(1, 1.0)
-    bench.now_s = 0.5
-    bench.room.enter(2, 1.0)
-    bench.room.enter(3, 1.0)
-    bench.now_s = 1.0
-    bench.room.look()
-    assert (bench.turned_away, bench.passed) == ([1], [])
-    bench.now_s = 1.5
-    bench.room.look()
-    assert (bench.turned_away, bench.passed) == ([1, 2], [3])
-
-
-TOLERANCE_NS, TIMEOUT_S = 10, 1.0
-
-
-class SetsBench:
-    """Items are names with stamps."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-        self.delivered: list[tuple[list[str], list[str]]] = []
-        self.unused: list[str] = []
-        self.sets: ImageSets[str] = ImageSets(
-            ("left", "front", "right"),
-            lambda items, missing: self.delivered.append((items, missing)),
-            self.unused.append,
-            clock=lambda: self.now_s,
-        )
-
-    def add(self, name: str, stamp_ns: int) -> None:
-        self.sets.add(name, stamp_ns, f"{name} {stamp_ns}", tolerance_ns=TOLERANCE_NS, timeout_s=TIMEOUT_S)
-
-    def look(self, now_s: float) -> None:
-        self.now_s = now_s
-        self.sets.look()
-
-
-def test_a_missing_camera_is_waited_for_once() -> None:
-    sets = SetsBench()
-    sets.add("left", 100)
-    sets.add("front", 100)
-    sets.look(0.9)
-    assert not sets.delivered
-    sets.look(1.0)
-    assert sets.delivered == [(["left 100", "front 100"], ["right"])]
-    sets.add("left", 200)
-    sets.add("front", 205)  # the right one is not waited for any more
-    assert sets.delivered[1] == (["left 200", "front 205"], ["right"])
-    sets.add("right", 204)  # of a time that is over
-    assert sets.unused == ["right 204"]
-    sets.add("left", 300)
-    sets.add("front", 300)
-    assert len(sets.delivered) == 2  # it is there again, and waited for
-    sets.add("right", 300)
-    assert sets.delivered[2] == (["left 300", "front 300", "right 300"], [])
+    room: WaitingRoom[int] = WaitingRoom(
+        admit,
+        lambda item, _: turned_away.append(item),
+        lambda item: pytest.fail(f"{item} was refused"),
+        on_waiting=lambda: began_to_wait.append(clock.now_s),
+    )
+    for item, clock.now_s in ((1, 0.0), (2, 0.5), (3, 0.5)):
+        room.enter(item, 1.0)
+    assert (passed, began_to_wait) == ([], [0.0])
+    clock.now_s = 1.0
+    assert room.look() and (passed, turned_away) == ([], [1])
+    missing.remove(2)
+    assert not room.look() and (passed, turned_away) == ([2, 3], [1])
 
 
 MS = 1_000_000
@@ -126,9 +55,9 @@ def nearest(match: StampMatch, stamp_ms: int, *, final: bool = False) -> Any:
 def test_the_nearest_counts_once_no_nearer_one_may_come() -> None:
     match = match_of(0, 80, 100, 200)
     assert (nearest(match, 110), nearest(match, 185), nearest(match, 200)) == (2, 3, 3)
-    with pytest.raises(NotYetError, match="none after") as waiting:
+    with pytest.raises(NotYetError, match="none after") as caught:
         nearest(match, 210)
-    assert waiting.value.may_come and nearest(match, 210, final=True) == 3
+    assert caught.value.may_come and nearest(match, 210, final=True) == 3
     with pytest.raises(NotYetError, match=r"none within 0\.020 s of 5150000000 ns.*Look at the stamps") as missing:
         nearest(match, 150)
     assert not missing.value.may_come

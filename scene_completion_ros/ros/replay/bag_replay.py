@@ -49,8 +49,8 @@ def replay_over_dds(
     # announced its drop. A number plays in real time, that many times as fast as recorded.
     rate: float | None = None,
     also: Collection[str] = (),  # further recorded topics to publish
-    # Parameters of the node, by name. `grid.frame` and `cameras` are always empty: a replay takes voxels to
-    # be in the frame of one image. In lock step `sync.timeout` is at least 3 s.
+    # Parameters of the node, by name, without `grid.frame` and `cameras`: a replay takes voxels to be in the frame of
+    # one image. In lock step `sync.timeout` is at least 3 s.
     node_parameters: Mapping[str, object] | None = None,
     # Filled while the replay goes on, so that it can be read after an interruption.
     statistics: ReplayStatistics | None = None,
@@ -77,7 +77,6 @@ def replay_over_dds(
     namespace = f"/replay_{os.getpid()}"
     poses = f"{namespace}/camera_odometry"
     parameters = {"image.qos": "reliable", **(node_parameters or {})}
-    parameters |= {"grid.frame": "", "cameras": ""}  # voxels are to be those of one image, in its frame
     check_topics(also, reader.topics, topic, parameters)
     moving = {} if motion is None else {poses: ODOMETRY_TYPE}
     depth = {str(parameters.get("depth.topic", ""))} - {""}
