@@ -14,7 +14,6 @@ from scene_completion_ros.messages.images import (
     ENCODINGS,
     announced_size,
     check_image,
-    decode_depth,
     decode_image,
     decode_published_depth,
 )
@@ -211,14 +210,6 @@ def test_depth_of_the_node_keeps_what_is_too_far_or_unknown(big_endian: bool, pa
     np.testing.assert_array_equal(decode_published_depth(message), metres)
     if padding == 0:
         np.testing.assert_array_equal(message_to_cvimage(message), metres)  # the oracle reads the same numbers
-
-
-def test_depth_of_a_camera_is_in_metres_whatever_its_encoding() -> None:
-    values = np.arange(WIDTH * HEIGHT, dtype="<u2").reshape(HEIGHT, WIDTH)
-    np.testing.assert_allclose(decode_depth(image(values, "16UC1"))[1, :2], [0.064, 0.065])
-    np.testing.assert_allclose(decode_depth(image(values.astype("<f4"), "32FC1"))[1, :2], [64.0, 65.0])
-    with pytest.raises(ImageError, match="encoding 'mono16' is no depth. Name a topic of 16UC1 or 32FC1"):
-        decode_depth(image(values, "mono16"))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from sensor_msgs.msg import Image, PointCloud2
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, Extrinsic, RigidTransform, rotation_of_angles
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.mapping.temporal_fusion import FusedFrame, FusionSettings, TemporalFusion
+from scene_completion_ros.ros.messages import odometry_message
 from scene_completion_ros.ros.placements import transform_message
 from scene_completion_ros.ros.topics import NODE_NAME
 from tests.ros.camera_to_voxels import CAMERA, FRAME, PATIENT_S, SECOND_NS, CameraToVoxels, some_image, values
@@ -69,20 +70,11 @@ class MovingRobot:
 
     def say_pose(self, stamp_ns: int, odom_from_base: RigidTransform) -> None:
         """Publish where the base is."""
-        stamped = transform_message(Extrinsic(ODOM, BASE, odom_from_base), stamp_ns)
         if self._kind == "tf2":
+            stamped = transform_message(Extrinsic(ODOM, BASE, odom_from_base), stamp_ns)
             self._moving.publish(self._tf_message(transforms=[stamped]))
-            return
-        self._moving.publish(odometry_message(stamped))
-
-
-def odometry_message(stamped: Any) -> Any:
-    """A geometry_msgs/TransformStamped as nav_msgs/Odometry."""
-    message = Odometry(header=stamped.header, child_frame_id=stamped.child_frame_id)
-    position, moved = message.pose.pose.position, stamped.transform.translation
-    position.x, position.y, position.z = moved.x, moved.y, moved.z
-    message.pose.pose.orientation = stamped.transform.rotation
-    return message
+        else:
+            self._moving.publish(odometry_message(odom_from_base, stamp_ns, ODOM, BASE))
 
 
 TENTH_NS = SECOND_NS // 10

@@ -12,12 +12,12 @@ from geometry_msgs.msg import Quaternion
 from nav_msgs.msg import OccupancyGrid
 from rosgraph_msgs.msg import Clock
 
-from scene_completion_ros.geometry.transforms import Extrinsic, RigidTransform
+from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.mapping.ground_map import GroundProjection
 from scene_completion_ros.ros import messages
 from scene_completion_ros.ros.parameters import NodeParameters
-from scene_completion_ros.ros.placements import camera_pose, transform_message
+from scene_completion_ros.ros.placements import camera_pose
 from scene_completion_ros.ros.topics import NODE_NAME
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 from tests.ros.camera_to_voxels import CAMERA, FRAME, PATIENT_S, SECOND_NS, CameraToVoxels, is_cloud_of, some_image
@@ -31,7 +31,6 @@ from tests.ros.moving_robot import (
     SOURCES,
     TENTH_NS,
     MovingRobot,
-    odometry_message,
     pose,
 )
 
@@ -61,7 +60,7 @@ def test_a_robot_that_drives(source: str, start: Start, completer: Callable[...,
     model = completer(CAMERA)
     given = {"grid.frame": ODOM, "base_frame": BASE, "sync.timeout": 0.2}
     drive = start(*ARGUMENTS[source], *as_arguments(given), kind=Drive, source=source)
-    # Nobody says yet where the camera is: nothing is published in a wrong place, and it is said why.
+    # Nothing says yet where the camera is: nothing is published in a wrong place, and it is said why.
     drive.until_logged("no transform, 1 so far", lambda: drive.images.publish(drive.image(0, 0)))
     assert f"no transform from '{FRAME}' to '{ODOM}'" in drive.node.log or source == "tf2"
     assert not drive.voxels
@@ -98,8 +97,8 @@ def test_a_robot_that_drives(source: str, start: Start, completer: Callable[...,
     # What is no transform is left out and counted; those before it still hold.
     bad = 0
     if source == "topics":  # tf2 only logs such
-        stamped = transform_message(Extrinsic(ODOM, BASE, pose(0.8, 0.2)), start_ns + 2 * TENTH_NS)
-        nowhere, unturned = odometry_message(stamped), odometry_message(stamped)
+        said = pose(0.8, 0.2), start_ns + 2 * TENTH_NS, ODOM, BASE
+        nowhere, unturned = messages.odometry_message(*said), messages.odometry_message(*said)
         nowhere.pose.pose.position.x = math.nan
         unturned.pose.pose.orientation = Quaternion(x=0.0, y=0.0, z=0.0, w=0.0)  # of length 0
         for spoilt in (nowhere, unturned):

@@ -85,6 +85,10 @@ def test_a_base_gets_the_map_and_a_grid_in_it_gets_all(
         assert placement.grid_from_camera is DEFAULT_GRID_FROM_CAMERA
 
 
+def test_a_camera_that_looks_straight_down() -> None:
+    assert ahead(placed(camera_pitch=90.0, camera_height=15.0))["above the ground"] == [5.0]
+
+
 @pytest.mark.parametrize(
     "given", [{"grid_frame": "map"}, {"base_frame": "map"}, {"grid_frame": BASE, "base_frame": "map"}]
 )

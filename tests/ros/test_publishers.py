@@ -16,8 +16,6 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.mapping.clearing import ClearingRays, seen_free_cubes
 from scene_completion_ros.ros import messages, topics
-from scene_completion_ros.ros.parameters import NodeParameters
-from scene_completion_ros.ros.placements import camera_pose
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
 from tests.ros.graph import Graph, NodeUnderTest, as_arguments
 from tests.ros.moving_robot import TF2
@@ -159,18 +157,3 @@ def test_changes_are_checked_and_take_effect(planner: Planner) -> None:
     assert "no voxel lies 40.0 to 41.0 m above the ground" in planner.node.log
     obstacles_heard = planner.heard[topics.OBSTACLES]
     assert graph.until(lambda: obstacles_heard[-1].header.stamp == message.header.stamp)
-
-
-@pytest.mark.parametrize(
-    ("values", "optical", "upright"),
-    [
-        ({"camera_height": 1.65}, (0.0, 0.0, 10.0), (10.0, 0.0, 1.65)),
-        ({"base_frame": BASE, "camera_height": 1.0}, (2.0, 1.0, 10.0), (10.0, -2.0, 0.0)),
-        ({"camera_pitch": 90.0}, (0.0, 0.0, 1.0), (0.0, 0.0, -1.0)),  # looks straight down
-    ],
-)
-def test_pose_of_the_camera_by_hand(
-    values: dict[str, Any], optical: tuple[float, float, float], upright: tuple[float, float, float]
-) -> None:
-    pose = camera_pose(NodeParameters(**values))
-    np.testing.assert_allclose(pose.apply(np.array(optical)), upright, atol=1e-9)

@@ -13,14 +13,13 @@ from rclpy.serialization import serialize_message
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.geometry.transforms import Extrinsic
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.ros.placements import transform_message
+from scene_completion_ros.ros.messages import odometry_message
 from scene_completion_ros.ros.replay import bag_replay, player
 from scene_completion_ros.ros.replay.played_node import NodeProcess
 from scene_completion_ros.ros.replay.results import ReplayResult
 from tests.checkout import ROOT
-from tests.ros.moving_robot import MOUNT, ODOM, FusedTruth, odometry_message, pose
+from tests.ros.moving_robot import MOUNT, ODOM, FusedTruth, pose
 from tests.ros.replay.test_bag_replay import CAMERA, FRAME, START_NS, STEP_NS, write_bag
 
 TOPIC = "/front/image_raw"
@@ -51,8 +50,7 @@ def test_two_runs_write_the_same_recording_of_joined_images(
     shutil.rmtree(tmp_path / "drive")
     for number in range(2 * FRAMES):
         stamp_ns = START_NS + number * STEP_NS // 2
-        stamped = transform_message(Extrinsic(ODOM, FRAME, pose(number * STEP_M / 2) @ MOUNT), stamp_ns)
-        message = serialize_message(odometry_message(stamped))
+        message = serialize_message(odometry_message(pose(number * STEP_M / 2) @ MOUNT, stamp_ns, ODOM, FRAME))
         written.append((ODOMETRY, "nav_msgs/msg/Odometry", message, stamp_ns))
     with BagWriter(tmp_path / "drive") as bag:
         for one in sorted(written, key=lambda one: one[3]):
