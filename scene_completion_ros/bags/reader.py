@@ -6,7 +6,7 @@ What is damaged or has no index is refused, with the tool that repairs it.
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -71,7 +71,6 @@ class ImageFrame(NamedTuple):
     stamp_ns: int
     frame_id: str
     image_rgb: NDArray[np.uint8]
-    encoding: str
     recorded: BagMessage
 
 
@@ -248,12 +247,7 @@ class BagReader:
             return None
         first: Any | None = None
         camera: Camera | None = None
-
-        def read(message: Any) -> Camera:
-            if camera is not None and not _changed_field(first, message):
-                return camera
-            return camera_from_camera_info(message, rectified=RECTIFIED_TOPIC in image_topic)
-
+        read = partial(camera_from_camera_info, rectified=RECTIFIED_TOPIC in image_topic)
         for recorded, found in self.readable([topic], read):
             message = recorded.message
             first, camera = first or message, camera or found
@@ -298,8 +292,7 @@ class BagReader:
         for recorded, pixels in self.readable([topic], decode_image):
             message = recorded.message
             stamp_ns = stamp_of(message.header) or recorded.stamp_ns
-            encoding = str(message.format if hasattr(message, "format") else message.encoding)
-            yield ImageFrame(stamp_ns, str(message.header.frame_id).strip("/"), pixels, encoding, recorded)
+            yield ImageFrame(stamp_ns, str(message.header.frame_id).strip("/"), pixels, recorded)
 
     def point_clouds(self, topic: str) -> Iterator[CloudFrame]:
         """Yield the points of a PointCloud2 topic; clouds that cannot be read are counted in `skipped`."""

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scene_completion_ros.geometry.transforms import RigidTransform
-    from scene_completion_ros.inference.completer import Completion
-    from scene_completion_ros.voxels.files import ImageDetails
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,13 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Complete the image and write the results."""
+    import numpy as np
+
     from scene_completion_ros.geometry.camera_files import read_camera
     from scene_completion_ros.geometry.grids import read_grid
     from scene_completion_ros.inference.bundle import open_student
     from scene_completion_ros.inference.completer import Completer, mounting_warnings
     from scene_completion_ros.progress import Progress, print_summary
     from scene_completion_ros.report.pictures import birds_eye_view, depth_picture, panel, words_panel, write_picture
-    from scene_completion_ros.voxels.files import SavedVoxels, npz_bytes, write_ply
+    from scene_completion_ros.voxels.files import ImageDetails, SavedVoxels, npz_bytes, write_ply
     from scene_completion_ros.whole_files import write_whole
 
     progress = Progress()
@@ -89,7 +89,14 @@ def run(args: argparse.Namespace) -> int:
     for warning in filter(None, (assumption, *completer.warnings, *mounted, completion.warning)):
         progress.line(f"warning: {warning}")
     args.output.mkdir(parents=True, exist_ok=True)
-    saved = SavedVoxels(completion.voxels, details=details_of(completion))
+    details = ImageDetails(
+        probability_grid=completion.probability.astype(np.float16),
+        alpha_grid=completion.alpha.astype(np.float16),
+        depth=completion.depth.astype(np.float32),
+        transmittance=completion.transmittance.astype(np.float16),
+        depth_intrinsics=np.asarray(completion.depth_camera.matrix, dtype=np.float64),
+    )
+    saved = SavedVoxels(completion.voxels, details=details)
     write_whole(args.output / "voxels.npz", npz_bytes(saved))
     write_ply(args.output / "voxels.ply", completion.voxels)
     picture = panel(
@@ -152,18 +159,3 @@ def read_image(path: Path, bits: int | None = None) -> "tuple[NDArray[np.uint8],
         "the image is merely dark, give --bits 16, otherwise the number of bits that the camera uses"
     )
     return to_rgb(pixels, bits), assumption if bits < 16 else ""
-
-
-def details_of(completion: "Completion") -> "ImageDetails":
-    """What is stored of one image with its voxels."""
-    import numpy as np
-
-    from scene_completion_ros.voxels.files import ImageDetails
-
-    return ImageDetails(
-        probability_grid=completion.probability.astype(np.float16),
-        alpha_grid=completion.alpha.astype(np.float16),
-        depth=completion.depth.astype(np.float32),
-        transmittance=completion.transmittance.astype(np.float16),
-        depth_intrinsics=np.asarray(completion.depth_camera.matrix, dtype=np.float64),
-    )

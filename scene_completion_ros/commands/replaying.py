@@ -38,9 +38,9 @@ from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.parameters import read_parameters
 from scene_completion_ros.ros.replay.results import (
     OF_TRANSFORMS,
-    Percentiles,
     ReplayResult,
     ReplayStatistics,
+    percentiles,
 )
 from scene_completion_ros.scoring import (
     LidarOfBag,
@@ -204,7 +204,7 @@ class _Replay:
                     )
         finally:
             for stage in dict.fromkeys(stage for times in timings for stage in times):
-                statistics.latency_ms[stage] = Percentiles.of([times[stage] for times in timings if stage in times])
+                statistics.latency_ms[stage] = percentiles([times[stage] for times in timings if stage in times])
             statistics.duration_s = sum(times["total"] for times in timings) / 1e3
             statistics.rate_hz = len(timings) / statistics.duration_s if timings else 0.0
             peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)

@@ -75,18 +75,11 @@ class CameraInput:
         self._rectified = False
         self._prepared_for: tuple[Camera, NodeParameters] | None = None
         self._heard_latched = False
-        self._subscribe_to_both(parameters.snapshot())
-
-    def check(self, parameters: NodeParameters) -> None:
-        """Raise CameraError where the calibration at hand has nothing to offer for these parameters."""
-        if self._camera_info is not None:
-            self._read_camera(self._camera_info, parameters)
-
-    def _subscribe_to_both(self, parameters: NodeParameters) -> None:
-        prefix = f"{self.name}/" if self.name else ""
+        at_start = parameters.snapshot()
+        prefix = f"{name}/" if name else ""
         # As image_transport does: the base name is remapped, the transport is appended to the result.
         topic, image_type = self._node.resolve_topic_name(f"{prefix}{IMAGE}"), Image
-        if parameters.image_transport == "compressed":
+        if at_start.image_transport == "compressed":
             topic, image_type = f"{topic}/compressed", CompressedImage
         self._image_topic = topic
         self._camera_info_topic = self._node.resolve_topic_name(f"{prefix}{CAMERA_INFO}")
@@ -94,17 +87,22 @@ class CameraInput:
             topic,
             f"sensor_msgs/msg/{image_type.__name__}",
             self._camera_info_topic,
-            reliable=parameters.image_qos == "reliable",
+            reliable=at_start.image_qos == "reliable",
             since_s=time.perf_counter(),
         )
         reliable = QoSProfile(depth=qos_profile_sensor_data.depth, reliability=ReliabilityPolicy.RELIABLE)
-        image_qos = reliable if parameters.image_qos == "reliable" else qos_profile_sensor_data
+        image_qos = reliable if at_start.image_qos == "reliable" else qos_profile_sensor_data
         images = noted_subscription(self._node, image_type, topic, self._on_image, image_qos, self.record)
         self._resources.callback(self._node.destroy_subscription, images)
         self._subscribe_to_camera_info(qos_profile_sensor_data)
         self._node.get_logger().info(
-            f"waiting for images on {topic} ({parameters.image_qos}) and CameraInfo on {self._camera_info_topic}"
+            f"waiting for images on {topic} ({at_start.image_qos}) and CameraInfo on {self._camera_info_topic}"
         )
+
+    def check(self, parameters: NodeParameters) -> None:
+        """Raise CameraError where the calibration at hand has nothing to offer for these parameters."""
+        if self._camera_info is not None:
+            self._read_camera(self._camera_info, parameters)
 
     def _subscribe_to_camera_info(self, qos: QoSProfile) -> None:
         subscription = self._node.create_subscription(CameraInfo, self._camera_info_topic, self._on_camera_info, qos)

@@ -324,11 +324,6 @@ class WordsReport:
     refused: Event = Event()  # a vocabulary or a query could not be used
     asked: bool = False  # there was a vocabulary or a query
 
-    @classmethod
-    def of(cls, vocabulary: Vocabulary | None) -> "WordsReport":
-        """At first; None for the labels of the bundle."""
-        return cls() if vocabulary is None else cls(vocabulary.names, asked=True)
-
 
 def words_status(report: WordsReport, now_s: float, recent_s: float) -> Status:
     """What voxels are compared with, and what was refused in the last `recent_s` s; `now_s`: by `time.perf_counter`."""
@@ -430,7 +425,8 @@ class InferenceRecord:
         self.fusion = Record(FusionReport())  # what became of the map of earlier images
         self.scales: dict[str, Scale] = {}  # by what depths are multiplied, by the names of the cameras
         self.depth = Record(DepthReport())  # what a sensor of depth gave to images
-        self.words = Record(WordsReport.of(vocabulary))  # what voxels are compared with
+        at_first = WordsReport() if vocabulary is None else WordsReport(vocabulary.names, asked=True)
+        self.words = Record(at_first)  # what voxels are compared with
         self.student = student  # whose models are reported
         self.busy_s: Callable[[], float] = lambda: 0.0  # how long its thread has been at its present work, seconds
         self._lock = threading.Lock()

@@ -32,9 +32,9 @@ from scene_completion_ros.ros.replay.results import (
     LEAD_NS,
     DeferredResults,
     MadeMessage,
-    Percentiles,
     ReplayResult,
     ReplayStatistics,
+    percentiles,
 )
 from scene_completion_ros.voxels.cloud import cloud_array_from_message, match_array_from_message
 
@@ -530,5 +530,5 @@ class Player:
         statistics = self.statistics
         statistics.duration_s = max(duration_s, 0.0)
         statistics.rate_hz = statistics.frames_out / statistics.duration_s if statistics.duration_s else 0.0
-        statistics.latency_ms = {"end_to_end": Percentiles.of(self._end_to_end)}
-        statistics.latency_ms |= {stage: Percentiles.of(times) for stage, times in self._stage_times.items()}
+        statistics.latency_ms = {"end_to_end": percentiles(self._end_to_end)}
+        statistics.latency_ms |= {stage: percentiles(times) for stage, times in self._stage_times.items()}

@@ -50,21 +50,10 @@ class MadeMessage(NamedTuple):
     cdr: bytes
 
 
-@dataclass(frozen=True)
-class Percentiles:
-    """Percentiles of a time in milliseconds."""
-
-    p50: float
-    p95: float
-    p99: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Percentiles | None":
-        """Percentiles of some values; None where there are none."""
-        if not values:
-            return None
-        p50, p95, p99 = np.percentile(values, (50, 95, 99))
-        return cls(float(p50), float(p95), float(p99))
+def percentiles(values: Sequence[float]) -> dict[str, float] | None:
+    """Percentiles of times in milliseconds; None where there are none."""
+    shares = (50, 95, 99)
+    return {f"p{share}": float(np.percentile(values, share)) for share in shares} if values else None
 
 
 @dataclass
@@ -84,7 +73,7 @@ class ReplayStatistics:
     duration_s: float = 0.0
     rate_hz: float = 0.0  # frames that came out, per second of `duration_s`
     # `end_to_end` (sent to received) and every stage of the node, see `topics.STAGES`.
-    latency_ms: dict[str, Percentiles | None] = field(default_factory=dict)
+    latency_ms: dict[str, dict[str, float] | None] = field(default_factory=dict)
     occupied: list[int] = field(default_factory=list)  # occupied voxels of each frame that came out
     peak_memory_mib: float | None = None  # largest resident memory of the node's process
     evidence: list[Mapping[str, float | str]] = field(default_factory=list)  # of each frame that came out
