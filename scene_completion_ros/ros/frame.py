@@ -155,10 +155,6 @@ Probability: TypeAlias = Callable[[], NDArray[np.float32]]
 
 # Metres by which a corner of the grid may be wrong after the camera has moved in it: a quarter of a voxel.
 LARGEST_SHIFT = 0.05
-_MOUNTING = ("camera_height", "camera_pitch")
-_MadeFor: TypeAlias = tuple[Camera, int]
-
-
 ModelState = Literal["waiting for a calibration", "building", "ready", "unusable"]
 
 
@@ -170,6 +166,14 @@ class ModelReport:
     engine: str = ""  # what runs the student; empty where none does
     error: str = ""  # why it cannot be used
     warnings: tuple[str, ...] = ()  # what about the camera lies outside of what the student was trained for
+
+
+class _MadeFor(NamedTuple):
+    camera: Camera
+    threads: int
+
+    def fits(self, wanted: "_MadeFor") -> bool:
+        return self.threads == wanted.threads and self.camera.agrees(wanted.camera)
 
 
 @dataclass
@@ -235,9 +239,9 @@ class Student:
         It is not built anew as long as calibrations agree (`Camera.agrees`).
         Returns None where the camera cannot be used; why was logged.
         """
-        wanted = _made_for(camera, parameters)
+        wanted = _MadeFor(camera, parameters.threads)
         made = self._made.get(name)
-        if made is not None and _fits(made.made_for, wanted):
+        if made is not None and made.made_for.fits(wanted):
             if self.models[name].error:  # that of a camera which is gone again
                 self.models[name] = made.report()
             if largest_shift(self._grid, made.grid_from_camera, grid_from_camera) > LARGEST_SHIFT:
@@ -246,10 +250,10 @@ class Student:
             made.completer = self._mounted(made.completer, upright_from_camera)
             return made.completer
         tried, why = self._unusable.get(name, (None, ""))
-        if tried is not None and _fits(tried, wanted):
+        if tried is not None and tried.fits(wanted):
             self.models[name] = ModelReport("unusable", error=why)
             return None
-        if made is not None and made.made_for[1] == wanted[1]:
+        if made is not None and made.made_for.threads == wanted.threads:
             self.rebuilt_s.append(time.perf_counter())
         completer = self._build(name, camera, grid_from_camera, parameters)
         if completer is not None:
@@ -277,7 +281,7 @@ class Student:
         if made is None:
             return
         unseen = made.completer.out_of_view()
-        looked_at = (parameters.base_frame, *(getattr(parameters, part) for part in _MOUNTING), unseen is None)
+        looked_at = parameters.base_frame, parameters.camera_height, parameters.camera_pitch, unseen is None
         if made.mounting == looked_at:
             return
         made.mounting, warnings = looked_at, mounting_warnings(self.bundle, upright_from_camera)
@@ -324,7 +328,7 @@ class Student:
                 completer = self._completer_or_cpu(name, camera, grid_from_camera, parameters)
         except Exception as error:
             why = in_words(error)
-            self._unusable[name] = _made_for(camera, parameters), why
+            self._unusable[name] = _MadeFor(camera, parameters.threads), why
             self.models[name] = ModelReport("unusable", error=why)
             self._logger.error(f"images {of_which or 'of this camera '}cannot be completed: {why}")
             return None
@@ -353,7 +357,7 @@ class Student:
         return self._completer(camera, grid_from_camera, parameters)
 
     def _completer(self, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> Completer:
-        alike = (made.completer.encoder for made in self._made.values() if made.made_for[1] == parameters.threads)
+        alike = (made.completer.encoder for made in self._made.values() if made.made_for.threads == parameters.threads)
         return Completer(
             self.bundle,
             camera,
@@ -363,14 +367,6 @@ class Student:
             threads=parameters.threads or None,
             encoder=next(alike, None),  # of another camera or calibration: images are completed one by one
         )
-
-
-def _made_for(camera: Camera, parameters: NodeParameters) -> _MadeFor:
-    return camera, parameters.threads
-
-
-def _fits(made_for: _MadeFor, wanted: _MadeFor) -> bool:
-    return made_for[1] == wanted[1] and made_for[0].agrees(wanted[0])
 
 
 @contextmanager

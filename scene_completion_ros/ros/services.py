@@ -19,13 +19,11 @@ from scene_completion_ros.messages.words import GivenEmbeddings, RequestedWords,
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters
 from scene_completion_ros.ros.health.judgement import FrameCounters
-from scene_completion_ros.ros.inference_thread import InferenceThread
+from scene_completion_ros.ros.inference_thread import CLOSE_TIMEOUT_S, InferenceThread
 from scene_completion_ros.ros.parameters import SHIPPED, NodeParameters
 from scene_completion_ros.ros.topics import QUERY, RESET, SET_ENABLED, VOCABULARY
 from scene_completion_ros.ros.waiting import NewestWorker
 from scene_completion_ros.untrusted_files import shown
-
-CLOSE_TIMEOUT_S = 5.0
 
 
 class Services:

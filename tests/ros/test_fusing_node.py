@@ -101,15 +101,6 @@ def loop(drive: FusingDrive) -> None:
     assert "stamps jumped back" in drive.node.log
 
 
-def gap(drive: FusingDrive) -> None:
-    drive.now_ns += 3 * SECOND_NS
-
-
-def activate_again(drive: FusingDrive) -> None:
-    drive.change(Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE)
-    until_heard_again(drive)
-
-
 def configure_again(drive: FusingDrive) -> None:
     drive.change(Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP)
     drive.diagnosed.until("fusion", OK, "nothing to do: the node is unconfigured")
@@ -137,7 +128,7 @@ def until_heard_again(drive: FusingDrive) -> None:
     assert drive.graph.until(drive.hears_all), drive.node.log
 
 
-@pytest.mark.parametrize("begin", [FusingDrive.reset, loop, gap, activate_again, configure_again])
+@pytest.mark.parametrize("begin", [FusingDrive.reset, loop, configure_again])
 def test_the_past_is_forgotten(begin: Callable[[FusingDrive], None], drive: FusingDrive, truth: FusedTruth) -> None:
     drive.show(1, 0.0)
     fusion = truth.map()

@@ -258,7 +258,6 @@ def outputs_status(subscribers: Mapping[str, int], warnings: Mapping[str, int], 
     return Status("outputs", Level.OK, f"{wanted} of {len(subscribers)} topics have subscribers", values)
 
 
-PROCESS = Path("/proc/self")
 LARGEST_SHARE_OF_OPEN_FILES = 0.9
 
 
@@ -271,15 +270,15 @@ MEMORY = {
 }
 
 
-def memory_status(folder: Path = PROCESS) -> Status:
-    """Memory, threads and open files of the process, by a folder that is made like /proc/self."""
+def memory_status() -> Status:
+    """Memory, threads and open files of the process, by /proc/self."""
     lines: dict[str, str] = {}
     open_files = 0  # sockets included
     with suppress(OSError):
-        text = (folder / "status").read_text(encoding="utf-8", errors="replace")
+        text = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
         lines = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     with suppress(OSError):
-        open_files = len(list((folder / "fd").iterdir()))
+        open_files = len(list(Path("/proc/self/fd").iterdir()))
     values = {
         name: f"{int(lines[entry].split()[0]) * 1024 / 1e6:.1f}" for name, entry in MEMORY.items() if entry in lines
     }

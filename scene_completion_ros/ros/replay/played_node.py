@@ -2,7 +2,6 @@
 
 import ctypes
 import json
-import os
 import re
 import signal
 import subprocess
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.topics import NODE_NAME
 
 STOP_TIMEOUT_S = 10.0
@@ -24,13 +22,12 @@ Process = TypeVar("Process", bound="PackageProcess")
 class PackageProcess:
     """A module of this package in a process of its own; as a context manager it ends the process."""
 
-    def __init__(self, module: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, module: str, arguments: Sequence[str]) -> None:
         # A file and not a pipe, which what the process starts may keep open after its end. Appending, because its
         # writes share the position of our reads.
         self._log = tempfile.TemporaryFile(mode="a+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process: subprocess.Popen[bytes] = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
-            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -91,9 +88,7 @@ class NodeProcess(PackageProcess):
         arguments = ["--ros-args", "-r", f"__ns:={namespace}"]
         for name, value in parameters.items():
             arguments += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML with everything quoted
-        environment = dict(os.environ)
-        dds.use_shipped_profile(environment)
-        super().__init__("scene_completion_ros.ros.node", arguments, environment)
+        super().__init__("scene_completion_ros.ros.node", arguments)
 
     def check(self) -> None:
         """Raise SceneCompletionError with the end of its log if the node has ended by itself."""
