@@ -270,15 +270,15 @@ MEMORY = {
 }
 
 
-def memory_status() -> Status:
-    """Memory, threads and open files of the process, by /proc/self."""
+def memory_status(folder: Path = Path("/proc/self")) -> Status:
+    """Memory, threads and open files of a process, by its folder in /proc."""
     lines: dict[str, str] = {}
     open_files = 0  # sockets included
     with suppress(OSError):
-        text = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
+        text = (folder / "status").read_text(encoding="utf-8", errors="replace")
         lines = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     with suppress(OSError):
-        open_files = len(list(Path("/proc/self/fd").iterdir()))
+        open_files = len(list((folder / "fd").iterdir()))
     values = {
         name: f"{int(lines[entry].split()[0]) * 1024 / 1e6:.1f}" for name, entry in MEMORY.items() if entry in lines
     }
