@@ -19,7 +19,6 @@ ARGUMENTS = {
     "cameras": ("front,left,right", "Names of the cameras, with commas between them"),
     "image_topics": ("/{camera}/image_raw", "Their image topics, without /compressed: one with {camera}, or one each"),
     "camera_info_topics": ("/{camera}/camera_info", "Their CameraInfo: one with {camera}, or one each"),
-    "params_file": ("", "Parameters of the node; empty: multi_camera.yaml"),
     "grid_file": ("", "Grid of the fused voxels; empty: multi_camera_grid.yaml, around the robot"),
     "grid_frame": ("", "Frame that this grid is attached to; empty leaves it to params_file"),
     "extrinsics_file": ("", "File with the poses of the cameras; empty leaves it to params_file, by default to tf"),
@@ -35,20 +34,20 @@ def processes(context: LaunchContext, given: dict[str, str]) -> list[Any]:
     config = share / "config"
     given["grid_file"] = given["grid_file"] or str(config / "multi_camera_grid.yaml")
     file = given["params_file"] or str(config / "multi_camera.yaml")
-    overrides = {"cameras": ", ".join(camera.name for camera in cameras), **sim_time} | given_parameters(
+    overrides = {"cameras": ", ".join(cameras), **sim_time} | given_parameters(
         given, "image_transport", "bundle", "autostart", "grid_file", "grid_frame", "extrinsics_file"
     )
     if given["extrinsics_file"]:  # then transforms are those of that file alone
         overrides["transform.source"] = "parameters"
-    remappings = [(f"{camera.name}/{IMAGE}", camera.image_topic) for camera in cameras]
-    remappings += [(f"{camera.name}/{CAMERA_INFO}", camera.camera_info_topic) for camera in cameras]
+    remappings = [(f"{name}/{IMAGE}", image) for name, (image, _) in cameras.items()]
+    remappings += [(f"{name}/{CAMERA_INFO}", camera_info) for name, (_, camera_info) in cameras.items()]
     node = completion_node(given, file, overrides, remappings)
     if given["rviz"] != "true":
         return [node, *bag_player(given)]
     shown = Shown(
         fixed_frame=given["fixed_frame"] or given["grid_frame"] or "base_link",
         node=full_node_name(given["namespace"]),
-        image_topics={camera.name: camera.image_topic for camera in cameras},
+        image_topics={name: image for name, (image, _) in cameras.items()},
         compressed=given["image_transport"] == "compressed",
         voxel_size=read_grid(given["grid_file"])[0].voxel_size,
     )

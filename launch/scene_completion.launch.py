@@ -5,7 +5,6 @@ from typing import Any
 from launch import LaunchContext, LaunchDescription
 
 from scene_completion_ros.ros.launching.actions import (
-    PARAMETER_FILE,
     bag_player,
     completion_node,
     described,
@@ -26,7 +25,6 @@ ARGUMENTS = {
         "camera_optical_frame",
         "Fixed frame of RViz: the frame of the image, or any other that tf connects with it",
     ),
-    "params_file": (PARAMETER_FILE, "Parameters of the node"),
 }
 
 
@@ -35,7 +33,9 @@ def processes(context: LaunchContext, given: dict[str, str]) -> list[Any]:
     sim_time = simulated_time(given["use_sim_time"], given["bag"])
     overrides = given_parameters(given, "image_transport", "bundle", "autostart") | sim_time
     remappings = [(IMAGE, given["image_topic"]), (CAMERA_INFO, given["camera_info_topic"])]
-    started = [completion_node(given, given["params_file"], overrides, remappings), *bag_player(given)]
+    share = shared_folder(context)
+    file = given["params_file"] or str(share / "config" / "scene_completion.yaml")
+    started = [completion_node(given, file, overrides, remappings), *bag_player(given)]
     if given["rviz"] == "true":
         shown = Shown(
             fixed_frame=given["fixed_frame"],
@@ -43,7 +43,7 @@ def processes(context: LaunchContext, given: dict[str, str]) -> list[Any]:
             image_topics={"": given["image_topic"]},
             compressed=given["image_transport"] == "compressed",
         )
-        started.append(rviz(given, shared_folder(context), shown, sim_time))
+        started.append(rviz(given, share, shown, sim_time))
     return started
 
 

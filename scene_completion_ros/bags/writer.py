@@ -41,7 +41,7 @@ class BagWriter:
         self.path = Path(path)
         self.typestore = get_typestore(Stores.LATEST)
         self._connections: dict[str, interfaces.Connection] = {}
-        self._writer: Writer | None = None
+        self._writer: Writer  # once it is open
 
     def __enter__(self) -> "BagWriter":
         self.open()
@@ -65,35 +65,23 @@ class BagWriter:
         rosbags, its fields (see `made_message`), or the serialised message (CDR) as bytes; `stamp_ns`: bag time;
         `latched`: whether a player should offer the topic as transient local; /tf_static always is.
         """
-        writer = self._opened
-        connection = self._connection(topic, msgtype, latched)
+        connection = self._connections.get(topic)
+        if connection is None:
+            qos = [LATCHED] if latched or topic.endswith("tf_static") else []
+            connection = self._writer.add_connection(topic, msgtype, typestore=self.typestore, offered_qos_profiles=qos)
+            self._connections[topic] = connection
+        assert connection.msgtype == msgtype, f"{topic} is of type {connection.msgtype}"
         if isinstance(message, (bytes, bytearray, memoryview)):
             raw: bytes | memoryview = bytes(message)
         else:
             if isinstance(message, Mapping):
                 message = made_message(self.typestore, msgtype, message)
             raw = self.typestore.serialize_cdr(message, msgtype)
-        writer.write(connection, stamp_ns, raw)
+        self._writer.write(connection, stamp_ns, raw)
 
     def close(self) -> None:
         """Write index and metadata.yaml."""
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            writer.close()
-
-    @property
-    def _opened(self) -> Writer:
-        assert self._writer is not None, "use `with BagWriter(path) as writer`"
-        return self._writer
-
-    def _connection(self, topic: str, msgtype: str, latched: bool) -> interfaces.Connection:
-        connection = self._connections.get(topic)
-        if connection is None:
-            qos = [LATCHED] if latched or topic.endswith("tf_static") else []
-            connection = self._opened.add_connection(topic, msgtype, typestore=self.typestore, offered_qos_profiles=qos)
-            self._connections[topic] = connection
-        assert connection.msgtype == msgtype, f"{topic} is of type {connection.msgtype}"
-        return connection
+        self._writer.close()
 
 
 def made_message(store: Typestore, kind: str, fields: Mapping[str, Any]) -> Any:

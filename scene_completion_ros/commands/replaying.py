@@ -24,9 +24,8 @@ from scene_completion_ros.evaluation.truth import TruthSource
 from scene_completion_ros.geometry.camera_files import read_camera
 from scene_completion_ros.geometry.camera_info import RECTIFIED_TOPIC
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import VoxelGrid, read_grid
-from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.inference.bundle import StudentBundle, open_student
+from scene_completion_ros.geometry.grids import read_grid
+from scene_completion_ros.inference.bundle import open_student
 from scene_completion_ros.inference.completer import Completer, Completion, SequentialCompleter
 from scene_completion_ros.inference.evidence import Sources
 from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
@@ -249,7 +248,15 @@ class _Replay:
             parameters["grid.file"] = str(args.grid.resolve())
 
         def show(result: ReplayResult) -> None:
-            voxels, found = answer_of(result, bundle, self.place, self.words)
+            names, colours = bundle.class_names, bundle.class_colours
+            voxels = cloud_array_to_voxels(
+                result.voxels, *self.place, stamp_ns=result.stamp_ns, class_names=names, class_colours=colours
+            )
+            found: tuple[PhraseMatches, ...] = ()
+            if (cloud := result.matches) is not None:
+                points = self.place[1].apply(np.stack([cloud[axis] for axis in "xyz"], axis=-1).astype(np.float64))
+                said = cloud["phrase"], cloud["score"], cloud["probability"]
+                found = matches_of_points(self.words, voxels, points, *said)
             timings = {stage: result.stages_ms[stage] for stage in _NODE_STAGES if stage in result.stages_ms}
             timings["total"] = result.latency_ms
             self._show(
@@ -348,28 +355,6 @@ def went_well(statistics: dict[str, Any], *, bundled: bool) -> bool:
     """Whether frames came out; most of those of the bundled drive should, and show something."""
     came, given = int(statistics["frames_out"]), int(statistics["frames_in"])
     return came > 0 and (not bundled or (came >= LOWEST_SHARE_OUT * given and not statistics["frames_empty"]))
-
-
-def answer_of(
-    result: ReplayResult, bundle: StudentBundle, place: tuple[VoxelGrid, RigidTransform], words: Sequence[str]
-) -> tuple[SemanticVoxels, tuple[PhraseMatches, ...]]:
-    """The voxels that a node published of an image, and where it found the words; nothing where it was asked none.
-
-    `bundle`: bundle that the node uses, for its classes; `place`: grid of the node and the camera's pose in it;
-    `words`: what the node was asked for.
-    """
-    voxels = cloud_array_to_voxels(
-        result.voxels,
-        *place,
-        stamp_ns=result.stamp_ns,
-        class_names=bundle.class_names,
-        class_colours=bundle.class_colours,
-    )
-    cloud = result.matches
-    if cloud is None:
-        return voxels, ()
-    points = place[1].apply(np.stack([cloud[axis] for axis in "xyz"], axis=-1).astype(np.float64))
-    return voxels, matches_of_points(words, voxels, points, cloud["phrase"], cloud["score"], cloud["probability"])
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction, SetEnvironmentVariable
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
@@ -16,9 +16,9 @@ from scene_completion_ros.ros.launching.settings import LIVE, Shown, write_adapt
 from scene_completion_ros.ros.topics import NODE_NAME
 
 PACKAGE = "scene_completion_ros"
-PARAMETER_FILE = PathJoinSubstitution([FindPackageShare(PACKAGE), "config", "scene_completion.yaml"])
-# Arguments of all launch files: default (None where one has to be given) and description.
+# Arguments of all launch files: default and description.
 COMMON: dict[str, tuple[Any, str]] = {
+    "params_file": ("", "Parameters of the node; empty: the file in config/ that has the name of the launch file"),
     "bundle": ("", "Student bundle: folder or name; empty leaves it to params_file"),
     "autostart": ("", "false leaves the node unconfigured for its manager; empty leaves it to params_file"),
     "use_sim_time": ("", "Time from /clock; empty: true where there is a bag, otherwise left to params_file"),

@@ -44,17 +44,8 @@ def simulated_time(given: str, bag: str) -> dict[str, bool]:
 PLACEHOLDER = "{camera}"
 
 
-@dataclass(frozen=True)
-class LaunchedCamera:
-    """One camera of several."""
-
-    name: str
-    image_topic: str  # its image topic, without transport
-    camera_info_topic: str  # the calibration of these images
-
-
-def launched_cameras(names: str, image_topics: str, camera_info_topics: str) -> list[LaunchedCamera]:
-    """The cameras that launch arguments name.
+def launched_cameras(names: str, image_topics: str, camera_info_topics: str) -> dict[str, tuple[str, str]]:
+    """Image topic, without transport, and topic of the calibration of each camera that launch arguments name.
 
     Raises SceneCompletionError where there are no names, some name is there twice, or there are more or fewer topics.
     `image_topics`: one topic in which `{camera}` stands for the name, or a topic a camera, with commas between them;
@@ -67,15 +58,11 @@ def launched_cameras(names: str, image_topics: str, camera_info_topics: str) -> 
         raise SceneCompletionError(what, where="launch argument cameras", cure=cure)
     images = _for_each(cameras, image_topics, "image_topics")
     camera_infos = _for_each(cameras, camera_info_topics, "camera_info_topics")
-    return [LaunchedCamera(*each) for each in zip(cameras, images, camera_infos, strict=True)]
+    return dict(zip(cameras, zip(images, camera_infos, strict=True), strict=True))
 
 
 def _for_each(cameras: Sequence[str], value: str, argument: str) -> list[str]:
-    """A launch argument for every camera. Raises SceneCompletionError where there are more or fewer.
-
-    `value`: one value in which `{camera}` stands for the name, or one a camera, with commas between them; `argument`:
-    name of the argument, for the error.
-    """
+    """The value of a launch argument for every camera."""
     given = names_in(value)
     if len(given) == 1 and PLACEHOLDER in given[0]:
         return [given[0].replace(PLACEHOLDER, camera) for camera in cameras]

@@ -6,7 +6,7 @@
 import ast
 import dataclasses
 import sys
-from collections.abc import Callable, ItemsView, KeysView, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +29,6 @@ from tests.checkout import ROOT
 
 LAUNCH = ROOT / "launch"
 ACTIONS = ROOT / "scene_completion_ros" / "ros" / "launching" / "actions.py"
-SUBSTITUTIONS = ("LaunchConfiguration", "PathJoinSubstitution", "FindPackageShare")
 
 
 class Recorded:
@@ -44,11 +43,7 @@ class Recorded:
 
     def perform(self, context: Mapping[str, str]) -> str:
         """The text of a substitution."""
-        if self.kind == "FindPackageShare":
-            return str(ROOT)
-        if self.kind == "PathJoinSubstitution":
-            return "/".join(resolved(part, context) for part in self.arguments[0])
-        return context[self.arguments[0]]
+        return str(ROOT) if self.kind == "FindPackageShare" else context[self.arguments[0]]
 
 
 class LaunchFile:
@@ -84,8 +79,7 @@ class LaunchFile:
     def context(self, **given: str) -> dict[str, str]:
         """Values of all launch arguments: those given, else the defaults."""
         assert set(given) <= set(self.declared())
-        defaults = {name: settings["default_value"] for name, settings in self.declared().items()}
-        return {name: resolved(value, {}) for name, value in {**defaults, **given}.items() if value is not None}
+        return {name: settings["default_value"] for name, settings in self.declared().items()} | given
 
     def started(self, **given: str) -> list[Recorded]:
         """What it starts with these launch arguments."""
@@ -94,24 +88,17 @@ class LaunchFile:
         return found
 
 
-def as_text(value: Any, context: Mapping[str, str]) -> Any:
+def as_text(value: Any) -> Any:
     """All that an entity, or a setting of one, was made with, in a form that can be compared; RViz files are read."""
-    if isinstance(value, Recorded) and value.kind in SUBSTITUTIONS:
-        return value.perform(context)
     if isinstance(value, Recorded):
-        return value.kind, as_text(value.arguments, context), as_text(value.settings, context)
+        return value.kind, as_text(value.arguments), as_text(value.settings)
     if isinstance(value, Mapping):
-        return [(name, as_text(part, context)) for name, part in value.items()]
-    if isinstance(value, list | tuple | KeysView | ItemsView):
-        return [as_text(part, context) for part in value]
+        return [(name, as_text(part)) for name, part in value.items()]
+    if isinstance(value, list | tuple):
+        return [as_text(part) for part in value]
     if isinstance(value, str) and value.endswith(".rviz") and Path(value).is_file():
         return Path(value).read_text(encoding="utf-8")
     return value
-
-
-def resolved(value: Any, context: Mapping[str, str]) -> Any:
-    """A setting with the launch arguments put in."""
-    return value.perform(context) if isinstance(value, Recorded) else value
 
 
 @pytest.fixture
@@ -144,7 +131,7 @@ def test_arguments_change_what_is_started(name: str, launch_file: Callable[[str]
 
     def outcome(**given: str) -> Any:
         try:
-            return [as_text(entity, file.context(**given)) for entity in file.started(**given)]
+            return as_text(file.started(**given))
         except SceneCompletionError as error:  # such as a bag or a topic that is not there
             return str(error)
 
@@ -175,7 +162,7 @@ def test_the_parameter_file_is_overridden_only_with_what_was_given(
 ) -> None:
     node, *_ = live.started(**given)
     file, *others = node.settings["parameters"]
-    assert resolved(file, live.context(**given)) == str(ROOT / "config" / "scene_completion.yaml")
+    assert file == str(ROOT / "config" / "scene_completion.yaml")
     assert others == ([overrides] if overrides else [])
 
 
