@@ -145,8 +145,18 @@ class CameraFacts:
 
 def input_status(camera: CameraFacts, received: int, drops: Drops, name: str = "input") -> Status:
     """How images arrive. `received`: images received since the node started."""
-    record, now_s = camera.record, camera.now_s
-    values = _input_values(camera, received, drops)
+    record, shape, rate_hz = camera.record, camera.record.shape, camera.record.images.rate_hz(camera.now_s)
+    values = {
+        "topic": record.image_topic,
+        "type": record.image_type,
+        "publishers": str(len(camera.image_publishers.types)),
+        "images received": str(received),
+        "images/s": f"{rate_hz:.2f}",
+    }
+    if shape is not None:
+        values["image"] = f"{shape.width}x{shape.height} {shape.encoding}, {shape.bytes} bytes, frame {shape.frame_id}"
+    values["dropped"] = str(sum(drops.total.values()))
+    values |= {f"dropped: {reason}": str(count) for reason, count in sorted(drops.total.items())}
     silent_s = camera.silent_s(record.images)
     if silent_s > LONGEST_SILENCE_S:
         cause = _cause_of_silence(camera)
@@ -161,32 +171,39 @@ def input_status(camera: CameraFacts, received: int, drops: Drops, name: str = "
             f"stamps stand still: the last {record.images.repeated + 1} images all have {record.images.stamp_ns} ns. "
             "largest_rate goes by arrival, but transforms and sets of images need stamps: have the driver set them"
         )
-    if record.shape is not None and not record.shape.frame_id.strip("/"):
+    if shape is not None and not shape.frame_id.strip("/"):
         warnings.append("header.frame_id of the images is empty, so that tf cannot place them: set it in the driver")
     if record.lost:
         warnings.append(f"the middleware lost {record.lost} images since activation: {_cure_of_loss(camera)}")
     if warnings:
         return Status(name, Level.WARN, "; ".join(warnings), values)
-    return Status(name, Level.OK, f"{record.images.rate_hz(now_s):.1f} images/s", values)
+    return Status(name, Level.OK, f"{rate_hz:.1f} images/s", values)
 
 
 def calibration_status(
     camera: CameraFacts, drops: Drops, warnings: tuple[str, ...], name: str = "calibration"
 ) -> Status:
     """Whether the CameraInfo is there, recent, and fits; `warnings`: how it differs from the student's training."""
-    record, topic = camera.record, camera.record.camera_info_topic
-    values = _calibration_values(camera)
+    record, topic, used = camera.record, camera.record.camera_info_topic, camera.record.camera
+    values = {
+        "topic": topic,
+        "CameraInfo received since activation": str(record.camera_infos.count),
+    }
+    if used is not None:
+        values["camera"] = (
+            f"{used.width}x{used.height}, fx {used.fx:.2f}, fy {used.fy:.2f}, cx {used.cx:.2f}, cy {used.cy:.2f}, "
+            f"{used.distortion_model}"
+        )
     silent_s = camera.silent_s(record.camera_infos)
-    if record.camera is None:
+    if used is None:
         return _no_camera(camera, silent_s, values, name)
     several = _several(topic, camera.camera_info_publishers)
     problems = drops.problems(DropReason.BAD_CAMERA_INFO)
     if problems:
         message = f"dropped in the last {drops.recent_s:.0f} s: {problems}; the last usable CameraInfo stays in use"
         return Status(name, Level.WARN, "; ".join([*several, message]), values)
-    size = record.camera.width, record.camera.height
-    shape = record.shape
-    if shape is not None and not _proportions_fit(record):
+    size, shape = (used.width, used.height), record.shape
+    if shape is not None and not _proportions_fit(used, shape):
         message = (
             f"images are {shape.width}x{shape.height}, but {topic} is for {size[0]}x{size[1]}: scale both or neither, "
             "write a crop into its roi, or remap camera_info to the calibration of this image"
@@ -198,19 +215,15 @@ def calibration_status(
         return Status(name, Level.WARN, f"{message}check the driver (ros2 topic hz {topic})", values)
     if several or warnings:
         return Status(name, Level.WARN, "; ".join([*several, *warnings]), values)
-    fx = record.camera.fx
-    return Status(name, Level.OK, f"{size[0]}x{size[1]}, fx {fx:.1f} px, as the student knows it", values)
+    return Status(name, Level.OK, f"{size[0]}x{size[1]}, fx {used.fx:.1f} px, as the student knows it", values)
 
 
-def _proportions_fit(record: InputRecord) -> bool:
-    """Whether the newest image is of the calibrated size or was resized from it, as far as is known."""
-    if record.camera is None or record.shape is None or not record.shape.width:
-        return True
+def _proportions_fit(camera: Camera, shape: ImageShape) -> bool:
+    """Whether an image is of the calibrated size or was resized from it, as far as is known."""
     try:
-        record.camera.of_resized_image(record.shape.width, record.shape.height)
+        return not shape.width or bool(camera.of_resized_image(shape.width, shape.height))
     except CameraError:
         return False
-    return True
 
 
 def _no_camera(camera: CameraFacts, silent_s: float, values: dict[str, str], name: str) -> Status:
@@ -278,36 +291,6 @@ def _several(topic: str, publishers: Publishers) -> list[str]:
 
 def _publishers(count: int) -> str:
     return "1 publisher exists" if count == 1 else f"{count} publishers exist"
-
-
-def _input_values(camera: CameraFacts, received: int, drops: Drops) -> dict[str, str]:
-    record, shape = camera.record, camera.record.shape
-    values = {
-        "topic": record.image_topic,
-        "type": record.image_type,
-        "publishers": str(len(camera.image_publishers.types)),
-        "images received": str(received),
-        "images/s": f"{record.images.rate_hz(camera.now_s):.2f}",
-    }
-    if shape is not None:
-        values["image"] = f"{shape.width}x{shape.height} {shape.encoding}, {shape.bytes} bytes, frame {shape.frame_id}"
-    values["dropped"] = str(sum(drops.total.values()))
-    values |= {f"dropped: {reason}": str(count) for reason, count in sorted(drops.total.items())}
-    return values
-
-
-def _calibration_values(camera: CameraFacts) -> dict[str, str]:
-    record, used = camera.record, camera.record.camera
-    values = {
-        "topic": record.camera_info_topic,
-        "CameraInfo received since activation": str(record.camera_infos.count),
-    }
-    if used is not None:
-        values["camera"] = (
-            f"{used.width}x{used.height}, fx {used.fx:.2f}, fy {used.fy:.2f}, cx {used.cx:.2f}, cy {used.cy:.2f}, "
-            f"{used.distortion_model}"
-        )
-    return values
 
 
 TIMES_KEPT = 100  # images over which times are summed up

@@ -88,6 +88,9 @@ class ReplayStatistics:
         return values
 
 
+NOTHING: Any = np.zeros(0)  # a part of no array, for that would keep the whole one
+
+
 class DeferredResults:
     """Results of unlimited number in the memory of a few: images and arrays go to the disk."""
 
@@ -104,8 +107,8 @@ class DeferredResults:
         for array in (np.frombuffer(source.raw, np.uint8), result.voxels, result.depth, result.matches):
             if array is not None:
                 np.lib.format.write_array(self._file, array, allow_pickle=False)
-        matches = None if result.matches is None else result.matches[:0]
-        kept = replace(result, image_message=None, voxels=result.voxels[:0], depth=result.depth[:0], matches=matches)
+        matches = None if result.matches is None else NOTHING
+        kept = replace(result, image_message=None, voxels=NOTHING, depth=NOTHING, matches=matches)
         self._waiting.append((kept, replace(source, raw=b"")))
 
     def take_all(self) -> Iterator[ReplayResult]:
