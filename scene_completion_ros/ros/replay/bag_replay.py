@@ -36,15 +36,15 @@ def replay_over_dds(
     reader: BagReader,
     topic: str,  # its image topic, raw or compressed
     *,
-    # Calibration to publish instead of the bag's CameraInfo; needed where the bag has none.
-    camera: Camera | None = None,
     # Where to write voxels, depth, the depth's CameraInfo and the map of the ground, at the bag times of their images,
     # and next to these; the transforms of the recording, too. The legend of the labels goes there at the time of the
     # first. In lock step nothing in it depends on when it was written. At a rate it holds the stage times as well.
-    output_bag: Path | None = None,
+    output_bag: Path,
     # Called with every result, in the order of the node. In lock step that is in a thread while the node completes the
     # next image. At a rate it is when the recording is over, and delays no image.
-    on_result: Callable[[ReplayResult], None] | None = None,
+    on_result: Callable[[ReplayResult], None],
+    # Calibration to publish instead of the bag's CameraInfo; needed where the bag has none.
+    camera: Camera | None = None,
     # None plays in lock step: the next image is sent when the node has published the result of the last one, or
     # announced its drop. A number plays in real time, that many times as fast as recorded.
     rate: float | None = None,
@@ -99,9 +99,8 @@ def replay_over_dds(
     with ExitStack() as stack:
         started_s = time.perf_counter()
         node = stack.enter_context(NodeProcess(namespace, parameters))
-        bag = stack.enter_context(BagWriter(output_bag)) if output_bag is not None else None
-        if bag is not None:
-            write_transforms(reader, topic, bag)
+        bag = stack.enter_context(BagWriter(output_bag))
+        write_transforms(reader, topic, bag)
         statistics = statistics or ReplayStatistics(topic)
         player = Player(node, source, rate, bag, on_result, statistics, words)
         stack.callback(player.close)

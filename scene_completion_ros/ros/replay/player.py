@@ -265,10 +265,10 @@ class Player:
         process: NodeProcess,
         source: Source,
         rate: float | None,  # as of `replay_over_dds`
-        bag: BagWriter | None,
+        bag: BagWriter,
         # Called with every frame whose answers are complete. In lock step that is at once, in a thread: the node
         # completes the next image meanwhile. In real time it is at the end.
-        on_result: Callable[[ReplayResult], None] | None,
+        on_result: Callable[[ReplayResult], None],
         statistics: ReplayStatistics,  # filled while frames are played
         words: Sequence[str] = (),  # the query; may be empty
     ) -> None:
@@ -283,11 +283,9 @@ class Player:
         self._taken.set_result(None)
         self.statistics = statistics
         self._words = tuple(words)
-        self._collected = [topics.VOXELS, topics.DEPTH, topics.DEPTH_CAMERA_INFO, *[topics.MATCHES] * bool(words)]
-        self._welcome = [topics.PROCESSING_TIME]
-        if bag is not None:
-            self._welcome.append(topics.OCCUPANCY_GRID)  # there may be no map
-            self._collected.append(topics.OBSTACLES)
+        self._collected = [topics.VOXELS, topics.DEPTH, topics.DEPTH_CAMERA_INFO, topics.OBSTACLES]
+        self._collected += [topics.MATCHES] * bool(words)
+        self._welcome = [topics.PROCESSING_TIME, topics.OCCUPANCY_GRID]  # there may be no map
         self._answers = Answers(self._collected, self._welcome)
         self._legends: list[Answer] = []  # of which the node publishes one
         self._elsewhere_s = 0.0  # spent on waiting for bag and `on_result`, while the node waited
@@ -401,9 +399,8 @@ class Player:
             if self._words:
                 self._query.publish(String())
             self._finish(self._last_result_s - begun_s - self._elsewhere_s)
-            if self._on_result is not None:
-                for result in self._deferred.take_all():
-                    self._on_result(result)
+            for result in self._deferred.take_all():
+                self._on_result(result)
 
     def _play(self, frames: Iterable[BagMessage], others: Iterable[BagMessage | MadeMessage]) -> None:
         lock_step = self._rate is None
@@ -487,20 +484,19 @@ class Player:
                 self._taken = self._pool.submit(self._take, sent, sent.source, self._on_result)
                 self._elsewhere_s += time.perf_counter() - self._last_result_s
             else:
-                self._take(sent, sent.source, self._on_result and partial(self._deferred.put, source=sent.source))
+                self._take(sent, sent.source, partial(self._deferred.put, source=sent.source))
 
-    def _take(self, sent: SentImage, source: BagMessage, then: Callable[[ReplayResult], None] | None) -> None:
+    def _take(self, sent: SentImage, source: BagMessage, then: Callable[[ReplayResult], None]) -> None:
         """Record and count the result of an image that has all its wanted answers, and hand it on."""
         statistics, answers = self.statistics, sent.answers
         cloud = answers[topics.VOXELS].message
         voxels = cloud_array_from_message(cloud)
-        if self._bag is not None:
-            if not statistics.frames_out:
-                self._legends[-1].record(self._bag, source.stamp_ns)
-            write_image(source, self._bag)
-            for topic in (*RECORDED, *[topics.PROCESSING_TIME] * (self._rate is not None)):
-                if topic in answers:
-                    answers[topic].record(self._bag, source.stamp_ns)
+        if not statistics.frames_out:
+            self._legends[-1].record(self._bag, source.stamp_ns)
+        write_image(source, self._bag)
+        for topic in (*RECORDED, *[topics.PROCESSING_TIME] * (self._rate is not None)):
+            if topic in answers:
+                answers[topic].record(self._bag, source.stamp_ns)
         self._end_to_end.append(sent.latency_ms)
         for stage, milliseconds in sent.stages_ms.items():
             self._stage_times[stage].append(milliseconds)
@@ -508,8 +504,6 @@ class Player:
         statistics.frames_empty += len(voxels) == 0
         statistics.occupied.append(len(voxels))
         statistics.evidence.append(sent.evidence)
-        if then is None:
-            return
         matches = answers.get(topics.MATCHES)
         result = ReplayResult(
             stamp_ns=sent.stamp_ns,

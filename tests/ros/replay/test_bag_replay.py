@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,11 @@ def test_a_recording_without_stamps_is_completed_and_lost_times_do_not_matter(
     results: list[ReplayResult] = []
     with BagReader(tmp_path / "drive") as reader:
         statistics = replay_over_dds(
-            reader, "/front/image_raw", on_result=results.append, node_parameters=node_parameters
+            reader,
+            "/front/image_raw",
+            output_bag=tmp_path / "completed",
+            on_result=results.append,
+            node_parameters=node_parameters,
         )
     assert (statistics.frames_out, statistics.lost_stamps_ns) == (3, [])
     assert len(results) == 3
@@ -152,8 +157,6 @@ def test_a_recording_without_stamps_is_completed_and_lost_times_do_not_matter(
 def test_real_time_with_given_camera_and_compressed_images(tmp_path: Path, node_parameters: dict[str, object]) -> None:
     write_bag(tmp_path / "drive", frames=6, compressed=True, camera_info=False)
     with BagReader(tmp_path / "drive") as reader:
-        with pytest.raises(BagError, match="no CameraInfo"):
-            replay_over_dds(reader, "/front/image_raw/compressed", node_parameters=node_parameters)
         statistics = ReplayStatistics("/front/image_raw/compressed")
         results: list[ReplayResult] = []
         sent_before: list[int] = []
@@ -163,16 +166,17 @@ def test_real_time_with_given_camera_and_compressed_images(tmp_path: Path, node_
             sent_before.append(statistics.frames_in)
             time.sleep(0.3)
 
-        replay_over_dds(
+        replay = partial(
+            replay_over_dds,
             reader,
             "/front/image_raw/compressed",
-            camera=CAMERA,
             output_bag=tmp_path / "completed",
             on_result=draw_slowly,
-            statistics=statistics,
-            rate=0.5,
             node_parameters=node_parameters,
         )
+        with pytest.raises(BagError, match="no CameraInfo"):
+            replay()
+        replay(camera=CAMERA, statistics=statistics, rate=0.5)
     assert statistics.frames_in == 6
     assert 1 <= statistics.frames_out <= 6
     assert statistics.frames_out + len(statistics.lost_stamps_ns) == 6

@@ -58,17 +58,19 @@ def test_two_runs_write_the_same_recording_of_joined_images(
     node_parameters |= {"fusion.enabled": True, "transform.source": "topics", "odometry.topics": ODOMETRY}
     for run in ("first", "second"):
         (tmp_path / run).mkdir()
+        results: list[ReplayResult] = []
         with BagReader(tmp_path / "drive") as reader:
             statistics = bag_replay.replay_over_dds(
                 reader,
                 TOPIC,
                 output_bag=tmp_path / run / "completed",
+                on_result=results.append,
                 also=[ODOMETRY],
                 node_parameters=node_parameters,
             )
         assert (statistics.frames_in, statistics.frames_out) == (FRAMES, FRAMES - 1), statistics.node_log
         assert statistics.dropped == {"bad image": 1}
-        assert statistics.occupied == joined, statistics.node_log
+        assert statistics.occupied == joined == [len(result.voxels) for result in results], statistics.node_log
     assert alone[0] == joined[0]
     assert all(one != other for one, other in zip(alone[1:], joined[1:], strict=True))
     messages = []
