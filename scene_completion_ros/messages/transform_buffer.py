@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BagError, TransformConflictError
 from scene_completion_ros.geometry.transforms import RigidTransform, TransformError
+from scene_completion_ros.messages.drop_reasons import CLOCK_JUMP_NS
 
 Problem = Literal["unconnected", "before", "after", "gap"]
 
 MAX_NORM_ERROR = 0.05  # of a quaternion: rounding is normalised away, anything else is a defect
 FARTHEST_M = 1e9  # of a position: chains of such transforms stay within the numbers of `RigidTransform`
-RESTART_NS = 1_000_000_000  # a transform further back than this belongs to a recording started again
 _SAME = 1e-3  # elements of two transforms that differ by less say the same
 # Of two tracks that take turns, the steps from one to the other take each other back; noise seldom does.
 _JUMP = 0.05  # metres, or change of an axis: a larger step than the pair moves is a jump
@@ -150,7 +150,7 @@ class TransformBuffer:
             edge.static = parent_from_child
             return
         if self._keep_ns is not None and edge.stamps:
-            if stamp_ns < edge.stamps[-1] - RESTART_NS:
+            if stamp_ns < edge.stamps[-1] - CLOCK_JUMP_NS:
                 edge.forget()
             else:
                 edge.forget(bisect_left(edge.stamps, max(stamp_ns, edge.stamps[-1]) - self._keep_ns))

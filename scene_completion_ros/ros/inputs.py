@@ -32,6 +32,7 @@ from scene_completion_ros.ros.placements import Placements, make_transform_sourc
 from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
 from scene_completion_ros.ros.waiting import (
     PUBLISHERS_PERIOD_S,
+    READINGS_KEPT,
     AdaptiveSubscription,
     ImageSets,
     Poll,
@@ -198,7 +199,6 @@ class CameraInput:
 
 
 TYPES = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/PointCloud2": PointCloud2}
-READINGS_KEPT = 30  # messages: a replay runs half a second ahead
 LARGEST_BYTES = 64_000_000  # of one message
 
 # Gives camera_from_sensor of a frame and the sensor's frame. Raises NotYetError where it is missing.
@@ -222,11 +222,10 @@ class DepthInput:
     ) -> None:
         self._node, self._topic, self._resources = node, node.resolve_topic_name(topic), resources
         self._counters, self._on_arrival = counters, on_arrival
-        cure = "Compare the stamps of both (ros2 topic echo --field header), and see sync.tolerance"
-        self._match = StampMatch(self._topic, "messages of depth", cure, READINGS_KEPT)
+        self._match = StampMatch(self._topic)
         self._missed_ns: int | None = None  # stamp of the last image that waited in vain
         self._unusable = NotYetError("it has no publisher", where=self._topic, may_come=False)
-        self._subscribed, self._told = False, ""
+        self._subscribed, self._warned_of = False, ""
         self._timer = dds.steady_timer(node, PUBLISHERS_PERIOD_S, self._look_for_publishers, resources)
         self._look_for_publishers()
 
@@ -243,8 +242,8 @@ class DepthInput:
         """
         if not bundle.takes_evidence:
             what = f"student {bundle.name} makes nothing of what sensors of depth see"
-            if self._told != bundle.name:
-                self._told = bundle.name
+            if self._warned_of != bundle.name:
+                self._warned_of = bundle.name
                 self._node.get_logger().warning(f"depth.topic is set, but {what}")
             raise NotYetError(what, may_come=False)
         if not self._subscribed:

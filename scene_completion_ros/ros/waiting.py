@@ -301,15 +301,15 @@ class ImageSets(Generic[Item]):
         self._deliver([found[name].item for name in self._queues if name in found], missing)
 
 
+READINGS_KEPT = 30  # messages: a replay runs half a second ahead
+
+
 class StampMatch:
-    """The last messages of a topic, to be found by the stamps of images.
+    """The last messages of a sensor's topic, to be found by the stamps of images."""
 
-    `kind`: what they are, in the plural; `cure`: what to do where none fits; `kept`: how many are kept.
-    """
-
-    def __init__(self, topic: str, kind: str, cure: str, kept: int) -> None:
-        self._topic, self._kind, self._cure = topic, kind, cure
-        self._kept: deque[tuple[int, Any]] = deque(maxlen=kept)
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
+        self._kept: deque[tuple[int, Any]] = deque(maxlen=READINGS_KEPT)
         self._alike = 0
 
     def add(self, message: Any) -> None:
@@ -363,9 +363,9 @@ class StampMatch:
         newest = f"the last is of {self._kept[-1][0]} ns" if self._kept else "none came at all"
         stuck = f", as are {self._alike} before it" if self._alike else ""
         return NotYetError(
-            f"of {len(self._kept)} {self._kind} {what}, {newest}{stuck}",
+            f"of {len(self._kept)} messages of depth {what}, {newest}{stuck}",
             where=self._topic,
-            cure=self._cure,
+            cure="Compare the stamps of both (ros2 topic echo --field header), and see sync.tolerance",
             may_come=may_come,
         )
 

@@ -41,7 +41,7 @@ MS = 1_000_000
 
 
 def match_of(*stamps_ms: int) -> StampMatch:
-    match = StampMatch("/sensor", "messages", "Look at the stamps", 10)
+    match = StampMatch("/sensor")
     for number, stamp_ms in enumerate(stamps_ms):
         stamp = stamp_message(5_000 * MS + stamp_ms * MS)
         match.add(SimpleNamespace(header=SimpleNamespace(stamp=stamp), number=number))
@@ -58,7 +58,9 @@ def test_the_nearest_counts_once_no_nearer_one_may_come() -> None:
     with pytest.raises(NotYetError, match="none after") as caught:
         nearest(match, 210)
     assert caught.value.may_come and nearest(match, 210, final=True) == 3
-    with pytest.raises(NotYetError, match=r"none within 0\.020 s of 5150000000 ns.*Look at the stamps") as missing:
+    with pytest.raises(
+        NotYetError, match=r"none within 0\.020 s of 5150000000 ns.*Compare the stamps of both"
+    ) as missing:
         nearest(match, 150)
     assert not missing.value.may_come
     match.forget(5_150 * MS)
