@@ -19,13 +19,6 @@ from tests.ros.graph import Graph, NodeUnderTest
 from tests.voxels.samples import some_voxels, voxels_to_cloud_array
 
 
-def test_shipped_profile_is_chosen_where_none_is() -> None:
-    environment: dict[str, str] = {"PATH": "/bin"}
-    assert dds.use_shipped_profile(environment)
-    assert environment[dds.profile_variable()] == str(dds.profile_path())
-    assert len(environment) == 2
-
-
 def test_acknowledgements_are_prompt_by_the_shipped_profile_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it, a replay waited for a heartbeat of Fast DDS before every image, for up to three seconds."""
     writer = ElementTree.parse(dds.profile_path()).find(".//{*}data_writer[@is_default_profile='true']")
