@@ -76,32 +76,15 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         if not self._finalized:
             self._node.trigger_shutdown()
 
-    @property
-    def state(self) -> str:
-        """Label of the node's state."""
-        if self._finalized:
-            return "finalized"
-        if self._thread is None:
-            return "unconfigured"
-        return "inactive" if self.inputs is None else "active"
-
-    @property
-    def enabled(self) -> bool:
-        """Images are completed, as far as `~/set_enabled` is concerned."""
-        return self._thread is None or self._thread.enabled
-
-    def parameters(self) -> NodeParameters:
-        """The values of now."""
-        return self._parameters.snapshot()
-
     def observed(self) -> Observed:
         """What diagnostics are made of."""
         thread = self._thread
+        state = "unconfigured" if thread is None else "inactive" if self.inputs is None else "active"
         return Observed(
-            state=self.state,
+            state="finalized" if self._finalized else state,
             problem="" if self._problem is None else str(self._problem),
-            enabled=self.enabled,
-            parameters=self.parameters(),
+            enabled=thread is None or thread.enabled,
+            parameters=self._parameters.snapshot(),
             counts=self.counters.counts(),
             inputs={} if self.inputs is None else self.inputs.records,
             inference=None if thread is None else thread.record,
@@ -251,12 +234,12 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
 
     def _check_change(self, parameters: NodeParameters) -> None:
         """Raise SceneCompletionError where changed parameters do not fit each other, the bundle or the calibration."""
-        if self._thread is not None:
+        if (thread := self._thread) is not None:
             _check_band(parameters)
+            before = self._parameters.snapshot()
             if (
-                parameters.obstacle_ignored_classes != self.parameters().obstacle_ignored_classes
-            ):  # else a vocabulary may have changed
-                thread = self._thread
+                parameters.obstacle_ignored_classes != before.obstacle_ignored_classes
+            ):  # not where the vocabulary changed
                 _check_ignored(parameters, (*thread.student.bundle.class_names, *thread.class_names))
             check_frames(parameters)
         if self.inputs is not None:

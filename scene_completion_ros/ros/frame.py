@@ -102,12 +102,6 @@ class Frame:
         """The camera's optical frame, without the slash before it that ROS 1 had."""
         return str(self.message.header.frame_id).strip("/")
 
-    @property
-    def odometry_from_camera(self) -> RigidTransform | None:
-        """Pose of that in the odometry frame; None where it is unknown, or not yet known."""
-        found = self.placement.odometry_from_grid
-        return found @ self.placement.grid_from_camera if isinstance(found, RigidTransform) else None
-
 
 class Epoch(NamedTuple):
     """What is remembered of images of another epoch is of no use to these."""

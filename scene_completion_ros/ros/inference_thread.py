@@ -167,10 +167,10 @@ class ScaleEstimator:
 
 def _pose_of(frame: Frame, coming: PoseToCome | None) -> RigidTransform | None:
     """Pose of the camera in the odometry frame; None where it has not come."""
-    if frame.odometry_from_camera is not None or coming is None or not coming.done():
-        return frame.odometry_from_camera
-    grid = coming.result()
-    return None if isinstance(grid, NotYetError) else grid @ frame.placement.grid_from_camera
+    grid = frame.placement.odometry_from_grid
+    if not isinstance(grid, RigidTransform) and coming is not None and coming.done():
+        grid = coming.result()
+    return grid @ frame.placement.grid_from_camera if isinstance(grid, RigidTransform) else None
 
 
 MOST_POINTS = 200_000  # of a cloud: about four for each pixel that takes one

@@ -72,7 +72,6 @@ class Bench:
         frame: Any = SimpleNamespace(
             name="",
             frame_id=frame_id,
-            odometry_from_camera=odometry,
             stamp_ns=(1 + self.number) * STEP_NS,
             parameters=SimpleNamespace(scale_from=scale_from),
             placement=SimpleNamespace(odometry_from_grid=odometry, grid_from_camera=RigidTransform.identity()),

@@ -225,13 +225,6 @@ class Answers:
         wanted = stamp_ns, frame_id.strip("/")
         return [sent for sent in self.waiting if (sent.stamp_ns, sent.frame_id.strip("/")) == wanted]
 
-    def next_dropped(self) -> SentImage | None:
-        """Remove the next image that the node has dropped."""
-        dropped = next((sent for sent in self.waiting if sent.dropped), None)
-        if dropped is not None:
-            self.waiting.remove(dropped)
-        return dropped
-
     def answered(self, sent: SentImage) -> bool:
         """Whether all wanted answers to an image have arrived."""
         return self._wanted <= sent.answers.keys()
@@ -472,7 +465,8 @@ class Player:
 
     def _hand_over(self, *, patient: bool = True) -> None:
         """Take note of the frames whose answers have arrived, in the order of the node, and of those it dropped."""
-        while (sent := self._answers.next_dropped()) is not None:
+        for sent in [sent for sent in self._answers.waiting if sent.dropped]:
+            self._answers.waiting.remove(sent)
             if sent.source is not None:
                 self.statistics.dropped[sent.dropped] += 1
                 self.statistics.lost_stamps_ns.append(sent.stamp_ns)
