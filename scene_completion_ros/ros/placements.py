@@ -61,7 +61,7 @@ class TopicTransforms:
         self._topics = (*transform_topics, *odometries)
         for topic in transform_topics:
             heard = partial(self._on_transform, topic)
-            AdaptiveSubscription(node, TransformStamped, topic, heard, depth=DEPTH, resources=resources, latched=True)
+            AdaptiveSubscription(node, TransformStamped, topic, heard, depth=DEPTH, resources=resources)
         for topic, child in odometries.items():
             heard = partial(self._on_odometry, topic, child)
             AdaptiveSubscription(node, Odometry, topic, heard, depth=DEPTH, resources=resources)

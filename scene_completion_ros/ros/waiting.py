@@ -381,9 +381,9 @@ PUBLISHERS_PERIOD_S = 0.5
 class AdaptiveSubscription:
     """Subscribes best effort, which matches every publisher, and better where all publishers offer better.
 
-    With publishers that are all reliable it is reliable, so that nothing is lost. With `latched` and publishers that
-    are all transient local it is that too, so that it gets what was published before. The graph is looked at twice a
-    second (by a steady clock: simulated time may stand still); for a change the subscription is made anew.
+    With publishers that are all reliable it is reliable, so that nothing is lost. With publishers that are all
+    transient local it is that too, so that it gets what was published before. The graph is looked at twice a second (by
+    a steady clock: simulated time may stand still); for a change the subscription is made anew.
     """
 
     def __init__(
@@ -395,12 +395,11 @@ class AdaptiveSubscription:
         *,
         depth: int,
         resources: ExitStack,
-        latched: bool = False,  # follow the durability as well
     ) -> None:
         self._node = node
         self._type = message_type
         self.topic = node.resolve_topic_name(topic)
-        self._callback, self._depth, self._follows_durability = callback, depth, latched
+        self._callback, self._depth = callback, depth
         self._subscription: Any = None
         self._offered = ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE
         self._look()  # first: what comes while one subscription takes the place of another is lost
@@ -413,16 +412,19 @@ class AdaptiveSubscription:
         publishers = self._node.get_publishers_info_by_topic(self.topic)
         if not publishers:
             return  # as before: it may come back
-        offered = common_offer([publisher.qos_profile for publisher in publishers])
-        if not self._follows_durability:
-            offered = offered[0], DurabilityPolicy.VOLATILE
+        offers = [publisher.qos_profile for publisher in publishers]
+        reliable = all(offer.reliability == ReliabilityPolicy.RELIABLE for offer in offers)
+        latched = reliable and all(offer.durability == DurabilityPolicy.TRANSIENT_LOCAL for offer in offers)
+        offered = (
+            ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+            DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+        )
         if offered != self._offered:
             self._offered = offered
             self._unsubscribe()
             self._subscribe()
-            reliable = "reliable" if offered[0] == ReliabilityPolicy.RELIABLE else "best effort"
-            latched = ", latched" if offered[1] == DurabilityPolicy.TRANSIENT_LOCAL else ""
-            self._node.get_logger().info(f"{self.topic}: subscribed as its publishers offer it: {reliable}{latched}")
+            how = f"{'reliable' if reliable else 'best effort'}{', latched' * latched}"
+            self._node.get_logger().info(f"{self.topic}: subscribed as its publishers offer it: {how}")
 
     def _subscribe(self) -> None:
         reliability, durability = self._offered
@@ -436,16 +438,6 @@ class AdaptiveSubscription:
         if self._subscription is not None:
             self._node.destroy_subscription(self._subscription)
             self._subscription = None
-
-
-def common_offer(offers: Sequence[Any]) -> tuple[Any, Any]:
-    """The strictest reliability and durability that match all of the offered QoS profiles, at least one."""
-    reliable = all(offer.reliability == ReliabilityPolicy.RELIABLE for offer in offers)
-    latched = reliable and all(offer.durability == DurabilityPolicy.TRANSIENT_LOCAL for offer in offers)
-    return (
-        ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-        DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
-    )
 
 
 def noted_subscription(

@@ -64,7 +64,6 @@ def test_it_follows_its_publishers(graph: Graph) -> None:
             lambda message, latched: heard.append((message.data, latched)),
             depth=5,
             resources=resources,
-            latched=True,
         )
 
         def asked() -> list[tuple[Any, Any]]:
