@@ -48,24 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, "the odometry or the tf of the recording", None, "corners, or the choice of --params-file"
     )
     add_words_argument(parser, "can be clicked in the report", "none; of the bundled drive " + ", ".join(DEMO_WORDS))
-    _add_playback_arguments(parser)
-    _add_score_arguments(parser)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Replay the recording, and say in the exit code whether it went well."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is imported, as in the node
-    from scene_completion_ros.progress import Progress
-
-    progress = Progress()
-    progress.line(f"Opening {args.bag or 'the bundled drive'} ...")
-    from scene_completion_ros.commands.replaying import replay
-
-    return replay(args, progress)
-
-
-def _add_playback_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options; none of them goes with ``--offline``."""
     group = parser.add_argument_group("playing through the node (not with --offline)")
     group.add_argument(
         "--rate",
@@ -83,10 +65,6 @@ def _add_playback_arguments(parser: argparse.ArgumentParser) -> None:
     )
     meaning = "publish this recorded topic as well; may be repeated"
     group.add_argument("--also", action="append", metavar="TOPIC", help=meaning)
-
-
-def _add_score_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     group = parser.add_argument_group("ground truth (the LiDAR of the recording is used by itself)")
     group.add_argument(
         "--ground-truth",
@@ -97,3 +75,15 @@ def _add_score_arguments(parser: argparse.ArgumentParser) -> None:
     )
     meaning = "added to the stamps of the folder (default: %(default)s)"
     group.add_argument("--ground-truth-offset", type=float, default=0.0, metavar="SECONDS", help=meaning)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Replay the recording, and say in the exit code whether it went well."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is imported, as in the node
+    from scene_completion_ros.progress import Progress
+
+    progress = Progress()
+    progress.line(f"Opening {args.bag or 'the bundled drive'} ...")
+    from scene_completion_ros.commands.replaying import replay
+
+    return replay(args, progress)

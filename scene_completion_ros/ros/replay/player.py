@@ -465,11 +465,11 @@ class Player:
 
     def _hand_over(self, *, patient: bool = True) -> None:
         """Take note of the frames whose answers have arrived, in the order of the node, and of those it dropped."""
-        for sent in [sent for sent in self._answers.waiting if sent.dropped]:
-            self._answers.waiting.remove(sent)
-            if sent.source is not None:
-                self.statistics.dropped[sent.dropped] += 1
-                self.statistics.lost_stamps_ns.append(sent.stamp_ns)
+        for lost in [sent for sent in self._answers.waiting if sent.dropped]:
+            self._answers.waiting.remove(lost)
+            if lost.source is not None:
+                self.statistics.dropped[lost.dropped] += 1
+                self.statistics.lost_stamps_ns.append(lost.stamp_ns)
         while (sent := self._answers.next_ready(time.perf_counter(), patient=patient)) is not None:
             assert sent.source is not None
             self._last_result_s = time.perf_counter()
