@@ -295,7 +295,6 @@ def _publishers(count: int) -> str:
 
 TIMES_KEPT = 100  # images over which times are summed up
 LONGEST_WORK_S = 20.0  # seconds for a model or an image, after which it is a warning
-VOCABULARY = "vocabulary"
 
 
 @dataclass(frozen=True)
@@ -318,12 +317,9 @@ def words_status(report: WordsReport, now_s: float, recent_s: float) -> Status:
         **last,
     }
     if report.refused.recent(now_s, recent_s):
-        return Status(VOCABULARY, Level.WARN, f"refused {last['last refused']}", values)
+        return Status("vocabulary", Level.WARN, f"refused {last['last refused']}", values)
     named = f"{len(report.classes)} classes of a vocabulary" if report.classes else "the labels of the bundle"
-    return Status(VOCABULARY, Level.OK, f"{named}, {len(report.phrases)} phrases looked for", values)
-
-
-FUSION = "fusion"
+    return Status("vocabulary", Level.OK, f"{named}, {len(report.phrases)} phrases looked for", values)
 
 
 @dataclass(frozen=True)
@@ -356,19 +352,16 @@ def fusion_status(report: FusionReport, now_s: float, recent_s: float, *, wanted
         **alone,
     }
     if not wanted:
-        return Status(FUSION, Level.OK, "off (parameter fusion.enabled)", values)
+        return Status("fusion", Level.OK, "off (parameter fusion.enabled)", values)
     if report.alone.recent(now_s, recent_s):
         message = (
             f"the node published the voxels of {report.alone.count} images without those of earlier ones, the last "
             f"{alone['last published alone']}"
         )
-        return Status(FUSION, Level.WARN, message, values)
+        return Status("fusion", Level.WARN, message, values)
     if not report.joined:
-        return Status(FUSION, Level.OK, "waiting for the first image", values)
-    return Status(FUSION, Level.OK, f"map of {report.age_s:.1f} s, {report.map_mb:.0f} MB", values)
-
-
-DEPTH = "depth"
+        return Status("fusion", Level.OK, "waiting for the first image", values)
+    return Status("fusion", Level.OK, f"map of {report.age_s:.1f} s, {report.map_mb:.0f} MB", values)
 
 
 @dataclass(frozen=True)
@@ -392,13 +385,12 @@ def depth_status(report: DepthReport, now_s: float, recent_s: float) -> Status:
         age_ms, share = np.median(np.array(report.last), axis=0)
         values |= {"median age ms": f"{age_ms:.1f}", "pixels sensed": f"{100.0 * share:.1f} %"}
     if report.without.recent(now_s, recent_s) and not report.sensed.recent(now_s, recent_s):
-        return Status(DEPTH, Level.WARN, f"no image has depth of the sensor: {report.without.why}", values)
+        return Status("depth", Level.WARN, f"no image has depth of the sensor: {report.without.why}", values)
     if not report.last:
-        return Status(DEPTH, Level.OK, "waiting for the first image", values)
-    return Status(DEPTH, Level.OK, f"{values['pixels sensed']} of the pixels, {values['median age ms']} ms old", values)
-
-
-FULL_DETAIL_STAGES = ("latency", "total")  # the stages that the message names
+        return Status("depth", Level.OK, "waiting for the first image", values)
+    return Status(
+        "depth", Level.OK, f"{values['pixels sensed']} of the pixels, {values['median age ms']} ms old", values
+    )
 
 
 class InferenceRecord:
@@ -475,7 +467,7 @@ def inference_status(record: InferenceRecord, drops: Drops, *, processed: int, u
             "were dropped meanwhile: fix the focus and zoom of the camera, or publish one CameraInfo"
         )
         return Status("inference", Level.WARN, message, values)
-    slowest = [f"{stage} {times[stage].mean():.1f} ms" for stage in FULL_DETAIL_STAGES if stage in times]
+    slowest = [f"{stage} {times[stage].mean():.1f} ms" for stage in ("latency", "total") if stage in times]
     states = [f"{name} {model.state}".strip() for name, model in models.items()]
     message = ", ".join([*states, *slowest])
     if (busy_s := record.busy_s()) > LONGEST_WORK_S:
@@ -615,7 +607,7 @@ def _of_fusion(observed: Observed, now_s: float) -> list[Status]:
     """Nothing where fusion was never on."""
     record, wanted = observed.inference, observed.parameters.fusion_enabled
     if record is None:
-        return [idle_status(FUSION, observed.state)] if wanted else []
+        return [idle_status("fusion", observed.state)] if wanted else []
     report = record.fusion.report
     if not wanted and report == FusionReport():
         return []

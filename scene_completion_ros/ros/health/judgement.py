@@ -108,9 +108,6 @@ class FrameCounters(Counts):
             return f"{counts}, no subscriber for {self.unwanted}" if self.unwanted else counts
 
 
-PACKAGE = "scene_completion_ros"
-
-
 class _Forwarder(logging.Handler):
     def __init__(self, logger: Any) -> None:
         super().__init__(logging.INFO)
@@ -130,7 +127,7 @@ class _Forwarder(logging.Handler):
 @contextmanager
 def forwarded_log(logger: Any) -> Iterator[None]:
     """Hand what the package logs through `logging`, from its info on, to an rclpy logger."""
-    source, handler = logging.getLogger(PACKAGE), _Forwarder(logger)
+    source, handler = logging.getLogger("scene_completion_ros"), _Forwarder(logger)
     level = source.level
     source.addHandler(handler)
     source.setLevel(logging.INFO)
