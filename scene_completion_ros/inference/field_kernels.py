@@ -216,7 +216,7 @@ def largest_scores(  # type: ignore[no-untyped-def] # numba finds the types
 
 @functools.cache
 def label_kernel(channels: int, units: int, computed: bool = False) -> Callable[..., None]:
-    """Labels by logits or cosines, and the scores of a second set of rows at the same label units.
+    """Labels by logits or cosines, and matches with the cosines of a second set of rows at the same label units.
 
     The units come behind the channels of the density; or they are `computed`: each point's row of the map. How many
     rows and groups there are is known when it runs: another vocabulary needs no other kernel. Of N points, point i
@@ -228,8 +228,8 @@ def label_kernel(channels: int, units: int, computed: bool = False) -> Callable[
     @kernel(inlines=(occupancy_kernel,))
     def label_points(  # type: ignore[no-untyped-def] # numba finds the types
         features, width, table_x, table_y, table_z, weight, bias, group, groups, classes, by_cosine, margin,
-        sharpness, other_weight, other_bias, other_group, other_groups, other_by_cosine, root, root_bias, rest,
-        chosen, place, cell, share, rows, label, confidence, scores, common, least, match, contrast, matches
+        sharpness, other_weight, other_bias, other_group, other_groups, root, root_bias, rest,
+        chosen, place, cell, share, rows, label, confidence, common, least, match, contrast, matches
     ) -> None:  # fmt: skip
         points = chosen.size
         for block in prange((points + BLOCK - 1) // BLOCK):
@@ -255,7 +255,7 @@ def label_kernel(channels: int, units: int, computed: bool = False) -> Callable[
                             hidden[lane]
                         )  # fmt: skip
                 count = pack_active(LANES, units, hidden, largest, active, packed)
-                if by_cosine or other_by_cosine:
+                if by_cosine or other_groups > 0:
                     inverse_norms(LANES, root, root_bias, rest, active, count, packed, out, inverse)
                 if label.size > 0:
                     scale = inverse if by_cosine else one
@@ -279,14 +279,10 @@ def label_kernel(channels: int, units: int, computed: bool = False) -> Callable[
                         confidence[at] = ONE / total[lane] if scale[lane] > ZERO else ZERO
                 if other_groups == 0:
                     continue
-                scale = inverse if other_by_cosine else one
                 largest_scores(
-                    LANES, other_weight, other_bias, other_group, other_groups, active, count, packed, out, scale, score
-                )
-                if scores.size > 0:
-                    for lane in range(lanes):
-                        for k in range(other_groups):
-                            scores[place[start + lane], k] = score[k, lane] if scale[lane] > ZERO else ZERO
+                    LANES, other_weight, other_bias, other_group, other_groups, active, count, packed, out, inverse,
+                    score
+                )  # fmt: skip
                 for k in range(least.size):
                     of_phrase, general, hits = score[k], score[least.size], 0
                     for lane in range(LANES):
@@ -295,7 +291,7 @@ def label_kernel(channels: int, units: int, computed: bool = False) -> Callable[
                         hits += ahead >= least[k]
                     if hits > 0:  # most phrases match none of the points
                         for lane in range(lanes):
-                            if of_phrase[lane] >= least[k] and scale[lane] > ZERO:
+                            if of_phrase[lane] >= least[k] and inverse[lane] > ZERO:
                                 match[block, found, 0], match[block, found, 1] = place[start + lane], k
                                 contrast[block, found] = of_phrase[lane]
                                 matches[block, k] += 1

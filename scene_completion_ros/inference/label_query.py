@@ -111,7 +111,7 @@ def matches_of(queried: FoldedVocabulary, cosines: NDArray[np.floating]) -> tupl
     """The voxels of each phrase: those that have at least a share `MATCHING` of its largest contrast, see `Contrast`.
 
     Phrases do not compete with each other: a voxel may be a tree and a hedge. `WordScores` finds the same without
-    writing cosines down. `cosines`: [N, K + 1], see `WordScores.cosines`.
+    writing cosines down. `cosines`: of phrases and background, [N, K + 1]; 0 where there is no feature.
     """
     contrast = queried.vocabulary.contrast
     assert contrast is not None  # of a query
@@ -128,7 +128,7 @@ def matches_of(queried: FoldedVocabulary, cosines: NDArray[np.floating]) -> tupl
     return tuple(found)
 
 
-_NOTHING = np.empty(0, np.float32)
+_NOTHING, _NO_ROWS = np.empty(0, np.float32), np.empty((0, 0), np.float32)
 
 
 class Labelled(NamedTuple):
@@ -162,7 +162,8 @@ class WordScores:
     def __init__(self, kernel: Callable[..., None], weight: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
         # float32 [R, E] and [R], rows of zeros behind those of the classes up to a multiple of `TILE`.
         self.weight, self.bias = padded(weight), padded(bias)
-        self._group = np.arange(len(weight), dtype=np.int32)
+        group = np.arange(len(weight), dtype=np.int32)
+        self._own = (self.weight, self.bias, group, len(group), len(group), False, np.float32(0.0), np.float32(1.0))
         self._found = _Found()
         self._kernel = kernel
 
@@ -172,62 +173,35 @@ class WordScores:
         queried, vocabulary = words.queried, words.vocabulary if words.labels else None
         labels = (label, confidence) if words.labels else None
         if labels and queried and vocabulary and vocabulary.space is not queried.space:
-            self._run(units, vocabulary, labels)
+            self._run(units, vocabulary, labels, None)
             vocabulary = labels = None
-        if queried is None:
-            if labels:
-                self._run(units, vocabulary, labels)
-            return Labelled(label, confidence)
-        self._found.begin(units.size, queried)
-        self._run(units, vocabulary, labels, queried, matching=True)
-        return Labelled(label, confidence, self._found.by_phrase())
-
-    def logits(self, units: Units) -> NDArray[np.float32]:
-        """Logits of all classes, float32 [N, K]."""
-        logits = np.empty((units.size, len(self._group)), dtype=np.float32)
-        self._run(units, scores=logits)
-        return logits
-
-    def cosines(self, units: Units, vocabulary: FoldedVocabulary) -> NDArray[np.float32]:
-        """Scores of classes and background, float32 [N, K or K + 1], 0 without feature."""
-        cosines = np.empty((units.size, vocabulary.groups), dtype=np.float32)
-        self._run(units, queried=vocabulary, scores=cosines)
-        return cosines
+        if labels or queried:
+            self._run(units, vocabulary, labels, queried)
+        return Labelled(label, confidence, self._found.by_phrase() if queried else ())
 
     def _run(
         self,
         units: Units,
-        vocabulary: FoldedVocabulary | None = None,
-        labels: tuple[NDArray[np.uint8], NDArray[np.float32]] | None = None,
-        queried: FoldedVocabulary | None = None,
-        *,
-        scores: NDArray[np.float32] | None = None,
-        matching: bool = False,
+        vocabulary: FoldedVocabulary | None,  # None for the student's classes
+        labels: tuple[NDArray[np.uint8], NDArray[np.float32]] | None,  # where they are written
+        queried: FoldedVocabulary | None,
     ) -> None:
-        """Writes labels, and scores of or matches with what was asked; for missing words, the student's classes."""
-        own = (self.weight, self.bias, self._group, len(self._group))
-        named, other = (
-            own if words is None else (words.weight, words.bias, words.group, words.groups)
-            for words in (vocabulary, queried)
-        )
-        classes, margin, temperature = len(self._group), 0.0, 1.0
+        """Writes labels, and finds matches with what was asked."""
+        found, named, roots = self._found, self._own, vocabulary or queried
+        found.begin(units.size, queried)
         if vocabulary is not None:
-            classes, margin, temperature = vocabulary.classes, vocabulary.vocabulary.margin, vocabulary.temperature
-        found, roots = self._found, vocabulary or queried
-        if not matching:
-            found.begin(0)
-            if scores is None:
-                other = (*other[:3], 0)
-        none = np.zeros((0, 0), np.float32)
-        rules = classes, vocabulary is not None, np.float32(margin), np.float32(1.0 / temperature)
-        norm = (none, _NOTHING, np.float32(0.0)) if roots is None else (roots.root, roots.root_bias, roots.rest)
-        written = *(labels or (np.empty(0, np.uint8), _NOTHING)), none if scores is None else scores
+            rules = True, np.float32(vocabulary.vocabulary.margin), np.float32(1.0 / vocabulary.temperature)
+            named = (*_rows(vocabulary), vocabulary.classes, *rules)
+        asked = (*self._own[:3], 0) if queried is None else _rows(queried)
+        norm = (_NO_ROWS, _NOTHING, np.float32(0.0)) if roots is None else (roots.root, roots.root_bias, roots.rest)
         self._kernel(
-            *units.read,
-            *(*named, *rules, *other, queried is not None, *norm),
-            *(*units.points, *written),
+            *(*units.read, *named, *asked, *norm, *units.points, *(labels or (np.empty(0, np.uint8), _NOTHING))),
             *(found.common, found.least, found.match, found.contrast, found.matches),
         )
+
+
+def _rows(words: FoldedVocabulary) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32], int]:
+    return words.weight, words.bias, words.group, words.groups
 
 
 class LabelQuery:
