@@ -71,8 +71,6 @@ def _hash(fields: JsonObject, name: str) -> str:
 
 
 SCHEMA_VERSION = 8
-# Of 7, students that complete cells can be exported once more, but not run; of 6 only field students are read.
-SCHEMAS_READ = 6, 7, SCHEMA_VERSION
 MOST_CLASSES = 255  # a label is one byte
 LARGEST_SIDE = 8192  # pixels of the network's image, and cells of its features
 LARGEST_FREQUENCY = 1e4
@@ -192,10 +190,7 @@ class StudentBundle:
 
     def read_cells(self) -> bytes:
         """The ONNX graph of the cells of such a student, as `read_encoder`."""
-        path = self.encoder_path.with_name(CELLS)
-        if CELLS not in self.sha256:  # before schema 8
-            raise BundleError("is missing", where=str(path), cure="Export the bundle again.")
-        return _read_graph(path, self.sha256[CELLS])
+        return _read_graph(self.encoder_path.with_name(CELLS), self.sha256[CELLS])
 
     @property
     def passed_bf16(self) -> bool:
@@ -273,8 +268,8 @@ class StudentBundle:
             raise BundleError(f"no {MANIFEST} in it", where=str(folder), cure="Name the folder of a student bundle.")
         fields = JsonObject.read(folder / MANIFEST)
         version = fields.integer("schema_version")
-        if version not in SCHEMAS_READ:
-            what = f"is {version}, this version reads {', '.join(map(str, SCHEMAS_READ))}"
+        if version != SCHEMA_VERSION:
+            what = f"is {version}, this version reads {SCHEMA_VERSION}"
             cure = "Update scene_completion_ros." if version > SCHEMA_VERSION else "Export the bundle again."
             raise fields.error("schema_version", what, cure)
         sha256 = _check_files(fields, folder)
@@ -396,46 +391,36 @@ def _write(folder: Path, files: Mapping[str, bytes], replaced: Set[str]) -> None
             (part / name).write_bytes(content)
 
 
-def _read_checked(file: Path, expected: str, cure: str | None = None, *, largest: int = MOST_ARRAY_BYTES) -> bytes:
-    """Content of a file, of at most `largest` bytes; if the bundle is whole without it, another one is the cure."""
-    content = read_bytes(file, BundleError, cure=cure or CURE, most_bytes=largest)
+def _read_checked(file: Path, expected: str, *, largest: int = MOST_ARRAY_BYTES) -> bytes:
+    """Content of a file, of at most `largest` bytes."""
+    content = read_bytes(file, BundleError, cure=CURE, most_bytes=largest)
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
         what = f"sha256 is {found[:12]}…, {MANIFEST} has {expected[:12]}…: the file is damaged or was replaced"
-        raise BundleError(what, where=str(file), cure=cure or _FETCH)
+        raise BundleError(what, where=str(file), cure=_FETCH)
     return content
 
 
-def _read_graph(file: Path, expected: str, cure: str | None = None) -> bytes:
+def _read_graph(file: Path, expected: str) -> bytes:
     """The content of an ONNX file, see `_read_checked`, refused where it has weights elsewhere, or a loop."""
-    content = _read_checked(file, expected, cure)
+    content = _read_checked(file, expected)
     if b"location" in content and _OTHER_FILE.search(content):
         what = "has weights in another file, which no hash of the bundle covers"
-        raise BundleError(what, where=str(file), cure=cure or "Export the encoder with its weights inside.")
+        raise BundleError(what, where=str(file), cure="Export the encoder with its weights inside.")
     if b"Loop" in content and _LOOP.search(content):
         what = "has a loop, which may never end"
-        raise BundleError(what, where=str(file), cure=cure or "Export the encoder without control flow.")
+        raise BundleError(what, where=str(file), cure="Export the encoder without control flow.")
     return content
 
 
 def _check_files(fields: JsonObject, folder: Path) -> dict[str, str]:
     hashes = fields.object("sha256")
-    completes = _completes_cells(fields)
-    for name in (ENCODER, *(_THAT_DECODE if completes else (HEAD,))):
-        if completes and name == CELLS and fields.integer("schema_version") < SCHEMA_VERSION:
-            continue
+    for name in (ENCODER, *(_THAT_DECODE if "volume" in fields.values else (HEAD,))):
         expected = hashes.text(name)
         if not (folder / name).is_file():
             raise BundleError("is missing", where=str(folder / name), cure=CURE)
         (_read_checked if name == HEAD else _read_graph)(folder / name, expected)
     return {name: hashes.text(name) for name in hashes.values}
-
-
-def _completes_cells(fields: JsonObject) -> bool:
-    """Whether a manifest is of a student that completes cells; one that is too old is refused."""
-    if "head" in fields.values and "volume_knots" in fields.object("head").values:
-        raise fields.error("head.volume_knots", "is of a version that no longer runs", "Export its checkpoint again.")
-    return "volume" in fields.values
 
 
 def _parse(fields: JsonObject) -> dict[str, Any]:
@@ -445,7 +430,7 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
     class_names = fields.texts("class_names")
     class_colours = fields.colours("class_colours", len(class_names))
     of_kind: dict[str, Any] = {}
-    if _completes_cells(fields):
+    if "volume" in fields.values:  # of a student that completes cells
         of_kind["volume"] = volume = _parse_volume(fields, grid, class_names)
         label_units = volume.classes
     else:
@@ -553,9 +538,7 @@ def _parse_volume(fields: JsonObject, grid: VoxelGrid, class_names: Sequence[str
     ground = Ground(of_ground.text("name"), *numbers)
     if ground.name not in class_names:
         raise of_ground.error("name", f"{ground.name!r} is none of the classes")
-    # Before schema 8 there was no graph of its own that took what is around cells.
-    names = ("context", "around") if fields.integer("schema_version") == SCHEMA_VERSION else ("context",)
-    channels = {name: given.integer(name) for name in names}
+    channels = {name: given.integer(name) for name in ("context", "around")}
     for name, count in channels.items():
         if not 0 <= count <= LARGEST_CONTEXT:
             raise given.error(name, f"{count} is no number of channels (0..{LARGEST_CONTEXT})")
