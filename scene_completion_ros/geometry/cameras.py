@@ -61,10 +61,7 @@ def distort(model: DistortionModel, coefficients: tuple[float, ...], xy: Array) 
     if model == "mei":
         return _distort_mei(xp, coefficients, xy)
     limit = valid_radius(model, coefficients)
-    radius = _radius(xp, xy)
-    inside = radius <= limit
-    shrink = limit / xp.where(inside, xp.ones_like(radius) * limit, radius)
-    return _brown_conrady(xp, _padded(coefficients), xy * shrink[..., None])[0], inside
+    return _brown_conrady(xp, _padded(coefficients), _within(xp, xy, limit))[0], _radius(xp, xy) <= limit
 
 
 def undistort(model: DistortionModel, coefficients: tuple[float, ...], xy: Array) -> tuple[Array, Array]:
@@ -99,11 +96,6 @@ def undistorted_angle(coefficients: tuple[float, ...], radius: Array) -> tuple[A
     slope = polynomial.deriv()
     limit = _valid_angle(coefficients)
     return _solve_increasing(xp, lambda at: (_evaluate(polynomial, at), _evaluate(slope, at)), radius, limit)
-
-
-def axial_magnification(model: DistortionModel, coefficients: tuple[float, ...]) -> float:
-    """Return how much the lens magnifies on the optical axis: 1, but 1 / (1 + xi) behind the sphere of MEI."""
-    return 1.0 / (1.0 + coefficients[0]) if model == "mei" else 1.0
 
 
 @lru_cache(maxsize=64)
@@ -182,9 +174,7 @@ def _valid_radius_mei(coefficients: tuple[float, ...]) -> float:
 def _distort_mei(xp: Namespace, coefficients: tuple[float, ...], xy: Array) -> tuple[Array, Array]:
     """Project on the unit sphere, from xi behind its centre on a plane, and through a lens (Mei and Rives 2007)."""
     limit = _valid_radius_mei(coefficients)
-    radius = _radius(xp, xy)
-    inside = radius <= limit
-    xy = xy * (limit / xp.where(inside, xp.ones_like(radius) * limit, radius))[..., None]
+    inside, xy = _radius(xp, xy) <= limit, _within(xp, xy, limit)
     norm = xp.sqrt(1.0 + xy[..., 0] ** 2 + xy[..., 1] ** 2)
     mirror = xy / (1.0 + coefficients[0] * norm)[..., None]
     return _brown_conrady(xp, _padded(_mei_lens(coefficients)), mirror)[0], inside
@@ -242,8 +232,14 @@ def _undistort_brown_conrady(
 ) -> tuple[Array, Array]:
     """Invert the radial part safely, then refine with the tangential part by Newton's method in two dimensions."""
     limit = valid_radius(model, coefficients)
-    padded = _padded(coefficients)
-    ideal_radius, _ = _invert_radial(xp, padded, radius, limit)
+    padded = k1, k2, _, _, *others = _padded(coefficients)
+
+    def value_and_slope(radius: Array) -> tuple[Array, Array]:
+        on_axis = xp.stack([radius, xp.zeros_like(radius)], axis=-1)
+        distorted, (slope, _, _) = _brown_conrady(xp, (k1, k2, 0.0, 0.0, *others), on_axis)
+        return distorted[..., 0], slope
+
+    ideal_radius, _ = _solve_increasing(xp, value_and_slope, radius, limit)
     ratio = xp.where(radius > 0.0, ideal_radius / _nonzero(xp, radius), xp.ones_like(radius))
     xy = distorted * ratio[..., None]
     for _ in range(_TANGENTIAL_ITERATIONS):
@@ -260,18 +256,6 @@ def _undistort_brown_conrady(
 def _within(xp: Namespace, xy: Array, limit: float) -> Array:
     radius = _radius(xp, xy)
     return xy * (limit / xp.where(radius > limit, radius, xp.ones_like(radius) * limit))[..., None]
-
-
-def _invert_radial(xp: Namespace, padded: tuple[float, ...], target: Array, limit: float) -> tuple[Array, Array]:
-    k1, k2, _, _, k3, k4, k5, k6 = padded
-    radial_only = (k1, k2, 0.0, 0.0, k3, k4, k5, k6)
-
-    def value_and_slope(radius: Array) -> tuple[Array, Array]:
-        on_axis = xp.stack([radius, xp.zeros_like(radius)], axis=-1)
-        distorted, (slope, _, _) = _brown_conrady(xp, radial_only, on_axis)
-        return distorted[..., 0], slope
-
-    return _solve_increasing(xp, value_and_slope, target, limit)
 
 
 def _solve_increasing(
@@ -346,7 +330,7 @@ class Camera:
     @property
     def axial_focal_lengths(self) -> tuple[float, float]:
         """Pixels per unit of x/z and y/z on the optical axis: what resolutions are compared by."""
-        magnification = axial_magnification(self.distortion_model, self.distortion)
+        magnification = 1.0 / (1.0 + self.distortion[0]) if self.distortion_model == "mei" else 1.0  # behind the sphere
         return self.fx * magnification, self.fy * magnification
 
     def project(self, points_optical: Array) -> tuple[Array, Array]:

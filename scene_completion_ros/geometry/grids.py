@@ -128,6 +128,15 @@ def grid_of(fields: JsonObject) -> VoxelGrid:
         raise fields.error(error.where, error.what) from error
 
 
+def placed_grid_of(fields: JsonObject) -> tuple[VoxelGrid, RigidTransform]:
+    """The grid of an object, see `grid_of`, and the pose of the camera in it, `grid_from_camera` row by row."""
+    grid, pose = grid_of(fields), np.reshape(fields.numbers("grid_from_camera", 16), (4, 4))
+    try:
+        return grid, RigidTransform.from_matrix(pose)
+    except TransformError as error:
+        raise fields.error("grid_from_camera", error.what, error.cure) from error
+
+
 def read_grid(path: str | Path) -> tuple[VoxelGrid, RigidTransform]:
     """Read a voxel grid and the camera's pose in it from a YAML file. Returns the grid and `grid_from_camera`.
 
@@ -141,8 +150,4 @@ def read_grid(path: str | Path) -> tuple[VoxelGrid, RigidTransform]:
         document["grid_from_camera"] = [number for row in rows for number in row]
     fields = JsonObject(document, path, kind=GridError, cure=cure)
     fields.only(_GRID_KEYS)
-    grid = grid_of(fields)
-    try:
-        return grid, RigidTransform.from_matrix(np.reshape(fields.numbers("grid_from_camera", 16), (4, 4)))
-    except TransformError as error:
-        raise fields.error("grid_from_camera", error.what, error.cure) from error
+    return placed_grid_of(fields)

@@ -19,13 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, VocabularyError
 from scene_completion_ros.geometry.cameras import Camera, camera_of
-from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid, grid_of
-from scene_completion_ros.geometry.transforms import RigidTransform, TransformError
+from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid, placed_grid_of
+from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.cells import STRIDE, CellVolume, Ground
 from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec, check_tensors
 from scene_completion_ros.inference.text_bank import (
@@ -425,7 +424,7 @@ def _check_files(fields: JsonObject, folder: Path) -> dict[str, str]:
 
 def _parse(fields: JsonObject) -> dict[str, Any]:
     point_code = _parse_point_code(fields.object("point_code"))
-    grid, grid_from_camera = _parse_grid(fields.object("grid"))
+    grid, grid_from_camera = placed_grid_of(fields.object("grid"))
     calibration = fields.object("calibration")
     class_names = fields.texts("class_names")
     class_colours = fields.colours("class_colours", len(class_names))
@@ -557,14 +556,6 @@ def _parse_volume(fields: JsonObject, grid: VoxelGrid, class_names: Sequence[str
         what = f"{grid.shape} has too many cells with {sum(channels.values())} channels"
         raise fields.object("grid").error("shape", what)
     return volume
-
-
-def _parse_grid(fields: JsonObject) -> tuple[VoxelGrid, RigidTransform]:
-    grid, pose = grid_of(fields), np.reshape(fields.numbers("grid_from_camera", 16), (4, 4))
-    try:
-        return grid, RigidTransform.from_matrix(pose)
-    except TransformError as error:
-        raise fields.error("grid_from_camera", error.what) from error
 
 
 # Students by folder and by name.

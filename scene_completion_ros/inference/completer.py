@@ -23,9 +23,7 @@ from scene_completion_ros.inference.label_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.scene_query import (
     BLIND,
     DenseField,
-    HostField,
     Networks,
-    SceneAnswer,
     SceneImage,
     SceneQuery,
     StageClock,
@@ -329,7 +327,8 @@ class Completer:
         words = Words(self._vocabulary if labels else None, self._queried, labels)
         answer = self._query(SceneImage(seen.image, words, seen.pixels, evidence))
         assembling = StageClock()
-        if not _finite(answer):
+        parts = answer.transmittance, answer.probability, answer.confidence
+        if not (answer.finite and np.isfinite(sum(float(part.sum()) for part in parts))):
             raise self._not_finite()
         shown = shown_share(seen.image, self._resampler.validity)
         answer.depth[~self._ray_covered] = np.nan
@@ -379,14 +378,6 @@ class Completer:
     def evidence_estimator(self, *, corners: bool) -> EvidenceEstimator:
         """What estimates the evidence of its images, of their `SeenImage.own_depth`."""
         return EvidenceEstimator(self.bundle.canonical, self.bundle.grid, self._resampler.validity, corners=corners)
-
-
-def _finite(answer: SceneAnswer) -> bool:
-    """Whether there is no NaN in a quick check: of all voxels every eighth slice."""
-    parts = [answer.transmittance, answer.probability, answer.confidence]
-    if isinstance(answer.dense, HostField):
-        parts.append(answer.dense.alpha[::8])
-    return answer.finite and bool(np.isfinite(sum(float(part.sum()) for part in parts)))
 
 
 MOUNTING_UNKNOWN = "the student is more accurate with the height and the pitch of its camera"

@@ -26,11 +26,9 @@ from scene_completion_ros.errors import BundleError, GpuError, SceneCompletionEr
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cell_query import Pixels, PredictedCells
-from scene_completion_ros.inference.graphs import IMAGE, Ports, StepGraph, graphs_of
+from scene_completion_ros.inference.graphs import IMAGE, StepGraph, graphs_of
 from scene_completion_ros.inference.scene_query import (
-    CellDecoder,
     CellNetworks,
-    Encoder,
     HostCellQuery,
     HostFieldQuery,
     Networks,
@@ -110,7 +108,7 @@ def _last_line(error: Exception) -> str:
     return lines[-1][:200] if lines else type(error).__name__
 
 
-class FieldEncoder(Encoder):
+class FieldEncoder:
     """The encoder of a field student on an engine of the CPU; see `make_networks`."""
 
     def __init__(self, name: str, graphs: list[Graph], threads: int) -> None:
@@ -118,11 +116,11 @@ class FieldEncoder(Encoder):
         (self._encode,) = graphs
 
     def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See `Encoder`."""
+        """The map float32 [h, w, C + E] of a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call."""
         (features,) = self._encode({IMAGE: np.ascontiguousarray(image_rgb)[None]})
         return np.asarray(features[0])
 
-    def scene(self, prepared: PreparedScene[Any]) -> HostFieldQuery:
+    def scene(self, prepared: PreparedScene) -> HostFieldQuery:
         """See `Networks`."""
         return HostFieldQuery(self, prepared, self._threads)
 
@@ -145,9 +143,9 @@ class CellGraphs(CellNetworks):
         hidden, others = self._complete({"around": around, "local": local, "mean": mean})
         return PredictedCells(hidden, others, ground)
 
-    def scene(self, prepared: PreparedScene[Any]) -> HostCellQuery:
+    def scene(self, prepared: PreparedScene) -> HostCellQuery:
         """See `Networks`."""
-        return HostCellQuery(CellDecoder(self, prepared.query.query.lift, self._threads), prepared)
+        return HostCellQuery(self, prepared, self._threads)
 
 
 class _OpenVinoGraph:
@@ -163,7 +161,7 @@ class _OpenVinoGraph:
             model = core.read_model(step.onnx)
             inputs = [(port.any_name, _static_shape(port.partial_shape)) for port in model.inputs]
             outputs = [(port.any_name, _static_shape(port.partial_shape)) for port in model.outputs]
-            _check_ports(step, inputs, outputs)
+            step.check_ports(inputs, outputs, CURE)
             self._step = step._replace(onnx=b"")  # the file is not needed any more
             pre = PrePostProcessor(model)
             if step.given[0][0] == IMAGE:
@@ -222,7 +220,7 @@ class _OnnxRuntimeGraph:
         self._session = _open_session(step.onnx, str(step.path), threads)
         inputs = [(port.name, port.shape) for port in self._session.get_inputs()]
         outputs = [(port.name, port.shape) for port in self._session.get_outputs()]
-        _check_ports(step, inputs, outputs)
+        step.check_ports(inputs, outputs, CURE)
         self._step = step._replace(onnx=b"")
         self._whole = [] if step.rows is None else [aligned_empty(*shape) for _, shape in step.made]
         self._images = {name: np.empty(shape, np.float32) for name, shape in step.given if name == IMAGE}
@@ -290,7 +288,7 @@ def cpu_networks(
     return (CellGraphs if bundle.takes_evidence else FieldEncoder)(engine, graphs, threads)
 
 
-def field_encoder(bundle: StudentBundle, engine: str = "auto", *, threads: int | None = None) -> Encoder:
+def field_encoder(bundle: StudentBundle, engine: str = "auto", *, threads: int | None = None) -> FieldEncoder:
     """The encoder of a field student; see `cpu_networks`. Raises BundleError: it completes cells."""
     bundle.field_head  # noqa: B018 # raises the error
     networks = cpu_networks(bundle, engine, threads=threads)
@@ -355,10 +353,3 @@ def _openvino() -> ModuleType:
 
 def _static_shape(shape: Any) -> list[Any]:
     return [int(size.get_length()) if size.is_static else str(size) for size in shape]
-
-
-def _check_ports(step: StepGraph, inputs: Ports, outputs: Ports) -> None:
-    given, made = step.ports_of_run()
-    for kind, found, expected in (("input", inputs, given), ("output", outputs, made)):
-        if found != expected:
-            raise BundleError(f"{kind} is {found} where {expected} is needed", where=str(step.path), cure=CURE)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.bundle import (
     CELL_OUTPUTS,
     CELL_ROWS,
@@ -47,6 +48,12 @@ class StepGraph(NamedTuple):
             return self.given, self.made
         given, made = ([(name, [self.rows, *shape[1:]]) for name, shape in ports] for ports in (self.given, self.made))
         return given, made
+
+    def check_ports(self, inputs: Ports, outputs: Ports, cure: str) -> None:
+        """Raises BundleError where these are not the inputs and outputs of the file."""
+        for kind, found, wanted in zip(("input", "output"), (inputs, outputs), self.ports_of_run(), strict=True):
+            if found != wanted:
+                raise BundleError(f"{kind} is {found} where {wanted} is needed", where=str(self.path), cure=cure)
 
 
 def graphs_of(bundle: StudentBundle) -> Iterator[StepGraph]:

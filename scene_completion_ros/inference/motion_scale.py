@@ -186,7 +186,7 @@ class CornerFollower:
         for _ in range(8):
             squared, moved, offset, slope, share = distances(x)
             by_scale = slope @ moved[:, :, None]
-            slopes = np.concatenate([by_scale, -slope @ _crossing(moved), slope @ across.T], axis=2)  # [N, 2, 6]
+            slopes = np.concatenate([by_scale, np.cross(moved[:, None], slope), slope @ across.T], axis=2)  # [N, 2, 6]
             weight = (FREEDOM + 2.0) / (FREEDOM + squared) / PIXEL**2
             by = slopes - (share[:, None, None] * by_scale) @ (by_scale.transpose(0, 2, 1) @ slopes)
             by = (weight[:, None, None] * by).reshape(-1, len(x))
@@ -225,13 +225,6 @@ def _followed(
     return np.asarray(found, np.float32), np.asarray(status)[:, 0] == 1
 
 
-def _crossing(vectors: Doubles) -> Doubles:
-    """Matrices [N, 3, 3] of the cross product with vectors [N, 3] on the left."""
-    x, y, z = vectors.T
-    none = np.zeros_like(x)
-    return np.stack([none, -z, y, z, none, -x, -y, x, none], axis=1).reshape(-1, 3, 3)
-
-
 BASELINES_M = ((0.9, 1.5, 2.25), (2.1, 3.5, 5.25), (4.2, 7.0, 10.5))  # ways to earlier images, see `MotionScale`
 SINGLE_FARTHEST_M, SINGLE_NEAR_M = 60.0, 15.0  # depths of corners; and of those that give the camera's motion
 SINGLE_CORNERS, SINGLE_FEWEST, SINGLE_APART_PX = 400, 25, 5
@@ -240,37 +233,6 @@ SINGLE_CORNERS, SINGLE_FEWEST, SINGLE_APART_PX = 400, 25, 5
 SINGLE_PIXEL, NETWORK, MOST_DEVIATION, SINGLE_ALWAYS = 0.4, 0.15, 0.1, 0.02
 SINGLE_AGREES = 4.0  # squared distance in standard deviations, in each image
 MOST_OFF = 0.25  # logarithm of a depth by motion over that of the network
-
-
-def depths_of_corners(
-    follower: CornerFollower, now: PosedImage, pasts: Sequence[PosedImage], inverse: NDArray[np.float32]
-) -> NDArray[np.float32] | None:
-    """Depths of corners as `Evidence.sensed`, float32 [2, H / 2, W / 2]; None where no earlier image helps.
-
-    `inverse`: inverse depth [H / 2, W / 2] by the network, 1 / m, scaled by what is known of all.
-    """
-    corners = follower.corners(now.grey, inverse, SINGLE_FARTHEST_M, SINGLE_CORNERS, SINGLE_APART_PX)
-    points = follower.points(corners, inverse)
-    near = points[:, 2] < SINGLE_NEAR_M * follower.measure
-    seen: list[tuple[Doubles, NDArray[np.bool_], Way]] = []
-    for past in pasts:
-        found, kept = follower.follow(now, past, inverse, corners)
-        if np.count_nonzero(kept & near) < SINGLE_FEWEST:
-            continue
-        way = follower.way(points[kept & near], found[kept & near], past.pose.inverse() @ now.pose)
-        if not way.refusal():
-            seen.append((found, kept, way))
-    if not seen:
-        return None
-    centre = float(np.mean([way.log_factor for _, _, way in seen]))
-    log, precision, agree = _triangulated(follower, points, seen, centre)
-    deviation = 1.0 / np.sqrt(np.maximum(precision, 1e-9))
-    kept = agree & (deviation < MOST_DEVIATION) & (np.abs(log - centre) < MOST_OFF)
-    column, row = np.rint(corners[kept, 0]).astype(np.int64).T
-    sensed = np.zeros((2, *inverse.shape), np.float32)
-    sensed[0, row, column] = np.log(points[kept, 2]) + log[kept]
-    sensed[1, row, column] = 1.0 / (deviation[kept] ** 2 + SINGLE_ALWAYS**2)
-    return sensed
 
 
 def _triangulated(
@@ -414,9 +376,30 @@ class MotionScale:
         if last is None or odometry_jump(last.pose, last.stamp_ns, pose, stamp_ns):
             return None
         now = self._follower.posed(image_rgb, pose, stamp_ns)
-        pasts = self._chosen(pose, BASELINES_M)
-        inverse = self._follower.inverse_depth(depth) * np.float32(math.exp(-self._log_factor))
-        return depths_of_corners(self._follower, now, pasts, inverse)
+        follower = self._follower
+        inverse = follower.inverse_depth(depth) * np.float32(math.exp(-self._log_factor))
+        corners = follower.corners(now.grey, inverse, SINGLE_FARTHEST_M, SINGLE_CORNERS, SINGLE_APART_PX)
+        points = follower.points(corners, inverse)
+        near = points[:, 2] < SINGLE_NEAR_M * follower.measure
+        seen: list[tuple[Doubles, NDArray[np.bool_], Way]] = []
+        for past in self._chosen(pose, BASELINES_M):
+            found, kept = follower.follow(now, past, inverse, corners)
+            if np.count_nonzero(kept & near) < SINGLE_FEWEST:
+                continue
+            way = follower.way(points[kept & near], found[kept & near], past.pose.inverse() @ now.pose)
+            if not way.refusal():
+                seen.append((found, kept, way))
+        if not seen:
+            return None
+        centre = float(np.mean([way.log_factor for _, _, way in seen]))
+        log, precision, agree = _triangulated(follower, points, seen, centre)
+        deviation = 1.0 / np.sqrt(np.maximum(precision, 1e-9))
+        kept = agree & (deviation < MOST_DEVIATION) & (np.abs(log - centre) < MOST_OFF)
+        column, row = np.rint(corners[kept, 0]).astype(np.int64).T
+        sensed = np.zeros((2, *inverse.shape), np.float32)
+        sensed[0, row, column] = np.log(points[kept, 2]) + log[kept]
+        sensed[1, row, column] = 1.0 / (deviation[kept] ** 2 + SINGLE_ALWAYS**2)
+        return sensed
 
     def _chosen(self, pose: RigidTransform, ways: Iterable[tuple[float, float, float]]) -> list[PosedImage]:
         """Earlier images that look the same way, for each way (least, wished for, most; metres) that with the best."""

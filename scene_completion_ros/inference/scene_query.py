@@ -4,10 +4,11 @@ A network predicts something even with a covered lens, in darkness or glare. So 
 shows anything.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -28,14 +29,6 @@ from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier, occupi
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches
 
 
-class Encoder(Protocol):
-    """Runs the encoder of a field student."""
-
-    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The map float32 [h, w, C + E] of a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call."""
-        ...
-
-
 class CellNetworks(Protocol):
     """Runs the encoder and the decoder of a student that completes cells; what they give is overwritten by the next."""
 
@@ -46,9 +39,6 @@ class CellNetworks(Protocol):
     def complete(self, local: NDArray[np.float32], columns: NDArray[np.float32]) -> PredictedCells:
         """What is predicted of cells; arguments: see `CellLift`."""
         ...
-
-
-Voxels = TypeVar("Voxels", VoxelQuery, CellVoxels)
 
 
 ROWS = 24  # square cells that an image is cut into from top to bottom; two by two of them make a window
@@ -133,36 +123,13 @@ class CellDecoder:
 
 
 @dataclass(frozen=True, eq=False)
-class PreparedScene(Generic[Voxels]):
+class PreparedScene:
     """All that depends on a student, a camera, a grid and the pose between them."""
 
-    query: Voxels  # the student on the grid
+    query: VoxelQuery | CellVoxels  # the student on the grid
     march: March  # the rays through it
     classifier: VoxelClassifier  # the states of its voxels
     labels: LabelQuery | None = None  # their labels, of a field student that has classes
-
-    @classmethod
-    def of(
-        cls,
-        bundle: StudentBundle,
-        grid: VoxelGrid,
-        grid_from_camera: RigidTransform,
-        query: Voxels,  # the student on the grid
-    ) -> "PreparedScene[Voxels]":
-        """Prepare a grid, on which the student is prepared."""
-        camera_from_grid, camera = grid_from_camera.inverse(), ray_camera(bundle.canonical)
-        labels = None
-        if isinstance(query, VoxelQuery) and bundle.label_units:
-            labels = LabelQuery(query.field, query.samples, query.in_view.size)
-        ground, obstacle = map(bundle.calibration.occupied_from, bundle.thresholds)
-        march = March(grid, camera_from_grid, camera, ground, far=bundle.depth_range[1], obstacle_from=obstacle)
-        classifier = VoxelClassifier(
-            grid, camera_from_grid, camera, query.in_view, bundle.calibration, bundle.thresholds
-        )
-        return cls(query, march, classifier, labels)
-
-
-Prepared: TypeAlias = PreparedScene[VoxelQuery] | PreparedScene[CellVoxels]
 
 
 def prepare_scene(
@@ -170,17 +137,24 @@ def prepare_scene(
     grid: VoxelGrid,
     grid_from_camera: RigidTransform,
     lift: CellLift | None = None,  # of a student that completes cells
-    coverage: NDArray[np.bool_] | None = None,
-) -> Prepared:
-    """Prepare a grid for a student; `coverage`: see `view_of`, the others: see `PreparedScene.of`."""
-    scene, camera = (grid, grid_from_camera), (bundle.canonical, grid, grid_from_camera.inverse())
+    coverage: NDArray[np.bool_] | None = None,  # see `view_of`
+) -> PreparedScene:
+    """Prepare a grid for a student."""
+    place, rays = (grid, grid_from_camera.inverse()), ray_camera(bundle.canonical)
+    query: VoxelQuery | CellVoxels
+    labels = None
     if bundle.volume is not None:
         lift = lift or CellLift(bundle.volume, bundle.canonical, bundle.point_code, None)
-        cells = CellVoxels(CellQuery(lift), bundle.point_code, *camera, coverage=coverage)
-        return PreparedScene.of(bundle, *scene, cells)
-    head, code = bundle.field_head, bundle.point_code
-    query = VoxelQuery(head, code, bundle.canonical, bundle.feature_size, *camera[1:], coverage=coverage)
-    return PreparedScene.of(bundle, *scene, query)
+        query = CellVoxels(CellQuery(lift), bundle.point_code, bundle.canonical, *place, coverage=coverage)
+    else:
+        student = bundle.field_head, bundle.point_code, bundle.canonical, bundle.feature_size
+        query = VoxelQuery(*student, *place, coverage=coverage)
+        if bundle.label_units:
+            labels = LabelQuery(query.field, query.samples, query.in_view.size)
+    ground, obstacle = map(bundle.calibration.occupied_from, bundle.thresholds)
+    march = March(*place, rays, ground, far=bundle.depth_range[1], obstacle_from=obstacle)
+    classifier = VoxelClassifier(*place, rays, query.in_view, bundle.calibration, bundle.thresholds)
+    return PreparedScene(query, march, classifier, labels)
 
 
 class Networks(Protocol):
@@ -188,7 +162,7 @@ class Networks(Protocol):
 
     name: str
 
-    def scene(self, prepared: Prepared) -> "SceneQuery":
+    def scene(self, prepared: PreparedScene) -> "SceneQuery":
         """What answers for a prepared scene; it belongs to the thread of the networks.
 
         Raises GpuError where the grid is too large for a GPU, or there is not enough memory.
@@ -196,18 +170,21 @@ class Networks(Protocol):
         ...
 
 
-class DenseField(Protocol):
-    """What is known of all voxels, occupied or not."""
+class DenseField:
+    """What is known of all voxels, occupied or not: "alpha" and "probability" are fetched when they are asked for."""
 
-    @property
+    def __init__(self, fetch: Callable[[str], NDArray[np.float32]]) -> None:
+        self._fetch = fetch
+
+    @functools.cached_property
     def alpha(self) -> NDArray[np.float32]:
         """Opacity over one voxel edge as the network gives it, [X, Y, Z]; 0 outside the view."""
-        ...
+        return self._fetch("alpha")
 
-    @property
+    @functools.cached_property
     def probability(self) -> NDArray[np.float32]:
         """Calibrated, [X, Y, Z]; 0 for unobserved voxels."""
-        ...
+        return self._fetch("probability")
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,24 +229,15 @@ class SceneQuery(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
-class HostField:
-    """`DenseField` in the host's memory."""
-
-    alpha: NDArray[np.float32]
-    probability: NDArray[np.float32]
-
-
 # Of what is predicted of cells, besides the logits of hidden voxels, every so many rows are checked for numbers.
 OTHERS_LOOKED_AT = 17
 
 
-class _HostQuery(Generic[Voxels]):
+class _HostQuery:
     """What follows on the CPU from opacities: rays, states and occupied voxels."""
 
-    def __init__(self, prepared: PreparedScene[Voxels], threads: int | None = None) -> None:
-        self._prepared: PreparedScene[Voxels] = prepared
-        self._threads = threads
+    def __init__(self, prepared: PreparedScene, threads: int | None) -> None:
+        self._prepared, self._threads = prepared, threads
 
     def _answer(
         self,
@@ -295,13 +263,14 @@ class _HostQuery(Generic[Voxels]):
             state=state,
             depth=rays.depth,
             transmittance=rays.transmittance,
-            dense=HostField(alpha, probability),
+            dense=DenseField({"alpha": alpha, "probability": probability}.__getitem__),
             times_ms=clock.laps_ms,
             matches=found.matches,
+            finite=bool(np.isfinite(alpha[::8].sum())),  # a quick check
         )
 
 
-class HostFieldQuery(_HostQuery[VoxelQuery]):
+class HostFieldQuery(_HostQuery):
     """The kernels of the CPU behind an encoder that gives its features to the host.
 
     `threads`: CPU threads of the kernels; None for all that this process may use.
@@ -309,19 +278,21 @@ class HostFieldQuery(_HostQuery[VoxelQuery]):
 
     def __init__(
         self,
-        encode: Callable[[NDArray[np.uint8]], NDArray[np.float32]],  # see `Encoder`
-        prepared: PreparedScene[VoxelQuery],
+        # The map float32 [h, w, C + E] of a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call.
+        encode: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+        prepared: PreparedScene,
         threads: int | None = None,
     ) -> None:
         super().__init__(prepared, threads)
-        self._encode = encode
+        assert isinstance(prepared.query, VoxelQuery)
+        self._encode, self._query = encode, prepared.query
 
     def see(self, image_rgb: NDArray[np.uint8]) -> None:
         """See `SceneQuery`."""
 
     def __call__(self, given: SceneImage) -> SceneAnswer:
         """See `SceneQuery`."""
-        query, labels, clock = self._prepared.query, self._prepared.labels, StageClock()
+        labels, clock = self._prepared.labels, StageClock()
         features = self._encode(given.image_rgb)
         clock.lap("encode")
 
@@ -331,22 +302,24 @@ class HostFieldQuery(_HostQuery[VoxelQuery]):
             return labels(features, occupied, given.words)
 
         with kernel_threads(self._threads):
-            alpha = query.opacity(features)
+            alpha = self._query.opacity(features)
             clock.lap("query")
             return self._answer(clock, alpha, labelled)
 
 
-class HostCellQuery(_HostQuery[CellVoxels]):
+class HostCellQuery(_HostQuery):
     """See, decode and query on the CPU."""
 
-    def __init__(self, decoder: CellDecoder, prepared: PreparedScene[CellVoxels]) -> None:
-        super().__init__(prepared, decoder.threads)
-        self.see = decoder.see  # see `SceneQuery`
-        self._decode = decoder.decode
+    def __init__(self, networks: CellNetworks, prepared: PreparedScene, threads: int | None = None) -> None:
+        super().__init__(prepared, threads)
+        assert isinstance(prepared.query, CellVoxels)
+        self._query = prepared.query
+        decoder = CellDecoder(networks, self._query.query.lift, threads)
+        self.see, self._decode = decoder.see, decoder.decode
 
     def __call__(self, given: SceneImage) -> SceneAnswer:
         """See `SceneQuery`."""
-        query, rays, clock = self._prepared.query, self._prepared.march.camera, StageClock()
+        query, rays, clock = self._query, self._prepared.march.camera, StageClock()
         seen = self.see(given.image_rgb) if given.pixels is None else given.pixels
         surfaces, predicted = self._decode(seen, given.evidence)
         clock.lap("encode")
@@ -364,7 +337,7 @@ class HostCellQuery(_HostQuery[CellVoxels]):
             )
         # Kernels limit what they read, so that voxels of numbers that are none would look like others.
         looked_at = surfaces, seen.classes, predicted.hidden, predicted.others[::OTHERS_LOOKED_AT], predicted.ground
-        finite = bool(np.isfinite(sum(float(part.sum()) for part in looked_at)))
+        finite = answer.finite and bool(np.isfinite(sum(float(part.sum()) for part in looked_at)))
         return replace(answer, finite=finite, ground=predicted.ground.copy())
 
 

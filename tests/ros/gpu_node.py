@@ -28,7 +28,7 @@ class FailingNetworks:
         print(f"engine of {bundle.name} made in {threading.current_thread().name}", flush=True)
         self._networks = encoder.cpu_networks(bundle, encoder.cpu_engine(), threads=1)
 
-    def scene(self, prepared: PreparedScene[Any]) -> "FailingScene":
+    def scene(self, prepared: PreparedScene) -> "FailingScene":
         return FailingScene(self._networks.scene(prepared))
 
 

@@ -20,7 +20,7 @@ from scene_completion_ros.errors import CameraError, SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.completer import Completion, SeenImage
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
-from scene_completion_ros.inference.scene_query import HostField
+from scene_completion_ros.inference.scene_query import DenseField
 from scene_completion_ros.ros import completion_node, frame, inputs, messages, topics
 from scene_completion_ros.ros.completion_node import CompletionNode
 from scene_completion_ros.ros.declared_parameters import ExplainingNode
@@ -81,7 +81,7 @@ class Model:
             voxels = some_voxels(3, stamp_ns)
             nothing = np.zeros(voxels.state.shape, np.float32)
             times = dict.fromkeys(topics.STAGES, 1.0)
-            dense = HostField(nothing, nothing)
+            dense = DenseField(lambda which: nothing)
             return Completion(voxels, dense, DEPTH, TRANSMITTANCE, CAMERA, image.image, times, self.shown)
 
         made = Built(complete)

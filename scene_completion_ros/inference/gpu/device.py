@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from scene_completion_ros.errors import BundleError, GpuError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
@@ -249,22 +249,14 @@ def _pop_released_context() -> None:
     ctypes.CDLL("libcuda.so.1").cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 
 
-def release(context: PrimaryContext, closed: "Closable") -> None:
-    """Frees what something has on the GPU, and holds the context once less."""
+def release(context: PrimaryContext, closed: Any) -> None:
+    """Frees what something has on the GPU by its `close`, and holds the context once less."""
     try:
         with context.work("freeing memory"):
             closed.close()
     except GpuError as error:  # of a lost device, of which there is nothing left to release
         _log.warning("%s", error)
     context.close()
-
-
-class Closable(Protocol):
-    """What has memory on the GPU until it is closed."""
-
-    def close(self) -> None:
-        """Frees it, with the context current."""
-        ...
 
 
 @contextmanager

@@ -82,7 +82,7 @@ class DeviceStudent:
             raise
         return student
 
-    def scene(self, prepared: PreparedScene[Any]) -> DeviceScene:
+    def scene(self, prepared: PreparedScene) -> DeviceScene:
         """What answers for a prepared scene. Raises GpuError where there is not enough memory."""
         with self._context.work("loading the kernels"):
             device = KernelDevice(self._context, self._kernels, self._stream)
@@ -118,7 +118,7 @@ class DeviceNetworks(Networks):
         finalizer = weakref.finalize(self, release, self._context, self._student)
         finalizer.atexit = False  # pycuda may be gone by then, and the driver cleans up by itself
 
-    def scene(self, prepared: PreparedScene[Any]) -> DeviceScene:
+    def scene(self, prepared: PreparedScene) -> DeviceScene:
         """See `Networks`."""
         check_limits(self._bundle, prepared.query.grid)
         scene = self._student.scene(prepared)

@@ -27,7 +27,7 @@ from scene_completion_ros.inference.graphs import FEATURES, IMAGE
 from scene_completion_ros.inference.label_query import FoldedVocabulary, Words, matches_of
 from scene_completion_ros.inference.march import March
 from scene_completion_ros.inference.query_kernel import PositionalTables, VoxelQuery
-from scene_completion_ros.inference.scene_query import Prepared, PreparedScene, SceneAnswer, SceneImage
+from scene_completion_ros.inference.scene_query import DenseField, PreparedScene, SceneAnswer, SceneImage
 from scene_completion_ros.inference.text_bank import MOST_QUERIED, MOST_ROWS
 from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 
@@ -88,23 +88,6 @@ class DeviceGraph(Protocol):
         ...
 
 
-class _Steps(Protocol):
-    """What differs between the kinds of students."""
-
-    units: Arguments  # where the kernels read what labels follow from, once an image was queried
-    unit_count: int  # how many these are
-    label_weights: Arguments  # of the student's classes
-    own_results: dict[str, Buffer]  # further results, by name
-
-    def see(self, image: Buffer) -> None:
-        """Asks for what pixels show."""
-        ...
-
-    def query(self, evidence: Evidence) -> None:
-        """Asks for cells, opacities and rays, after `see`."""
-        ...
-
-
 class DeviceScene:
     """One camera and grid of a student; see `SceneQuery`.
 
@@ -117,7 +100,7 @@ class DeviceScene:
         engines: Sequence[DeviceGraph],
         device: KernelDevice,
         context: PrimaryContext,
-        prepared: Prepared,
+        prepared: PreparedScene,
     ) -> None:
         self._device, self._context, self._answers = device, context, 0
         self.owner: object = None  # what the engines belong to, which is to stay
@@ -130,11 +113,7 @@ class DeviceScene:
         finalizer = weakref.finalize(self, release, context.hold(), device)
         finalizer.atexit = False  # the driver cleans up by itself, and pycuda may be gone
 
-    def _prepare(
-        self,
-        engines: Sequence[DeviceGraph],
-        prepared: Prepared,
-    ) -> None:
+    def _prepare(self, engines: Sequence[DeviceGraph], prepared: PreparedScene) -> None:
         device, march, classifier = self._device, prepared.march, prepared.classifier
         in_view, shape = prepared.query.in_view, prepared.query.grid.shape
         scene = device.upload(_scene(march, classifier))
@@ -151,12 +130,12 @@ class DeviceScene:
         depth, self.half_distance, transmittance = rays = tuple(device.empty(image, np.float32) for _ in names)
         state = device.empty(shape, np.uint8)
         self._broken = device.shared((1,), np.int32)
-        self._steps: _Steps
+        self._steps: _CellSteps | _FieldSteps
         of_image = scene, self.alpha, rays, self._broken
         if isinstance(prepared.query, CellVoxels):
             self._steps = _CellSteps(device, engines, prepared.query, march, *of_image, stands)
         else:
-            self._steps = _FieldSteps(device, engines, prepared, *of_image)  # type: ignore[arg-type] # of a field
+            self._steps = _FieldSteps(device, engines, prepared, prepared.query, *of_image)
         knots, values, bins = classifier.knots
         self._classified = _arguments(
             self.alpha, device.upload(in_view.astype(np.uint8)), self.half_distance, scene,
@@ -219,7 +198,7 @@ class DeviceScene:
             device.synchronise()
             count, queried = int(self._total_on_host.array[0]), words.queried
             matches = () if queried is None else matches_of(queried, self._found_cosines(queried, count))
-        times_ms = dict.fromkeys(("encode", "query", "march", "assemble", "label"), 0.0) | device.laps_ms()
+        times_ms = dict.fromkeys(("encode", "query", "march", "assemble", "label"), 0.0) | device.laps_ms
         times_ms.pop("copied")
         times_ms["label"] += times_ms.pop("compared")
         listed = {name: shared.array[:count].copy() for name, shared in self._listed.items()}
@@ -228,7 +207,7 @@ class DeviceScene:
         answer = SceneAnswer(
             **listed,
             **{name: shared.array.copy() for name, (_, shared) in self._whole.items()},
-            dense=_FieldOnDevice(self, self._answers),
+            dense=DenseField(functools.partial(self.fetch, answer=self._answers)),
             times_ms=times_ms,
             matches=matches,
             finite=not self._broken.array[0],
@@ -294,21 +273,6 @@ class DeviceScene:
         return values
 
 
-class _FieldOnDevice:
-    """`DenseField` that is copied to the host when it is asked for."""
-
-    def __init__(self, scene: DeviceScene, answer: int) -> None:
-        self._scene, self._answer = scene, answer
-
-    @functools.cached_property
-    def alpha(self) -> NDArray[np.float32]:
-        return self._scene.fetch("alpha", self._answer)
-
-    @functools.cached_property
-    def probability(self) -> NDArray[np.float32]:
-        return self._scene.fetch("probability", self._answer)
-
-
 class _FieldSteps:
     """A field student: density at prepared points, and rays through it. A ray that meets NaN is spent by nothing."""
 
@@ -316,14 +280,14 @@ class _FieldSteps:
         self,
         device: KernelDevice,
         engines: Sequence[DeviceGraph],
-        prepared: PreparedScene[VoxelQuery],
+        prepared: PreparedScene,
+        query: VoxelQuery,
         scene: Buffer,
         alpha: Buffer,
         rays: tuple[Buffer, ...],
         broken: Buffer,
     ) -> None:
-        del broken
-        query, march, labels = prepared.query, prepared.march, prepared.labels
+        march, labels = prepared.march, prepared.labels
         head, taken = query.field.head, query.samples
         samples = _uploaded(device, taken.target, *taken.taps)
         self._device, (self._engine,) = device, engines
@@ -337,10 +301,10 @@ class _FieldSteps:
         self._rays = _arguments(
             alpha, scene, march.occupied_from, *_uploaded(device, *march.rays[1:]), np.int32(self._ray_count), *rays
         )
-        self.units: Arguments = ()
-        self.unit_count = 0
-        self.label_weights: Arguments = ()
-        self.own_results: dict[str, Buffer] = {}
+        self.units: Arguments = ()  # where the kernels read what labels follow from, once an image was queried
+        self.unit_count = 0  # how many these are
+        self.label_weights: Arguments = ()  # of the student's classes
+        self.own_results: dict[str, Buffer] = {}  # further results, by name
         if labels is not None:
             tables, sample_of = _tables(device, labels.tables), device.upload(labels.sample_of)
             self.units = self._features, width, *tables, *samples, sample_of
@@ -348,13 +312,12 @@ class _FieldSteps:
             self.label_weights = device.upload(labels.scores.weight), device.upload(labels.scores.bias)
 
     def see(self, image: Buffer) -> None:
-        """See `_Steps`."""
+        """Asks for what pixels show."""
         self._engine.enqueue({IMAGE: image})
         self._device.lap("encode")
 
     def query(self, evidence: Evidence) -> None:
-        """See `_Steps`; there is no evidence for a field."""
-        del evidence
+        """Asks for opacities and rays, after `see`; there is no evidence for a field."""
         if self._count:
             self._device.launch("query_density", _blocks(-(-self._count // RUN) * LANES), THREADS, *self._density)
         self._device.lap("query")
@@ -432,11 +395,11 @@ class _CellSteps:
         self.own_results = {"ground": ground}
 
     def see(self, image: Buffer) -> None:
-        """See `_Steps`."""
+        """Asks for what pixels show."""
         self._encoder.enqueue({IMAGE: image, "ground": self._ground})
 
     def query(self, evidence: Evidence) -> None:
-        """See `_Steps`."""
+        """Asks for cells, opacities and rays, after `see`."""
         device, measured = self._device, evidence.measured(self._size)
         motion, sensed, sums = (np.float32(0.0), np.float32(0.0)), None, None
         blocks = _blocks(self._size[0] * self._size[1])

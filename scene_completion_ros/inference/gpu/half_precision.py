@@ -104,14 +104,13 @@ def to_half(step: StepGraph) -> bytes:
             types[renamed[name]] = wanted
         result = typed(renamed[name], wanted)
         nodes.append(helper.make_node("Identity", [result], [name], f"{name}/given"))
-    outputs = [
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), shape)
-        for name, (shape, kind) in made.items()
-    ]
-    inputs = [
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), shape)
-        for name, (shape, kind) in device_ports(step).given.items()
-    ]
+    inputs, outputs = (
+        [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), shape)
+            for name, (shape, kind) in ports.items()
+        ]
+        for ports in device_ports(step)
+    )
     used = {name for node in nodes for name in node.input}
     tensors = {**{tensor.name: tensor for tensor in graph.initializer}, **added}
     kept = [tensors[name] for name in sorted(used & tensors.keys())]
@@ -138,11 +137,11 @@ def _with_bytes(graph: Any, types: dict[str, int]) -> list[Any]:
 
 
 def _check_ports(step: StepGraph, graph: Any) -> None:
-    given, made = step.ports_of_run()
-    for kind, ports, wanted in (("input", graph.input, given), ("output", graph.output, made)):
-        found = [(port.name, [one.dim_value for one in port.type.tensor_type.shape.dim]) for port in ports]
-        if found != wanted:
-            raise BundleError(f"{kind} is {found} where {wanted} is needed", where=str(step.path), cure=CURE)
+    inputs, outputs = (
+        [(port.name, [one.dim_value for one in port.type.tensor_type.shape.dim]) for port in ports]
+        for ports in (graph.input, graph.output)
+    )
+    step.check_ports(inputs, outputs, CURE)
     if step.rows is not None:  # a GPU takes all of them at once
         del graph.value_info[:]
         for port in (*graph.input, *graph.output):

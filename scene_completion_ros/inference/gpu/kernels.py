@@ -216,7 +216,7 @@ class KernelDevice:
         self._owned: list[Any] = []
         self._events: dict[str, Any] = {}
         self._laps: list[str] = []
-        self._laps_ms: dict[str, float] = {}
+        self.laps_ms: dict[str, float] = {}  # milliseconds of each lap since the last `begin`, after `synchronise`
         with gpu_errors("loading the kernels", context):
             self._module: Any = self._cuda.module_from_buffer(kernels.cubin)
             self._functions = {name: self._module.get_function(name) for name in kernels.names}
@@ -282,11 +282,7 @@ class KernelDevice:
         self.stream.synchronize()
         events = [self._events[name] for name in laps]
         times = [float(later.time_since(former)) for former, later in pairwise(events)]
-        self._laps_ms = dict(zip(laps[1:], times, strict=True))
-
-    def laps_ms(self) -> dict[str, float]:
-        """Milliseconds of each lap since the last `begin`; known after `synchronise`."""
-        return self._laps_ms
+        self.laps_ms = dict(zip(laps[1:], times, strict=True))
 
     def download(self, buffer: Buffer) -> NDArray[Any]:
         """A copy of what lies in a buffer, after all that was asked for."""

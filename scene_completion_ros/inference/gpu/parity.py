@@ -15,7 +15,7 @@ from scene_completion_ros.inference.cell_query import CellLift
 from scene_completion_ros.inference.cells import volume_pose
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
 from scene_completion_ros.inference.motion_scale import Scale
-from scene_completion_ros.inference.scene_query import Networks, Prepared, SceneImage, prepare_scene
+from scene_completion_ros.inference.scene_query import Networks, PreparedScene, SceneImage, prepare_scene
 from scene_completion_ros.picture_files import read_rgb
 
 SENSED_PRECISION = 100.0  # of the depths that the gate makes up, one over the variance of their logarithms
@@ -91,7 +91,7 @@ def measure_voxels(
     bundle: StudentBundle,
     found: Networks,
     right: Networks,
-    prepared: Prepared | None = None,  # None for the student's grid
+    prepared: PreparedScene | None = None,  # None for the student's grid
     evidence: Evidence = NO_EVIDENCE,
 ) -> dict[str, float]:
     """What voxels in view of a grid are off on the images of the gate; the numbers that gates limit.

@@ -158,7 +158,7 @@ class Run:
     head: HeadWeights
     canonical: Camera
     pose: RigidTransform
-    prepared: PreparedScene[VoxelQuery]
+    prepared: PreparedScene
     device: KernelDevice
     engine: GivenOutputs
     scene: DeviceScene
@@ -428,7 +428,7 @@ def test_students_that_complete_cells(seed: int, known: str, stated: bool, devic
     prepared = PreparedScene(voxels, march_of, classifier)
     scale = Scale(1.2, 0.05) if known in ("motion", "both") else None
     evidence = Evidence(scale, sensed_by(rng, size) if known in ("a sensor", "both") else None)
-    on_host = HostCellQuery(CellDecoder(student, lift), prepared)
+    on_host = HostCellQuery(student, prepared)
     kernels = device(KernelSizes(device_scene.padded_units(volume.classes), volume.classes, context=volume.context))
     cells, columns = student.predicted.hidden.shape[0], student.predicted.ground.shape[0]
     seen = {name: array[None] for name, array in student.pixels._asdict().items()}
