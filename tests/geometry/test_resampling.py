@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import ImageError
-from scene_completion_ros.geometry import Camera, Resampler, view_rotation
+from scene_completion_ros.geometry import Camera, Resampler
 from scene_completion_ros.geometry.depth_images import sparse_depth
 from scene_completion_ros.geometry.resampling import decoder_shrink
 from tests.geometry.conftest import CAMERAS, project_with_opencv
@@ -113,25 +113,6 @@ def test_an_image_averaged_down_before_gives_the_same_as_a_whole_one(focal: floa
 def test_what_lies_behind_the_source_is_invalid() -> None:
     backwards = np.diag([-1.0, 1.0, -1.0])
     assert not Resampler(SOURCE, SHAPES["a third"], source_from_target_rotation=backwards).validity.any()
-
-
-@pytest.mark.parametrize("model", ["equidistant", "mei"])
-def test_virtual_pinhole_of_a_fisheye_shows_each_point_where_the_turned_camera_sees_it(model: str) -> None:
-    """Dots painted at the projections of known points appear at the pixels of the virtual camera."""
-    fisheye = CAMERAS[model]
-    target = Camera(552.554261, 552.554261, 682.049453, 238.769549, 1408, 376).resized(704, 188)  # KITTI-360's, halved
-    rotation = view_rotation(pitch=np.deg2rad(-15.0))
-    image = np.zeros((fisheye.height, fisheye.width), np.float32)
-    wanted = np.array([[150.0, 40.0], [341.0, 119.0], [560.0, 150.0]])
-    for u, v in fisheye.project(target.unproject(wanted) @ rotation.T)[0]:
-        cv2.circle(image, (round(u), round(v)), 6, 255.0, -1)
-    resampler = Resampler(fisheye, target, source_from_target_rotation=rotation)
-    view, validity = resampler(image), resampler.validity
-    assert view.shape == validity.shape == (188, 704) and validity.dtype == bool
-    for u, v in wanted:
-        near = view[round(v) - 14 : round(v) + 15, round(u) - 14 : round(u) + 15]
-        rows, columns = np.nonzero(near > 127.0)
-        assert (rows.mean() - 14, columns.mean() - 14) == pytest.approx((0.0, 0.0), abs=1.0)
 
 
 def test_mei_is_not_blurred_by_the_length_of_its_gamma() -> None:

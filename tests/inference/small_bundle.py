@@ -132,19 +132,15 @@ def tiny_encoder(
     given = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, camera.height, camera.width])
     shape = [1, camera.height // 2, camera.width // 2, channels + label_hidden]
     made = helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)
-    return serialised(casts + _convolutions("image", output), given, made, tensors, opset=17)
-
-
-def _convolutions(image: str, output: str) -> list[Any]:
-    """Nodes of two convolutions, the first with stride 2, of an image [N, 3, H, W]; output NHWC."""
-    return [
-        helper.make_node("Sub", [image, "middle"], ["shifted"]),
+    convolutions = [
+        helper.make_node("Sub", ["image", "middle"], ["shifted"]),
         helper.make_node("Mul", ["shifted", "scale"], ["normal"]),
         helper.make_node("Conv", ["normal", "stem_weight", "stem_bias"], ["stem"], strides=[2, 2], pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["stem"], ["active"]),
         helper.make_node("Conv", ["active", "last_weight", "last_bias"], ["last"]),
         helper.make_node("Transpose", ["last"], [output], perm=[0, 2, 3, 1]),
     ]
+    return serialised(casts + convolutions, given, made, tensors, opset=17)
 
 
 def make_small_bundle(folder: Path, *, seed: int = 0, classes: int = 1, **fields: Any) -> StudentBundle:

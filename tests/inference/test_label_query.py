@@ -218,30 +218,6 @@ def test_matches_by_contrast_of_a_case_computed_by_hand() -> None:
     np.testing.assert_allclose(x.probability, [1.0 / (1.0 + math.exp(-6.0)), 0.5], atol=1e-5)
 
 
-def test_the_reference_agrees_with_torch() -> None:
-    torch = pytest.importorskip("torch")
-    points = np.random.default_rng(5).uniform([-10, -2, 3], [10, 2, 60], (500, 3))
-    features = random_features(channels=HEAD.channels)
-    coordinates = CODE.coordinates(points, CANONICAL)
-    sampled = torch.nn.functional.grid_sample(
-        torch.from_numpy(features[..., HEAD.hidden :].astype(np.float64)).permute(2, 0, 1)[None],
-        torch.from_numpy(coordinates[None, None, :, :2]),
-        padding_mode="border",
-        align_corners=False,
-    )[0, :, 0].T
-    tensors = {name: torch.from_numpy(tensor.astype(np.float64)) for name, tensor in HEAD.tensors().items()}
-    linear = torch.nn.functional.linear
-    positional = linear(
-        torch.from_numpy(CODE.encode(coordinates)), tensors["label_positional_weight"], tensors["label_hidden_bias"]
-    )
-    expected = linear(torch.relu(sampled + positional), tensors["label_weight"], tensors["label_bias"])
-    logits = label_logits_reference(features, points, HEAD, CODE, CANONICAL)
-    np.testing.assert_allclose(logits, expected.numpy(), atol=1e-9)
-    confidence, label = torch.softmax(expected, dim=1).max(dim=1)
-    np.testing.assert_array_equal(most_likely(logits)[0], label.numpy())
-    np.testing.assert_allclose(most_likely(logits)[1], confidence.numpy(), atol=1e-9)
-
-
 def test_inverse_depth_undoes_the_code_also_beyond_infinity() -> None:
     inverse = np.array([-0.01, 0.0, 1 / 80, 1 / 3, 1.0])
     np.testing.assert_allclose(CODE.inverse_depth(CODE.depth_code_of_inverse(inverse)), inverse, atol=1e-15)

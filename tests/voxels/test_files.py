@@ -1,6 +1,5 @@
 """Saved voxels come back as they were; other files are refused, none is executed."""
 
-import pickle
 import re
 from collections.abc import Callable
 from dataclasses import fields
@@ -118,22 +117,14 @@ def test_contradicting_arrays_are_named(damage: Callable[[Arrays], Arrays], what
     assert caught.value.where == str(path)
 
 
-def test_foreign_files_are_refused_and_never_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickles_are_refused_and_never_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    path = tmp_path / "voxels.npz"
-    whole = npz_bytes(SavedVoxels(street(), "front"))
-    bomb = np.empty((), dtype=object)
+    bomb = np.array(None, dtype=object)
     bomb[()] = Bomb()
-    np.savez(tmp_path / "bomb.npz", state=bomb, grid_from_camera=np.eye(4))
-    np.save(tmp_path / "single.npy", np.zeros((2, 2, 2), np.uint8))
-    for content in (
-        b"", whole[: len(whole) // 2], b"no archive at all", pickle.dumps(Bomb()),
-        (tmp_path / "bomb.npz").read_bytes(), (tmp_path / "single.npy").read_bytes(),
-    ):  # fmt: skip
-        path.write_bytes(content)
-        with pytest.raises(SceneCompletionError, match="cannot be read as arrays of NumPy"):
-            read_npz(path)
-    assert not (tmp_path / "exploded").exists()
+    np.savez("bomb.npz", state=bomb, grid_from_camera=np.eye(4))
+    with pytest.raises(SceneCompletionError, match="cannot be read as arrays of NumPy"):
+        read_npz("bomb.npz")
+    assert not Path("exploded").exists()
 
 
 def test_damaged_bytes_are_read_or_refused_with_a_sentence(tmp_path: Path) -> None:

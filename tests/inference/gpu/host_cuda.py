@@ -51,7 +51,6 @@ class HostCuda:
         self.launched: list[str] = []
         self.pinned = 0
         self.retained = 0
-        self.popped_at_the_end = 0
         self.broken = ""
         self.unloadable = 0
         self._threads = threading.local()
@@ -138,17 +137,12 @@ class HostCuda:
                 cuda.finish()
                 cuda.pinned -= len(self)
 
-        def pagelocked_empty(shape: tuple[int, ...], dtype: Any) -> Any:
-            memory = Pinned(int(np.prod(shape)) * np.dtype(dtype).itemsize)
-            memory[:] = bytes([RUBBISH]) * len(memory)
-            cuda.pinned += len(memory)
-            cuda.allocations += 1
-            return np.ndarray(shape, dtype, buffer=memory)
-
         def pagelocked_zeros(shape: tuple[int, ...], dtype: Any, mem_flags: int) -> Any:
             assert mem_flags == 2
-            array = pagelocked_empty(shape, dtype)
-            array[...] = 0
+            memory = Pinned(int(np.prod(shape)) * np.dtype(dtype).itemsize)
+            cuda.pinned += len(memory)
+            cuda.allocations += 1
+            array = np.ndarray(shape, dtype, buffer=memory)
             array.base.get_device_pointer = lambda: array.ctypes.data
             return array
 
@@ -221,15 +215,12 @@ class HostCuda:
                 for work in waiting:
                     work()
 
-        def copy(target: int, source: int, size: int, stream: Stream | None = None) -> None:
-            if stream is None:
-                ctypes.memmove(target, source, size)
-            else:
-                cuda.enqueue(stream, lambda: ctypes.memmove(target, source, size))
-
         def download(array: Any, pointer: int, stream: Stream | None = None) -> None:
+            def copy() -> None:
+                ctypes.memmove(array.ctypes.data, pointer, array.nbytes)
+
             cuda.copied += array.nbytes
-            copy(array.ctypes.data, pointer, array.nbytes, stream)
+            copy() if stream is None else cuda.enqueue(stream, copy)
 
         def upload(pointer: int, array: Any, stream: Stream) -> None:
             # What is not page-locked is copied at once to memory that is.
@@ -247,7 +238,6 @@ class HostCuda:
             "init": lambda: None,
             "mem_alloc": Allocation,
             "mem_get_info": lambda: (cuda.free, 2**30),
-            "pagelocked_empty": pagelocked_empty,
             "pagelocked_zeros": pagelocked_zeros,
             "host_alloc_flags": type("host_alloc_flags", (), {"DEVICEMAP": 2}),
             "module_from_buffer": Module,
@@ -256,7 +246,6 @@ class HostCuda:
             ),
             "memcpy_dtoh": download,
             "memcpy_htod_async": upload,
-            "memcpy_dtod_async": lambda target, source, size, stream: copy(target, source, size, stream),
             "memcpy_dtoh_async": download,
         }
         for name, value in contents.items():
@@ -269,8 +258,4 @@ class HostCuda:
         package.driver = self.driver  # type: ignore[attr-defined]
         patch.setitem(sys.modules, "pycuda", package)
         patch.setitem(sys.modules, "pycuda.driver", self.driver)
-
-        def popped() -> None:
-            self.popped_at_the_end += 1
-
-        patch.setattr(device, "_pop_released_context", popped)
+        patch.setattr(device, "_pop_released_context", lambda: None)

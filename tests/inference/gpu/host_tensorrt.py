@@ -67,7 +67,6 @@ class HostTensorRt:
 
     Attributes:
         cuda: Whose streams it works on.
-        changed: Factor and offset by the name of an output: it computes that wrongly.
         failing: What fails (runtime, engine, context, run, or a port), and TensorRT's error then.
         live: What there is of runtimes, engines and contexts.
         ended: What there was, in the order in which it went.
@@ -76,7 +75,6 @@ class HostTensorRt:
     """
 
     cuda: HostCuda
-    changed: dict[str, tuple[float, float]] = field(default_factory=dict)
     failing: dict[str, str] = field(default_factory=dict)
     live: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
@@ -180,9 +178,8 @@ class HostTensorRt:
             port.name: _at(addresses.pop(port.name), tuple(port.shape), kinds[port.type])
             for port in session.get_inputs()
         }
-        for (name, pointer), output in zip(addresses.items(), session.run(list(addresses), given), strict=True):
-            factor, offset = np.asarray(self.changed.get(name, (1.0, 0.0)), output.dtype)
-            _at(pointer, output.shape, output.dtype)[:] = output * factor + offset
+        for pointer, output in zip(addresses.values(), session.run(list(addresses), given), strict=True):
+            _at(pointer, output.shape, output.dtype)[:] = output
 
 
 class HalfGraph:

@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 
 from scene_completion_ros.errors import GpuError
-from scene_completion_ros.inference.encoder import check_engine, make_networks
-from scene_completion_ros.inference.gpu.device import cuda_devices, explain_failure, gpu_errors
+from scene_completion_ros.inference.gpu.device import explain_failure, gpu_errors
 from tests.checkout import make_cuda_driver, run_python
-from tests.inference.small_bundle import make_small_bundle
 
 SCRIPT = """
 import json, sys
@@ -89,17 +87,6 @@ def test_what_is_missing_broken_or_of_another_version_is_named(
     answer = ask(gpus=1, **modules)
     assert answer["parts"] == parts and answer["flavour"] == "tensorrt"
     assert expected in str(answer["error_text"])
-
-
-@pytest.mark.skipif(cuda_devices().names is not None, reason="there is an NVIDIA driver here")
-def test_tensorrt_is_refused_before_anything_is_built(tmp_path: Path) -> None:
-    bundle = make_small_bundle(tmp_path)
-    with pytest.raises(GpuError, match="the NVIDIA driver is missing"):
-        check_engine(bundle, "tensorrt", bundle.grid)
-    with pytest.raises(GpuError, match="the NVIDIA driver is missing"):
-        make_networks(bundle, "tensorrt")
-    for engine in ("auto", "openvino", "onnxruntime"):
-        check_engine(bundle, engine, bundle.grid)
 
 
 @pytest.mark.parametrize(

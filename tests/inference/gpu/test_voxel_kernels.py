@@ -362,14 +362,6 @@ class Cells(NamedTuple):
     def complete(self, local: np.ndarray, columns: np.ndarray) -> PredictedCells:
         return self.predicted
 
-    def decoders(self, kernels: KernelDevice, given: dict[str, tuple[int, ...]]) -> list[GivenOutputs]:
-        """The engines that decode."""
-        hidden, others, ground = self.predicted
-        decoded = {"around": np.zeros((len(hidden), 5), np.float32), "mean": np.zeros_like(hidden), "ground": ground}
-        of_cells = {name: decoded[name].shape for name in ("around", "mean")} | {"local": given["local"]}
-        made = {"hidden": hidden, "others": others}
-        return [GivenOutputs(kernels, given, decoded), GivenOutputs(kernels, of_cells, made)]
-
     @classmethod
     def drawn(cls, seed: int) -> "Cells":
         """Random surfaces, ground and cells; odd sizes."""
@@ -396,6 +388,22 @@ class Cells(NamedTuple):
                 ground.astype(np.float32),
             ),
         )
+
+
+def scene_of(
+    device: Devices, student: Cells, prepared: PreparedScene
+) -> tuple[KernelDevice, list[GivenOutputs], DeviceScene]:
+    """The kernels of a student, the engines that see, decode and complete, and what answers with both."""
+    kernels, volume = device(KernelSizes.of(cast(Any, student))), student.volume
+    hidden, others, ground = student.predicted
+    image = {"image": (1, 1, 1, 3), "ground": (1, 2, *student.pixels.surfaces.shape[:2])}
+    seen = {name: array[None] for name, array in student.pixels._asdict().items()}
+    given = {"local": (len(hidden), volume.looked_up), "columns": (len(ground), volume.of_column)}
+    decoded = {"around": np.zeros((len(hidden), 5), np.float32), "mean": np.zeros_like(hidden), "ground": ground}
+    of_cells = {name: decoded[name].shape for name in ("around", "mean")} | {"local": given["local"]}
+    steps = (image, seen), (given, decoded), (of_cells, {"hidden": hidden, "others": others})
+    engines = [GivenOutputs(kernels, *step) for step in steps]
+    return kernels, engines, DeviceScene(cast(Any, engines), device.lent(kernels), device.context, prepared)
 
 
 def sensed_by(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
@@ -429,13 +437,8 @@ def test_students_that_complete_cells(seed: int, known: str, stated: bool, devic
     scale = Scale(1.2, 0.05) if known in ("motion", "both") else None
     evidence = Evidence(scale, sensed_by(rng, size) if known in ("a sensor", "both") else None)
     on_host = HostCellQuery(student, prepared)
-    kernels = device(KernelSizes(device_scene.padded_units(volume.classes), volume.classes, context=volume.context))
-    cells, columns = student.predicted.hidden.shape[0], student.predicted.ground.shape[0]
-    seen = {name: array[None] for name, array in student.pixels._asdict().items()}
-    image = {"image": (1, 1, 1, 3), "ground": (1, 2, *size)}
-    given = {"local": (cells, volume.looked_up), "columns": (columns, volume.of_column)}
-    engines = [GivenOutputs(kernels, image, seen), *student.decoders(kernels, given)]
-    scene = DeviceScene(cast(Any, engines), device.lent(kernels), device.context, prepared)
+    kernels, engines, scene = scene_of(device, student, prepared)
+    given = engines[1].ports.given
 
     shown = scene.see(BLANK)
     assert shown is not None
@@ -487,28 +490,16 @@ def test_cells_that_are_no_numbers_are_found(device: Devices) -> None:
     marched = March(grid, FORWARD, RAYS, 0.1, far=FAR)
     classifier = VoxelClassifier(grid, FORWARD, RAYS, voxels.in_view, CALIBRATION, Thresholds(0.5, 0.5))
     prepared = PreparedScene(voxels, marched, classifier)
-    kernels = device(KernelSizes.of(cast(Any, student)))
-    size = student.pixels.surfaces.shape[:2]
-    given = {
-        "local": (len(cells.hidden), student.volume.looked_up),
-        "columns": (len(cells.ground), student.volume.of_column),
-    }
-    seen = GivenOutputs(
-        kernels,
-        {"image": (1, 1, 1, 3), "ground": (1, 2, *size)},
-        {name: array[None] for name, array in student.pixels._asdict().items()},
-    )
-    decoders = student.decoders(kernels, given)
-    scene = DeviceScene(cast(Any, [seen, *decoders]), device.lent(kernels), device.context, prepared)
+    _, (seen, _, completing), scene = scene_of(device, student, prepared)
     assert scene(SceneImage(BLANK)).finite
     for value in (np.nan, np.inf):
         broken = cells.others.copy()
         broken[lift.cell[0], 0] = value
         with device.context:
-            decoders[1].change("others", broken)
+            completing.change("others", broken)
         assert not scene(SceneImage(BLANK)).finite
     with device.context:
-        decoders[1].change("others", cells.others)
+        completing.change("others", cells.others)
         surfaces = student.pixels.surfaces.copy()
         surfaces[0, 0, 1] = np.inf
         seen.change("surfaces", surfaces)
