@@ -180,22 +180,18 @@ def _distort_mei(xp: Namespace, coefficients: tuple[float, ...], xy: Array) -> t
     return _brown_conrady(xp, _padded(_mei_lens(coefficients)), mirror)[0], inside
 
 
-def _lift_to_sphere(xp: Namespace, coefficients: tuple[float, ...], distorted: Array) -> tuple[Array, Array, Array]:
-    """Return coordinates before the lens, the factor that lifts (x, y, 1) on the sphere about (0, 0, xi), validity."""
+def _undistort_mei(xp: Namespace, coefficients: tuple[float, ...], distorted: Array) -> tuple[Array, Array]:
     xi, lens = coefficients[0], _mei_lens(coefficients)
     mirror, valid = _undistort_brown_conrady(xp, "plumb_bob", lens, distorted, _radius(xp, distorted))
     squared = mirror[..., 0] ** 2 + mirror[..., 1] ** 2
     root = 1.0 + (1.0 - xi * xi) * squared
-    stretch = (xi + xp.sqrt(xp.clip(root, 0.0, None))) / (squared + 1.0)
-    return mirror, stretch, valid & (root >= 0.0)
-
-
-def _undistort_mei(xp: Namespace, coefficients: tuple[float, ...], distorted: Array) -> tuple[Array, Array]:
-    mirror, stretch, valid = _lift_to_sphere(xp, coefficients, distorted)
-    depth = stretch - coefficients[0]  # of the point on the unit sphere
+    stretch = (xi + xp.sqrt(xp.clip(root, 0.0, None))) / (
+        squared + 1.0
+    )  # lifts (x, y, 1) on the sphere about (0, 0, xi)
+    depth = stretch - xi  # of the point on the unit sphere
     forward = depth > math.cos(_LARGEST_ANGLE)
     ideal = mirror * (stretch / xp.where(forward, depth, xp.ones_like(depth)))[..., None]
-    return ideal, valid & forward
+    return ideal, valid & (root >= 0.0) & forward
 
 
 def _evaluate(polynomial: Polynomial, at: Array) -> Array:

@@ -26,7 +26,7 @@ from scene_completion_ros.geometry.cameras import Camera, camera_of
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid, placed_grid_of
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.cells import STRIDE, CellVolume, Ground
-from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec, check_tensors
+from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec, check_tensors, expected_shapes
 from scene_completion_ros.inference.text_bank import (
     FEATURE_SPACES,
     FEATURE_SPACES_FILE,
@@ -37,7 +37,6 @@ from scene_completion_ros.inference.text_bank import (
     check_feature_spaces,
     feature_space_for,
     parse_feature_spaces,
-    spaces_to_bytes,
     spaces_to_json,
 )
 from scene_completion_ros.untrusted_files import (
@@ -246,7 +245,8 @@ class StudentBundle:
         return StudentBundle.load(folder)
 
     def _vocabulary_files(self, bank: bytes | None) -> dict[str, bytes]:
-        files = {FEATURE_SPACES_FILE: spaces_to_bytes(self.feature_spaces)} if self.feature_spaces else {}
+        tensors = {f"{s.name}.{part}": getattr(s, part) for s in self.feature_spaces for part in ("weight", "bias")}
+        files = {FEATURE_SPACES_FILE: tensor_bytes(tensors)} if tensors else {}
         return files if bank is None else files | {TEXT_BANK: bank}
 
     @property
@@ -296,7 +296,8 @@ class StudentBundle:
         folder = Path(folder)
         files = {ENCODER: encoder_onnx}
         if self.head is not None:
-            check_tensors(self.head.tensors(), self.head.shapes(self.point_code.size), f"head of bundle {self.name}")
+            shapes = expected_shapes(self.head.hidden, self.point_code.size, self.head.label_hidden, self.head.classes)
+            check_tensors(self.head.tensors(), shapes, f"head of bundle {self.name}")
             files[HEAD] = tensor_bytes(self.head.tensors())
         if decoder is None and self.takes_evidence and self.folder is not None:
             decoder = self.read_decoder(), self.read_cells()

@@ -68,7 +68,10 @@ def _opened(open_graph: _Open, step: StepGraph) -> Graph:
     def run() -> None:
         try:
             opened = open_graph(step)
-            opened({name: _example(name, shape) for name, shape in step.given})
+            given: dict[str, NDArray[Any]] = {name: np.zeros(shape, np.float32) for name, shape in step.given}
+            if IMAGE in given:
+                given[IMAGE] = given[IMAGE].astype(np.uint8).transpose(0, 2, 3, 1)
+            opened(given)
             # To open a graph takes twice the memory that it keeps: what is freed goes back to the system.
             getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
             done.set_result(opened)
@@ -80,26 +83,6 @@ def _opened(open_graph: _Open, step: StepGraph) -> Graph:
         what = f"its first run did not end within {LONGEST_START_S:.0f} s"
         raise BundleError(what, where=str(step.path), cure="Export a smaller one, or try another engine")
     return done.result()
-
-
-def _example(name: str, shape: list[int]) -> NDArray[Any]:
-    batch, channels, height, width = shape if name == IMAGE else (0, 0, 0, 0)
-    return np.zeros((batch, height, width, channels), np.uint8) if name == IMAGE else np.zeros(shape, np.float32)
-
-
-def _open_session(graph: bytes, where: str, threads: int) -> Any:
-    """An `onnxruntime.InferenceSession` on the CPU. Raises BundleError: ONNX Runtime cannot run it."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    # Idle workers would spin on the cores that the voxel query needs next.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions have no common base class
-        raise BundleError(f"ONNX Runtime cannot run it ({_last_line(error)})", where=where, cure=CURE) from error
 
 
 def _last_line(error: Exception) -> str:
@@ -217,7 +200,18 @@ class _OnnxRuntimeGraph:
     """A graph on ONNX Runtime's CPU provider."""
 
     def __init__(self, threads: int, step: StepGraph) -> None:
-        self._session = _open_session(step.onnx, str(step.path), threads)
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads
+        # Idle workers would spin on the cores that the voxel query needs next.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(step.onnx, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions have no common base class
+            what = f"ONNX Runtime cannot run it ({_last_line(error)})"
+            raise BundleError(what, where=str(step.path), cure=CURE) from error
         inputs = [(port.name, port.shape) for port in self._session.get_inputs()]
         outputs = [(port.name, port.shape) for port in self._session.get_outputs()]
         step.check_ports(inputs, outputs, CURE)

@@ -147,10 +147,6 @@ class HeadWeights:
         tensors = {name: getattr(self, name) for name in expected_shapes(1, 1, 1)}
         return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
-    def shapes(self, code_size: int) -> dict[str, tuple[int, ...]]:
-        """Name and shape that each of its tensors has to have for a code of this length."""
-        return expected_shapes(self.hidden, code_size, self.label_hidden, self.classes)
-
     @classmethod
     def load(
         cls,

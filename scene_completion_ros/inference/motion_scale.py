@@ -1,23 +1,17 @@
 """The scale of predicted depths by how far the robot moved: a network predicts shapes better than metres.
 
-Corners of an image are found again in images of some metres before, see `CornerFollower`. With the depths that the
-network gives them, they give the camera's motion up to the wanted factor: the scale at which they agree with
-the way by odometry. A filter over seconds follows (Kalman 1960).
+Corners of an image are found again in images of some metres before. By odometry and the depths of a network, the
+earlier image is first rendered as seen from here: what is left to follow are some pixels, and bodies are as large in
+both. With their depths, corners give the camera's motion up to the wanted factor: the scale at which they agree with
+the way by odometry. Rotation and direction of that way are refined with it, since a tenth of a degree matters. Depths
+of corners are off by much more than their scale, neighbours alike, and what moves by itself by more yet: all three are
+in the statistics (a two-view adjustment with a prior on each depth, wider where corners are crowded or far, and a
+Student-t distribution; Lange et al. 1989). A filter over seconds follows (Kalman 1960).
 
-Corners of an image that are found again in earlier ones, and how the camera moved by them.
-
-By odometry and the depths of a network, the earlier image is first rendered as seen from here: what is
-left to follow are some pixels, and bodies are as large in both. Rotation and direction of the way by odometry are
-refined with the scale of the depths, since a tenth of a degree matters. Depths of corners are off by much more than
-their scale, neighbours alike, and what moves by itself by more yet: all three are in the statistics (a two-view
-adjustment with a prior on each depth, wider where corners are crowded or far, and a Student-t distribution; Lange et
-al. 1989).
-
-Depth of single corners by motion: what a network is wrong about here and there, not by one factor.
-
-A wall that the network puts a fifth too near moves through the image as one that is far. A corner that is found again
-in images of some metres before has a depth by triangulation, once the camera's motion is known from them. One that they
-do not agree about, or that is far off from the network's depth, moves by itself or was confused with another.
+Depth of single corners by motion: what a network is wrong about here and there, not by one factor. A wall that the
+network puts a fifth too near moves through the image as one that is far. A corner has a depth by triangulation, once
+the camera's motion is known. One that the images do not agree about, or that is far off from the network's depth, moves
+by itself or was confused with another.
 """
 
 import math

@@ -505,12 +505,6 @@ def check_feature_spaces(spaces: Sequence[FeatureSpace], label_hidden: int) -> N
             raise BundleError("comes twice", where=where, cure=CURE)
 
 
-def spaces_to_bytes(spaces: Sequence[FeatureSpace]) -> bytes:
-    """Content of ``feature_spaces.safetensors``."""
-    tensors = {f"{space.name}.{part}": getattr(space, part) for space in spaces for part in ("weight", "bias")}
-    return tensor_bytes(tensors)
-
-
 def spaces_to_json(spaces: Sequence[FeatureSpace]) -> dict[str, list[dict[str, Any]]]:
     """Their field of the manifest, in plain values; none where there is no space."""
     names = ("name", "dimension", "text_encoder", "text_encoder_sha256", "temperature")

@@ -15,7 +15,6 @@ from scene_completion_ros.jit import inlined, kernel
 from scene_completion_ros.voxels.occupancy import Calibration, Thresholds
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
-BINS = 4096
 # Bits of a float32 behind the first six of its mantissa, and the number that those before them make of 1.0.
 COARSE, LAST = np.int32(17), 0x3F800000 >> 17
 
@@ -100,20 +99,20 @@ class VoxelClassifier:
         self.camera_voxel = ((camera_in_grid - np.asarray(grid.origin)) / grid.voxel_size).astype(np.float32)
         self._intrinsics = np.array([camera.fx, camera.fy, camera.cx, camera.cy], dtype=np.float32)
         alpha, probability = calibration.knots()
-        # The first knot interval that an alpha of each bin can lie in: a search for every voxel would cost more.
-        bins = np.searchsorted(alpha, np.arange(BINS) / BINS, side="right") - 1
-        interval = np.clip(bins, 0, len(alpha) - 2).astype(np.int32)
-        # float32 [K] alpha, float32 [K] probability, and int32 [BINS] the first interval that an alpha of each bin can
-        # lie in.
-        self.knots = (alpha.astype(np.float32), probability.astype(np.float32), interval)
         # float32 [K, 4], first alpha and width, first probability and rise of intervals; nothing is beyond the last.
-        low, value = self.knots[:2]
+        low, value = alpha.astype(np.float32), probability.astype(np.float32)
         intervals = np.stack([low[:-1], np.diff(low), value[:-1], np.diff(value)], axis=1)
         self._intervals = np.append(intervals, np.full((1, 4), np.inf, np.float32), axis=0)
         # The first interval of an alpha by its leading bits, which tell small ones apart, and how many more it may be.
+        # A search for every voxel would cost more.
         edges = (np.arange(LAST + 2, dtype=np.int32) << COARSE).view(np.float32)
         at = np.clip(np.searchsorted(low, edges, side="right") - 1, 0, len(low) - 2).astype(np.int32)
         self._first, self._steps = at[:-1], int(np.diff(at).max())
+        self.knots = (
+            low,
+            value,
+            self._first,
+        )  # alpha and probability, float32 [K], and first intervals, int32 [LAST + 1]
         shown = np.logical_or.reduceat(in_view.reshape(-1), np.arange(0, in_view.size, BLOCK))
         self._blocks, self._blank = np.flatnonzero(shown), np.flatnonzero(~shown)  # of voxels, with any in view or none
         self._reach, self._kernel = _reach_kernel(), _classify_kernel()

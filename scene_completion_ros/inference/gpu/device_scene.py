@@ -136,10 +136,10 @@ class DeviceScene:
             self._steps = _CellSteps(device, engines, prepared.query, march, *of_image, stands)
         else:
             self._steps = _FieldSteps(device, engines, prepared, prepared.query, *of_image)
-        knots, values, bins = classifier.knots
+        knots, values, intervals = classifier.knots
         self._classified = _arguments(
             self.alpha, device.upload(in_view.astype(np.uint8)), self.half_distance, scene,
-            *_uploaded(device, knots, values, bins), np.int32(len(knots) - 2),
+            *_uploaded(device, knots, values, intervals), np.int32(len(knots) - 2),
             *map(np.float32, classifier.thresholds), stands, self.probability, state,
         )  # fmt: skip
         self._counts, self._total = device.empty((self._blocks,), np.int32), device.empty((1,), np.int32)

@@ -17,7 +17,8 @@
 #endif
 
 #define LANES 8
-#define BINS 4096
+#define COARSE 17  // bits of a float behind those by which intervals of the calibration are found
+#define LAST 8128  // what the leading bits of 1.0 are
 #define WARP 0xffffffffu
 // Voxels that a block of `classify` and `compact` takes, and its threads.
 #define SPAN 1024
@@ -98,12 +99,12 @@ static __device__ __forceinline__ bool reached(
 }
 
 // Probability, float32 [X, Y, Z], and state, uint8 [X, Y, Z], of every voxel, and how many of each SPAN are occupied.
-//   in_view, stands [X, Y, Z]; knots, values [K] and bins [BINS] of the calibration, see VoxelClassifier; occupied
+//   in_view, stands [X, Y, Z]; knots, values [K] and intervals [LAST + 1] of the calibration, see VoxelClassifier; occupied
 //   [blocks].
 extern "C" __global__ void __launch_bounds__(THREADS) classify(
     const float* __restrict__ alpha, const byte* __restrict__ in_view, const float* __restrict__ half_distance,
     const Scene* __restrict__ of_scene, const float* __restrict__ knots, const float* __restrict__ values,
-    const int* __restrict__ bins, int last_interval, float of_ground, float of_obstacle,
+    const int* __restrict__ intervals, int last_interval, float of_ground, float of_obstacle,
     const byte* __restrict__ stands, float* __restrict__ probability, byte* __restrict__ state,
     int* __restrict__ occupied) {
     const Scene& scene = *of_scene;
@@ -116,7 +117,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) classify(
             byte what = 0;
             if (in_view[voxel]) {
                 const float a = alpha[voxel];
-                int at = bins[int(fminf(fmaxf(a * float(BINS), 0.0f), float(BINS - 1)))];  // NaN: the first bin
+                int at = intervals[min(max(__float_as_int(a) >> COARSE, 0), LAST)];
                 while (at < last_interval && a > knots[at + 1]) ++at;
                 const float share = (a - knots[at]) / (knots[at + 1] - knots[at]);
                 // fminf and fmaxf would make a number of NaN.

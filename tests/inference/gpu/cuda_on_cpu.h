@@ -38,6 +38,11 @@ static inline int min(int a, int b) { return a < b ? a : b; }
 static inline int max(int a, int b) { return a > b ? a : b; }
 static inline int __popc(unsigned value) { return __builtin_popcount(value); }
 static inline float infinity() { return INFINITY; }
+static inline int __float_as_int(float value) {
+    int bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
 static inline float not_a_number() { return NAN; }
 
 static inline float half_to_float(unsigned short half) {
