@@ -120,7 +120,7 @@ def sensed_depth(
     return sensed
 
 
-class EvidenceEstimator:
+class EvidenceEstimator(MotionScale):
     """Estimates the evidence of the images of one camera, each by those before it; belongs to one thread.
 
     `canonical`, `grid`: of the student; `covered`: see `MotionScale`; `corners`: whether single corners get a depth by
@@ -130,12 +130,8 @@ class EvidenceEstimator:
     def __init__(
         self, canonical: Camera, grid: VoxelGrid, covered: NDArray[np.bool_], *, corners: bool = False
     ) -> None:
-        self._motion, self.corners = MotionScale(canonical, covered, measure_of(grid)), corners
-
-    @property
-    def scale(self) -> Scale:
-        """That of the images so far."""
-        return self._motion.scale
+        super().__init__(canonical, covered, measure_of(grid))
+        self.corners = corners
 
     def evidence(
         self,
@@ -148,25 +144,9 @@ class EvidenceEstimator:
         """The evidence for an image: the scale, and where no sensor saw them the depths of its corners."""
         found = None
         if self.corners and not isinstance(pose, str):
-            found = self._motion.depths(image_rgb, own_depth, pose, stamp_ns)
+            found = self.depths(image_rgb, own_depth, pose, stamp_ns)
         if found is None:
             return Evidence(self.scale, sensed)
         free = np.ones(found[1].shape, np.bool_) if sensed is None else sensed[1] == 0.0
         joined = found if sensed is None else np.where(free, found, sensed)
         return Evidence(self.scale, joined, int(np.count_nonzero(found[1][free])))
-
-    def add(
-        self, image_rgb: NDArray[np.uint8], own_depth: NDArray[np.float32], pose: RigidTransform | str, stamp_ns: int
-    ) -> None:
-        """Remember an image, arguments as those of `evidence`.
-
-        `pose`: of the camera's optical frame in the odometry frame; or why it is unknown, which clears the memory.
-        """
-        if isinstance(pose, str):
-            self.forget(f"no odometry: {pose}")
-        else:
-            self._motion.add(image_rgb, own_depth, pose, stamp_ns)
-
-    def forget(self, why: str) -> None:
-        """Forget all images; `why`: for the report."""
-        self._motion.forget(why)

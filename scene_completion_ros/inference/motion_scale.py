@@ -318,23 +318,26 @@ class MotionScale:
         self.forget()
 
     def forget(self, why: str = "no image yet") -> None:
-        """Nothing of the images so far counts any more."""
+        """Nothing of the images so far counts any more; `why`: for the report."""
         self._past: deque[PosedImage] = deque(maxlen=KEPT)
         self._last: PosedImage | None = None
         self._log_factor, self._variance, self._way, self._outside, self._agreeing = 0.0, PRIOR**2, 0.0, 0, 0
         self.scale = Scale(why=why)
 
     def add(
-        self, image_rgb: NDArray[np.uint8], depth: NDArray[np.float32], pose: RigidTransform, stamp_ns: int
+        self, image_rgb: NDArray[np.uint8], depth: NDArray[np.float32], pose: RigidTransform | str, stamp_ns: int
     ) -> Scale:
         """The scale after one more image.
 
         Args:
             image_rgb: The canonical image, uint8 [H, W, 3].
             depth: The network's own z-depth [h, w], metres; any size.
-            pose: Of the camera's optical frame in the odometry frame.
+            pose: Of the camera's optical frame in the odometry frame; or why it is unknown, which clears the memory.
             stamp_ns: Stamp of the image.
         """
+        if isinstance(pose, str):
+            self.forget(f"no odometry: {pose}")
+            return self.scale
         now = self._follower.posed(image_rgb, pose, stamp_ns)
         last = self._last
         jump = "" if last is None else odometry_jump(last.pose, last.stamp_ns, pose, stamp_ns)

@@ -44,7 +44,7 @@ def test_corners_have_a_depth_where_no_sensor_saw_one(monkeypatch: pytest.Monkey
     sensor[:, 0, 0], corners[:, 0] = (1.0, 100.0), [[2.0, 2.0], [50.0, 50.0]]
     image, depth = np.zeros((4, 4, 3), np.uint8), np.ones((2, 2), np.float32)
     estimator = EvidenceEstimator(CAMERA, GRID, np.ones((32, 64), np.bool_), corners=True)
-    monkeypatch.setattr(estimator._motion, "depths", lambda *_: corners)
+    monkeypatch.setattr(estimator, "depths", lambda *_: corners)
     found = estimator.evidence(image, depth, RigidTransform.identity(), 0, sensor)
     assert found.sensed is not None and (found.corners, found.summary()[CORNERS], found.summary()[SENSED]) == (
         1,
@@ -53,5 +53,5 @@ def test_corners_have_a_depth_where_no_sensor_saw_one(monkeypatch: pytest.Monkey
     )
     np.testing.assert_array_equal(found.sensed, [[[1.0, 2.0], [0.0, 0.0]], [[100.0, 50.0], [0.0, 0.0]]])
     assert estimator.evidence(image, depth, "unknown", 0).sensed is None
-    monkeypatch.setattr(estimator._motion, "depths", lambda *_: None)
+    monkeypatch.setattr(estimator, "depths", lambda *_: None)
     assert estimator.evidence(image, depth, RigidTransform.identity(), 0).sensed is None

@@ -11,11 +11,7 @@ from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 
 def recall(memory, lower, turn, shift, frame, rules, now, fused) -> None:
-    """Join a frame with what was remembered before it, voxel by voxel of the frame's grid.
-
-    Memory is interpolated between the eight nearest voxels of the box, weighted with their weights as well. Taking the
-    nearest one alone moves surfaces by up to half a voxel.
-    """
+    """See `evidence.recall`."""
     sizes = np.array(memory.weight.shape, dtype=np.int64)
     state = frame.state
     centres = np.moveaxis(np.indices(state.shape), 0, -1) + 0.5  # [X, Y, Z, 3]
@@ -69,11 +65,7 @@ def recall(memory, lower, turn, shift, frame, rules, now, fused) -> None:
 
 
 def integrate(memory, lower, turn, shift, frame, rules, now) -> None:
-    """Remember a frame.
-
-    Every voxel of the box takes the evidence of the frame's voxel that its centre lies in. So each is counted once
-    whatever the heading. Arguments as for `recall`.
-    """
+    """See `evidence.integrate`."""
     sizes = np.array(memory.weight.shape, dtype=np.int64)
     local = np.moveaxis(np.indices(tuple(sizes)), 0, -1)
     voxel = np.floor((local + 0.5 - shift) @ turn).astype(np.int64)
@@ -186,15 +178,7 @@ def voxels_along(origin, direction, shape) -> tuple[NDArray[np.float64], NDArray
 
 
 def free_distances_reference(state, origin, direction, blind) -> NDArray[np.float64]:
-    """How far to clear along every ray.
-
-    A ray is followed as long as its voxels were seen free. Near the camera they may also be unobserved. There the ray
-    lies in the image, but not the centres of all the voxels that it passes. Returns distance of the clearing point from
-    the camera [R], voxel edges. It is half an edge before the last voxel that was seen free ends, and 0 where a ray has
-    none. `state`: uint8 [X, Y, Z], values of `VoxelState`; `origin`: the camera [3], voxel edges; `direction`: unit
-    vectors [R, 3]; `blind`: distance from the camera in which voxels may be unobserved, or lie before the grid, voxel
-    edges.
-    """
+    """See `clearing.free_distances`."""
     distances = np.zeros(len(direction))
     for ray in range(len(direction)):
         ways, index = voxels_along(origin, direction[ray], state.shape)  # type: ignore[arg-type]  # three axes
