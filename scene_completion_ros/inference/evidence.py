@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.depth_images import sparse_depth
 from scene_completion_ros.geometry.grids import VoxelGrid, measure_of
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.cells import Measured
@@ -105,14 +106,9 @@ def sensed_depth(
     """
     half = canonical.resized(canonical.width // 2, canonical.height // 2)
     sensed = np.zeros((2, half.height, half.width), np.float32)
-    points = points_camera[np.isfinite(points_camera).all(axis=1)]
-    pixels, shown = half.project(points)
-    shown &= points[:, 2] > 0.05
-    if not shown.any():
-        return sensed
-    column, row = np.clip(np.rint(pixels[shown]), 0, (half.width - 1, half.height - 1)).astype(np.int64).T
-    nearest = np.full((half.height, half.width), np.inf, np.float32)
-    np.minimum.at(nearest, (row, column), points[shown, 2].astype(np.float32))
+    known = np.isfinite(points_camera).all(axis=1) & (points_camera[:, 2] > 0.05)
+    depth = sparse_depth(points_camera[known], half)
+    nearest = np.where(depth > 0.0, depth, np.float32(np.inf))
     around = np.minimum(cv2.erode(nearest, np.ones(BEHIND_PX[::-1], np.uint8)), np.float32(1e6))
     known = np.isfinite(nearest) & (nearest <= BEHIND * around)
     sensed[0, known] = np.log(nearest[known])

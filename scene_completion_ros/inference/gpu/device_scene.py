@@ -131,9 +131,9 @@ class DeviceScene:
         state = device.empty(shape, np.uint8)
         self._broken = device.shared((1,), np.int32)
         self._steps: _CellSteps | _FieldSteps
-        of_image = scene, self.alpha, rays, self._broken
+        of_image = scene, self.alpha, rays
         if isinstance(prepared.query, CellVoxels):
-            self._steps = _CellSteps(device, engines, prepared.query, march, *of_image, stands)
+            self._steps = _CellSteps(device, engines, prepared.query, march, *of_image, self._broken, stands)
         else:
             self._steps = _FieldSteps(device, engines, prepared, prepared.query, *of_image)
         knots, values, intervals = classifier.knots
@@ -285,7 +285,6 @@ class _FieldSteps:
         scene: Buffer,
         alpha: Buffer,
         rays: tuple[Buffer, ...],
-        broken: Buffer,
     ) -> None:
         march, labels = prepared.march, prepared.labels
         head, taken = query.field.head, query.samples

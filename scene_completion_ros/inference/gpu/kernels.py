@@ -104,7 +104,7 @@ def compile_kernels(
     failures: list[GpuError] = []
     for library in nvrtc_libraries():
         try:
-            code = nvrtc_cubin(library, sizes.source.encode(), "voxels.cu", compute_capability, sizes.definitions())
+            code = nvrtc_cubin(library, sizes, compute_capability)
             kernels = CompiledKernels(code[0], sizes.kernels, str(library), code[1])
             check(kernels)
         except GpuFailureError:  # of the device itself, for which no compiler is a cure
@@ -118,20 +118,14 @@ def compile_kernels(
     raise GpuError("; ".join(error.what for error in failures), where="GPU kernels", cure=failures[-1].cure)
 
 
-def nvrtc_cubin(
-    library: Path, source: bytes, name: str, compute_capability: tuple[int, int], definitions: Sequence[str] = ()
-) -> tuple[bytes, str]:
-    """Machine code of any source, and the compiler's output. Raises GpuError where it does not compile.
-
-    `library`: NVRTC, see `nvrtc_libraries`; `source`: CUDA C++; `name`: what to call it in messages;
-    `compute_capability`: of the GPU, e.g. (8, 7); `definitions`: more options.
-    """
+def nvrtc_cubin(library: Path, sizes: KernelSizes, compute_capability: tuple[int, int]) -> tuple[bytes, str]:
+    """Machine code, and the output of NVRTC, a library of `nvrtc_libraries`. Raises GpuError: it does not compile."""
     architecture = "sm_{}{}".format(*compute_capability)
-    options = [f"--gpu-architecture={architecture}", STANDARD, "--ptxas-options=-v", *definitions]
+    options = [f"--gpu-architecture={architecture}", STANDARD, "--ptxas-options=-v", *sizes.definitions()]
     program, log, cubin = ctypes.c_void_p(), "", b""
     try:
         nvrtc = ctypes.CDLL(str(library))
-        status = nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, name.encode(), 0, None, None)
+        status = nvrtc.nvrtcCreateProgram(ctypes.byref(program), sizes.source.encode(), b"voxels.cu", 0, None, None)
         if not status:
             encoded = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
             status = nvrtc.nvrtcCompileProgram(program, len(options), encoded)
