@@ -70,7 +70,8 @@ def _opened(open_graph: _Open, step: StepGraph) -> Graph:
             opened = open_graph(step)
             given: dict[str, NDArray[Any]] = {name: np.zeros(shape, np.float32) for name, shape in step.given}
             if IMAGE in given:
-                given[IMAGE] = given[IMAGE].astype(np.uint8).transpose(0, 2, 3, 1)
+                batch, channels, height, width = given[IMAGE].shape
+                given[IMAGE] = np.zeros((batch, height, width, channels), np.uint8)
             opened(given)
             # To open a graph takes twice the memory that it keeps: what is freed goes back to the system.
             getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
