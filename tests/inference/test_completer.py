@@ -205,50 +205,34 @@ def speaking(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
     return plain.with_vocabulary((small_space(),), small_bank())
 
 
-def test_labels_and_legend_follow_the_vocabulary(speaking: StudentBundle) -> None:
-    completer, image, bank = Completer(speaking, CAMERA), picture(), speaking.text_bank()
-    assert bank is not None
+def test_labels_legend_and_matches_follow_the_words(speaking: StudentBundle) -> None:
+    completer, image, bank = Completer(speaking, CAMERA), picture(), small_bank()
     before = completer.complete(image)
     assert (before.vocabulary, before.query, before.matches) == (None, None, ())
-    vocabulary = bank.vocabulary(margin=0.1)
-    prepared = completer.prepare_vocabulary(vocabulary)
-    completer.set_vocabulary(prepared)
-    result = completer.complete(image)
-    voxels = result.voxels
-    assert result.vocabulary is vocabulary
-    assert voxels.class_names == ("vehicle", "tree", "unknown")
-    assert voxels.class_colours == ((1, 2, 3), (0, 99, 0), (128, 128, 128))
-    for name in ("state", "index", "probability"):
-        np.testing.assert_array_equal(getattr(voxels, name), getattr(before.voxels, name))
-    assert {0, 2} <= set(np.unique(voxels.label)) <= {0, 1, 2} and (voxels.confidence < 1.0).all()
-    # One at another place has the same words; back to the classes of the student.
-    assert completer.placed(completer.grid_from_camera).complete(image).voxels.class_names == voxels.class_names
-    completer.set_vocabulary(None)
-    after = completer.complete(image).voxels
-    np.testing.assert_array_equal(after.label, before.voxels.label)
-    np.testing.assert_array_equal(after.confidence, before.voxels.confidence)
-    assert after.class_names == speaking.class_names
-
-
-@pytest.mark.parametrize("with_vocabulary", [False, True])
-def test_a_query_is_answered_with_the_labels(speaking: StudentBundle, with_vocabulary: bool) -> None:
-    completer, image, bank = Completer(speaking, CAMERA), picture(), small_bank()
-    if with_vocabulary:
-        completer.set_vocabulary(completer.prepare_vocabulary(bank.vocabulary()))
-    plain = completer.complete(image).voxels
-    query = bank.query(["zebra crossing", "car"])
+    vocabulary, query = bank.vocabulary(margin=0.1), bank.query(["zebra crossing", "car"])
     completer.set_query(completer.prepare_vocabulary(query))
-    result = completer.complete(image)
-    np.testing.assert_array_equal(result.voxels.label, plain.label)
-    assert result.query is query
-    assert [one.phrase for one in result.matches] == ["zebra crossing", "car"]
-    assert all((one.probability >= 0.5).all() for one in result.matches)
-    assert 0 < max(len(one.voxels) for one in result.matches) < len(plain)
-    unlabelled = completer.complete(image, labels=False)
+    asked = completer.complete(image)
+    completer.set_vocabulary(completer.prepare_vocabulary(vocabulary))
+    named, unlabelled = completer.complete(image), completer.complete(image, labels=False)
+    np.testing.assert_array_equal(asked.voxels.label, before.voxels.label)
+    assert named.vocabulary is vocabulary and named.voxels.class_names == ("vehicle", "tree", "unknown")
+    assert named.voxels.class_colours == ((1, 2, 3), (0, 99, 0), (128, 128, 128))
+    assert {0, 2} <= set(np.unique(named.voxels.label)) <= {0, 1, 2} and (named.voxels.confidence < 1.0).all()
     assert unlabelled.voxels.class_names == ("unlabelled",) and not unlabelled.voxels.label.any()
-    assert [len(one.voxels) for one in unlabelled.matches] == [len(one.voxels) for one in result.matches]
+    assert 0 < max(len(found.voxels) for found in asked.matches) < len(before.voxels)
+    for one in (asked, named, unlabelled):
+        for name in ("state", "index", "probability"):
+            np.testing.assert_array_equal(getattr(one.voxels, name), getattr(before.voxels, name))
+        assert one.query is query and [found.phrase for found in one.matches] == ["zebra crossing", "car"]
+        assert all((found.probability >= 0.5).all() for found in one.matches)
+        assert [len(found.voxels) for found in one.matches] == [len(found.voxels) for found in asked.matches]
+    # One at another place has the same words; back to the classes of the student.
+    assert completer.placed(completer.grid_from_camera).complete(image).vocabulary is vocabulary
+    completer.set_vocabulary(None)
     completer.set_query(None)
-    assert completer.complete(image).matches == ()
+    after = completer.complete(image)
+    np.testing.assert_array_equal(after.voxels.confidence, before.voxels.confidence)
+    assert after.voxels.class_names == speaking.class_names and after.matches == ()
 
 
 def test_words_of_another_student_and_queries_that_cannot_be_are_refused(

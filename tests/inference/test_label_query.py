@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, RigidTransform, VoxelGrid
+from scene_completion_ros.geometry.transforms import about
 from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec
 from scene_completion_ros.inference.label_query import FoldedVocabulary, LabelQuery, Words, matches_of
 from scene_completion_ros.inference.query_kernel import VoxelQuery, hidden_reference
@@ -21,6 +22,7 @@ from tests.inference.small_bundle import (
     with_labels,
 )
 from tests.inference.twins import (
+    centres_of,
     class_cosines_reference,
     density_reference,
     label_logits_reference,
@@ -35,10 +37,7 @@ DENSITY_HEAD = random_head()
 
 
 def rotation(axis: int, degrees: float) -> RigidTransform:
-    half = math.radians(degrees) / 2.0
-    quaternion = [0.0, 0.0, 0.0, math.cos(half)]
-    quaternion[axis] = math.sin(half)
-    return RigidTransform.from_quaternion(quaternion, (0.0, 0.0, 0.0))
+    return RigidTransform(about(axis, math.radians(degrees)), np.zeros(3))
 
 
 FORWARD = DEFAULT_GRID_FROM_CAMERA.inverse()
@@ -92,11 +91,6 @@ def some(candidates: np.ndarray, count: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).choice(np.flatnonzero(candidates), count, replace=False))
 
 
-def points_of(grid: VoxelGrid, camera_from_grid: RigidTransform, targets: np.ndarray) -> np.ndarray:
-    index = np.stack(np.unravel_index(targets, grid.shape), axis=-1)
-    return camera_from_grid.apply(np.asarray(grid.origin) + (index + 0.5) * grid.voxel_size)
-
-
 def check(
     query: LabelQuery,
     features: np.ndarray,
@@ -106,7 +100,7 @@ def check(
     space: FeatureSpace | None = None,
 ) -> np.ndarray:
     """Compares the kernel with the twins, by classes or, with a vocabulary, by words; gives the labels."""
-    head, points = query.field.head, points_of(*pose, targets)
+    head, points = query.field.head, centres_of(*pose, targets)
     words, margin = Words(), 0.0
     if vocabulary is None or space is None:
         expected = label_logits_reference(features, points, head, CODE, CANONICAL)

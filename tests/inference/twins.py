@@ -11,6 +11,12 @@ from scene_completion_ros.voxels.occupancy import SEEN, density_of_logit
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 
+def centres_of(grid: VoxelGrid, camera_from_grid: RigidTransform, flat: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Centres [N, 3] of voxels of these flat indices, in the camera's optical frame."""
+    index = np.stack(np.unravel_index(flat, grid.shape), axis=-1)
+    return camera_from_grid.apply(np.asarray(grid.origin) + (index + 0.5) * grid.voxel_size)
+
+
 def march(alpha, occupied, grid, camera_from_grid, camera) -> MarchResult:
     """Marches all rays of a camera, one step of all rays at a time."""
     rays = grid_rays(grid, camera_from_grid, camera)

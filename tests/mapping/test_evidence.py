@@ -44,9 +44,7 @@ class OneVoxel:
 
 
 def blank(shape: tuple[int, ...]) -> Fused:
-    return Fused(
-        np.empty(shape, np.float32), np.empty(shape, np.uint8), np.empty(shape, np.uint8), np.empty(shape, np.float32)
-    )
+    return Fused(*(np.empty(shape, kind) for kind in (np.float32, np.uint8, np.uint8, np.float32)))
 
 
 @TWINS

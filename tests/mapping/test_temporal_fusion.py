@@ -8,7 +8,7 @@ import pytest
 
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform, rotation_of_angles
-from scene_completion_ros.mapping.evidence import NEVER, FrameEvidence, Fused
+from scene_completion_ros.mapping.evidence import NEVER, FrameEvidence
 from scene_completion_ros.mapping.temporal_fusion import (
     FusedFrame,
     FusionSettings,
@@ -19,6 +19,7 @@ from scene_completion_ros.mapping.temporal_fusion import (
 from scene_completion_ros.voxels.occupancy import Thresholds
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 from tests.mapping import twins
+from tests.mapping.test_evidence import blank
 from tests.voxels.samples import COMPLETED, FREE, INFERRED, SURFACE, UNOBSERVED, voxels_of
 
 GRID = VoxelGrid((0.0, -1.2, -0.6), 0.2, (14, 12, 6))
@@ -98,7 +99,7 @@ def test_the_same_as_a_map_that_never_moves(seed: int) -> None:
         # The array's slot 0 is voxel `low`: as a ring it begins at a multiple of its size.
         shift = pose.apply(np.asarray(GRID.origin)) / GRID.voxel_size - low
         place = np.zeros(3, dtype=np.int64), pose.rotation, shift
-        expected = Fused(*(np.empty(GRID.shape, dtype=kind) for kind in (np.float32, np.uint8, np.uint8, np.float32)))
+        expected = blank(GRID.shape)
         rules = rules_of(settings, THRESHOLDS, np.arange(256) == 1)  # of road, car and wall
         twins.recall(whole, *place, said, rules, 100 * step, expected)
         twins.integrate(whole, *place, said, rules, 100 * step)

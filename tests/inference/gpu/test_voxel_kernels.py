@@ -16,6 +16,7 @@ import pytest
 
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.geometry.transforms import about
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cell_query import CellLift, CellQuery, CellVoxels, Pixels, PredictedCells
 from scene_completion_ros.inference.cells import ROAD, CellVolume
@@ -52,6 +53,7 @@ from tests.inference.small_bundle import (
     with_labels,
 )
 from tests.inference.twins import (
+    centres_of,
     class_cosines_reference,
     density_reference,
     label_logits_reference,
@@ -82,9 +84,7 @@ def rotated(pitch: float, roll: float, yaw: float, shift: tuple[float, float, fl
     """The grid's pose in a camera that is turned by degrees about x (pitch), z (roll) and y (yaw)."""
     turned = FORWARD
     for axis, degrees in ((0, pitch), (2, roll), (1, yaw)):
-        quaternion = [0.0, 0.0, 0.0, math.cos(math.radians(degrees) / 2.0)]
-        quaternion[axis] = math.sin(math.radians(degrees) / 2.0)
-        turned = RigidTransform.from_quaternion(quaternion, (0.0, 0.0, 0.0)) @ turned
+        turned = RigidTransform(about(axis, math.radians(degrees)), np.zeros(3)) @ turned
     return turned @ RigidTransform(np.eye(3), np.array(shift))
 
 
@@ -190,11 +190,6 @@ def run_of(
     return Run(head, canonical, pose, prepared, device, engine, scene)
 
 
-def centres(grid: VoxelGrid, pose: RigidTransform, flat: np.ndarray) -> np.ndarray:
-    index = np.stack(np.unravel_index(flat, grid.shape), axis=-1)
-    return pose.apply(np.asarray(grid.origin) + (index + 0.5) * grid.voxel_size)
-
-
 def check(run: Run, features: np.ndarray) -> SceneAnswer:
     """Compares a frame with the twins, each stage given what the stages before it made."""
     found = run.frame(features)
@@ -205,7 +200,7 @@ def check(run: Run, features: np.ndarray) -> SceneAnswer:
 
     alpha = found.dense.alpha
     evaluated = np.sort(query.samples.target)
-    points = centres(grid, pose, evaluated)
+    points = centres_of(grid, pose, evaluated)
     density = density_reference(given, points, run.head, CODE, run.canonical)
     expected_alpha = np.zeros(alpha.size)
     expected_alpha[evaluated] = -np.expm1(-density * grid.voxel_size)
@@ -235,7 +230,7 @@ def check(run: Run, features: np.ndarray) -> SceneAnswer:
     if run.prepared.labels is None:
         assert (found.label == 0).all() and (found.confidence == 1.0).all()
     else:
-        logits = label_logits_reference(given, centres(grid, pose, occupied), run.head, CODE, run.canonical)
+        logits = label_logits_reference(given, centres_of(grid, pose, occupied), run.head, CODE, run.canonical)
         label, confidence = most_likely(logits)
         np.testing.assert_allclose(found.confidence, confidence, atol=1e-4)
         first, second = np.sort(logits, axis=1)[:, -1:-3:-1].T
@@ -249,7 +244,7 @@ def check_words(run: Run, features: np.ndarray, occupied: np.ndarray) -> None:
     """Compares labels by a vocabulary, and cosines of a query, with the twins."""
     head, given = run.head, features.astype(np.float16).astype(np.float32)
     weight, bias, _, _ = head.label_layers()
-    points = centres(run.prepared.query.grid, run.pose, occupied)
+    points = centres_of(run.prepared.query.grid, run.pose, occupied)
     hidden = hidden_reference(given[..., head.hidden :], points, weight, bias, CODE, run.canonical)
     space = small_space("t", 24, head.label_hidden)
     used = random_vocabulary(20, 30, background=3, dimension=24)
