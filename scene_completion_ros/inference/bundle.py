@@ -563,15 +563,12 @@ def _parse_volume(fields: JsonObject, grid: VoxelGrid, class_names: Sequence[str
 
 
 AUTO = "auto"
-_ON_THE_HUB = "hf:"  # how names of students there began
-_FETCHED = (
-    "hf: is not understood: use hf download owner/name --local-dir FOLDER, and name the folder (docs/packages.md)"
-)
 
 
 def refused_form(named: str | Path) -> str | None:
     """Why a student cannot be named like that; None where an earlier version had no other form of this kind."""
-    return _FETCHED if str(named).startswith(_ON_THE_HUB) else None
+    cure = "use hf download owner/name --local-dir FOLDER, and name the folder (docs/packages.md)"
+    return f"hf: is not understood: {cure}" if str(named).startswith("hf:") else None
 
 
 def shipped_students() -> tuple[str, ...]:

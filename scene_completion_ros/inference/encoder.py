@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from types import ModuleType
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,18 +44,10 @@ LONGEST_START_S = 120.0  # seconds to open a graph and run it once; those of the
 _log = logging.getLogger(__name__)
 
 
-class Graph(Protocol):
-    """A graph that is ready to run."""
-
-    def __call__(self, given: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
-        """Its outputs for named inputs, in the order in which they were wanted; overwritten by the next call.
-
-        An image is uint8 [1, H, W, 3] RGB.
-        """
-        ...
-
-
-_Open = Callable[[StepGraph], Graph]
+# A graph that is ready to run: its outputs for named inputs, in the order in which they were wanted; overwritten by the
+# next call. An image is uint8 [1, H, W, 3] RGB.
+Graph: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], list[NDArray[np.float32]]]
+_Open: TypeAlias = Callable[[StepGraph], Graph]
 
 
 def _opened(open_graph: _Open, step: StepGraph) -> Graph:
@@ -163,7 +155,7 @@ class _OpenVinoGraph:
             raise BundleError(what, where=str(step.path), cure=CURE) from error
 
     def __call__(self, given: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
-        """See `Graph`."""
+        """Runs it; see `Graph`."""
         for name, values in given.items():
             if values is not self._given.get(name):
                 self._bind(name, values)
@@ -221,7 +213,7 @@ class _OnnxRuntimeGraph:
         self._images = {name: np.empty(shape, np.float32) for name, shape in step.given if name == IMAGE}
 
     def __call__(self, given: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
-        """See `Graph`."""
+        """Runs it; see `Graph`."""
         for name, planes in self._images.items():
             planes[:] = given[name].transpose(0, 3, 1, 2)
         step, given = self._step, {**given, **self._images}
