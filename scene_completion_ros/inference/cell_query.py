@@ -68,15 +68,8 @@ class CellLift:
         self.map_size = canonical.height // 2, canonical.width // 2
         height, width = self.map_size
         # Column and row of the map by x / z and y / z of a point; nearer ones are projected from this depth.
-        self.pinhole = np.array(
-            [
-                canonical.fx * width / canonical.width,
-                (canonical.cx + 0.5) * width / canonical.width - 0.5,
-                canonical.fy * height / canonical.height,
-                (canonical.cy + 0.5) * height / canonical.height - 0.5,
-            ],
-            np.float32,
-        )
+        half = canonical.resized(width, height)
+        self.pinhole = np.array([half.fx, half.cx, half.fy, half.cy], np.float32)
         self.nearest = np.float32(spec.minimum_depth)
         grid, (count_x, count_y, heights) = volume.grid, volume.cells
         cells = VoxelGrid(grid.origin, STRIDE * grid.voxel_size, volume.cells, grid.frame)
@@ -228,13 +221,11 @@ class CellVoxels:
         volume = query.volume.grid
         self.query, self.grid = query, grid
         self.far = min(spec.far, _BEYOND * (volume.origin[0] + volume.voxel_size * (volume.shape[0] - 0.5)))
-        view = view_of(canonical, grid, camera_from_grid, self.far, coverage, query.prepare)
-        self.in_view, self.too_far = view.in_view, view.too_far
-        target = np.concatenate([part.target for part in view.parts])
-        points = np.concatenate([part.points for part in view.parts], axis=1)
-        cells, between = zip(
-            *(query.cells_of(part.points.T) for part in view.parts), strict=True
-        )  # of all: 140 MB more
+        prepared = view_of(canonical, grid, camera_from_grid, self.far, coverage, query.prepare)
+        self.in_view, self.too_far, parts = prepared
+        target = np.concatenate([part.target for part in parts])
+        points = np.concatenate([part.points for part in parts], axis=1)
+        cells, between = zip(*(query.cells_of(part.points.T) for part in parts), strict=True)  # of all: 140 MB more
         self.samples = CellSamples(points, target, any(between))
         self.cell_of = np.zeros(self.in_view.size, np.int32)  # the cell of each voxel in view
         self.cell_of[target] = np.concatenate(cells)

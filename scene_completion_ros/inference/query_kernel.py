@@ -9,7 +9,7 @@ included. The density is sigma = softplus(w . ReLU(F(u, v) + W_gamma gamma(c) + 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,16 +148,6 @@ class FieldKernel:
         return np.ascontiguousarray(features).reshape(-1, self.head.channels)
 
 
-@dataclass(frozen=True, eq=False)
-class GridView(Generic[Prepared]):
-    """The voxels of a grid that a camera sees."""
-
-    # bool [X, Y, Z], the centre projects inside the pixel edges, ahead of the camera, and is covered.
-    in_view: NDArray[np.bool_]
-    too_far: int  # voxels that lie in the image, but beyond what is predicted
-    parts: list[Prepared]  # what was prepared of those in view, some planes at a time
-
-
 def view_of(
     canonical: Camera,
     grid: VoxelGrid,
@@ -167,8 +157,13 @@ def view_of(
     coverage: NDArray[np.bool_] | None,
     # Of points [N, 3] in the optical frame, metres, and flat indices of their voxels.
     prepare: Callable[[NDArray[np.float64], NDArray[np.int32]], Prepared],
-) -> GridView[Prepared]:
-    """What a camera sees of a grid."""
+) -> tuple[NDArray[np.bool_], int, list[Prepared]]:
+    """What a camera sees of a grid.
+
+    Returns bool [X, Y, Z], whether the centre of a voxel projects inside the pixel edges, ahead of the camera, and is
+    covered; how many lie in the image, but beyond what is predicted; and what was prepared of those in view, some
+    planes at a time.
+    """
     in_view, beyond, parts = np.zeros(grid.shape, dtype=np.bool_), 0, []
     for points, target in _slabs(grid, camera_from_grid):
         pixels, valid = canonical.project(points)
@@ -179,7 +174,7 @@ def view_of(
             valid[valid] = _covered(coverage, pixels[valid])
         in_view.reshape(-1)[target] = valid
         parts.append(prepare(points[valid], target[valid]))
-    return GridView(in_view, beyond, parts)
+    return in_view, beyond, parts
 
 
 class VoxelQuery:
@@ -199,8 +194,9 @@ class VoxelQuery:
         self.grid, self.far = grid, code.far
         low, high = _code_range(code, grid, camera_from_grid)
         self.field = FieldKernel(head, code, canonical, feature_size, low, high)
-        view = view_of(canonical, grid, camera_from_grid, code.far, coverage, self.field.prepare)
-        self.in_view, self.too_far, self.samples = view.in_view, view.too_far, _ordered(view.parts)
+        prepared = view_of(canonical, grid, camera_from_grid, code.far, coverage, self.field.prepare)
+        self.in_view, self.too_far, parts = prepared
+        self.samples = _ordered(parts)
 
     def density(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Density sigma per metre of every voxel, float32 [X, Y, Z]; 0 outside the view.

@@ -65,17 +65,17 @@ def legend_json(
 
 def cloud_array_from_message(message: Any) -> NDArray[np.void]:
     """A PointCloud2 as [N] of ``VOXEL_CLOUD_DTYPE``. Raises SceneCompletionError where it has another layout."""
-    return _points_of(message, VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS)
+    return _points_of(message, VOXEL_CLOUD_DTYPE)
 
 
 def match_array_from_message(message: Any) -> NDArray[np.void]:
     """Voxels that answer a query, [M] of ``MATCH_CLOUD_DTYPE``; argument and errors as `cloud_array_from_message`."""
-    return _points_of(message, MATCH_CLOUD_DTYPE, MATCH_CLOUD_FIELDS)
+    return _points_of(message, MATCH_CLOUD_DTYPE)
 
 
-def _points_of(message: Any, dtype: np.dtype[Any], layout: Sequence[tuple[str, int, int, int]]) -> NDArray[np.void]:
+def _points_of(message: Any, dtype: np.dtype[Any]) -> NDArray[np.void]:
     fields = tuple((field.name, field.offset, field.datatype, field.count) for field in message.fields)
-    if message.point_step != dtype.itemsize or fields != layout or message.is_bigendian:
+    if message.point_step != dtype.itemsize or fields != _fields(dtype) or message.is_bigendian:
         what = f"the cloud has {message.point_step} bytes a point and the fields {[name for name, *_ in fields]}"
         cure = "Only clouds published by scene_completion_node have the voxel layout; check the topic"
         raise SceneCompletionError(what, where="PointCloud2.fields", cure=cure)

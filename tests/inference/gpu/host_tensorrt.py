@@ -48,19 +48,6 @@ class ILogger:
         raise NotImplementedError
 
 
-class Dims:
-    """As TensorRT's: a sequence, and no tuple."""
-
-    def __init__(self, sizes: list[Any]) -> None:
-        self._sizes = [size if isinstance(size, int) else -1 for size in sizes]
-
-    def __len__(self) -> int:
-        return len(self._sizes)
-
-    def __getitem__(self, index: int) -> int:
-        return self._sizes[index]
-
-
 @dataclass
 class HostTensorRt:
     """What stands in for TensorRT.
@@ -137,8 +124,8 @@ class HostTensorRt:
             def get_tensor_dtype(self, name: str) -> DataType:
                 return DataType(self._ports[name][0].type)
 
-            def get_tensor_shape(self, name: str) -> Dims:
-                return Dims(self._ports[name][0].shape)
+            def get_tensor_shape(self, name: str) -> list[int]:  # a sequence, and no tuple
+                return [size if isinstance(size, int) else -1 for size in self._ports[name][0].shape]
 
             def create_execution_context(self) -> IExecutionContext | None:
                 if host.fails(self._logger, "context"):
