@@ -60,20 +60,18 @@ def distort(model: DistortionModel, coefficients: tuple[float, ...], xy: Array) 
         return _distort_equidistant(xp, coefficients, xy)
     if model == "mei":
         return _distort_mei(xp, coefficients, xy)
-    limit = valid_radius(model, coefficients)
+    limit = _valid_radius(coefficients)
     return _brown_conrady(xp, _padded(coefficients), _within(xp, xy, limit))[0], _radius(xp, xy) <= limit
 
 
 def undistort(model: DistortionModel, coefficients: tuple[float, ...], xy: Array) -> tuple[Array, Array]:
-    """Invert `distort` by a bracketed Newton iteration.
+    """Invert `distort` by a bracketed Newton iteration; `model`: any but "none".
 
     `coefficients`: as many as `COEFFICIENT_COUNTS` lists; `xy`: distorted coordinates [..., 2]. Returns ideal
     coordinates x/z, y/z [..., 2] and whether a solution exists [...] (bool). Where none exists, for instance at pixels
     of a fisheye that look more than 90° away, the coordinates are those of the valid limit.
     """
     xp, xy = floating(xy)
-    if model == "none":
-        return xy, xp.isfinite(xy[..., 0]) & xp.isfinite(xy[..., 1])
     radius = _radius(xp, xy)
     if model == "equidistant":
         angle, valid = undistorted_angle(coefficients, radius)
@@ -82,7 +80,7 @@ def undistort(model: DistortionModel, coefficients: tuple[float, ...], xy: Array
         return xy * ratio[..., None], valid & (angle <= _LARGEST_ANGLE)
     if model == "mei":
         return _undistort_mei(xp, coefficients, xy)
-    return _undistort_brown_conrady(xp, model, coefficients, xy, radius)
+    return _undistort_brown_conrady(xp, coefficients, xy, radius)
 
 
 def undistorted_angle(coefficients: tuple[float, ...], radius: Array) -> tuple[Array, Array]:
@@ -99,14 +97,8 @@ def undistorted_angle(coefficients: tuple[float, ...], radius: Array) -> tuple[A
 
 
 @lru_cache(maxsize=64)
-def valid_radius(model: DistortionModel, coefficients: tuple[float, ...]) -> float:
-    """Return the ideal radius √(x² + y²)/z up to which the distorted radius grows."""
-    if model == "none":
-        return math.inf
-    if model == "equidistant":
-        return math.tan(min(_valid_angle(coefficients), _LARGEST_ANGLE))
-    if model == "mei":
-        return _valid_radius_mei(coefficients)
+def _valid_radius(coefficients: tuple[float, ...]) -> float:
+    """Ideal radius √(x² + y²)/z up to which the distorted radius grows, of plumb_bob and of the rational model."""
     k1, k2, _, _, k3, k4, k5, k6 = _padded(coefficients)
     numerator, denominator = Polynomial([1.0, k1, k2, k3]), Polynomial([1.0, k4, k5, k6])  # in s = r²
     twice_s = Polynomial([0.0, 2.0])
@@ -164,7 +156,7 @@ def _mei_lens(coefficients: tuple[float, ...]) -> tuple[float, ...]:
 @lru_cache(maxsize=64)
 def _valid_radius_mei(coefficients: tuple[float, ...]) -> float:
     """Ideal radius up to which neither the sphere nor the lens behind it folds."""
-    xi, limit = coefficients[0], valid_radius("plumb_bob", _mei_lens(coefficients))
+    xi, limit = coefficients[0], _valid_radius(_mei_lens(coefficients))
     radius = np.geomspace(1e-3, _LARGEST_RADIUS, 4096)
     mirror = radius / (1.0 + xi * np.sqrt(1.0 + radius**2))
     folds = np.flatnonzero((mirror > limit) | (np.diff(mirror, append=math.inf) <= 0.0))
@@ -182,7 +174,7 @@ def _distort_mei(xp: Namespace, coefficients: tuple[float, ...], xy: Array) -> t
 
 def _undistort_mei(xp: Namespace, coefficients: tuple[float, ...], distorted: Array) -> tuple[Array, Array]:
     xi, lens = coefficients[0], _mei_lens(coefficients)
-    mirror, valid = _undistort_brown_conrady(xp, "plumb_bob", lens, distorted, _radius(xp, distorted))
+    mirror, valid = _undistort_brown_conrady(xp, lens, distorted, _radius(xp, distorted))
     squared = mirror[..., 0] ** 2 + mirror[..., 1] ** 2
     root = 1.0 + (1.0 - xi * xi) * squared
     stretch = (xi + xp.sqrt(xp.clip(root, 0.0, None))) / (
@@ -224,10 +216,10 @@ def _brown_conrady(xp: Namespace, coefficients: tuple[float, ...], xy: Array) ->
 
 
 def _undistort_brown_conrady(
-    xp: Namespace, model: DistortionModel, coefficients: tuple[float, ...], distorted: Array, radius: Array
+    xp: Namespace, coefficients: tuple[float, ...], distorted: Array, radius: Array
 ) -> tuple[Array, Array]:
     """Invert the radial part safely, then refine with the tangential part by Newton's method in two dimensions."""
-    limit = valid_radius(model, coefficients)
+    limit = _valid_radius(coefficients)
     padded = k1, k2, _, _, *others = _padded(coefficients)
 
     def value_and_slope(radius: Array) -> tuple[Array, Array]:
