@@ -137,7 +137,7 @@ class DeviceScene:
         else:
             self._steps = _FieldSteps(device, engines, prepared, prepared.query, *of_image)
         knots, values, intervals = classifier.knots
-        self._classified = _arguments(
+        self._classified: Arguments = (
             self.alpha, device.upload(in_view.astype(np.uint8)), self.half_distance, scene,
             *_uploaded(device, knots, values, intervals), np.int32(len(knots) - 2),
             *map(np.float32, classifier.thresholds), stands, self.probability, state,
@@ -292,14 +292,14 @@ class _FieldSteps:
         self._device, (self._engine,) = device, engines
         self._features, self._count = self._engine.outputs[FEATURES], len(query.samples.target)
         width = np.int32(query.field.feature_size[1])
-        self._density = _arguments(
+        self._density: Arguments = (
             self._features, width, *_tables(device, query.field.tables), device.upload(head.density_weight),
             np.float32(head.density_bias[0]), *samples, np.int32(self._count), np.float32(query.grid.voxel_size), alpha,
         )  # fmt: skip
         self._ray_count = march.camera.width * march.camera.height
-        self._rays = _arguments(
+        self._rays: Arguments = (
             alpha, scene, march.occupied_from, *_uploaded(device, *march.rays[1:]), np.int32(self._ray_count), *rays
-        )
+        )  # fmt: skip
         self.units: Arguments = ()  # where the kernels read what labels follow from, once an image was queried
         self.unit_count = 0  # how many these are
         self.label_weights: Arguments = ()  # of the student's classes
@@ -364,25 +364,25 @@ class _CellSteps:
         device.clear(self.given["local"])  # of cells out of view, which are never written
         self.given["columns"] = device.upload(lift.columns)
         self._of_cells = {"around": decoded["around"], "local": self.given["local"], "mean": decoded["mean"]}
-        self._looked_up = _arguments(
+        self._looked_up: Arguments = (
             surfaces, context, volume, device.upload(lift.cell), corner, share, device.upload(lift.depth),
             np.int32(len(lift.cell)), self.given["local"],
         )  # fmt: skip
         self._cells, self._column_count = len(lift.cell), len(lift.columns)
         low = lift.low_first, lift.low_pixel, lift.low_depth, lift.low_hidden, lift.low_share
-        self._lowest = _arguments(
+        self._lowest: Arguments = (
             surfaces, volume, *_uploaded(device, *low), np.int32(self._column_count), np.int32(lift.columns.shape[1]),
             self.given["columns"],
         )  # fmt: skip
         samples = voxels.samples
         self._count = len(samples.target)
-        self._queried = _arguments(
+        self._queried: Arguments = (
             surfaces, hidden, others, ground, volume, *_uploaded(device, samples.points, samples.target),
             np.int32(self._count), np.int32(samples.between), np.float32(voxels.grid.voxel_size), alpha, stands,
             broken,
         )  # fmt: skip
         self._ray_count = march.camera.width * march.camera.height
-        self._rays = _arguments(
+        self._rays: Arguments = (
             surfaces, volume, alpha, stands, scene, march.occupied_from, march.obstacle_from, march.far,
             *_uploaded(device, *march.rays[1:-1]),
             np.int32(self._ray_count), *rays,
@@ -455,11 +455,7 @@ class _Rows:
         counts = (np.int32(value) for value in (len(vocabulary.group), vocabulary.groups, vocabulary.classes))
         roots = np.int32(len(vocabulary.root))
         norm = self._root, self._root_bias, roots, vocabulary.rest
-        return _arguments(self._weight, self._bias, self._group, *counts, *norm, margin, sharpness)
-
-
-def _arguments(*values: Argument) -> Arguments:
-    return values
+        return self._weight, self._bias, self._group, *counts, *norm, margin, sharpness
 
 
 def _uploaded(device: KernelDevice, *arrays: NDArray[Any]) -> tuple[Buffer, ...]:
