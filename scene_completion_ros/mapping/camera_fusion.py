@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.jit import inlined, kernel
 from scene_completion_ros.mapping.evidence import thresholds_of
 from scene_completion_ros.voxels.occupancy import Thresholds
+from scene_completion_ros.voxels.occupancy_kernel import axis_indices, occupied_voxels
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, VoxelState
 
 UNOBSERVED, FREE_SEEN, FREE_INFERRED, SURFACE, COMPLETED = (np.uint8(state) for state in VoxelState)
@@ -66,13 +67,13 @@ def fuse_views(
     state, probability, label, confidence = fuse_dense(
         DenseVoxels(states, stacked, *labels), thresholds_of(thresholds, first.class_names)
     )
-    occupied = np.flatnonzero(state >= VoxelState.SURFACE)
+    occupied, of_occupied = occupied_voxels(state, probability)
     fused = replace(
         first,
         stamp_ns=min(view.stamp_ns for view in views),
         state=state.reshape(first.grid.shape),
-        index=np.stack(np.unravel_index(occupied, first.grid.shape), axis=-1).astype(np.int32),
-        probability=probability[occupied],
+        index=axis_indices(occupied, first.grid.shape),
+        probability=of_occupied,
         label=label[occupied],
         confidence=confidence[occupied],
     )

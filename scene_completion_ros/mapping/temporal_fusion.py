@@ -29,7 +29,8 @@ from scene_completion_ros.mapping.evidence import (
     thresholds_of,
 )
 from scene_completion_ros.voxels.occupancy import Thresholds, log_odds_of_probability, probability_of_log_odds
-from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_ros.voxels.occupancy_kernel import axis_indices, occupied_voxels
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 # How much the tilt of a grid may change while driving, radians: slopes, and a vehicle that nods.
 LARGEST_TILT = math.radians(3.0)
@@ -272,7 +273,7 @@ class TemporalFusion:
         with kernel_threads(self.threads):
             recall(self.memory, self.box.lower, turn, shift, frame, self._rules, now, fused)
             integrate(self.memory, self.box.lower, turn, shift, frame, self._rules, now)
-        return FusedFrame(_voxels_of(fused, voxels), fused.log_odds, reason)
+            return FusedFrame(_voxels_of(fused, voxels), fused.log_odds, reason)
 
     def _look_from(self, grid_from_camera: RigidTransform) -> None:
         self._camera = np.array(grid_from_camera.translation)
@@ -348,12 +349,12 @@ def _clear(memory: VoxelMemory, places: tuple[slice, slice, slice] | EllipsisTyp
 
 
 def _voxels_of(fused: Fused, frame: SemanticVoxels) -> SemanticVoxels:
-    occupied = np.flatnonzero(fused.state.reshape(-1) >= VoxelState.SURFACE)
+    occupied, log_odds = occupied_voxels(fused.state, fused.log_odds)
     return replace(
         frame,
         state=fused.state,
-        index=np.stack(np.unravel_index(occupied, fused.state.shape), axis=-1).astype(np.int32),
-        probability=probability_of_log_odds(fused.log_odds.reshape(-1)[occupied]),
+        index=axis_indices(occupied, frame.grid.shape),
+        probability=probability_of_log_odds(log_odds),
         label=fused.label.reshape(-1)[occupied],
         confidence=fused.confidence.reshape(-1)[occupied],
     )
