@@ -165,7 +165,7 @@ class PosedSequence:
         for number, frame in enumerate(self.frames):
             images = {}
             for camera, source in frame.images.items():
-                content, suffix = _image_file(source)
+                content, suffix = image_file(source)
                 images[camera] = f"images/{folder_of[camera]}/{number:06d}{suffix}"
                 (folder / images[camera]).parent.mkdir(parents=True, exist_ok=True)
                 (folder / images[camera]).write_bytes(content)
@@ -275,7 +275,7 @@ def _pose(fields: JsonObject, name: str) -> RigidTransform:
     return rigid_transform(fields.values.get(name), fields.where(name))
 
 
-def _image_file(source: ImageSource) -> tuple[bytes, str]:
+def image_file(source: ImageSource) -> tuple[bytes, str]:
     """Content and suffix of the file that keeps an image without loss."""
     if isinstance(source, Path):
         return source.read_bytes(), source.suffix.lower()

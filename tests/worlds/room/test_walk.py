@@ -75,7 +75,7 @@ def test_rooms_behind_closed_doors_are_unknown() -> None:
     floor = [part for part in plan.parts if part.label == RoomClass.FLOOR]
     wall = box((0.2, y1 - y0, plan.height), (2.1, (y0 + y1) / 2, plan.height / 2), "wall_0", RoomClass.WALL)
     plan.parts = [*floor, wall]
-    walk._scene = build_scene(plan)
+    walk._renderer.scene = build_scene(plan)
     ahead = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
     walk.poses = [RigidTransform(ahead, np.array([0.5, (y0 + y1) / 2, 0.5]))]
     truth = walk.truth(0)

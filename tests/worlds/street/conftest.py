@@ -24,5 +24,5 @@ def drive() -> StreetDrive:
 def alone(drive: StreetDrive, body: Part) -> Scene:
     """Nothing but a body, far above the ground of a drive."""
     world = copy.copy(drive.scene_at(0).world)
-    world.parts = [body, drive.scene_at(0).parts[0].moved((0.0, 0.0, -50.0))]
+    world.parts = [body, drive.scene_at(0).world.parts[0].moved((0.0, 0.0, -50.0))]
     return build_scene(world)

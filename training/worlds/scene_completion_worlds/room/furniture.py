@@ -68,9 +68,9 @@ def _legs(depth: float, width: float, tall: float, thick: float, texture: str, l
     return [box(size, corner, texture, label, tint=tint) for corner in corners]
 
 
-def table(rng: Random, label: int = RoomClass.TABLE) -> Thing:
+def table(rng: Random) -> Thing:
     """A table: a board on four legs, on one foot, or low in front of a sofa."""
-    low = label == RoomClass.TABLE and rng.random() < 0.25
+    label, low = RoomClass.TABLE, rng.random() < 0.25
     height = rng.uniform(0.35, 0.5) if low else rng.uniform(0.7, 0.78)
     sizes = ((0.45, 0.7), (0.7, 1.2)) if low else ((0.7, 1.0), (0.8, 2.0))
     depth, width = (rng.uniform(*size) for size in sizes)
@@ -222,11 +222,9 @@ def bookshelf(rng: Random) -> Thing:
     return Thing(parts, depth, width, _top(depth, width, height))
 
 
-def _fronts(
-    rng: Random, depth: float, width: float, z: tuple[float, float], texture: str, label: int, tint: Colour
-) -> list[Part]:
-    """A body with doors or drawers on its front: handles, and joints a little darker."""
-    low, high = z
+def _fronts(rng: Random, depth: float, width: float, z: tuple[float, float], texture: str, tint: Colour) -> list[Part]:
+    """A cabinet with doors or drawers on its front: handles, and joints a little darker."""
+    (low, high), label = z, RoomClass.CABINET
     parts = [box((depth, width, high - low), (0.0, 0.0, (low + high) / 2), texture, label, tint=tint)]
     doors = max(1, round(width / rng.uniform(0.4, 0.65)))
     dark = triple(0.55 * np.asarray(tint))
@@ -246,7 +244,7 @@ def cabinet(rng: Random) -> Thing:
     depth, width = rng.uniform(0.35, 0.62), rng.uniform(0.6, 2.0 if tall else 1.4)
     height = rng.uniform(1.7, 2.3) if tall else rng.uniform(0.6, 1.2)
     texture, tint = _finish(rng)
-    parts = _fronts(rng, depth, width, (rng.uniform(0.0, 0.1), height), texture, RoomClass.CABINET, tint)
+    parts = _fronts(rng, depth, width, (rng.uniform(0.0, 0.1), height), texture, tint)
     return Thing(parts, depth + 0.06, width, _top(depth, width, height))
 
 
@@ -254,7 +252,7 @@ def kitchen(rng: Random, width: float) -> Thing:
     """A row of base cabinets under a counter with a sink, perhaps cabinets on the wall above it."""
     depth, height = 0.6, rng.uniform(0.86, 0.94)
     texture, tint = _finish(rng)
-    parts = _fronts(rng, depth, width, (rng.uniform(0.08, 0.15), height - 0.04), texture, RoomClass.CABINET, tint)
+    parts = _fronts(rng, depth, width, (rng.uniform(0.08, 0.15), height - 0.04), texture, tint)
     stone, shade = rng.choice(("stone", "wood_0", "stone")), _tint(rng, 0.05)
     counter = RoomClass.COUNTER
     sink = rng.uniform(-0.3, 0.3) * width
@@ -274,7 +272,7 @@ def kitchen(rng: Random, width: float) -> Thing:
     parts += [post(0.015, 0.28, (-0.25, sink, height), RoomClass.SINK)]
     parts += [box((0.18, 0.02, 0.02), (-0.17, sink, height + 0.28), "metal", RoomClass.SINK)]
     if rng.random() < 0.7:
-        above = _fronts(rng, 0.33, width, (height + 0.5, height + 1.2), texture, RoomClass.CABINET, tint)
+        above = _fronts(rng, 0.33, width, (height + 0.5, height + 1.2), texture, tint)
         parts += moved_all(above, (-0.13, 0.0, 0.0))
     if rng.random() < 0.6:
         parts += [box((0.01, width, 0.5), (-depth / 2 + 0.005, 0.0, height + 0.25), "tiles", RoomClass.WALL)]
@@ -315,7 +313,7 @@ def sink(rng: Random) -> Thing:
     parts = [frustum(low, high, (height - 0.16, height), "paint", label, tint=white)]
     if rng.random() < 0.5:
         texture, tint = _finish(rng)[0], _tint(rng)
-        parts += _fronts(rng, 0.4, 0.9 * width, (0.1, height - 0.16), texture, RoomClass.CABINET, tint)
+        parts += _fronts(rng, 0.4, 0.9 * width, (0.1, height - 0.16), texture, tint)
     else:
         parts += [post(0.08, height - 0.16, (-0.08, 0.0, 0.0), label, "paint", tint=white)]
     parts += [post(0.015, 0.14, (-0.18, 0.0, height), label)]
@@ -419,7 +417,7 @@ def otherfurniture(rng: Random) -> Thing:
 
 
 def standing_person(rng: Random) -> Thing:
-    """Somebody who stands there."""
+    """A person who stands there."""
     parts = [replace(part, label=RoomClass.PERSON, texture_names=(_pick(rng, CLOTHS),)) for part in person(rng)]
     return Thing([part.moved((0.0, 0.0, 0.0), float(rng.uniform(0.0, 6.3))) for part in parts], 0.6, 0.6)
 

@@ -65,20 +65,16 @@ class RoomWalk(RenderedDrive):
         focal = 0.5 * width / np.tan(0.5 * rng.uniform(*LENS))
         camera = Camera(focal, focal, 0.5 * (width - 1), 0.5 * (height - 1), width, height)
         self.plan = FloorPlan(seed)
-        self._scene: Scene = build_scene(self.plan)
-        self._renderer = Renderer(self._scene, RoomShader(self._scene).colour, supersampling)
+        scene = build_scene(self.plan)
+        self._renderer = Renderer(scene, RoomShader(scene).colour, supersampling)
         poses = self._poses(rng, frames, leg)
         # A robot's rig stands on the floor, and its camera is mounted there; in a hand the camera is the rig.
         stands = poses[0].levelled() if self.carrier == "robot" else RigidTransform.identity()
         rig = [pose @ stands.inverse() for pose in poses]
         super().__init__(seed, {CAMERA: camera}, {CAMERA: stands}, rig, stamps_ns(frames, rate_hz), ROOM_GRID)
 
-    def scene_at(self, index: int) -> Scene:
-        """The whole floor plan."""
-        return self._scene
-
     def renderer_at(self, index: int) -> Renderer:
-        """What renders it."""
+        """What renders the whole floor plan."""
         return self._renderer
 
     def grid_from_camera(self, index: int) -> RigidTransform:
@@ -96,7 +92,7 @@ class RoomWalk(RenderedDrive):
         """Voxels of the rooms that the camera looks into; those of others are unknown, as is what walls are made of."""
         pose = self.world_from_camera(index, CAMERA)
         grid_from_camera = self.grid_from_camera(index)
-        truth = voxel_truth(self._scene, self.cameras[CAMERA], pose, self.grid, grid_from_camera)
+        truth = voxel_truth(self.scene_at(index), self.cameras[CAMERA], pose, self.grid, grid_from_camera)
         assert truth.visible is not None
         centres = truth.grid.centres()
         world = (pose @ grid_from_camera.inverse()).apply(centres.reshape(-1, 3)).reshape(centres.shape)
@@ -141,7 +137,7 @@ class RoomWalk(RenderedDrive):
         """A direction to look in, the more probably the farther one sees there."""
         yaw = rng.uniform(0.0, 2.0 * np.pi) + np.arange(DIRECTIONS) * 2.0 * np.pi / DIRECTIONS
         flat = np.stack([np.cos(yaw), np.sin(yaw), np.zeros(DIRECTIONS)], axis=1)
-        hits = self._scene.rays.first_hits(np.broadcast_to(place, flat.shape), flat)
+        hits = self._renderer.scene.rays.first_hits(np.broadcast_to(place, flat.shape), flat)
         far = np.minimum(hits.distance, 5.0).astype(np.float64)
         far = np.minimum(far, 0.5 * (np.roll(far, 1) + np.roll(far, -1))) ** 2
         return float(rng.choice(yaw, p=far / far.sum()))

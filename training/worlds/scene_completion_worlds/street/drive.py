@@ -64,16 +64,16 @@ class RenderedDrive(ABC):
         self.poses, self.stamps, self.grid = poses, stamps, grid
 
     @abstractmethod
-    def scene_at(self, index: int) -> Scene:
-        """The world around a frame."""
-
-    @abstractmethod
     def renderer_at(self, index: int) -> Renderer:
-        """What renders it."""
+        """What renders the world around a frame."""
 
     @abstractmethod
     def grid_from_camera(self, index: int) -> RigidTransform:
         """Pose of the first camera's optical frame in the grid of the ground truth."""
+
+    def scene_at(self, index: int) -> Scene:
+        """The world around a frame."""
+        return self.renderer_at(index).scene
 
     def world_from_camera(self, index: int, camera: str) -> RigidTransform:
         """Pose of a camera's optical frame at a frame."""
@@ -170,11 +170,10 @@ class StreetDrive(RenderedDrive):
         super().__init__(seed, cameras, places, poses, stamps_ns(frames, rate_hz), grid or rig.grid)
         self._sky = Sky(self.plan.daylight)
         self._supersampling = supersampling
-        self._built: tuple[int, Scene] | None = None
-        self._renderer: Renderer | None = None
+        self._built: tuple[int, Renderer] | None = None
 
-    def scene_at(self, index: int) -> Scene:
-        """The town around a frame."""
+    def renderer_at(self, index: int) -> Renderer:
+        """What renders the stretch around a frame."""
         s, _ = self.plan.line.nearest(self.poses[index].translation[None, :2])
         stage = index if self.plan.busy else int(s[0] // STAGE_M)
         if self._built is None or self._built[0] != stage:
@@ -182,15 +181,9 @@ class StreetDrive(RenderedDrive):
             if self.plan.busy:
                 start, end = float(s[0]) - BUSY_BEHIND_M, float(s[0]) + BUSY_AHEAD_M
             moment = Moment((self.stamps[index] - self.stamps[0]) / 1e9, float(s[0]))
-            self._built, self._renderer = (stage, build_scene(self.plan.build(start, end, moment))), None
+            scene = build_scene(self.plan.build(start, end, moment))
+            self._built = stage, Renderer(scene, Shader(scene, self._sky).colour, self._supersampling)
         return self._built[1]
-
-    def renderer_at(self, index: int) -> Renderer:
-        """What renders the stretch around a frame."""
-        scene = self.scene_at(index)
-        if self._renderer is None:
-            self._renderer = Renderer(scene, Shader(scene, self._sky).colour, self._supersampling)
-        return self._renderer
 
     def grid_from_camera(self, index: int) -> RigidTransform:
         """The same for all frames."""

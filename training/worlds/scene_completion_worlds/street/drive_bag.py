@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from scene_completion_ros.bags.writer import BagWriter, cloud_fields, header_fields
-from scene_completion_ros.errors import ImageError
 from scene_completion_ros.geometry import Camera, RigidTransform
-from scene_completion_ros.sequences.posed_sequence import EncodedImage, ImageSource, PosedSequence
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, image_file
 from scene_completion_ros.voxels.cloud import POINT_FIELD_FLOAT32
 from scene_completion_training.arrays import Doubles
 from scene_completion_worlds.street.camera_rig import LEFT, LidarModel, make_rig
@@ -36,9 +35,8 @@ def write_drive_bag(
     """Write a drive as a new bag, images as they are encoded; a BagError where the folder exists already."""
     namespace = {name: "/camera" if len(cameras) == 1 else f"/{name}" for name in cameras}
     with BagWriter(path) as bag:
-        static = [(BASE, optical_frame(name), sequence.rig_from_camera[name]) for name in cameras]
+        static = [(BASE, f"{name}_optical", sequence.rig_from_camera[name]) for name in cameras]
         static += [(BASE, sensor, pose) for sensor, pose in sequence.rig_from_sensor.items()]
-
         first = sequence.frames[0].stamp_ns
         bag.write("/tf_static", TRANSFORMS, _transforms(first, static), first)
         for index, frame in enumerate(sequence.frames):
@@ -46,10 +44,10 @@ def write_drive_bag(
             bag.write("/tf", TRANSFORMS, _transforms(stamp, [(MAP, BASE, pose)]), stamp)
             bag.write("/odom", "nav_msgs/msg/Odometry", _odometry(stamp, pose), stamp)
             for name, topic in namespace.items():
-                optical = optical_frame(name)
+                optical = f"{name}_optical"
                 info = _camera_info(stamp, optical, sequence.cameras[name])
                 bag.write(f"{topic}/camera_info", "sensor_msgs/msg/CameraInfo", info, stamp)
-                jpeg = np.frombuffer(_jpeg_of(frame.images[name]), np.uint8)
+                jpeg = np.frombuffer(image_file(frame.images[name])[0], np.uint8)
                 image = {"header": header_fields(stamp, optical), "format": "jpeg", "data": jpeg}
                 bag.write(f"{topic}/image_raw/compressed", "sensor_msgs/msg/CompressedImage", image, stamp)
             if lidar_every and index % lidar_every == 0 and (measured := sequence.lidar(index)) is not None:
@@ -58,20 +56,6 @@ def write_drive_bag(
                 rounded = np.rint(points / POINT_ROUNDING_M).astype(np.float32) * np.float32(POINT_ROUNDING_M)
                 cloud = cloud_fields(rounded, XYZ, stamp, LIDAR)
                 bag.write("/velodyne_points", "sensor_msgs/msg/PointCloud2", cloud, stamp)
-
-
-def _jpeg_of(source: ImageSource) -> bytes:
-    if isinstance(source, Path):
-        return source.read_bytes()
-    if isinstance(source, EncodedImage) and (encoded := source.encoded()) is not None:
-        return encoded[0]
-    what = "this image is not stored as JPEG or PNG"
-    raise ImageError(what, where=repr(source), cure="Write the bag from a saved drive")
-
-
-def optical_frame(camera: str) -> str:
-    """Name of a camera's optical frame."""
-    return f"{camera}_optical"
 
 
 def _named(names: str, values: Doubles) -> dict[str, float]:
@@ -107,21 +91,6 @@ def _camera_info(stamp_ns: int, frame: str, camera: Camera) -> dict[str, Any]:
     }
 
 
-# Makes the bundled drive: `python -m scene_completion_worlds.street.drive_bag FOLDER`.
-
-
-SEED = SEEDS_OF_ROLE["demo"][0]
-FRAMES = 40
-QUALITY = 80
-DEMO_LIDAR = LidarModel(beams=32, columns=600)
-LIDAR_EVERY = 4
-
-
-def make_demo_drive(folder: Path) -> None:
-    """Render the demo town and write its bag into a new folder."""
-    drive = StreetDrive(SEED, FRAMES, make_rig(lidar=DEMO_LIDAR))
-    write_drive_bag(drive.sequence(("lidar",), QUALITY, progress=True), folder, lidar_every=LIDAR_EVERY)
-
-
-if __name__ == "__main__":
-    make_demo_drive(Path(sys.argv[1]))
+if __name__ == "__main__":  # makes the bundled drive: `python -m scene_completion_worlds.street.drive_bag FOLDER`
+    demo = StreetDrive(SEEDS_OF_ROLE["demo"][0], 40, make_rig(lidar=LidarModel(beams=32, columns=600)))
+    write_drive_bag(demo.sequence(("lidar",), quality=80, progress=True), Path(sys.argv[1]), lidar_every=4)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scene_completion_training.arrays import Doubles, Reals
+from scene_completion_training.arrays import Doubles, Mask, Reals
 from scene_completion_worlds.street.parts import Part, quads
 from scene_completion_worlds.street.street_line import StreetClass, StreetLine, StreetProfile, Strip
 from scene_completion_worlds.street.textures import TextureAtlas
@@ -73,12 +73,17 @@ class Ground:
             total += np.where(sign * d > 0, bank + rolling * self._waves(xy), 0.0)
         return total
 
-    def seen_from(self, street: SideStreet, xy: Doubles) -> tuple[Doubles, Doubles]:
-        """How far world points [N, 2] lie along the main street from a side street, and to the left of it, metres."""
-        heading = float(self.line.heading_at(street.s))
-        away = xy - self.line.point(street.s, 0.0)
-        along = away @ np.array([np.cos(heading), np.sin(heading)])
-        return along, away @ np.array([-np.sin(heading), np.cos(heading)])
+    def on_arms(self, xy: Doubles, margin: float, *, shorter: float = 0.0) -> Mask:
+        """Whether world points [N, 2] lie on an arm that is wider by a margin to both sides, and so much shorter."""
+        found = np.zeros(len(xy), np.bool_)
+        for street in self.side_streets:
+            heading = float(self.line.heading_at(street.s))
+            away = xy - self.line.point(street.s, 0.0)
+            along = away @ np.array([np.cos(heading), np.sin(heading)])
+            aside = away @ np.array([-np.sin(heading), np.cos(heading)])  # to the left of the main street
+            near = np.abs(along) < street.half + street.sidewalk + margin
+            found |= near & (aside < street.left - shorter) & (aside > shorter - street.right)
+        return found
 
     def _waves(self, xy: Doubles) -> Doubles:
         x, y = xy[:, 0], xy[:, 1]
@@ -250,9 +255,5 @@ def terrain_height(ground: Ground, points: Doubles) -> Doubles:
     edge = np.where(left, ground.profile.left.walk_edge, ground.profile.right.walk_edge)
     kerb = np.where(left, ground.profile.left.kerb, ground.profile.right.kerb)
     height = line.smooth_height(points) + kerb + ground.rise(d, points) - 0.03
-    sunk = np.abs(d) < edge + SUNK_BESIDE_M
-    for street in ground.side_streets:
-        along, aside = ground.seen_from(street, points)
-        covered = np.abs(along) < street.half + street.sidewalk + SUNK_BESIDE_M
-        sunk |= covered & (aside < street.left - 3.0) & (aside > 3.0 - street.right)
+    sunk = (np.abs(d) < edge + SUNK_BESIDE_M) | ground.on_arms(points, SUNK_BESIDE_M, shorter=3.0)
     return np.where(sunk, height - SUNK_M, height)

@@ -96,14 +96,7 @@ class Layout:
         """Whether world points [N, 2] keep a margin beyond the street's and the side streets' own ground."""
         _, d = self.line.nearest(xy)
         edge = np.where(d > 0, self.profile.left.walk_edge, self.profile.right.walk_edge)
-        if (np.abs(d) < edge + margin).any():
-            return False
-        for street in self.ground.side_streets:
-            along, aside = self.ground.seen_from(street, xy)
-            near = np.abs(along) < street.half + street.sidewalk + margin
-            if (near & (aside < street.left) & (aside > -street.right)).any():
-                return False
-        return True
+        return not ((np.abs(d) < edge + margin) | self.ground.on_arms(xy, margin)).any()
 
     def _claim_all(self, xy: Doubles) -> bool:
         taken = np.array(self.taken or [(1e9, 1e9, 0.0)])

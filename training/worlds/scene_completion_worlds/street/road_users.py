@@ -234,13 +234,13 @@ def motorcycle(rng: Random, label: StreetClass = StreetClass.MOTORCYCLE) -> Vehi
 
 
 def cyclist(rng: Random) -> Vehicle:
-    """Somebody on a bicycle."""
+    """A person on a bicycle."""
     label = StreetClass.BICYCLIST
     return Vehicle([*bicycle(rng, label).parts, *rider(rng, label, saddle=0.95)], 1.75, 0.56)
 
 
 def motorcyclist(rng: Random) -> Vehicle:
-    """Somebody on a motorcycle."""
+    """A person on a motorcycle."""
     label = StreetClass.MOTORCYCLIST
     ridden = motorcycle(rng, label).parts
     return Vehicle([*ridden, *moved_all(rider(rng, label, saddle=0.85), (-0.1, 0.0, 0.0))], 2.05, 0.7)
@@ -268,7 +268,7 @@ def _upper_body(rng: Random, hips: float, tall: float, lean: float, label: Stree
 
 
 def person(rng: Random) -> list[Part]:
-    """Somebody standing or in mid-step, sometimes with a bag; sometimes a child."""
+    """A person standing or in mid-step, sometimes with a bag; sometimes a child."""
     tall = float(rng.uniform(0.9, 1.07)) * (0.68 if rng.random() < 0.12 else 1.0)
     coat, trousers = _clothes(rng)
     step = float(rng.uniform(0.0, 0.24))
@@ -287,7 +287,7 @@ def person(rng: Random) -> list[Part]:
 
 
 def rider(rng: Random, label: StreetClass, saddle: float) -> list[Part]:
-    """Somebody sitting on a two-wheeler, hands on the handlebar at x = 0.3."""
+    """A person sitting on a two-wheeler, hands on the handlebar at x = 0.3."""
     coat, trousers = _clothes(rng)
     parts = _upper_body(rng, saddle, 0.95, 0.22, label, coat)
     for side in (-1, 1):

@@ -87,7 +87,6 @@ class Scene:
     label: Bytes  # [F] uint8, classes
     instance: NDArray[np.int32]  # [F] int32, of which thing each is a part
     texels_per_metre: Floats  # [F] float32, of the finest texture level
-    parts: list[Part]
     part_low: Floats  # smallest coordinates of each part, [P, 3]
     part_high: Floats  # largest coordinates of each part, [P, 3]
     rays: RayScene
@@ -115,7 +114,6 @@ def build_scene(world: World) -> Scene:
         label=label,
         instance=np.repeat(np.array([part.instance for part in parts], np.int32), counts),
         texels_per_metre=_texel_density(corners, uv * atlas.texels_per_tile()[texture][:, None, ::-1]),
-        parts=parts,
         part_low=np.minimum.reduceat(corners.min(axis=1), first),
         part_high=np.maximum.reduceat(corners.max(axis=1), first),
         rays=RayScene(corners),
@@ -173,42 +171,31 @@ class Renderer:
     """Renders one built part of a world, with `supersampling` rays along each side of a pixel."""
 
     def __init__(self, scene: Scene, shading: Shading, supersampling: int = 2) -> None:
-        self._scene, self._shading, self._supersampling = scene, shading, supersampling
+        self.scene, self._shading, self._supersampling = scene, shading, supersampling
 
     def image(self, camera: Camera, world_from_camera: RigidTransform, seed: tuple[int, ...]) -> Bytes:
         """RGB image uint8 [H, W, 3] with the seed's noise; pixels outside a fisheye's circle are black."""
-        light, dark = self.light(camera, world_from_camera)
-        image = expose(light, self._scene.world.look, seed)
-        image[dark] = 0
-        return image
-
-    def light(self, camera: Camera, world_from_camera: RigidTransform) -> tuple[Floats, Mask]:
-        """Linear light of every pixel's area [H, W, 3], and where the lens shows nothing [H, W]."""
         k = self._supersampling
         rays = pixel_directions(camera, k)  # [H * k, W * k, 3]
         origin = world_from_camera.translation.astype(np.float32)
         rows = max(1, CHUNK // (k * k * camera.width))
-        image = np.zeros((camera.height, camera.width, 3), np.float32)
+        total = np.zeros((camera.height, camera.width, 3), np.float32)  # linear light of every pixel's area
         dark = np.isnan(rays[::k, ::k, 0]) | np.isnan(rays[k - 1 :: k, k - 1 :: k, 0])
         for top in range(0, camera.height, rows):
             part = rays[top * k : (top + rows) * k]
             directions = turned(part.reshape(-1, 3), world_from_camera.rotation)
-            seen = np.flatnonzero(~np.isnan(directions[:, 0])) if dark.any() else None
-            light = self._shade(origin, directions, seen, 1.0 / (camera.fx * k))
+            light, seen = np.zeros(directions.shape, np.float32), np.flatnonzero(~np.isnan(directions[:, 0]))
+            if len(seen):
+                directions = directions[seen]
+                hits = self.scene.rays.first_hits(np.broadcast_to(origin, directions.shape), directions)
+                light[seen] = self._shading(origin, directions, hits, 1.0 / (camera.fx * k))
             samples = np.minimum(light, WELL, out=light).reshape(len(part), camera.width * k, 3)
             for i in range(k):  # several times as fast as a mean over two axes
                 for j in range(k):
-                    image[top : top + rows] += samples[i::k, j::k] / np.float32(k * k)
-        return image, dark
-
-    def _shade(self, origin: Floats, directions: Floats, seen: Ints | None, pixel_angle: float) -> Floats:
-        if seen is not None:
-            light = np.zeros(directions.shape, np.float32)
-            if len(seen):
-                light[seen] = self._shade(origin, directions[seen], None, pixel_angle)
-            return light
-        hits = self._scene.rays.first_hits(np.broadcast_to(origin, directions.shape), directions)
-        return self._shading(origin, directions, hits, pixel_angle)
+                    total[top : top + rows] += samples[i::k, j::k] / np.float32(k * k)
+        image = expose(total, self.scene.world.look, seed)
+        image[dark] = 0
+        return image
 
 
 def trace_view(scene: Scene, camera: Camera, world_from_camera: RigidTransform) -> View:

@@ -1,5 +1,7 @@
 """Colour of surface points: texture, dirt, sun with shadows, sky light, gloss and haze."""
 
+from functools import cached_property
+
 import numpy as np
 
 from scene_completion_training.arrays import Doubles, Floats
@@ -25,12 +27,17 @@ class Shader:
         assert isinstance(town, Town)
         self._scene, self._daylight, self._sky = scene, town.plan.daylight, sky
         self._dirt = periodic_noise(np.random.default_rng([town.plan.seed, 3]), DIRT_TILE, DIRT_TILE, 0.8)
-        self._openness = ground_openness(scene, town)
         kind = np.zeros(len(scene.label), np.uint8)
         kind[np.isin(scene.label, GROUND_CLASSES)] = GROUND
         kind[scene.label == StreetClass.VEGETATION] = LEAF
         kind[np.isin(scene.label, (StreetClass.BUILDING, StreetClass.FENCE))] = WALL
         self._kind = kind
+
+    @cached_property
+    def _openness(self) -> tuple[Floats, Doubles]:
+        """See `ground_openness`: only images need it, views and voxels do not."""
+        assert isinstance(self._scene.world, Town)
+        return ground_openness(self._scene, self._scene.world)
 
     def colour(self, origin: Floats, directions: Floats, hits: Hits, pixel_angle: float) -> Floats:
         """Linear colour [N, 3] of rays from one origin [3] with their hits; radians between rays: how sharp."""

@@ -59,7 +59,6 @@ class Sky:
     """Radiance of the sky."""
 
     def __init__(self, daylight: Daylight) -> None:
-        self._daylight = daylight
         rng = np.random.default_rng(daylight.cloud_seed)
         noise = periodic_noise(rng, CLOUD_TILE, CLOUD_TILE, 1.7, 2.0)
         threshold = 1.1 - 2.0 * daylight.cloudiness
@@ -73,18 +72,14 @@ class Sky:
         sun, heights = daylight.sun_direction.astype(np.float32), np.maximum(hills, 0.003).astype(np.float32)
         # What `sky_at` needs.
         self.tables: tuple[Any, ...] = (colours, sun, np.float32(daylight.cloudiness), cover, shade, heights)
+        # Mean light from above, linear colour [3].
+        self.ambient: Floats = np.asarray(0.55 * daylight.zenith + 0.45 * daylight.horizon, np.float32)
 
     def radiance(self, directions: Floats) -> Floats:
         """Linear colour [N, 3] seen along unit directions [N, 3], world frame."""
         out = np.empty((len(directions), 3), np.float32)
         compiled("sky")(directions, *self.tables, out)
         return out
-
-    @property
-    def ambient(self) -> Floats:
-        """Mean light from above, linear colour [3]."""
-        light = self._daylight
-        return np.asarray(0.55 * light.zenith + 0.45 * light.horizon, np.float32)
 
 
 @dataclass(frozen=True)

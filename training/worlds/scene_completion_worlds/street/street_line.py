@@ -18,8 +18,7 @@ StreetClass = IntEnum(
     "BUILDING FENCE VEGETATION TRUNK TERRAIN POLE TRAFFIC_SIGN",
     start=0,
 )
-_GROUND = ("ROAD", "PARKING", "SIDEWALK", "OTHER_GROUND", "TERRAIN")
-GROUND_CLASSES = tuple(StreetClass[name] for name in _GROUND)
+GROUND_CLASSES = tuple(StreetClass[name] for name in ("ROAD", "PARKING", "SIDEWALK", "OTHER_GROUND", "TERRAIN"))
 
 
 class StreetKind(Enum):
@@ -164,9 +163,6 @@ def _draw_side(
         parking_texture=paving[0],
         sidewalk_texture=paving[1],
     )
-
-
-# The centre line of the street by arc length, with bends, corners and slopes; and how the rig moves along it.
 
 
 STEP_M = 0.25

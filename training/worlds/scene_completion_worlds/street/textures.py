@@ -47,8 +47,8 @@ class TextureAtlas:
         texels: list[Floats] = []
         levels = [_mip_levels(texture.image) for texture in textures.values()]
         depth = max(len(pyramid) for pyramid in levels)
-        self._offset = np.zeros((len(levels), depth), np.int64)
-        self._size = np.ones((len(levels), depth, 2), np.int32)  # height, width
+        offsets = np.zeros((len(levels), depth), np.int64)
+        sizes = np.ones((len(levels), depth, 2), np.int32)  # height, width
         filled = 0
         for row, pyramid in enumerate(levels):
             for column in range(depth):
@@ -56,22 +56,19 @@ class TextureAtlas:
                 if column < len(pyramid):
                     texels.append(level.reshape(-1, 4))
                     start, filled = filled, filled + len(texels[-1])
-                self._offset[row, column] = start
-                self._size[row, column] = level.shape[:2]
+                offsets[row, column] = start
+                sizes[row, column] = level.shape[:2]
         # Display values of eight bits are as exact as images are, and the gather moves a quarter of the memory.
-        self._texels = np.empty((filled, 4), np.uint8)
+        packed = np.empty((filled, 4), np.uint8)
         shown = np.rint(255.0 * linear_to_srgb(np.arange(65536) / 65535.0)).astype(np.uint8)
         # Level by level, and gloss as if it were a colour: rows of four go through the loops of NumPy as one.
         for end, level in zip(np.cumsum([len(level) for level in texels]), texels, strict=True):
-            kept = self._texels[end - len(level) : end]
+            kept = packed[end - len(level) : end]
             np.take(shown, (level * 65535.0 + 0.5).astype(np.uint16), out=kept)
             kept[:, 3] = np.rint(255.0 * level[:, 3])
-        self._linear = srgb_to_linear(np.arange(256, dtype=np.float32) / 255.0)
-
-    @property
-    def tables(self) -> tuple[NDArray[Any], ...]:
-        """What `texel_at` needs: offsets and sizes of the levels, texels, linear value of a display value."""
-        return self._offset, self._size, self._texels, self._linear
+        linear = srgb_to_linear(np.arange(256, dtype=np.float32) / 255.0)
+        # What `texel_at` needs: offsets and sizes of the levels, texels, linear value of a display value.
+        self.tables: tuple[NDArray[Any], ...] = (offsets, sizes, packed, linear)
 
     def index(self, name: str) -> int:
         """Number of a texture."""
@@ -79,7 +76,7 @@ class TextureAtlas:
 
     def texels_per_tile(self) -> Floats:
         """Height and width of every texture's finest level, [T, 2]."""
-        return self._size[:, 0].astype(np.float32)
+        return np.asarray(self.tables[1][:, 0], np.float32)
 
 
 def _mip_levels(image: Floats) -> list[Floats]:

@@ -1,7 +1,6 @@
 """A town from its seed: plan of the street, and its contents stretch by stretch, so that no drive is too long."""
 
-from collections import OrderedDict
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -89,7 +88,7 @@ class TownPlan:
         streets = _draw_side_streets(np.random.default_rng([seed, 8]), self.line, self.profile)
         self.ground = Ground(self.line, self.profile, streets, rng.uniform(0.0, 2.0 * np.pi, 4))
         self._nursery = make_nursery(np.random.default_rng([seed, 12]))
-        self._sections: OrderedDict[int, list[Part]] = OrderedDict()
+        self.section = lru_cache(SECTIONS_KEPT)(self._furnished)
 
     @cached_property
     def atlas(self) -> TextureAtlas:
@@ -109,19 +108,14 @@ class TownPlan:
         parts += self._traffic(start, end, moment) if self.busy else self._leader(start, end)
         return Town(self, parts, start, end)
 
-    def section(self, index: int) -> list[Part]:
+    def _furnished(self, index: int) -> list[Part]:
         """What stands on the stretch of `SECTION_M` that starts at `index` times its length."""
-        if index not in self._sections:
-            start = max(index * SECTION_M, self.line.start + 1.0)
-            end = min((index + 1) * SECTION_M, self.line.end - 1.0)
-            rng = np.random.default_rng([self.seed, 9, index + 1000])
-            layout = Layout(rng, self.ground, self._nursery, start, end)
-            if end > start + 10.0:
-                furnish(layout, traffic=not self.busy)
-            self._sections[index] = layout.parts
-            while len(self._sections) > SECTIONS_KEPT:
-                self._sections.popitem(last=False)
-        return self._sections[index]
+        start = max(index * SECTION_M, self.line.start + 1.0)
+        end = min((index + 1) * SECTION_M, self.line.end - 1.0)
+        layout = Layout(np.random.default_rng([self.seed, 9, index + 1000]), self.ground, self._nursery, start, end)
+        if end > start + 10.0:
+            furnish(layout, traffic=not self.busy)
+        return layout.parts
 
     def _traffic(self, start: float, end: float, moment: Moment) -> list[Part]:
         layout = Layout(np.random.default_rng([self.seed, 19]), self.ground, self._nursery, start, end)
