@@ -208,10 +208,10 @@ def tensor_header(
     return parse_json(bytes(content[8 : 8 + length]), error, where=where, cure=cure, kind=dict), 8 + length
 
 
-def shown(value: object, most: int = SHOWN) -> str:
-    """A value as messages show it: no longer than so many characters."""
-    text = repr(value[: most + 1] if isinstance(value, str) else value)
-    return text if len(text) <= most else f"{text[:most]}…"
+def shown(value: object) -> str:
+    """A value as messages show it: no longer than `SHOWN`."""
+    text = repr(value[: SHOWN + 1] if isinstance(value, str) else value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 class _Loader(yaml.SafeLoader):

@@ -175,17 +175,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *rows])
 
 
-def percent(value: float | None) -> str:
-    """A share as percent with one decimal, a dash where it is not defined."""
-    return "–" if value is None or math.isnan(value) else f"{100.0 * value:.1f}"
-
-
 def shown(value: Any, *, share: bool = False) -> str:
-    """A figure as tables show it, a dash where it is not defined."""
+    """A figure as tables show it, a share as percent with one decimal, a dash where it is not defined."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, float):
-        return percent(value) if share else f"{value:.3f}"
+        return f"{100.0 * value:.1f}" if share else f"{value:.3f}"
     return "; ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 

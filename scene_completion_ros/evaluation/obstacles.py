@@ -16,7 +16,7 @@ from scene_completion_ros.evaluation.metric import Answer, Column, Metric, Row, 
 from scene_completion_ros.evaluation.occupancy import (
     SCORE_BINS,
     average_precision,
-    ranges_within,
+    crops_within,
     ratio,
     score_histogram,
 )
@@ -84,7 +84,7 @@ class ObstacleTally(Tally):
             return
         grid, true, within = truth.grid, true_obstacles(truth), tolerances(truth)
         counted = truth.counted if found.covered is None else truth.counted & found.covered
-        crops = {range_m: grid.cropped(range_m) for range_m in ranges_within(grid)}
+        crops = crops_within(grid)
         above_ground = counted & (true | ~truth.occupied)
         for range_m, crop in crops.items():
             histogram = self._histograms.setdefault(range_m, np.zeros((2, SCORE_BINS), np.int64))

@@ -6,6 +6,7 @@ for scores rounded to half precision (11 significant bits).
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import product
 from typing import Any
 
@@ -55,7 +56,10 @@ def score_values() -> NDArray[np.float64]:
 
 
 def average_precision(histogram: NDArray[np.int64]) -> float:
-    """Sum over thresholds of precision times the step of recall, from int64 [2, SCORE_BINS]; NaN without positives."""
+    """Sum over thresholds of precision times the step of recall, NaN without positives.
+
+    `histogram`: negatives and positives by increasing score, int64 [2, B].
+    """
     free, occupied = histogram[:, ::-1]
     positives = int(occupied.sum())
     if positives == 0:
@@ -120,22 +124,20 @@ def ratio(part: int, whole: int) -> float:
     return part / whole if whole else float("nan")
 
 
-def ranges_within(grid: VoxelGrid) -> tuple[float, ...]:
-    """SSCBench's ranges within a grid, else 1/4, 1/2, 1 of its own. Raises GridError if it is no square."""
-    fitting = [range_m for range_m in SSCBENCH_RANGES if _fits(grid, range_m)]
+def crops_within(grid: VoxelGrid) -> dict[float, tuple[slice, slice, slice]]:
+    """SSCBench's ranges within a grid, metres, else 1/4, 1/2, 1 of its own, and the slices [X, Y, Z] of each.
+
+    Raises GridError if it is no square.
+    """
     whole = round(min(grid.shape[:2]) * grid.voxel_size, 6)
-    if not fitting and not _fits(grid, whole):
-        raise GridError(f"no range fits into {grid.shape} voxels", where="ground truth", cure="Give a square grid")
-    parts = [round(whole / share, 6) for share in (4, 2, 1)]
-    return tuple(fitting) or tuple(part for part in parts if _fits(grid, part))
-
-
-def _fits(grid: VoxelGrid, range_m: float) -> bool:
-    try:
-        grid.cropped(range_m)
-    except GridError:
-        return False
-    return True
+    for ranges in (SSCBENCH_RANGES, [round(whole / share, 6) for share in (4, 2, 1)]):
+        crops = {}
+        for range_m in ranges:
+            with suppress(GridError):
+                crops[range_m] = grid.cropped(range_m)
+        if crops:
+            return crops
+    raise GridError(f"no range fits into {grid.shape} voxels", where="ground truth", cure="Give a square grid")
 
 
 class OccupancyTally(Tally):
@@ -160,7 +162,7 @@ class OccupancyTally(Tally):
         covered = np.ones_like(truth.known) if found.covered is None else found.covered
         self._counted += int(np.count_nonzero(truth.counted))
         self._covered += int(np.count_nonzero(truth.counted & covered))
-        crops = {range_m: truth.grid.cropped(range_m) for range_m in ranges_within(truth.grid)}
+        crops = crops_within(truth.grid)
         for rule, occupied in found.occupied.items():
             metrics = self._metrics.setdefault(rule, {})
             for (range_m, crop), (region, mask) in product(crops.items(), truth.regions_with_interiors.items()):
@@ -249,7 +251,7 @@ def fit_calibration(histogram: NDArray[np.int64]) -> Calibration:
 
 
 class CalibrationMetric:
-    """Expected calibration error, Brier score, reliability of all voxels of all updates, in `bins` equal bins."""
+    """Expected calibration error, Brier score, reliability of all voxels of all updates, in equal bins."""
 
     def __init__(self, bins: int = 15) -> None:
         # float64 [4, bins]: voxels, sum of stated probability, occupied voxels, sum of squared differences.

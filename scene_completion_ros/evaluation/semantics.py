@@ -35,8 +35,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.evaluation import occupancy
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
-from scene_completion_ros.evaluation.occupancy import SSCBENCH_RANGES, ranges_within, shares
 from scene_completion_ros.evaluation.semantic_classes import (
     CITYSCAPES_CLASSES,
     CITYSCAPES_TO_COMMON,
@@ -196,7 +196,7 @@ def completion_scores(
     weight = np.array([COMMON_SHARES.get(name, np.nan) for name in class_names[1:]])
     return {
         "voxels": int(named.sum()),
-        **shares(int(found.sum()), int(named[1:].sum()), int(named[:, 1:].sum())),
+        **occupancy.shares(int(found.sum()), int(named[1:].sum()), int(named[:, 1:].sum())),
         "mean_iou": mean_iou(iou),  # over all classes but "empty"; those that are nowhere count as 0, as published
         # Over the classes that occur in the truth. Not published; for ground truth that has not all classes.
         "mean_iou_of_present": mean_iou(iou[named.sum(axis=0)[1:] > 0]),
@@ -214,17 +214,16 @@ class SemanticCompletionMetric:
 
     def __init__(
         self,
-        grid: VoxelGrid = SSCBENCH_GRID,  # where truth and predictions lie; it has to hold the ranges
+        grid: VoxelGrid = SSCBENCH_GRID,  # where truth and predictions lie
         labels: int | None = None,  # number of predicted labels, "empty" among them; by default the classes
         class_names: tuple[str, ...] = COMMON_CLASSES,  # names by id; 0 is "empty"
-        ranges: tuple[float, ...] = SSCBENCH_RANGES,  # metres
     ) -> None:
         self.grid = grid
         self.class_names = class_names
         self.labels = len(class_names) if labels is None else labels
-        self.crops = {range_m: grid.cropped(range_m) for range_m in ranges}
+        self.crops = occupancy.crops_within(grid)
         # Range -> int64 [labels, classes].
-        self.confusion = {range_m: np.zeros((self.labels, len(class_names)), dtype=np.int64) for range_m in ranges}
+        self.confusion = {range_m: np.zeros((self.labels, len(class_names)), np.int64) for range_m in self.crops}
 
     def update(
         self, predicted: NDArray[np.integer[Any]], truth: NDArray[np.integer[Any]], field_of_view: NDArray[np.bool_]
@@ -262,8 +261,7 @@ class SemanticTally(Tally):
         """Count the labels of a frame: `labels` and true `classes`, [X, Y, Z], of its voxels in view."""
         truth = answer.truth.voxels
         if self._metric is None:
-            names, ranges = truth.class_map.target, ranges_within(truth.grid)
-            self._metric = SemanticCompletionMetric(truth.grid, self._method.labels, names, ranges)
+            self._metric = SemanticCompletionMetric(truth.grid, self._method.labels, truth.class_map.target)
         self._metric.update(answer.labels, answer.classes, truth.everything)
         self.frames += 1
 
@@ -427,13 +425,9 @@ def average_precision(score: NDArray[np.floating[Any]], positive: NDArray[np.boo
     [N].
     """
     assert score.shape == positive.shape and not np.isnan(score).any()
-    if not positive.any():
-        return float("nan")
-    order = np.argsort(-score, kind="stable")
-    score, positive = score[order], positive[order]
-    last = np.flatnonzero(np.append(score[1:] != score[:-1], True))  # of every block of equal scores
-    found = np.cumsum(positive)[last]
-    return float(np.sum(np.diff(found, prepend=0) * (found / (last + 1))) / found[-1])
+    values, rank = np.unique(score, return_inverse=True)
+    counts = [np.bincount(rank[positive == state], minlength=len(values)) for state in (False, True)]
+    return occupancy.average_precision(np.stack(counts))
 
 
 class WordMetric(Tally):

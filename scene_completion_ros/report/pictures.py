@@ -172,11 +172,6 @@ def _scale_bar(colours: NDArray[np.uint8], ticks: Mapping[int, float]) -> Pictur
     return bar
 
 
-def _scale_of(voxels: SemanticVoxels, pixels: int) -> MapScale:
-    grid = voxels.grid
-    return MapScale((grid.origin[0], grid.origin[1]), (grid.shape[0], grid.shape[1]), grid.voxel_size, pixels)
-
-
 def _map_cells(voxels: SemanticVoxels) -> Picture:
     """Colour of every column of the grid [X, Y, 3]: its highest occupied voxel, else its free space."""
     state = voxels.state
@@ -196,8 +191,9 @@ def birds_eye_view(voxels: SemanticVoxels, camera: Camera) -> Picture:
 
     Every column shows the colour of its highest occupied voxel, else its free space.
     """
-    cell = max(1, (_MAP_HEIGHT - 2 * MARGIN) // max(voxels.grid.shape[:2]))
-    scale = _scale_of(voxels, cell)
+    grid = voxels.grid
+    cell = max(1, (_MAP_HEIGHT - 2 * MARGIN) // max(grid.shape[:2]))
+    scale = MapScale((grid.origin[0], grid.origin[1]), (grid.shape[0], grid.shape[1]), grid.voxel_size, cell)
     picture = map_picture(_map_cells(voxels), scale)
     draw_axes(picture, scale)
     draw_camera(picture, scale, voxels.grid_from_camera, camera)

@@ -3,6 +3,7 @@
 Images and point clouds stay in their bag until they are asked for.
 """
 
+import math
 import os
 import threading
 from bisect import bisect_left
@@ -181,15 +182,14 @@ def lidar_asset(
 
 
 class Window(NamedTuple):
-    """A stretch of bag time over which the clock of the stamps runs forwards: [start_ns, stop_ns), open where None."""
+    """A stretch of bag time over which the clock of the stamps runs forwards: [start_ns, stop_ns)."""
 
-    start_ns: int | None = None
-    stop_ns: int | None = None
+    start_ns: float = -math.inf
+    stop_ns: float = math.inf
 
     def holds(self, bag_stamp_ns: int) -> bool:
         """Whether a bag time lies in it."""
-        after = self.start_ns is None or bag_stamp_ns >= self.start_ns
-        return after and (self.stop_ns is None or bag_stamp_ns < self.stop_ns)
+        return self.start_ns <= bag_stamp_ns < self.stop_ns
 
 
 @dataclass
@@ -315,8 +315,7 @@ def camera_names(topics: Sequence[str]) -> dict[str, str]:
 
 def counted(counter: Mapping[str, int]) -> str:
     """Counts and reasons in one line, the most frequent first."""
-    ordered = sorted(counter.items(), key=lambda item: -item[1])
-    return ", ".join(f"{count} x {reason}" for reason, count in ordered) or "none seen"
+    return ", ".join(f"{count} x {reason}" for reason, count in Counter(counter).most_common()) or "none seen"
 
 
 class _Stream(NamedTuple):
@@ -373,7 +372,7 @@ def _windows(found: Sequence[_Stamped]) -> list[Window]:
             starts.append(one.address.bag_stamp_ns)
             newest = one.stamp_ns
         newest = max(newest, one.stamp_ns)
-    return [Window(start, stop) for start, stop in zip([None, *starts], [*starts, None], strict=True)]
+    return [Window(start, stop) for start, stop in zip([-math.inf, *starts], [*starts, math.inf], strict=True)]
 
 
 def _advancing(topic: str, found: Sequence[_Stamped], dropped: Counter[str]) -> list[_Stamped]:
@@ -440,10 +439,8 @@ def moving_transforms(
     listed = ", ".join(odometries) or "none"
     if len(odometries) != 1:
         what = f"tf does not say how {frame!r} moves, and odometry topics are: {listed}"
-        cure = (
-            "Record /tf and /tf_static, or record (or name) one odometry topic. A robot without odometry gets it from "
-        )
-        cure += "a visual-inertial odometry node that runs while it records, such as rtabmap's or ORB-SLAM3"
+        cure = "Record /tf and /tf_static, or record (or name) one odometry topic. A robot without odometry gets it "
+        cure += "from a visual-inertial odometry node that runs while it records, such as rtabmap's or ORB-SLAM3"
         raise BagError(what, where=str(reader.path), cure=cure)
     topic, _, child = listed.partition("=")
     first = reader.first(topic)

@@ -167,14 +167,15 @@ def kitti_odometry(folder: Path | str, *, poses: str | None = None) -> PosedSequ
     else:
         pose_file = root / poses if poses else _default_pose_file(root)
         world_from_cam0 = read_kitti_poses(pose_file)
-    stamps = read_kitti_times(root / "times.txt") if (root / "times.txt").is_file() else None
     check_lines(world_from_cam0, "poses", last, pose_file)
-    if stamps is not None:
-        check_lines(stamps, "times", last, root / "times.txt")
+    stamps = [line * FRAME_PERIOD_NS for line in range(last + 1)]
+    if (times := root / "times.txt").is_file():
+        stamps = read_lines(times, "time", lambda line: round(float(line) * 1e9), "Expected seconds")
+        check_lines(stamps, "times", last, times)
     camera_models, rig_from_camera, rig_from_sensor = _rig(root, {c: images[c][numbers[0]] for c in chosen})
     frames = [
         Frame(
-            stamp_ns=stamps[line_of[number]] if stamps is not None else number * FRAME_PERIOD_NS,
+            stamp_ns=stamps[line_of[number]],
             images={camera: images[camera][number] for camera in chosen},
             world_from_rig=world_from_cam0[line_of[number]],
             assets=_assets(root, number, rig_from_sensor.get("velodyne"), camera_models.get("image_2")),
@@ -231,11 +232,6 @@ def read_kitti_poses(path: Path) -> list[RigidTransform]:
     return read_lines(path, "pose", pose_of, "Expected 12 finite numbers: a row-major 3x4 camera-to-world matrix")
 
 
-def read_kitti_times(path: Path) -> list[int]:
-    """Read a KITTI `times.txt` (seconds, one a line) as nanoseconds."""
-    return read_lines(path, "time", lambda line: round(float(line) * 1e9), "Expected seconds")
-
-
 def load_packed_scan(path: Path, rig_from_velodyne: RigidTransform) -> NDArray[np.float32]:
     """Load the points of a packed scan into the rig frame.
 
@@ -266,19 +262,14 @@ def load_log_depth(path: Path, camera: Camera) -> NDArray[np.float32]:
     return np.where(values > 0, 2.0 * 50.0 ** ((values - 1.0) / 254.0), 0.0).astype(np.float32)
 
 
-def load_packed_ids(path: Path) -> NDArray[np.uint16]:
-    """Load the raw id of every point of a packed scan: uint16 [N]."""
-    return _arrays(path, "sem")["sem"].astype(np.uint16)
+def load_packed(path: Path, key: str, kind: type[np.integer[Any]]) -> NDArray[Any]:
+    """Load the raw ids "sem" [N] of a packed scan, or the learning ids "label" [256, 256, 32] of derived voxels."""
+    return _arrays(path, key)[key].astype(kind)
 
 
 def load_packed_voxels(path: Path, key: str) -> NDArray[np.bool_]:
     """Load one bit-packed voxel grid: bool [256, 256, 32]."""
     return unpack_voxels(_arrays(path, key)[key], f"{path}, {key}")
-
-
-def load_voxel_labels(path: Path) -> NDArray[np.uint8]:
-    """Load derived semantic voxels: uint8 [256, 256, 32], SemanticKITTI learning ids, 255 unknown."""
-    return np.asarray(_arrays(path, "label")["label"], dtype=np.uint8)
 
 
 def _rig(
@@ -313,13 +304,13 @@ def _assets(
     scan, front, derived = (root / folder / f"{number:06d}.npz" for folder in folders)
     if rig_from_velodyne is not None and scan.is_file():
         assets["lidar"] = partial(load_packed_scan, scan, rig_from_velodyne)
-        assets["lidar_semantic"] = partial(load_packed_ids, scan)
+        assets["lidar_semantic"] = partial(load_packed, scan, "sem", np.uint16)
     if rig_from_velodyne is not None and front.is_file():
         assets["lidar"] = partial(load_packed_scan, front, rig_from_velodyne)
     if camera is not None and (depth := root / "true_depth" / f"{number:06d}.png").is_file():
         assets["depth"] = partial(load_log_depth, depth, camera)
     if derived.is_file():
-        assets["ssc_label"] = partial(load_voxel_labels, derived)
+        assets["ssc_label"] = partial(load_packed, derived, "label", np.uint8)
         assets["ssc_invalid"] = partial(load_packed_voxels, derived, "official_invalid")
     return assets
 

@@ -70,19 +70,17 @@ _LOOKED_AT = 16
 _DOWNLOAD = "Restore it, from SSCBench's preprocess/labels or from S4C's voxel_gt.zip"
 
 
-def kitti_360(folder: Path | str, drive: str, *, poses: str | None = None, labels: Path | None = None) -> PosedSequence:
+def kitti_360(folder: Path | str, *, poses: str | None = None, labels: Path | None = None) -> PosedSequence:
     """Read a drive of KITTI-360, with the cameras whose folders exist.
 
     Raises SequenceError where a file is missing or malformed, or no frame is left: names it; CameraError where a
-    calibration file is malformed. `folder`: root of the data set; `drive`: `2013_05_28_drive_0000_sync`, or its number
-    `0000`; `poses`: folder with other poses, such as those of a SLAM, in the layout of `data_poses`: `DRIVE/poses.txt`
-    (of the IMU) or `DRIVE/cam0_to_world.txt`; `labels`: folder with SSCBench's labels, `DRIVE/NNNNNN_1_1.npy`; by
-    default the first of `LABEL_FOLDERS` in the root that has some of this drive. Frames have them as the asset
-    "sscbench_label".
+    calibration file is malformed. `folder`: that of the images, `ROOT/data_2d_raw/DRIVE`; `poses`: folder with other
+    poses, such as those of a SLAM, in the layout of `data_poses`: `DRIVE/poses.txt` (of the IMU) or
+    `DRIVE/cam0_to_world.txt`; `labels`: folder with SSCBench's labels, `DRIVE/NNNNNN_1_1.npy`; by default the first of
+    `LABEL_FOLDERS` in the root that has some of this drive. Frames have them as the asset "sscbench_label".
     """
-    root = Path(folder)
-    drive = f"2013_05_28_drive_{drive}_sync" if drive.isdigit() else drive
-    images_root = root / "data_2d_raw" / drive
+    images_root = Path(folder).resolve()
+    root, drive = images_root.parent.parent, images_root.name
     chosen = [name for name, path in IMAGE_FOLDERS.items() if (images_root / path).is_dir()]
     if not chosen:
         raise SequenceError("no images", where=str(images_root), cure=f"Unpack some of {list(IMAGE_FOLDERS.values())}")
@@ -262,15 +260,10 @@ def _highest(labels: NDArray[np.uint8]) -> int:
     return int(labels.max(initial=0, where=labels != UNKNOWN))
 
 
-def open_drive(path: Path, poses: str | None = None, labels: Path | None = None) -> PosedSequence:
-    """Read a drive by the folder of its images, `data_2d_raw/DRIVE`; see `kitti_360`."""
-    return kitti_360(path.resolve().parent.parent, path.resolve().name, poses=poses, labels=labels)
-
-
 SOURCE = Source(
     "data_2d_raw/DRIVE of KITTI-360",
     lambda path: path.resolve().parent.name == "data_2d_raw",
-    lambda path, poses: open_drive(path, poses),
+    lambda path, poses: kitti_360(path, poses=poses),
     (LABELS,),
     sscbench_truth,
 )

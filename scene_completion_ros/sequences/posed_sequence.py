@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import chain, combinations, count, pairwise
+from itertools import chain, combinations, count, pairwise, permutations
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -342,20 +342,15 @@ def pose_of(line: str) -> RigidTransform:
     return RigidTransform.from_matrix(np.reshape([float(word) for word in line.split()], (-1, 4)))
 
 
-def numbers_of(
-    text: str, shape: tuple[int, ...], where: str, cure: str, *, what: str = "not numbers", finite: bool = True
-) -> NDArray[np.float64]:
-    """The numbers of a text as an array of a shape.
-
-    Raises SequenceError, whose sentence begins with `what`, where there are others, or some are not finite.
-    """
+def numbers_of(text: str, shape: tuple[int, ...], where: str, cure: str, *, finite: bool = True) -> NDArray[np.float64]:
+    """The numbers of a text as an array of a shape. Raises SequenceError for others, or where some are not finite."""
     try:
         values = np.array([float(word) for word in text.split()]).reshape(shape)
         if np.isfinite(values).all() or not finite:
             return values
     except ValueError:
         pass
-    raise SequenceError(f"{what}, or not finite: {text[:60]!r}", where=where, cure=cure)
+    raise SequenceError(f"not numbers, or not finite: {text[:60]!r}", where=where, cure=cure)
 
 
 def pinhole_camera(matrix: NDArray[np.float64], size: tuple[int, int], where: str, cure: str) -> Camera:
@@ -451,14 +446,12 @@ _KITTI_MOUNTINGS = {0.5768: (1.62, 0.7, 1.2), 0.5792: (1.65, 0.8, 1.4), 0.5809: 
 def stereo_pair(sequence: PosedSequence) -> tuple[str, str, float]:
     """Left, right camera, baseline (m) of a sequence's rectified pair. Raises SequenceError where there is none."""
     names = sorted(sequence.cameras)
-    for left in names:
-        for right in names:
-            if left == right or sequence.cameras[left].matrix.tolist() != sequence.cameras[right].matrix.tolist():
-                continue
-            offset = sequence.rig_from_camera[left].inverse() @ sequence.rig_from_camera[right]
-            x, y, z = offset.translation
-            if x > 0.05 and abs(y) < 0.05 * x and abs(z) < 0.05 * x and np.trace(offset.rotation) > 3.0 - 1e-6:
-                return left, right, float(x)
+    for left, right in permutations(names, 2):
+        offset = sequence.rig_from_camera[left].inverse() @ sequence.rig_from_camera[right]
+        x, y, z = offset.translation
+        ahead = x > 0.05 and abs(y) < 0.05 * x and abs(z) < 0.05 * x and np.trace(offset.rotation) > 3.0 - 1e-6
+        if ahead and sequence.cameras[left].matrix.tolist() == sequence.cameras[right].matrix.tolist():
+            return left, right, float(x)
     cure = "Training needs two rectified cameras of equal intrinsics, side by side"
     raise SequenceError("no rectified stereo pair", where=f"sequence {sequence.name}, cameras {names}", cure=cure)
 
@@ -541,8 +534,7 @@ def check_for_training(sequence: PosedSequence, where: str) -> None:
 def check_rig(sequence: PosedSequence, where: str) -> None:
     """Refuse a rig by which trainings and scores come out wrong unnoticed.
 
-    Raises:
-        SequenceError: A car that drives to where its cameras do not look, or a pair whose left and right are swapped.
+    Raises SequenceError for a car that drives to where its cameras do not look, or a pair that is swapped.
     """
     if str(sequence.provenance.get("dataset", "")).startswith("KITTI"):
         _check_direction(sequence, where)

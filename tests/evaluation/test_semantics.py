@@ -157,7 +157,7 @@ def test_clusters_are_scored_under_the_names_of_their_classes() -> None:
     truth[random.random(truth.shape) < 0.1] = 255
     truth, view = truth.astype(np.uint8), random.random(truth.shape) < 0.8
     shuffled = np.concatenate([[0], 1 + np.random.default_rng(6).permutation(15)])
-    classes, clusters = (semantics.SemanticCompletionMetric(grid, ranges=(1.6, 3.2)) for _ in range(2))
+    classes, clusters = (semantics.SemanticCompletionMetric(grid) for _ in range(2))
     classes.update(predicted, truth, view)
     clusters.update(shuffled[predicted], truth, view)
     for match in (semantics.match_one_to_one, semantics.match_occupied):  # with and without the empty row

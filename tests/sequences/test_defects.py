@@ -15,7 +15,7 @@ from tests import official_layouts as layouts
 MADE_AND_READ = {
     "odometry": (layouts.kitti_odometry, kitti_odometry),
     "raw": (layouts.kitti_raw, lambda folder: kitti_raw(folder).lidar(0)),
-    "360": (layouts.kitti_360, lambda folder: kitti_360(folder.parent.parent, layouts.DRIVE)),
+    "360": (layouts.kitti_360, kitti_360),
     "realestate": (layouts.realestate10k, realestate10k),
     "list": (lambda root: layouts.write_split(root / "files.txt", ["drive 0 l"]), read_frame_list),
 }
@@ -73,4 +73,4 @@ def test_defects_are_refused(tmp_path: Path, layout: str, name: str, content: st
 
 def test_a_drive_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(SequenceError, match="Unpack some of"):
-        kitti_360(tmp_path, "0009")
+        kitti_360(tmp_path / "data_2d_raw" / layouts.DRIVE)

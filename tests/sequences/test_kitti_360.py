@@ -26,7 +26,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_only_posed_frames_in_order(root: Path) -> None:
-    sequence = kitti_360(root, "0000")
+    sequence = kitti_360(root / "data_2d_raw" / DRIVE)
     assert open_recording(root / "data_2d_raw" / DRIVE).name == DRIVE
     assert sequence.name == DRIVE and sequence.pose_source == "cam0_to_world.txt"
     assert [int(sequence.image(i, "image_00")[0, 0, 0]) for i in range(len(sequence))] == list(POSED)
@@ -38,7 +38,7 @@ def test_only_posed_frames_in_order(root: Path) -> None:
 
 
 def test_scan_and_stereo_pair_project_as_in_the_development_kit(root: Path) -> None:
-    sequence = kitti_360(root, DRIVE)
+    sequence = kitti_360(root / "data_2d_raw" / DRIVE)
     points = sequence.lidar(0)
     raw = np.linalg.inv(VELO_FROM_CAMERA0.matrix) @ [9.0, -1.0, -0.4, 1.0]
     np.testing.assert_allclose(points[0], RECTIFY @ raw[:3], atol=1e-6)
@@ -52,7 +52,7 @@ def test_fisheyes_stand_where_the_calibration_puts_them(root: Path) -> None:
     """A point next to the car, through world, rig and fisheye, against the chain of the development kit."""
     plain = root / "data_2d_raw" / DRIVE / "image_02" / "data_rgb" / f"{POSED[0]:010d}.png"
     cv2.imwrite(str(plain), np.full((140, 140, 3), POSED[0], np.uint8))
-    sequence = kitti_360(root, DRIVE)
+    sequence = kitti_360(root / "data_2d_raw" / DRIVE)
     imu_from_camera = SIDEWAYS
     point = imu_from_camera.apply(np.array([0.4, -0.3, 3.0]))  # in the IMU's frame
     world_from_imu = sequence.frames[1].world_from_rig @ sequence.rig_from_sensor["imu"]
@@ -89,7 +89,7 @@ def test_truth(labelled_root: Path) -> None:
     layouts.sscbench_labels(
         labelled_root / "voxel_gt", labels=layouts.sscbench_scene().astype(np.float32)
     )  # as S4C stores them
-    truth = voxel_truth(kitti_360(labelled_root, "0000"), 0)
+    truth = voxel_truth(kitti_360(labelled_root / "data_2d_raw" / DRIVE), 0)
     assert (truth.grid.origin, truth.grid.voxel_size) == ((0.0, -25.6, -2.0), 0.2)
     road, building, bushes = (40, 128, 2), (40, 102, 5), (40, 153, 5)
     names = [COMMON_CLASSES[truth.class_map.apply(truth.labels)[cell]] for cell in (road, building, bushes)]
@@ -138,15 +138,15 @@ def test_drives_that_are_not_as_they_should_be(labelled_root: Path, tmp_path: Pa
     with pytest.raises(
         SequenceError, match=re.escape("no labels NNNNNN_1_1.npy; its folder has 2013_05_28_drive_0009_sync")
     ):
-        kitti_360(labelled_root, layouts.DRIVE, labels=labels)
+        kitti_360(labelled_root / "data_2d_raw" / DRIVE, labels=labels)
     layouts.sscbench_labels(labels, numbers=(0, 15))
     with pytest.raises(SequenceError, match="labels up to number 15, but the drive has 12 poses"):
-        kitti_360(labelled_root, layouts.DRIVE, labels=labels)
+        kitti_360(labelled_root / "data_2d_raw" / DRIVE, labels=labels)
     layouts.kitti_360(labelled_root, drive="2013_05_28_drive_0009_sync", frames=14, posed=LABELLED_POSED)
     with pytest.raises(SequenceError, match="drive_0009_sync: 3 of 2566 labelled frames are there"):
-        check_complete(kitti_360(labelled_root, "0009", labels=labels))
+        check_complete(kitti_360(labelled_root / "data_2d_raw" / "2013_05_28_drive_0009_sync", labels=labels))
     images = labelled_root / "data_2d_raw" / layouts.DRIVE / "image_00" / "data_rect"
     for file in images.iterdir():  # as SSCBench unpacks them
         file.rename(images / f"{int(file.stem):06d}.png")
     with pytest.raises(SequenceError, match="numbered as SSCBench numbers them"):
-        kitti_360(labelled_root, layouts.DRIVE)
+        kitti_360(labelled_root / "data_2d_raw" / DRIVE)

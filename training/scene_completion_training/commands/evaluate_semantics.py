@@ -92,7 +92,7 @@ def _run_sscbench(args: argparse.Namespace) -> int:
 
     def labelled(folders: Sequence[Path], split: FrameSplit | None) -> list[tuple[PosedSequence, int]]:
         listed = arguments.listed_folders(folders, split)
-        drives = [kitti_360.open_drive(folder, labels=args.sscbench) for folder in listed]
+        drives = [kitti_360.kitti_360(folder, labels=args.sscbench) for folder in listed]
         for drive in () if args.allow_missing else drives:
             kitti_360.check_complete(drive)
         return list(voxel_places(drives, args.every, split))
@@ -110,7 +110,7 @@ def _run_sscbench(args: argparse.Namespace) -> int:
         if not named:
             cure = "Name the validation frames, for the names of clusters"
             raise ConfigurationError("no labelled frames", where="--name-frames", cure=cure)
-        drives = [kitti_360.open_drive(folder) for folder in args.cluster_on]
+        drives = [kitti_360.kitti_360(folder) for folder in args.cluster_on]
         clustered = [(drive, index) for drive in drives for index in range(0, len(drive), args.every)]
         shown, labels, sampling = clustered or named, placed_frames(named), semantic_evaluation.SCENEDINO
         models += semantic_evaluation.fit_models(

@@ -44,25 +44,19 @@ class TextureAtlas:
     def __init__(self, textures: dict[str, Texture]) -> None:
         self.names = tuple(textures)
         self.tile_m = {name: texture.tile_m for name, texture in textures.items()}
-        texels: list[Floats] = []
-        levels = [_mip_levels(texture.image) for texture in textures.values()]
-        depth = max(len(pyramid) for pyramid in levels)
-        offsets = np.zeros((len(levels), depth), np.int64)
-        sizes = np.ones((len(levels), depth, 2), np.int32)  # height, width
-        filled = 0
-        for row, pyramid in enumerate(levels):
-            for column in range(depth):
-                level = pyramid[min(column, len(pyramid) - 1)]
-                if column < len(pyramid):
-                    texels.append(level.reshape(-1, 4))
-                    start, filled = filled, filled + len(texels[-1])
-                offsets[row, column] = start
-                sizes[row, column] = level.shape[:2]
+        pyramids = [_mip_levels(texture.image) for texture in textures.values()]
+        counts = np.array([len(pyramid) for pyramid in pyramids])[:, None]
+        levels = [level for pyramid in pyramids for level in pyramid]
+        ends = np.cumsum([level[..., 0].size for level in levels])
+        # Of each texture and level its number among all; the last of a smaller texture stands for those that it lacks.
+        number = np.cumsum(counts)[:, None] - counts + np.minimum(np.arange(counts.max()), counts - 1)
+        offsets = np.insert(ends, 0, 0)[number]
+        sizes = np.array([level.shape[:2] for level in levels], np.int32)[number]  # height, width
         # Display values of eight bits are as exact as images are, and the gather moves a quarter of the memory.
-        packed = np.empty((filled, 4), np.uint8)
+        packed = np.empty((ends[-1], 4), np.uint8)
         shown = np.rint(255.0 * linear_to_srgb(np.arange(65536) / 65535.0)).astype(np.uint8)
         # Level by level, and gloss as if it were a colour: rows of four go through the loops of NumPy as one.
-        for end, level in zip(np.cumsum([len(level) for level in texels]), texels, strict=True):
+        for end, level in zip(ends, (level.reshape(-1, 4) for level in levels), strict=True):
             kept = packed[end - len(level) : end]
             np.take(shown, (level * 65535.0 + 0.5).astype(np.uint16), out=kept)
             kept[:, 3] = np.rint(255.0 * level[:, 3])
