@@ -72,8 +72,8 @@ def student_on(
 def run(bundle: StudentBundle, student: DeviceStudent, reference: Networks, frames: int) -> None:
     """Print all tables of a student."""
     numbers = measure_voxels(bundle, student, reference)
-    rows = [(name, f"{value:.5f}", f"{DEVICE.limits[name]:g}") for name, value in numbers.items()]
-    print(table((f"{bundle.name} against the CPU", "found", "allowed"), rows) + "\n", flush=True)
+    found = [(name, f"{value:.5f}", f"{DEVICE.limits[name]:g}") for name, value in numbers.items()]
+    print(table((f"{bundle.name} against the CPU", "found", "allowed"), found) + "\n", flush=True)
     image = canonical_image(bundle)
     prepared = prepare_scene(bundle, bundle.grid, bundle.grid_from_camera)
     scene = student.scene(prepared)
@@ -98,12 +98,8 @@ def run(bundle: StudentBundle, student: DeviceStudent, reference: Networks, fram
     whole = float(np.median(times["image to voxels"]))
     shape = "x".join(map(str, bundle.grid.shape))
     header = f"{bundle.name}: {shape} voxels, {int(prepared.query.in_view.sum())} in view, {occupied} occupied"
-    print(
-        table(
-            (header, "p50 ms", "p95 ms", "share"), [_row(name, of_it, whole) for name, of_it in times.items() if of_it]
-        )
-        + "\n"
-    )
+    rows = [_row(name, of_it, whole) for name, of_it in times.items() if of_it]
+    print(table((header, "p50 ms", "p95 ms", "share"), rows) + "\n")
 
 
 def _row(name: str, times_ms: Sequence[float], whole_ms: float) -> tuple[str, ...]:

@@ -72,22 +72,16 @@ def _tick_values(low: float, high: float, step: float) -> list[float]:
 
 def map_picture(cells: Picture, scale: MapScale) -> Picture:
     """Colours of cells [X, Y, 3] as a map in a white margin: first row farthest ahead, first column farthest left."""
-    rows, columns = scale.size
-    picture = np.full((rows + 2 * MARGIN, columns + 2 * MARGIN, 3), 255, dtype=np.uint8)
-    edge = rows // len(cells)
+    edge = scale.size[0] // len(cells)
     drawn = np.kron(cells[::-1, ::-1], np.ones((edge, edge, 1), np.uint8))
-    picture[MARGIN : MARGIN + rows, MARGIN : MARGIN + columns] = drawn
-    return picture
+    return np.pad(drawn, ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), constant_values=255)
 
 
 def draw_axes(picture: Picture, scale: MapScale) -> None:
     """Draw lines at round metres, and ticks with numbers into the margin."""
     longest = max(scale.x_range[1] - scale.x_range[0], scale.y_range[1] - scale.y_range[0])
     step = next((step for step in (1.0, 2.0, 5.0, 10.0, 20.0, 50.0) if longest / step <= 12), 100.0)
-    top_left, bottom_right = (
-        scale.pixel(scale.x_range[1], scale.y_range[1]),
-        scale.pixel(scale.x_range[0], scale.y_range[0]),
-    )
+    top_left, bottom_right = (scale.pixel(scale.x_range[end], scale.y_range[end]) for end in (1, 0))
     grid_lines = picture.copy()
     for x in _tick_values(*scale.x_range, step):
         row = scale.pixel(x, 0.0)[1]
@@ -107,6 +101,11 @@ def draw_axes(picture: Picture, scale: MapScale) -> None:
     draw_text(picture, "y left [m]", ((top_left[0] + bottom_right[0]) // 2, bottom_right[1] + 37), centred=True)
 
 
+def heading_of(grid_from_camera: RigidTransform) -> float:
+    """Where a camera looks on the ground, radians to the left of the grid's x axis."""
+    return math.atan2(*grid_from_camera.rotation[1::-1, 2].tolist())
+
+
 def draw_camera(picture: Picture, scale: MapScale, grid_from_camera: RigidTransform, camera: Camera) -> None:
     """Draw the camera's place, and the left and right edges of its view."""
     position = grid_from_camera.translation
@@ -122,8 +121,7 @@ def draw_camera(picture: Picture, scale: MapScale, grid_from_camera: RigidTransf
         visible, first, last = cv2.clipLine(frame, at, scale.pixel(float(end[0]), float(end[1])))
         if visible:
             cv2.line(picture, first, last, (200, 30, 30), 1, cv2.LINE_AA)
-    forward = grid_from_camera.rotation @ np.array([0.0, 0.0, 1.0])
-    heading = math.atan2(float(forward[1]), float(forward[0]))
+    heading = heading_of(grid_from_camera)
     size = min(1.0, 0.04 * (scale.x_range[1] - scale.x_range[0]))  # metres, smaller in a room
     corners = [
         scale.pixel(*(position[:2] + size * r * np.array([math.cos(heading + a), math.sin(heading + a)])).tolist())

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.report.pictures import depth_picture, encode_picture, fit_width, voxel_view
+from scene_completion_ros.report.pictures import depth_picture, encode_picture, fit_width, heading_of, voxel_view
 from scene_completion_ros.report.summaries import BY_FRAME, Summary, evidence_in_words, latency_percentiles
 from scene_completion_ros.untrusted_files import read_text
 from scene_completion_ros.voxels.colours import (
@@ -258,6 +258,7 @@ class ReportWriter:
         words: Sequence[str] = (),  # phrases of the query that the frames answer; the page then has a button for each
     ) -> None:
         self.folder = Path(folder)
+        self.index = self.folder / "index.html"  # the page
         self.title = title
         self.notes: list[str] = []  # sentences shown above the pictures
         self._class_names, self._class_colours = tuple(class_names), tuple(class_colours)
@@ -266,7 +267,6 @@ class ReportWriter:
         self._sizes: list[int] = []  # bytes of each frame in the page
         self._first_ns = 0
         self._timings: list[dict[str, float]] = []
-        self._frame_count = 0
         self._statistics: dict[str, Any] = {}
         self._headlines: dict[str, str] = {}
         self._list = self.folder / "frames" / "files.txt"
@@ -279,13 +279,8 @@ class ReportWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if kind is not None:
-            self.notes.append(f"Interrupted after {self._frame_count} frames ({kind.__name__}): the rest is missing.")
+            self.notes.append(f"Interrupted after {len(self._timings)} frames ({kind.__name__}): the rest is missing.")
         self.close()
-
-    @property
-    def index(self) -> Path:
-        """The page."""
-        return self.folder / "index.html"
 
     def add_frame(
         self,
@@ -304,7 +299,7 @@ class ReportWriter:
         assert not matches or tuple(found.phrase for found in matches) == self._words
         self._first_ns = self._first_ns or voxels.stamp_ns
         time_s = (voxels.stamp_ns - self._first_ns) / 1e9
-        caption = f"frame {self._frame_count + 1} · t = {time_s:.1f} s · {len(voxels)} occupied voxels"
+        caption = f"frame {len(self._timings) + 1} · t = {time_s:.1f} s · {len(voxels)} occupied voxels"
         timings = {name: float(value) for name, value in timings_ms.items() if math.isfinite(value)}
         if image.shape[1] > _WIDEST_IMAGE:
             image = fit_width(image, _WIDEST_IMAGE)
@@ -336,22 +331,21 @@ class ReportWriter:
         }
         parts[".json"] = json.dumps(description).encode()
         for suffix, data in parts.items():
-            self._own(f"frames/{self._frame_count:06d}{suffix}").write_bytes(data)
+            self._own(f"frames/{len(self._timings):06d}{suffix}").write_bytes(data)
         self._sizes.append(4 * sum(map(len, parts.values())) // 3)  # as base64
         self._timings.append(timings)
-        self._frame_count += 1
-        if self._frame_count & (self._frame_count - 1) == 0:
+        if len(self._timings) & (len(self._timings) - 1) == 0:
             self.close()
 
     def close(self, statistics: Mapping[str, Any] | None = None, headlines: Mapping[str, str] | None = None) -> Path:
         """Write ``index.html``, `headlines` first and `statistics` flattened in it; more frames may follow."""
         self._statistics = dict(statistics or self._statistics)
         self._headlines = dict(headlines or self._headlines)
-        every = next(n for n in count(1) if sum(self._sizes[::n]) <= LARGEST_PAGE or n >= self._frame_count)
-        numbers = range(0, self._frame_count, every)
+        every = next(n for n in count(1) if sum(self._sizes[::n]) <= LARGEST_PAGE or n >= len(self._timings))
+        numbers = range(0, len(self._timings), every)
         notes = list(self.notes)
         if every > 1:
-            shown = f"Of {self._frame_count} frames one of {every} is shown here"
+            shown = f"Of {len(self._timings)} frames one of {every} is shown here"
             notes.append(f"{shown}; the folder frames has the pictures of all.")
         with whole_file(self.index) as part, part.open("w", encoding="utf-8") as out:
             self._write_page(out, numbers, notes)
@@ -443,13 +437,12 @@ class ReportWriter:
 def _viewpoint(voxels: SemanticVoxels, camera: Camera) -> dict[str, Any]:
     """Where the camera stands in the grid frame, where it looks, and a small pyramid of its view."""
     rotation, position = voxels.grid_from_camera.rotation, voxels.grid_from_camera.translation
-    forward = rotation @ np.array([0.0, 0.0, 1.0])
     right, bottom = camera.width - 0.5, camera.height - 0.5
     pixels = np.array([[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]])
     rays = np.asarray(camera.unproject(pixels), dtype=np.float64)
     corners = position + 2.0 * rays @ rotation.T
     return {
         "position": position.tolist(),
-        "heading": math.atan2(float(forward[1]), float(forward[0])),
+        "heading": heading_of(voxels.grid_from_camera),
         "corners": corners.tolist(),
     }

@@ -159,11 +159,7 @@ def list_clouds(reader: BagReader, image_topic: str, lidar_topic: str | None) ->
 
 
 def lidar_asset(
-    clouds: Sequence[_Stamped],
-    buffer: TransformBuffer,
-    world: str,
-    world_from_rig: RigidTransform,
-    stamp_ns: int,
+    clouds: Sequence[_Stamped], buffer: TransformBuffer, world: str, world_from_rig: RigidTransform, stamp_ns: int
 ) -> dict[str, ArrayLoader]:
     """The nearest cloud, moved from its own time into the rig frame at the frame's time, and where the LiDAR then was.
 
@@ -327,11 +323,8 @@ class _Stream(NamedTuple):
 
 
 def _read_stream(reader: BagReader, topic: str, calibration: str | None) -> _Stream:
-    camera = (
-        reader.camera_for(topic)
-        if calibration is None
-        else read_camera(calibration, rectified=RECTIFIED_TOPIC in topic)
-    )
+    rectified = RECTIFIED_TOPIC in topic
+    camera = read_camera(calibration, rectified=rectified) if calibration else reader.camera_for(topic)
     found = _stamped(reader, [topic], images.check_image)
     if not found:
         why = counted({reason: count for reason, count in reader.skipped.items() if reason.startswith(f"{topic}: ")})
