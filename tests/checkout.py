@@ -65,7 +65,7 @@ def there(path: Path, reason: str) -> Path:
     return path
 
 
-NOBODY = 65534
+UNPRIVILEGED_USER = 65534
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def unprivileged() -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
-    os.setresuid(NOBODY, NOBODY, 0)
+    os.setresuid(UNPRIVILEGED_USER, UNPRIVILEGED_USER, 0)
     try:
         yield
     finally:

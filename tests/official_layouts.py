@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry import RigidTransform, view_rotation
+from scene_completion_ros.sequences.kitti_360 import FISHEYES, IMAGE_FOLDERS
 from scene_completion_ros.sequences.kitti_raw import EARTH_RADIUS
 from tests.geometry.test_camera_files import KITTI360_FISHEYE
 
@@ -55,9 +56,8 @@ def picture(size: tuple[int, int], frame: int) -> NDArray[np.uint8]:
 def corridor_scan(travelled: float) -> NDArray[np.float32]:
     """A scan [N, 4] (x forward, y left, z up, reflectance) of the corridor, so many metres from its start."""
     azimuth, elevation = np.meshgrid(np.radians(np.arange(0.0, 360.0, 2.0)), np.radians(np.arange(-24.0, 3.0, 1.5)))
-    ray = np.stack(
-        [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)], axis=-1
-    ).reshape(-1, 3)
+    flat = np.cos(elevation)
+    ray = np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)], axis=-1).reshape(-1, 3)
     with np.errstate(divide="ignore"):
         reach = np.where(ray[:, 2] < 0, -SENSOR_M / ray[:, 2], np.inf)
         reach = np.minimum(reach, WALLS_M / np.abs(ray[:, 1]))
@@ -97,13 +97,8 @@ def kitti_360(
     if not calibration.exists():
         _kitti_360_calibration(calibration)
     images = root / "data_2d_raw" / drive
-    for folder, size in {
-        "image_00/data_rect": (140, 38),
-        "image_01/data_rect": (140, 38),
-        "image_02/data_rgb": (140, 140),
-        "image_03/data_rgb": (140, 140),
-    }.items():
-        write_pictures(images / folder, size, range(frames))
+    for name, folder in IMAGE_FOLDERS.items():
+        write_pictures(images / folder, (140, 140) if name in FISHEYES else (140, 38), range(frames))
         times = "".join(f"2013-05-28 08:46:{2 + k // 10:02d}.{90_000_000 * (k % 10):09d}\n" for k in range(frames))
         (images / folder).parent.joinpath("timestamps.txt").write_text(times)
     scans = {k: corridor_scan(STEP_M * k) for k in posed} if scans is None else scans
@@ -132,13 +127,13 @@ def _kitti_360_calibration(folder: Path) -> None:
         (folder / f"image_{number}.yaml").write_text(FISHEYE)
 
 
-def oxts_packet(east: float, north: float, up: float, yaw: float) -> str:
+def oxts_packet(east: float, north: float, yaw: float) -> str:
     """Latitude and longitude at which the Mercator projection gives these metres from the start."""
     scale = math.cos(math.radians(LATITUDE))
     start = math.log(math.tan(math.radians(90.0 + LATITUDE) / 2.0))
     longitude = LONGITUDE + math.degrees(east / (scale * EARTH_RADIUS))
     latitude = math.degrees(2.0 * math.atan(math.exp(start + north / (scale * EARTH_RADIUS)))) - 90.0
-    return " ".join(map(repr, [latitude, longitude, 100.0 + up, 0.0, 0.0, yaw, *[0.0] * 24]))
+    return " ".join(map(repr, [latitude, longitude, 100.0, 0.0, 0.0, yaw, *[0.0] * 24]))
 
 
 def kitti_raw(
@@ -151,8 +146,7 @@ def kitti_raw(
 ) -> Path:
     """A drive of KITTI raw that goes north-east at 1 m a frame, with cameras 2 and 3 and no scan of the last frame.
 
-    Args:
-        slam: Folder that takes poses as Behind the Scenes publishes them.
+    `slam` is the folder that takes poses as Behind the Scenes publishes them.
     """
     date = root / drive[:10]
     folder = date / drive
@@ -171,7 +165,7 @@ def kitti_raw(
         (folder / camera / "timestamps.txt").write_text(times)
     (folder / "oxts" / "data").mkdir(parents=True)
     for k in range(frames):
-        packet = oxts_packet(k / math.sqrt(2.0), k / math.sqrt(2.0), 0.0, math.pi / 4)
+        packet = oxts_packet(k / math.sqrt(2.0), k / math.sqrt(2.0), math.pi / 4)
         (folder / "oxts" / "data" / f"{k:010d}.txt").write_text(packet + "\n")
     scans = {k: corridor_scan(float(k)) for k in range(frames - 1)} if scans is None else scans
     write_scans(folder / "velodyne_points" / "data", scans)
@@ -202,9 +196,7 @@ def realestate10k(
 ) -> Path:
     """A video of RealEstate10K that moves 0.1 along its own z a frame and turns slowly; the folder of its pictures.
 
-    Args:
-        missing: Lines of the camera file without a picture.
-        unit: Microseconds by which pictures are called: 1000 for SceneDINO.
+    `missing`: lines of the camera file without a picture; `unit`: microseconds by which pictures are called.
     """
     folder = root / pictures / name
     lines = ["https://www.youtube.com/watch?v=none"]
@@ -233,9 +225,9 @@ def label_image(size: tuple[int, int], *, train_ids: bool = False) -> NDArray[np
     return np.vectorize(_TRAIN_IDS.get)(ids).astype(np.uint8) if train_ids else ids
 
 
-def kitti_360_semantics(root: Path, *, drive: str = DRIVE, frames: Collection[int], train_ids: bool = False) -> Path:
+def kitti_360_semantics(root: Path, *, frames: Collection[int], train_ids: bool = False) -> Path:
     """Labels of frames of a drive of `kitti_360`; their folder. `train_ids` writes ids of the wrong kind."""
-    folder = root / "data_2d_semantics" / "train" / drive / "image_00" / "semantic"
+    folder = root / "data_2d_semantics" / "train" / DRIVE / "image_00" / "semantic"
     for number in frames:
         _write_image(folder / f"{number:010d}.png", label_image((140, 38), train_ids=train_ids))
     return folder
@@ -284,9 +276,7 @@ def sscbench_labels(
 ) -> Path:
     """A folder of SSCBench-KITTI-360's labels (`preprocess/labels`, or S4C's `voxel_gt`), some of one drive.
 
-    Args:
-        numbers: SSCBench's own: of the frames with a pose, from 0 on.
-        labels: Of every frame; those of the corridor by default.
+    `numbers`: SSCBench's own, of the frames with a pose; `labels`: of every frame, by default those of the corridor.
     """
     (folder / drive).mkdir(parents=True, exist_ok=True)
     for number in numbers:

@@ -79,10 +79,8 @@ def room_sequence(
 ) -> PosedSequence:
     """Posed RGB-D of the room with classes and things.
 
-    Args:
-        scale: Values of depth to a metre.
-        given: The pose that the sequence has for one.
-        assets: Those of all frames instead; None leaves one out.
+    `scale`: values of depth to a metre; `given`: the pose that the sequence has for one; `assets`: those of all frames
+    instead, None leaves one out.
     """
     frames = []
     for number, world_from_camera in enumerate(poses):

@@ -47,11 +47,9 @@ def laughs(first: str, opening: str, closing: str) -> str:
 @pytest.mark.parametrize("depth", [DEEPEST + 1, 1_000, 100_000])
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
 def test_what_is_nested_too_deep_is_refused(opening: str, closing: str, depth: int) -> None:
-    with pytest.raises(CameraError, match=r"here: is nested deeper than 64 levels\. Mend it"):
-        parse_json(opening * depth + "1" + closing * depth, CameraError, where="here", cure="Mend it")
-    if depth <= 1_000:  # PyYAML takes minutes for the rest
+    for parse in (parse_json, parse_yaml) if depth <= 1_000 else (parse_json,):  # PyYAML takes minutes for the rest
         with pytest.raises(CameraError, match=r"here: is nested deeper than 64 levels\. Mend it"):
-            parse_yaml(opening * depth + "1" + closing * depth, CameraError, where="here", cure="Mend it")
+            parse(opening * depth + "1" + closing * depth, CameraError, where="here", cure="Mend it")
 
 
 def test_what_is_nested_just_so_is_read() -> None:

@@ -25,14 +25,6 @@ def test_one_ray_by_hand() -> None:
     assert (labels[:, 0] == UNKNOWN).all() and (labels[:, 1, 0] == UNKNOWN).all()
 
 
-def test_a_return_counts_before_rays_and_short_rays_know_nothing_free() -> None:
-    """The first ray passes the return of the second, which is 0.5 m long."""
-    labels = scan_labels(np.array([[3.25, 0.1, 0.1], [0.6, 0.1, 0.1]]), np.array([0.1, 0.1, 0.1]), GRID)
-    assert labels[:, 1, 1].tolist() == [FREE, OCCUPIED, FREE, FREE, FREE, FREE, OCCUPIED, UNKNOWN]
-    alone = scan_labels(np.array([[0.6, 0.1, 0.1]]), np.array([0.1, 0.1, 0.1]), GRID)
-    assert (alone == FREE).sum() == 0 and (alone == OCCUPIED).sum() == 1
-
-
 def marched(points: np.ndarray, sensor: np.ndarray, grid: VoxelGrid) -> np.ndarray:
     """The readable twin: all places of a ray at once."""
     labels = np.full(grid.shape, UNKNOWN, np.uint8)

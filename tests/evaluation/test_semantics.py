@@ -43,30 +43,9 @@ def test_renaming_the_matrix_is_renaming_the_predictions() -> None:
     assert not as_first[4].any()
 
 
-def agreement(confusion: np.ndarray, assignment: np.ndarray) -> int:
-    return sum(int(confusion[k, c]) for k, c in enumerate(assignment) if c != semantics.UNASSIGNED)
-
-
-def test_a_permutation_is_found_and_every_iou_has_its_own_name() -> None:
-    """Three classes of different difficulty, predicted under shuffled names."""
-    names = ("road", "car", "pole")
-    truth = np.repeat([0, 1, 2], [10, 10, 10])
-    good = truth.copy()
-    good[10:15] = 0  # half of the cars are called road; poles are right
-    cluster_of_class = np.array([2, 0, 1])
-    clusters = cluster_of_class[good]
-    confusion = semantics.class_confusion(clusters, truth, 3, 3)
-    assignment = semantics.match_one_to_one(confusion)
-    np.testing.assert_array_equal(assignment, [1, 2, 0])  # cluster 0 is car, 1 pole, 2 road
-    by_name = dict(zip(names, semantics.class_iou(semantics.renamed(confusion, assignment)), strict=True))
-    assert by_name == {"road": 10 / 15, "car": 5 / 10, "pole": 1.0}
-
-
 def test_more_and_fewer_clusters_than_classes_by_hand() -> None:
     confusion = np.array([[9, 1], [8, 2], [0, 3], [0, 0]])
-    np.testing.assert_array_equal(
-        semantics.match_one_to_one(confusion), [0, semantics.UNASSIGNED, 1, semantics.UNASSIGNED]
-    )
+    assert semantics.match_one_to_one(confusion).tolist() == [0, semantics.UNASSIGNED, 1, semantics.UNASSIGNED]
     np.testing.assert_array_equal(semantics.match_one_to_one(np.array([[1, 5, 4], [0, 6, 1]])), [2, 1])
 
 
@@ -77,7 +56,8 @@ def test_against_exhaustive_search(seed: int) -> None:
         sum(confusion[cluster, c] for c, cluster in enumerate(chosen)) for chosen in permutations(range(5), 4)
     )
     found = semantics.match_one_to_one(confusion)
-    assert agreement(confusion, found) == one_to_one
+    named = found != semantics.UNASSIGNED
+    assert confusion[named, found[named]].sum() == one_to_one
     assert sorted(found) == [semantics.UNASSIGNED, 0, 1, 2, 3]
 
 
@@ -264,9 +244,7 @@ def test_average_precision_by_hand() -> None:
     """Ranked: hit, miss, then a tied block of one hit and one miss: 1/2 · 1/1 + 1/2 · 2/4."""
     score, positive = np.array([0.2, 0.9, 0.5, 0.2]), np.array([True, True, False, False])
     assert semantics.average_precision(score, positive) == pytest.approx(0.75)
-    assert semantics.average_precision(score[::-1], positive[::-1]) == pytest.approx(
-        0.75
-    )  # whichever of the tied comes first
+    assert semantics.average_precision(score[::-1], positive[::-1]) == pytest.approx(0.75)  # the tied the other way
     assert semantics.average_precision(np.zeros(4), positive) == 0.5  # the share of positives
     assert math.isnan(semantics.average_precision(score, np.zeros(4, bool)))
 

@@ -25,7 +25,7 @@ from scene_completion_ros.report.writer import (
 )
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches
 from tests.checkout import run_python
-from tests.report.pages import embedded_frames, matches_of, word_buttons
+from tests.report.pages import embedded_frames, lidar_of, matches_of, word_buttons
 from tests.voxels.samples import COLOURS, SEEN, STREET, TIMES, WORDS, street, words_of_street
 
 
@@ -48,17 +48,15 @@ def test_matches_come_back_in_the_order_of_the_voxels() -> None:
             PhraseMatches(str(word), abs(np.array([word], np.int32) - last), *2 * [np.ones(1, np.float32)])
             for word in range(10)
         ]
-        planes = np.frombuffer(zlib.decompress(pack_matches(found, given)), np.uint8).reshape(2, -1)
-        assert planes[0, :11].tolist() == [1, 2, 4, 8, 16, 32, 64, 128, 0, 0, 0]
-        assert planes[1, :11].tolist() == 8 * [0] + [1, 2, 0]
+        packed = {"matches": base64.b64encode(pack_matches(found, given)), "count": len(given)}
+        assert matches_of(packed, 10)[:, :11].tolist() == np.eye(10, 11).tolist()
 
 
 def test_lidar_comes_back_within_its_resolution_and_dense_scans_are_thinned() -> None:
     voxels = street()
     points = np.array([[0.5, -3.0, 1.0], [11.9, 3.9, -1.9], [5.0, 9.0, 0.0], [np.nan, 0.0, 0.0]], dtype=np.float32)
-    planes = np.frombuffer(zlib.decompress(pack_lidar(points, voxels)), np.uint8).reshape(3, 2, -1).astype(np.int64)
-    found = (planes[:, 0] + 256 * planes[:, 1] + 0.5) * LIDAR_RESOLUTION
-    assert found.T + np.array(voxels.grid.origin) == pytest.approx(points[:2], abs=0.51 * LIDAR_RESOLUTION)
+    packed = {"lidar": base64.b64encode(pack_lidar(points, voxels)), "grid": {"origin": voxels.grid.origin}}
+    assert lidar_of(packed) == pytest.approx(points[:2], abs=0.51 * LIDAR_RESOLUTION)
     dense = np.random.default_rng(0).uniform([0, -4, -2], [12, 4, 2], (100_001, 3)).astype(np.float32)
     assert 15_000 < len(zlib.decompress(pack_lidar(dense, voxels))) // 6 <= 20_000
 

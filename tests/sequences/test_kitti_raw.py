@@ -37,9 +37,8 @@ def test_poses_are_those_of_the_mercator_projection(drive: Path) -> None:
 
 def test_turning_moves_the_camera_around_the_imu(drive: Path) -> None:
     """The camera stands 0.8 + 0.27 m … ahead of the IMU: a turn on the spot moves it on a circle of that radius."""
-    (drive / "oxts" / "data" / "0000000001.txt").write_text(
-        layouts.oxts_packet(0.0, 0.0, 0.0, math.pi / 4 + math.pi / 2)
-    )
+    turned_left = layouts.oxts_packet(0.0, 0.0, math.pi / 4 + math.pi / 2)
+    (drive / "oxts" / "data" / "0000000001.txt").write_text(turned_left)
     sequence = kitti_raw(drive)
     first, turned = sequence.frames[:2]
     imu = sequence.rig_from_sensor["imu"].translation

@@ -10,17 +10,11 @@ GRID = VoxelGrid((-0.5, -0.5, 0.5), 0.1, (10, 10, 24))
 
 
 def test_a_wall_is_occupied_free_before_it_and_unknown_behind() -> None:
-    """A wall at z = 2 m, seen twice: the voxels to both sides of it hold its surface."""
-    depth = np.full((48, 64), 2.0, np.float32)
-    label = fused_labels(*fuse_depth([(CAMERA, RigidTransform.identity(), depth)] * 2, GRID))[5, 5]
-    assert (label[:14] == FREE).all()
-    assert (label[14:16] == OCCUPIED).all()
-    assert (label[16:] == UNKNOWN).all()
-
-
-def test_what_one_image_alone_saw_is_unknown() -> None:
-    depth = np.full((48, 64), 2.0, np.float32)
-    assert (fused_labels(*fuse_depth([(CAMERA, RigidTransform.identity(), depth)], GRID)) == UNKNOWN).all()
+    """A wall at z = 2 m: the voxels to both sides of it hold its surface. What one image alone saw is unknown."""
+    seen = CAMERA, RigidTransform.identity(), np.full((48, 64), 2.0, np.float32)
+    once, twice = (fused_labels(*fuse_depth([seen] * count, GRID)) for count in (1, 2))
+    assert (once == UNKNOWN).all()
+    assert twice[5, 5].tolist() == [FREE] * 14 + [OCCUPIED] * 2 + [UNKNOWN] * 8
 
 
 def test_the_kernel_does_what_the_formula_says() -> None:
