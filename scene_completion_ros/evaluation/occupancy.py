@@ -144,7 +144,7 @@ class OccupancyTally(Tally):
     """`OccupancyMetric` of each rule by which a method calls voxels occupied, and how much of the truth it covers."""
 
     def __init__(self, _: object) -> None:
-        self._metrics: dict[str, dict[tuple[float, str], OccupancyMetric]] = {}  # by rule, range and region
+        self._metrics: dict[tuple[str, float, str], OccupancyMetric] = {}  # by rule, range and region
         self._grid: VoxelGrid | None = None
         self._counted = self._covered = 0
 
@@ -164,19 +164,17 @@ class OccupancyTally(Tally):
         self._covered += int(np.count_nonzero(truth.counted & covered))
         crops = crops_within(truth.grid)
         for rule, occupied in found.occupied.items():
-            metrics = self._metrics.setdefault(rule, {})
             for (range_m, crop), (region, mask) in product(crops.items(), truth.regions_with_interiors.items()):
                 counted = (truth.known & covered & mask)[crop]
-                metric = metrics.setdefault((range_m, region), OccupancyMetric())
+                metric = self._metrics.setdefault((rule, range_m, region), OccupancyMetric())
                 metric.update(found.score[crop][counted], truth.occupied[crop][counted], occupied[crop][counted])
         self.frames += 1
 
     def rows(self) -> Iterator[Row]:
         """By rule, range and region."""
         covered = ratio(self._covered, self._counted)
-        for rule, metrics in self._metrics.items():
-            for (range_m, region), metric in metrics.items():
-                yield {"rule": rule, "range_m": range_m, "region": region, "covered": covered, **metric.compute()}
+        for (rule, range_m, region), metric in self._metrics.items():
+            yield {"rule": rule, "range_m": range_m, "region": region, "covered": covered, **metric.compute()}
 
 
 OCCUPANCY = Metric(
@@ -199,9 +197,6 @@ OCCUPANCY = Metric(
     across="range_m",
     headline={"region": ALL},
 )
-
-
-# From scores to probabilities, and how far stated probabilities are from observed frequencies.
 
 
 _MOST_KNOTS = 32  # of a calibration, between the ends of its range
@@ -250,43 +245,39 @@ def fit_calibration(histogram: NDArray[np.int64]) -> Calibration:
     return Calibration("piecewise_linear", knot_scores, probabilities)
 
 
-class CalibrationMetric:
-    """Expected calibration error, Brier score, reliability of all voxels of all updates, in equal bins."""
+def calibration_sums(
+    probability: NDArray[np.floating[Any]], occupied: NDArray[np.bool_], bins: int = 15
+) -> NDArray[np.float64]:
+    """Voxels, sum of stated probability, occupied voxels, sum of squared differences in equal bins: float64 [4, bins].
 
-    def __init__(self, bins: int = 15) -> None:
-        # float64 [4, bins]: voxels, sum of stated probability, occupied voxels, sum of squared differences.
-        self.sums = np.zeros((4, bins))
+    `probability` and truth `occupied` (bool) of voxels: [...].
+    """
+    stated, truth = probability.astype(np.float64).ravel(), occupied.ravel().astype(np.float64)
+    assert ((stated >= 0.0) & (stated <= 1.0)).all(), "probabilities outside of 0..1"
+    index = np.minimum((stated * bins).astype(np.int64), bins - 1)
+    weights = np.ones_like(stated), stated, truth, (stated - truth) ** 2
+    return np.stack([np.bincount(index, weights=row, minlength=bins) for row in weights])
 
-    def update(self, probability: NDArray[np.floating[Any]], occupied: NDArray[np.bool_]) -> None:
-        """Count voxels: probability and truth (bool) [...]."""
-        stated = probability.astype(np.float64).ravel()
-        assert ((stated >= 0.0) & (stated <= 1.0)).all(), "probabilities outside of 0..1"
-        truth = occupied.ravel().astype(np.float64)
-        bins = self.sums.shape[1]
-        index = np.minimum((stated * bins).astype(np.int64), bins - 1)
-        for row, weights in enumerate((np.ones_like(stated), stated, truth, (stated - truth) ** 2)):
-            self.sums[row] += np.bincount(index, weights=weights, minlength=bins)
 
-    def compute(self) -> Row:
-        """How far stated probabilities are from observed frequencies; NaN before the first voxel."""
-        count, stated, truth, squares = self.sums
-        total = np.float64(count.sum())
-        with np.errstate(invalid="ignore"):
-            bins = zip(count.astype(int).tolist(), (stated / count).tolist(), (truth / count).tolist(), strict=True)
-            return {
-                # Mean over voxels of |stated - observed| of their bin (Guo et al., ICML 2017).
-                "expected_calibration_error": float(np.abs(stated - truth).sum() / total),
-                "brier": float(squares.sum() / total),  # mean squared difference of probability and truth
-                # Of each bin the mean stated probability, and the share of occupied voxels; NaN in empty ones.
-                "reliability": [dict(zip(("voxels", "stated", "observed"), each, strict=True)) for each in bins],
-            }
+def calibration_errors(sums: NDArray[np.float64]) -> Row:
+    """How far stated probabilities are from observed frequencies, by `calibration_sums`; NaN without voxels."""
+    count, stated, truth, squares = sums
+    with np.errstate(invalid="ignore"):
+        bins = zip(count.astype(int).tolist(), (stated / count).tolist(), (truth / count).tolist(), strict=True)
+        return {
+            # Mean over voxels of |stated - observed| of their bin (Guo et al., ICML 2017).
+            "expected_calibration_error": float(np.abs(stated - truth).sum() / count.sum()),
+            "brier": float(squares.sum() / count.sum()),  # mean squared difference of probability and truth
+            # Of each bin the mean stated probability, and the share of occupied voxels; NaN in empty ones.
+            "reliability": [dict(zip(("voxels", "stated", "observed"), each, strict=True)) for each in bins],
+        }
 
 
 class CalibrationTally(Tally):
-    """`CalibrationMetric` of each probability that a method states, over the voxels that count."""
+    """`calibration_errors` of each probability that a method states, over the voxels that count."""
 
     def __init__(self, _: object) -> None:
-        self._stated: dict[str, CalibrationMetric] = {}
+        self._stated: dict[str, NDArray[np.float64]] = {}
 
     def add(self, answer: Answer) -> None:
         """Count the voxels of a frame."""
@@ -294,13 +285,13 @@ class CalibrationTally(Tally):
         if truth is None or found is None or not found.stated:
             return
         for name, probability in found.stated.items():
-            metric = self._stated.setdefault(name, CalibrationMetric())
-            metric.update(probability[truth.counted], truth.occupied[truth.counted])
+            sums = calibration_sums(probability[truth.counted], truth.occupied[truth.counted])
+            self._stated[name] = self._stated.get(name, 0.0) + sums
         self.frames += 1
 
     def rows(self) -> Iterator[Row]:
         """By what is stated."""
-        yield from ({"stated": name, **metric.compute()} for name, metric in self._stated.items())
+        yield from ({"stated": name, **calibration_errors(sums)} for name, sums in self._stated.items())
 
 
 CALIBRATION = Metric(

@@ -1,6 +1,4 @@
-"""Measures of semantics: confusion of classes, completed voxels, and zero-shot labels from words.
-
-Confusion of predicted labels with true classes, the intersection over union that follows, and names for clusters.
+"""Measures of semantics: confusion of classes, names for clusters, completed voxels, zero-shot labels from words.
 
 Every confusion matrix here has a row for each predicted label and a column for each true class. Predicted labels may be
 clusters without a name; `renamed` gives them one afterwards, exactly as if the predictions themselves were renamed.

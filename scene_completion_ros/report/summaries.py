@@ -57,8 +57,8 @@ TOTAL = "total"
 
 def latency_percentiles(timings_ms: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
     """By stage, over the frames that report it: ``mean``, ``p50``, ``p95``, ``p99``, ``max``, milliseconds."""
-    table = {}
-    for stage in _stages(timings_ms):
+    table, names = {}, dict.fromkeys(name for timings in timings_ms for name in timings)
+    for stage in sorted(names, key=lambda name: name == TOTAL):  # the total last
         values = np.array([timings[stage] for timings in timings_ms if stage in timings], dtype=np.float64)
         percentiles = {f"p{q}": float(np.percentile(values, q)) for q in (50, 95, 99)}
         table[stage] = {"mean": float(values.mean()), **percentiles, "max": float(values.max())}
@@ -68,8 +68,3 @@ def latency_percentiles(timings_ms: Sequence[Mapping[str, float]]) -> dict[str, 
 def occupied_median(counts: Sequence[int]) -> float:
     """Median of the frames' numbers of occupied voxels; 0 where there was no frame."""
     return float(np.median(counts)) if counts else 0.0
-
-
-def _stages(timings_ms: Sequence[Mapping[str, float]]) -> list[str]:
-    names = dict.fromkeys(name for timings in timings_ms for name in timings)
-    return [name for name in names if name != TOTAL] + ([TOTAL] if TOTAL in names else [])

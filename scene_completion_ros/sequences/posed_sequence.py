@@ -281,9 +281,7 @@ def image_file(source: ImageSource) -> tuple[bytes, str]:
         return source.read_bytes(), source.suffix.lower()
     if isinstance(source, EncodedImage) and (encoded := source.encoded()) is not None:
         return encoded
-    done, content = cv2.imencode(".png", cv2.cvtColor(source(), cv2.COLOR_RGB2BGR))
-    if not done:
-        raise SequenceError("image cannot be written as PNG", where=repr(source), cure="Report this image")
+    _, content = cv2.imencode(".png", cv2.cvtColor(source(), cv2.COLOR_RGB2BGR))
     return content.tobytes(), ".png"
 
 

@@ -11,9 +11,10 @@ from sklearn.metrics import average_precision_score, brier_score_loss, jaccard_s
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.metric import VoxelAnswer
 from scene_completion_ros.evaluation.occupancy import (
-    CalibrationMetric,
     OccupancyMetric,
     OccupancyTally,
+    calibration_errors,
+    calibration_sums,
     fit_calibration,
     score_histogram,
 )
@@ -100,9 +101,7 @@ def small_scores(seed: int, count: int = 200_000) -> tuple[np.ndarray, np.ndarra
 
 
 def expected_calibration_error(probability: np.ndarray, occupied: np.ndarray) -> float:
-    metric = CalibrationMetric()
-    metric.update(probability, occupied)
-    return float(metric.compute()["expected_calibration_error"])
+    return float(calibration_errors(calibration_sums(probability, occupied))["expected_calibration_error"])
 
 
 def test_fit_recovers_the_probability_of_unseen_voxels() -> None:
@@ -125,10 +124,9 @@ def test_fit_needs_both_kinds_and_a_score_that_separates_them() -> None:
 
 
 def test_errors_by_hand() -> None:
-    metric = CalibrationMetric(bins=2)
-    metric.update(np.array([0.1, 0.3]), np.array([False, True]))  # stated 0.2, observed 0.5
-    metric.update(np.array([0.6, 1.0]), np.array([True, True]))  # stated 0.8, observed 1.0
-    errors = metric.compute()
+    sums = calibration_sums(np.array([0.1, 0.3]), np.array([False, True]), 2)  # stated 0.2, observed 0.5
+    sums += calibration_sums(np.array([0.6, 1.0]), np.array([True, True]), 2)  # stated 0.8, observed 1.0
+    errors = calibration_errors(sums)
     assert errors["expected_calibration_error"] == pytest.approx((2 * 0.3 + 2 * 0.2) / 4)
     assert errors["brier"] == pytest.approx((0.01 + 0.49 + 0.16 + 0.0) / 4)
     low, high = errors["reliability"]

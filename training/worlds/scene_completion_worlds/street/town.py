@@ -105,8 +105,7 @@ class TownPlan:
         parts = make_ground(self.ground, start, end, self.atlas)
         for index in range(first, last + 1):
             parts += self.section(index)
-        parts += self._traffic(start, end, moment) if self.busy else self._leader(start, end)
-        return Town(self, parts, start, end)
+        return Town(self, parts + self._traffic(start, end, moment), start, end)
 
     def _furnished(self, index: int) -> list[Part]:
         """What stands on the stretch of `SECTION_M` that starts at `index` times its length."""
@@ -118,19 +117,14 @@ class TownPlan:
         return layout.parts
 
     def _traffic(self, start: float, end: float, moment: Moment) -> list[Part]:
-        layout = Layout(np.random.default_rng([self.seed, 19]), self.ground, self._nursery, start, end)
-        put_traffic(layout, self.seed, moment)
-        return layout.parts
-
-    def _leader(self, start: float, end: float) -> list[Part]:
-        """A vehicle in the rig's lane, beyond the end of the drive."""
+        """All that moves at a moment, or in a town that is not busy a vehicle in the rig's lane beyond the drive."""
         rng = np.random.default_rng([self.seed, 10])
-        s = self.length + float(rng.uniform(16.0, 40.0))
-        if not start < s < end - 10.0:
-            return []
         layout = Layout(rng, self.ground, self._nursery, start, end)
-        vehicle = road_users.van(rng) if rng.random() < 0.3 else road_users.car(rng)
-        layout.place(vehicle.parts, s, self.profile.drive_offset)
+        if self.busy:
+            put_traffic(layout, self.seed, moment)
+        elif start < (s := self.length + float(rng.uniform(16.0, 40.0))) < end - 10.0:
+            vehicle = road_users.van(rng) if rng.random() < 0.3 else road_users.car(rng)
+            layout.place(vehicle.parts, s, self.profile.drive_offset)
         return layout.parts
 
 
