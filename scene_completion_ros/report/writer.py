@@ -231,10 +231,7 @@ _PARTS = {
 _WIDEST_IMAGE = 640  # pixels; the page carries every image
 _QUALITY = 80
 LARGEST_PAGE = 8_000_000  # bytes: a browser cannot hold an hour of voxels
-_OWN = re.compile(
-    r"index\.html"
-    r"|frames/\d{6,}(\.json|_(camera|depth)\.jpg|_seen\.png|_(voxels|lidar|matches)\.bin)"
-)
+_OWN = re.compile(rf"index\.html|frames/\d{{6,}}({'|'.join(map(re.escape, ('.json', *_PARTS.values())))})")
 _MOVE = "Move it away, or name another folder"
 
 

@@ -198,12 +198,6 @@ class PosedSequence:
         write_whole(folder / INDEX_NAME, json.dumps(document, indent=1).encode())
         return folder
 
-    def voxel_grid(self) -> VoxelGrid:
-        """The grid of a rendered town's voxels. Raises SequenceError where its provenance names none or a bad one."""
-        cure = "Voxels need origin, voxel_size and shape there: write the sequence again"
-        provenance = JsonObject(self.provenance, self.name, "provenance.", kind=SequenceError, cure=cure)
-        return grid_of(provenance.object("voxel_grid"))
-
     @property
     def floor(self) -> float | None:
         """Height of the floor in a world whose z axis points up, metres; None where the provenance has none."""
@@ -211,7 +205,7 @@ class PosedSequence:
         return float(floor) if isinstance(floor, int | float) and math.isfinite(floor) else None
 
     def grid_from_camera(self, index: int = 0) -> RigidTransform:
-        """Pose of the camera's optical frame in `voxel_grid`; a grid without provenance turns with the camera.
+        """Pose of the camera's optical frame in `stored_grid`; a grid without provenance turns with the camera.
 
         Where the provenance is "level", the grid of each frame stands upright on the floor below the camera. Raises
         SequenceError where its provenance names what is no pose.
@@ -421,8 +415,12 @@ def holds_exact_voxels(sequence: PosedSequence) -> bool:
 
 
 def stored_grid(sequence: PosedSequence) -> VoxelGrid:
-    """The grid of stored voxels; that of streets where the provenance names none."""
-    return DEFAULT_GRID if sequence.provenance.get("voxel_grid") is None else sequence.voxel_grid()
+    """The grid of stored voxels; that of streets where the provenance names none. SequenceError for a bad one."""
+    if sequence.provenance.get("voxel_grid") is None:
+        return DEFAULT_GRID
+    cure = "Voxels need origin, voxel_size and shape there: write the sequence again"
+    provenance = JsonObject(sequence.provenance, sequence.name, "provenance.", kind=SequenceError, cure=cure)
+    return grid_of(provenance.object("voxel_grid"))
 
 
 SOURCE = Source(

@@ -16,6 +16,10 @@ from scene_completion_worlds.room.walk import CAMERA, RoomWalk
 ASKEW = RigidTransform.from_quaternion([0.4, -0.2, 0.3, 0.85], np.array([1.0, 2.0, -3.0]))
 
 
+def millimetres(depth: np.ndarray) -> np.ndarray:
+    return np.rint(1000.0 * np.where(np.isfinite(depth), depth, 0.0)).astype(np.uint16)
+
+
 def write_recording(folder: Path, walk: RoomWalk, pose: Callable[[int], np.ndarray]) -> Path:
     """Frames as 7-Scenes has them."""
     folder.mkdir()
@@ -24,8 +28,7 @@ def write_recording(folder: Path, walk: RoomWalk, pose: Callable[[int], np.ndarr
     for index in range(len(walk.poses)):
         stem = f"{folder}/frame-{index:06d}"
         cv2.imwrite(f"{stem}.color.jpg", walk.image(index, CAMERA)[..., ::-1])
-        depth = walk.view(index, CAMERA).depth
-        cv2.imwrite(f"{stem}.depth.png", np.rint(1000.0 * np.where(np.isfinite(depth), depth, 0.0)).astype(np.uint16))
+        cv2.imwrite(f"{stem}.depth.png", millimetres(walk.view(index, CAMERA).depth))
         np.savetxt(f"{stem}.pose.txt", pose(index))
     return folder
 
@@ -99,10 +102,8 @@ def listed(tmp_path: Path, larger: RoomWalk) -> Path:
     for name in ("image", "depth"):
         (tmp_path / name).mkdir()
     for index in range(12):
-        depth = larger.view(index, CAMERA).depth[::2, ::2]
         cv2.imwrite(f"{tmp_path}/image/{2 * index:06d}.jpg", larger.image(index, CAMERA)[..., ::-1])
-        millimetres = np.rint(1000.0 * np.where(np.isfinite(depth), depth, 0.0)).astype(np.uint16)
-        cv2.imwrite(f"{tmp_path}/depth/{2 * index:06d}.png", millimetres)
+        cv2.imwrite(f"{tmp_path}/depth/{2 * index:06d}.png", millimetres(larger.view(index, CAMERA).depth[::2, ::2]))
     np.savetxt(tmp_path / "K.txt", larger.cameras[CAMERA].matrix)
     np.savetxt(tmp_path / "poses.txt", [(ASKEW @ pose).matrix.ravel() for pose in larger.poses])
     np.savetxt(tmp_path / "frames.txt", range(0, 24, 2), fmt="%d")

@@ -1,5 +1,6 @@
 """A drive as a sequence on disk and as a bag."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_bag_is_read_back(drive: StreetDrive, tmp_path: Path) -> None:
 def test_a_rendered_town_lends_its_exact_voxels(tmp_path: Path) -> None:
     """The samples are those of the town; insides and what is below the ground are left out."""
     grid = VoxelGrid((0.0, -6.4, -2.4), 0.4, (64, 32, 12), "forward")
-    drive = StreetDrive(1, 2, make_rig(208, 63), grid, supersampling=1)
+    drive = StreetDrive(1, 2, replace(make_rig(208, 63), grid=grid), supersampling=1)
     drive.sequence(("voxels", "depth")).save(tmp_path / "town")
     sequence = load_sequence(tmp_path, SequenceSource("town"))
     files = prepare_sequence(sequence, Store(tmp_path), settings=FusionSettings(kept=4000), exact=True, workers=1)

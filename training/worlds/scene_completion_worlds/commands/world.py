@@ -102,4 +102,4 @@ def _drive(args: argparse.Namespace) -> "RenderedDrive":
         return RoomWalk(args.seed, args.frames, size, leg, supersampling=args.supersampling, rate_hz=rate)
     width, height = args.size or (None, None)
     rig, busy = make_rig(width, height, kind=KINDS[args.kind][1]), args.kind == "street-busy"
-    return StreetDrive(args.seed, args.frames, rig, None, args.supersampling, args.rate or 10.0, busy=busy)
+    return StreetDrive(args.seed, args.frames, rig, args.supersampling, args.rate or 10.0, busy=busy)

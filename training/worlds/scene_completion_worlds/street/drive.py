@@ -155,8 +155,7 @@ class StreetDrive(RenderedDrive):
         self,
         seed: int,
         frames: int,
-        rig: StreetRig,  # cameras and LiDAR; they are mounted as the seed has it
-        grid: VoxelGrid | None = None,  # voxel grid of the ground truth, around the left camera; by default the rig's
+        rig: StreetRig,  # cameras, LiDAR and grid; they are mounted as the seed has it
         supersampling: int = 2,
         rate_hz: float = FRAME_RATE_HZ,
         *,
@@ -167,7 +166,7 @@ class StreetDrive(RenderedDrive):
         self.plan = TownPlan(seed, length, hilly=rig.level, busy=busy)
         poses = drive_poses(self.plan.line, self.plan.profile, frames, seed, rate_hz)
         cameras, places = dict(self.rig.cameras), dict(self.rig.rig_from_camera)
-        super().__init__(seed, cameras, places, poses, stamps_ns(frames, rate_hz), grid or rig.grid)
+        super().__init__(seed, cameras, places, poses, stamps_ns(frames, rate_hz), rig.grid)
         self._sky = Sky(self.plan.daylight)
         self._supersampling = supersampling
         self._built: tuple[int, Renderer] | None = None
