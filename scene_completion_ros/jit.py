@@ -18,7 +18,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Reassociation lets sums over channels run in vector lanes. Infinities must keep their meaning (no "ninf"), because
 # a half distance of infinity means "never".
-FAST_MATH = {"reassoc", "contract", "arcp", "nsz"}
+OPTIONS: dict[str, Any] = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "error_model": "numpy", "nogil": True}
 
 CACHE_LINE = 64
 
@@ -39,14 +39,13 @@ def kernel(*, parallel: bool = True, inlines: Sequence[ModuleType] = ()) -> Call
     """
 
     def compile_lazily(function: Function) -> Function:
-        options: dict[str, Any] = {"parallel": parallel, "fastmath": FAST_MATH, "error_model": "numpy", "nogil": True}
         if inlines:
             sources = b"".join(Path(str(module.__file__)).read_bytes() for module in inlines)
             function.__qualname__ += f"_{zlib.crc32(sources):08x}"
         try:
-            compiled = numba.njit(cache=True, **options)(function)
+            compiled = numba.njit(cache=True, parallel=parallel, **OPTIONS)(function)
         except RuntimeError:  # "no locator available": no cache folder can be written
-            return numba.njit(cache=False, **options)(function)  # type: ignore[no-any-return]
+            return numba.njit(parallel=parallel, **OPTIONS)(function)  # type: ignore[no-any-return]
         name = f"{Path(function.__code__.co_filename).stem}.{function.__qualname__}".replace("<locals>", "locals")
         compiled.compile = _by_one_process(compiled.compile, Path(compiled.stats.cache_path, f"{name}.lock"))
         return compiled  # type: ignore[no-any-return]
@@ -74,13 +73,12 @@ def inlined(function: Function) -> Function:
     compiled function in a closure for a new one in every process. So numba would never find the caller's cache entry
     again.
     """
-    return numba.njit(fastmath=FAST_MATH, error_model="numpy", nogil=True)(function)  # type: ignore[no-any-return]
+    return numba.njit(**OPTIONS)(function)  # type: ignore[no-any-return]
 
 
 def always_inlined(function: Function) -> Function:
     """As `inlined`, where LLVM would leave a call to a long function; it does not learn constants of its caller."""
-    options: dict[str, Any] = {"fastmath": FAST_MATH, "error_model": "numpy", "nogil": True, "forceinline": True}
-    return numba.njit(**options)(function)  # type: ignore[no-any-return]
+    return numba.njit(forceinline=True, **OPTIONS)(function)  # type: ignore[no-any-return]
 
 
 @contextmanager

@@ -82,16 +82,8 @@ def test_of_processes_that_start_together_one_compiles(tmp_path: Path) -> None:
         "assert triple(2.0) == 6.0\n"
         "print(sum(triple.stats.cache_misses.values()))\n"
     )
-    together = [
-        subprocess.Popen(
-            [sys.executable, tmp_path / "needed.py"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=with_this_checkout(),
-        )
-        for _ in range(3)
-    ]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": with_this_checkout()}
+    together = [subprocess.Popen([sys.executable, tmp_path / "needed.py"], **pipes) for _ in range(3)]
     for process in together:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
     for process in together:

@@ -1,8 +1,8 @@
 """Scores of published voxels and depth by hand, and their truth in folders and bags, found by stamp."""
 
 import json
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -125,32 +125,18 @@ IDENTITY = RigidTransform.identity()
 
 def write_folder(folder: Path) -> Path:
     """Two frames with voxels and depth of the camera `left`; their labels say their number."""
-    flags = np.ones(SHAPE, dtype=np.uint8)
+    images = dict.fromkeys(("right", "left"), partial(np.zeros, (CAMERA.height, CAMERA.width, 3), np.uint8))
     frames = []
     for number in range(2):
         label = np.zeros(SHAPE, dtype=np.uint8)
         label[0, 0] = number + 1
         depth = np.full((CAMERA.height, CAMERA.width), 7.0 + number, dtype=np.float32)
-        held: dict[str, Any] = {"voxel_label": label, "voxel_flags": flags, "depth": depth}
-        frames.append(
-            Frame(
-                START_NS + number * STEP_NS,
-                {name: lambda: np.zeros((CAMERA.height, CAMERA.width, 3), np.uint8) for name in ("left", "right")},
-                IDENTITY,
-                {name: (lambda value=value: value) for name, value in held.items()},
-            )
-        )
-    sequence = PosedSequence(
-        name="case",
-        cameras={"right": CAMERA, "left": CAMERA},
-        rig_from_camera={"right": IDENTITY, "left": IDENTITY},
-        frames=frames,
-        pose_source="by hand",
-        provenance={
-            "voxel_grid": {"origin": [0, -0.2, -0.3], "voxel_size": 0.2, "shape": list(SHAPE), "around": "left"}
-        },
-    )
-    return sequence.save(folder)
+        held = {"voxel_label": label, "voxel_flags": np.ones(SHAPE, np.uint8), "depth": depth}
+        assets = {name: partial(np.asarray, value) for name, value in held.items()}
+        frames.append(Frame(START_NS + number * STEP_NS, images, IDENTITY, assets))
+    cameras, poses = dict.fromkeys(images, CAMERA), dict.fromkeys(images, IDENTITY)
+    grid = {"origin": [0, -0.2, -0.3], "voxel_size": 0.2, "shape": list(SHAPE), "around": "left"}
+    return PosedSequence("case", cameras, poses, frames, "by hand", provenance={"voxel_grid": grid}).save(folder)
 
 
 def test_a_frame_is_found_by_its_stamp(tmp_path: Path) -> None:

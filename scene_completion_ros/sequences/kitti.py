@@ -333,9 +333,7 @@ def _default_pose_file(root: Path) -> Path:
 
 
 def numbered_images(folder: Path) -> dict[int, Path]:
-    """Number -> image file of a folder of numbered images, sorted. Raises SequenceError without such a folder."""
-    if not folder.is_dir():
-        raise SequenceError("image folder is missing", where=str(folder), cure="Name the cameras that the folder has")
+    """Number -> image file of a folder of numbered images, sorted."""
     found = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.isdigit())
     return {int(path.stem): path for path in sorted(found, key=lambda path: int(path.stem))}
 

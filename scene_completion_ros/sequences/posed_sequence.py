@@ -159,31 +159,26 @@ class PosedSequence:
             cure = "Name a new folder: nothing already written is overwritten"
             raise SequenceError("folder is not empty", where=str(folder), cure=cure)
         folder.mkdir(parents=True, exist_ok=True)
-        folder_of = _folder_names([*self.cameras, *(name for frame in self.frames for name in frame.assets)])
+        assets = dict.fromkeys(name for frame in self.frames for name in frame.assets)
+        folder_of = _folder_names([*self.cameras, *assets])
         entries = []
         written: dict[int, str] = {}  # a mask of a whole drive is one loader in all its frames, and becomes one file
+        for place, names in (("images", self.cameras), ("assets", assets)):
+            for name in names:
+                (folder / place / folder_of[name]).mkdir(parents=True)
         for number, frame in enumerate(self.frames):
             images = {}
             for camera, source in frame.images.items():
                 content, suffix = image_file(source)
                 images[camera] = f"images/{folder_of[camera]}/{number:06d}{suffix}"
-                (folder / images[camera]).parent.mkdir(parents=True, exist_ok=True)
                 (folder / images[camera]).write_bytes(content)
-            arrays = {}
             for name, loader in frame.assets.items():
                 if id(loader) not in written:
                     written[id(loader)] = f"assets/{folder_of[name]}/{number:06d}.npz"
-                    (folder / written[id(loader)]).parent.mkdir(parents=True, exist_ok=True)
                     np.savez_compressed(folder / written[id(loader)], data=loader())
-                arrays[name] = written[id(loader)]
-            entries.append(
-                {
-                    "stamp_ns": frame.stamp_ns,
-                    "world_from_rig": frame.world_from_rig.matrix.tolist(),
-                    "images": images,
-                    "assets": arrays,
-                }
-            )
+            arrays = {name: written[id(loader)] for name, loader in frame.assets.items()}
+            pose = frame.world_from_rig.matrix.tolist()
+            entries.append({"stamp_ns": frame.stamp_ns, "world_from_rig": pose, "images": images, "assets": arrays})
         document = {
             "schema_version": SCHEMA_VERSION,
             "name": self.name,

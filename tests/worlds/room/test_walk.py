@@ -17,6 +17,12 @@ from scene_completion_worlds.street.parts import box
 from scene_completion_worlds.street.scene import build_scene
 
 
+@pytest.fixture(scope="module")
+def walk() -> RoomWalk:
+    """Twelve views apart of the rooms of seed 7, in a hand."""
+    return RoomWalk(7, 12, (160, 120), leg=1, carrier="hand", supersampling=1)
+
+
 @pytest.mark.parametrize("seed", range(40, 43))
 def test_rooms_share_no_place_and_things_stay_inside(seed: int) -> None:
     plan = FloorPlan(seed)
