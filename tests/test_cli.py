@@ -169,15 +169,6 @@ def test_installed_packages_add_commands_and_broken_ones_do_not_harm(
     assert "no_such_package" in capsys.readouterr().err
 
 
-class Stream(io.StringIO):
-    def __init__(self, terminal: bool) -> None:
-        super().__init__()
-        self._terminal = terminal
-
-    def isatty(self) -> bool:
-        return self._terminal
-
-
 @pytest.mark.parametrize(
     ("terminal", "wanted"),
     [
@@ -189,12 +180,13 @@ def test_a_terminal_has_one_line_and_a_file_one_now_and_then(
     monkeypatch: pytest.MonkeyPatch, terminal: bool, wanted: str
 ) -> None:
     """A step takes 8 s; lines of a file are 10 s apart."""
-    now_s = [0.0]
+    now_s, stream = [0.0], io.StringIO()
+    stream.isatty = lambda: terminal
     monkeypatch.setattr(progress.time, "monotonic", lambda: now_s[0])
-    monkeypatch.setattr(sys, "stderr", Stream(terminal))
+    monkeypatch.setattr(sys, "stderr", stream)
     with Progress(3) as shown:
         shown.line("Starting ...")
         for later_s in (8.0, 16.0, 30.0):
             now_s[0] = later_s
             shown.step("20 ms")
-    assert sys.stderr.getvalue() == wanted
+    assert stream.getvalue() == wanted

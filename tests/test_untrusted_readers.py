@@ -5,6 +5,8 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterator
+from functools import partial, reduce
+from operator import getitem
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
@@ -202,23 +204,20 @@ def test_no_reader_takes_a_document_of_an_adversary(name: str, tmp_path: Path) -
 
 def places(document: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     yield place
-    below = (
-        document.items() if isinstance(document, dict) else enumerate(document if isinstance(document, list) else ())
-    )
-    for key, value in below:
+    below = dict(enumerate(document)) if isinstance(document, list) else document
+    for key, value in below.items() if isinstance(below, dict) else ():
         yield from places(value, (*place, key))
 
 
 def changed(document: Any, place: tuple[Any, ...], value: Any) -> Any:
     if not place:
         return {} if value is GONE else value
-    document = copy.copy(document)
-    if len(place) > 1:
-        document[place[0]] = changed(document[place[0]], place[1:], value)
-    elif value is GONE:
-        del document[place[0]]
+    document = copy.deepcopy(document)
+    within = reduce(getitem, place[:-1], document)
+    if value is GONE:
+        del within[place[-1]]
     else:
-        document[place[0]] = value
+        within[place[-1]] = value
     return document
 
 
