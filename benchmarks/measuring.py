@@ -45,18 +45,15 @@ def timed(work: Callable[[], object], repeats: int) -> NDArray[np.float64]:
 
 def ratio_table(
     title: str,  # heads the column of names
-    rows: Mapping[str, NDArray[np.float64] | str],  # milliseconds of each run by name; or why there are none
+    rows: Mapping[str, NDArray[np.float64]],  # milliseconds of each run by name
     further: Mapping[str, Mapping[str, str]] | None = None,  # more columns by name: the cell of each row that has one
 ) -> str:
-    """A Markdown table of times, and of their ratios to the first row that was measured."""
-    measured = [runs for runs in rows.values() if not isinstance(runs, str)]
-    columns = further or {}
+    """A Markdown table of times, and of their ratios to the first row."""
+    columns, first = further or {}, np.median(next(iter(rows.values())))
     cells = []
     for name, runs in rows.items():
-        times: tuple[str, ...] = (f"not measured: {runs}", "", "")
-        if not isinstance(runs, str):
-            middle, late = np.percentile(runs, (50, 95))
-            times = f"{middle:.1f}", f"{late:.1f}", f"{middle / np.median(measured[0]):.2f}"
+        middle, late = np.percentile(runs, (50, 95))
+        times = f"{middle:.1f}", f"{late:.1f}", f"{middle / first:.2f}"
         cells.append((name, *times, *(column.get(name, "") for column in columns.values())))
     return table((title, "p50 ms", "p95 ms", "times", *columns), cells)
 

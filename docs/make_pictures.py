@@ -24,7 +24,7 @@ from scene_completion_ros.mapping.ground_map import FREE, UNKNOWN, GroundProject
 from scene_completion_ros.report.pictures import (
     MapScale,
     Picture,
-    beside_map,
+    next_to_map,
     class_legend,
     draw_axes,
     draw_camera,
@@ -125,7 +125,7 @@ def main() -> None:
     tiles = [("camera", fit_width(image, 480)), ("~/voxels", fit_width(seen, 480))]
     made = {
         "voxels.webp": street(crossing, there, dict(zip(bundle.class_names, bundle.class_colours, strict=True))),
-        "nav2_map.webp": with_legend(beside_map(tiles, ground(voxels, camera), title="", width=480), COLOURS),
+        "nav2_map.webp": with_legend(next_to_map(tiles, ground(voxels, camera), title="", width=480), COLOURS),
         "room.webp": room(),
         "words.webp": words_panel(image, voxels, done.matches, camera=camera),
     }

@@ -238,7 +238,7 @@ def class_legend(class_names: Sequence[str], class_colours: Sequence[tuple[int, 
     return picture
 
 
-def beside_map(left: Sequence[tuple[str, Picture]], birds_eye: Picture, *, title: str, width: int) -> Picture:
+def next_to_map(left: Sequence[tuple[str, Picture]], birds_eye: Picture, *, title: str, width: int) -> Picture:
     """Pictures with their names, `width` pixels wide, below each other, and the bird's-eye view on their right."""
     heading = 34 if title else _GAP
     height = heading + max(birds_eye.shape[0], sum(tile.shape[0] + 24 for _, tile in left)) + _GAP
@@ -267,7 +267,7 @@ def panel(
 ) -> Picture:
     """Camera image over depth on the left, bird's-eye view on the right, the legend of several classes below."""
     left = [(name, fit_width(tile, _PANEL_WIDTH)) for name, tile in (("camera", image), (depth_name, depth))]
-    picture = beside_map(left, birds_eye, title=title, width=_PANEL_WIDTH)
+    picture = next_to_map(left, birds_eye, title=title, width=_PANEL_WIDTH)
     if len(class_names) < 2:
         return picture
     legend = class_legend(class_names, class_colours, width=picture.shape[1] - 2 * _GAP)

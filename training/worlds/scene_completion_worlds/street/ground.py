@@ -12,8 +12,8 @@ from scene_completion_worlds.street.street_line import StreetClass, StreetLine, 
 from scene_completion_worlds.street.textures import TextureAtlas
 
 CELL_M = 1.0
-BESIDE_M = (1.3, 2.6, 4.0)  # terrain that belongs to the street's own mesh, beyond its last strip
-SUNK_BESIDE_M = 1.1  # up to here the terrain's grid lies under the street's mesh
+BEYOND_M = (1.3, 2.6, 4.0)  # terrain that belongs to the street's own mesh, beyond its last strip
+SUNK_BEYOND_M = 1.1  # up to here the terrain's grid lies under the street's mesh
 SUNK_M, SKIRT_M = 0.7, 0.9
 FINE_M, COARSE_M = 2.5, 10.0
 FINE_REACH_M, REACH_M = 45.0, 230.0
@@ -69,7 +69,7 @@ class Ground:
             side = self.profile.side(sign)
             beyond = sign * d - side.walk_edge
             bank = side.bank * smoothstep(beyond / side.bank_width)
-            rolling = (0.2 + 0.25 * abs(side.bank)) * smoothstep((beyond - BESIDE_M[-1]) / 18.0)
+            rolling = (0.2 + 0.25 * abs(side.bank)) * smoothstep((beyond - BEYOND_M[-1]) / 18.0)
             total += np.where(sign * d > 0, bank + rolling * self._waves(xy), 0.0)
         return total
 
@@ -146,7 +146,7 @@ def make_ground(ground: Ground, start: float, end: float, atlas: TextureAtlas) -
 def _half_street(ground: Ground, rows: Doubles, sign: int, found: _Quads) -> None:
     """Strips, arms of side streets and kerbs to one side of the centre line."""
     side = ground.profile.side(sign)
-    inner = sorted({0.0, *(strip.outer for strip in side.strips("")), *(side.walk_edge + m for m in BESIDE_M)})
+    inner = sorted({0.0, *(strip.outer for strip in side.strips("")), *(side.walk_edge + m for m in BEYOND_M)})
     arms = [street for street in ground.side_streets if street.reach(sign) > 0.0]
     edges = np.array(inner + [inner[-1] + step for step in np.arange(6.0, ARM_M - inner[-1], 6.0)])
     laid = [_strips(ground, float(s), sign, edges, len(inner), arms) for s in rows]
@@ -174,7 +174,7 @@ def _half_street(ground: Ground, rows: Doubles, sign: int, found: _Quads) -> Non
 def _strips(ground: Ground, s: float, sign: int, edges: Doubles, inner: int, arms: Sequence[SideStreet]) -> list[Strip]:
     """Surfaces of a row of cells from the centre line outwards; beyond the inner edges only on the arm of a street."""
     middle = s + CELL_M / 2
-    arm = any(street.covers(middle, sign, street.sidewalk + BESIDE_M[-1]) for street in arms)
+    arm = any(street.covers(middle, sign, street.sidewalk + BEYOND_M[-1]) for street in arms)
     count = (len(edges) if arm else inner) - 1
     return [ground.strip(middle, sign * (edges[k] + edges[k + 1]) / 2) for k in range(count)]
 
@@ -255,5 +255,5 @@ def terrain_height(ground: Ground, points: Doubles) -> Doubles:
     edge = np.where(left, ground.profile.left.walk_edge, ground.profile.right.walk_edge)
     kerb = np.where(left, ground.profile.left.kerb, ground.profile.right.kerb)
     height = line.smooth_height(points) + kerb + ground.rise(d, points) - 0.03
-    sunk = (np.abs(d) < edge + SUNK_BESIDE_M) | ground.on_arms(points, SUNK_BESIDE_M, shorter=3.0)
+    sunk = (np.abs(d) < edge + SUNK_BEYOND_M) | ground.on_arms(points, SUNK_BEYOND_M, shorter=3.0)
     return np.where(sunk, height - SUNK_M, height)
