@@ -24,13 +24,13 @@ from scene_completion_ros.mapping.ground_map import FREE, UNKNOWN, GroundProject
 from scene_completion_ros.report.pictures import (
     MapScale,
     Picture,
-    next_to_map,
     class_legend,
     draw_axes,
     draw_camera,
     encode_picture,
     fit_width,
     map_picture,
+    next_to_map,
     voxel_view,
     words_panel,
 )

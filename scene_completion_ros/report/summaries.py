@@ -1,6 +1,7 @@
 """What scaled the depths, and the latency of images, summed up."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -36,7 +37,8 @@ def evidence_summary(evidence: Sequence[Summary]) -> dict[str, Any]:
     found = [_known(summary) for summary in evidence]
     known = np.array([one for one in found if math.isfinite(one[0])]).reshape(-1, 2)
     middle = np.median(known, axis=0).round(4).tolist() if len(known) else [None, None]
-    reasons = Counter(_without_numbers(str(summary[WHY])) for summary in evidence if WHY in summary)
+    # Without numbers, as many frames share them.
+    reasons = Counter(re.sub(r"\S*\d\S*", "…", str(summary[WHY])) for summary in evidence if WHY in summary)
     return {
         "frames": len(known),
         "factor_median": middle[0],
@@ -44,12 +46,6 @@ def evidence_summary(evidence: Sequence[Summary]) -> dict[str, Any]:
         "not_measured": dict(reasons.most_common()),
         BY_FRAME: [list(one) if math.isfinite(one[0]) else None for one in found],
     }
-
-
-def _without_numbers(reason: str) -> str:
-    """A reason as many frames share it."""
-    words = reason.split()
-    return " ".join("…" if any(letter.isdigit() for letter in word) else word for word in words)
 
 
 TOTAL = "total"

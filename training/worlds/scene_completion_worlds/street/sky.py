@@ -122,7 +122,10 @@ def expose(linear: Floats, look: CameraLook, seed: tuple[int, ...]) -> Bytes:
         light = np.asarray(cv2.GaussianBlur(light, (0, 0), sigma), np.float32)
     exposure = look.exposure or GREY / max(float(np.exp(np.log(light.mean(axis=-1) + 1e-3).mean())), 1e-3)
     gain = exposure * np.asarray(look.white_balance, np.float32)
-    light = light * (gain * _vignette(height, width, look.vignetting)[..., None])
+    y = (np.arange(height, dtype=np.float32)[:, None] - (height - 1) / 2) / (width / 2)
+    x = (np.arange(width, dtype=np.float32)[None] - (width - 1) / 2) / (width / 2)
+    vignette = np.asarray(1.0 - look.vignetting * np.minimum(x * x + y * y, 1.5), np.float32)
+    light = light * (gain * vignette[..., None])
     grey = light.mean(axis=-1, keepdims=True)
     light = np.maximum(grey + look.saturation * (light - grey), 0.0)
     light = np.where(light < 0.6, light, 1.0 - 0.4 * np.exp(-(light - 0.6) / 0.4))  # a soft shoulder
@@ -133,9 +136,3 @@ def expose(linear: Floats, look: CameraLook, seed: tuple[int, ...]) -> Bytes:
     dark = MIDDLE_GREY * (shown / MIDDLE_GREY) ** look.contrast
     light = 1.0 - (1.0 - MIDDLE_GREY) * ((1.0 - shown) / (1.0 - MIDDLE_GREY)) ** look.contrast
     return np.asarray(np.rint(255.0 * np.where(shown < MIDDLE_GREY, dark, light)), np.uint8)
-
-
-def _vignette(height: int, width: int, loss: float) -> Floats:
-    y = (np.arange(height, dtype=np.float32)[:, None] - (height - 1) / 2) / (width / 2)
-    x = (np.arange(width, dtype=np.float32)[None] - (width - 1) / 2) / (width / 2)
-    return np.asarray(1.0 - loss * np.minimum(x * x + y * y, 1.5), np.float32)
