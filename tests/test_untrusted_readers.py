@@ -5,7 +5,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterator
-from functools import partial, reduce
+from functools import reduce
 from operator import getitem
 from pathlib import Path
 from pkgutil import resolve_name
