@@ -46,15 +46,10 @@ class TrainingRecord(lightning.Callback):
     def __init__(self, configuration: dict[str, Any], data: TrainingData) -> None:
         self.configuration, self.data = configuration, data
 
-    def content(self) -> dict[str, Any]:
-        """What goes into a checkpoint: the configuration, what the data knows, who wrote it."""
-        about = {"format": FORMAT, "version": scene_completion_ros.__version__, "configuration": self.configuration}
-        about |= {"commit": source_commit()}
-        return {**about, **self.data.record()}
-
     def on_save_checkpoint(self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Adds the record."""
-        checkpoint[KEY] = self.content()
+        """Adds the record: the configuration, what the data knows, who wrote it."""
+        about = {"format": FORMAT, "version": scene_completion_ros.__version__, "configuration": self.configuration}
+        checkpoint[KEY] = {**about, "commit": source_commit(), **self.data.record()}
 
     def refuse_other(self, record: Mapping[str, Any]) -> None:
         """Raises a `SequenceError` for the record of a checkpoint of another configuration."""

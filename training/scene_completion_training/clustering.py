@@ -132,11 +132,6 @@ class NamedClusters:
         return np.asarray(self.class_of_cluster, np.int64)[clusters]
 
 
-def colour_of(name: str, number: int) -> tuple[int, int, int]:
-    """Colour of a class: its usual one, or one that stays apart from those of the numbers before."""
-    return CLASS_COLOURS[name] if name in CLASS_COLOURS else spread_colour(number)
-
-
 def write_class_file(
     file: Path,
     names: Sequence[str | None],  # class of each cluster; None for those without a name
@@ -145,10 +140,10 @@ def write_class_file(
     colours: Mapping[str, tuple[int, int, int]] | None = None,
 ) -> None:
     """Writes a class file."""
-    clusters = []
+    known, clusters = CLASS_COLOURS | dict(colours or {}), []
     for number, (name, share) in enumerate(zip(names, shares, strict=True)):
         called = name or UNNAMED.format(number)
-        colour = (colours or {}).get(called) or colour_of(called, number)
+        colour = known.get(called) or spread_colour(number)
         clusters.append({"cluster": number, "name": called, "colour": colour, "share": round(share, 4)})
     content = {"schema": SCHEMA, "clusters": clusters}
     write_whole(file, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())

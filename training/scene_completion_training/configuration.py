@@ -122,7 +122,6 @@ class Configuration(TrainingConfiguration):
     hidden: int = 64  # width of the head's hidden layer (64 in BTS; of each view 128 in MVBTS)
     # First blocks of the pretrained trunk that keep their weights. EfficientNet-Lite0 has 16, ResNet-50 four.
     frozen_blocks: int = 16
-    head_rate: float = 1.0  # factor on `learning_rate` for the head
     # First steps, in which only the dense depth is trained. The losses on the density have little effect while
     # the features hold no depth, and their gradients drown the one that would put it there.
     depth_only_steps: int = 0
@@ -197,9 +196,8 @@ class Configuration(TrainingConfiguration):
         """Refuses what cannot be trained, see `TrainingConfiguration.check`; a stage adds checks of its own."""
         super().check()
         views, camera = self.data.views, self.viewpoint().camera
-        if not (0.0 <= views.aside <= 1.0 and 0 <= 2 * views.covered < camera.height):
-            cure = "Take a share from 0 to 1, and fewer rows than half of the image"
-            raise ConfigurationError(f"aside={views.aside}, covered={views.covered}", where="data.views", cure=cure)
+        if not 0.0 <= views.aside <= 1.0:
+            raise ConfigurationError(f"aside={views.aside}", where="data.views", cure="Take a share from 0 to 1")
         if self.schedule == "step" and self.decay_every < 1:
             raise ConfigurationError(f"{self.decay_every}", where="decay_every", cure="Take a positive number of steps")
         if self.half_resolution_steps and (camera.width % (2 * ENCODER_STEP) or camera.height % (2 * ENCODER_STEP)):

@@ -267,21 +267,18 @@ class FoldedEncoder(nn.Module):
             depth = nn.Conv2d(density.encoder.channels, len(field.surface_layer.weight), 1, bias=False)
             depth.weight.data.zero_()[:, :1] = field.surface_layer.weight.data  # it reads channel 0 alone
             self.surface = fold(density.encoder.projection, depth)
-        self.repeated: nn.Conv2d | None = None
-        if isinstance(field, FeatureField):
-            if field.shared:
-                self.repeated = fold(density.encoder.projection, density.feature_layer)
-            else:
-                folded = fold(field.project, field.feature_layer)
-                self.features = nn.Sequential(field.decoder, field.normalise, folded)
+        self.shared = isinstance(field, FeatureField) and field.shared  # the units of features are those of the density
+        if isinstance(field, FeatureField) and not field.shared:
+            folded = fold(field.project, field.feature_layer)
+            self.features = nn.Sequential(field.decoder, field.normalise, folded)
 
     def forward(self, image: Tensor) -> Tensor:
         """Returns pre-activations [1, h, w, C] of an RGB image [1, 3, H, W] in 0..255."""
         maps = self.trunk(image)
         decoded = torch.cat([self.decoder(maps), self.prior], dim=1)
         out: Tensor = self.project(decoded)
-        if self.repeated is not None:
-            out = torch.cat([out, self.repeated(decoded)], dim=1)
+        if self.shared:
+            out = torch.cat([out, out], dim=1)
         if self.features is not None:
             units = self.features(maps)
             out = torch.cat([out, units if self.surface is None else units + self.surface(decoded)], dim=1)

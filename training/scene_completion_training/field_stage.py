@@ -309,7 +309,7 @@ class FieldStage(Stage):
         settings = self.settings
         groups = [
             *((list(part.parameters()), settings.trunk_rate * factor) for part, factor in self.encoder.trunk.rates()),
-            ([p for module in (*self.head_layers(), self.link) for p in module.parameters()], settings.head_rate),
+            ([p for module in (*self.head_layers(), self.link) for p in module.parameters()], 1.0),
         ]
         named = {id(p) for parameters, _ in groups for p in parameters}
         groups.insert(0, ([p for p in self.parameters() if id(p) not in named], 1.0))

@@ -232,8 +232,7 @@ class Viewpoint:
         grid, code, camera = bundle.grid, bundle.point_code, bundle.canonical
         trained = bundle.provenance.get("configuration", {})
         halved = trained.get("half_resolution_steps", 0) >= trained.get("steps", 1)
-        small = STREET_CAMERA.resized(STREET_CAMERA.width // 2, STREET_CAMERA.height // 2)
-        if halved or (not trained and camera == small):
+        if halved:
             camera = camera.resized(2 * camera.width, 2 * camera.height)
         lengths = [round(size * grid.voxel_size, 9) for size in grid.shape]
         x, y, z = grid.origin

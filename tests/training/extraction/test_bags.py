@@ -20,8 +20,8 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence, check_f
 from scene_completion_training.evaluation.lidar_evaluation import scan_poses
 from scene_completion_training.extraction import bag as bag_module
 from scene_completion_training.extraction.bag import Job, extract_bag, extract_bags
+from scene_completion_training.extraction.finishing import ExtractionSettings
 from scene_completion_training.extraction.report import BagReport, read_report, summary_table
-from scene_completion_training.extraction.settings import ExtractionSettings
 from scene_completion_worlds.street.drive_bag import write_drive_bag
 from tests.bags.recordings import (
     SECOND,

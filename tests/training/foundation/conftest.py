@@ -27,7 +27,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(autouse=True)
 def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody asks the model hub."""
+    """No test asks the model hub."""
 
     def asked(*args: object, **kwargs: object) -> None:
         raise AssertionError(f"asked the hub for {args}")

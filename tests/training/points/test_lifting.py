@@ -30,13 +30,13 @@ from tests.training.points.rooms import CAMERA, CLASSES, room
 
 def test_every_point_has_its_voxel_and_every_voxel_one_of_its_points() -> None:
     points = room(0, step=0.07).points
-    found = voxelised(points, 0.2, np.random.default_rng(0))
-    assert len(np.unique(found.index, axis=0)) == len(found.index) < len(points)
-    assert found.index.min() >= 0
-    np.testing.assert_array_equal(found.voxel[found.chosen], np.arange(len(found.index)))
-    others = voxelised(points, 0.2, np.random.default_rng(1)).chosen
-    assert len(np.union1d(found.chosen, others)) > 1.2 * len(others)  # which one is drawn
-    low = points / 0.2 - found.index[found.voxel]  # one offset for all: voxels are cubes of a grid
+    index, chosen, voxel = voxelised(points, 0.2, np.random.default_rng(0))
+    assert len(np.unique(index, axis=0)) == len(index) < len(points)
+    assert index.min() >= 0
+    np.testing.assert_array_equal(voxel[chosen], np.arange(len(index)))
+    others = voxelised(points, 0.2, np.random.default_rng(1))[1]
+    assert len(np.union1d(chosen, others)) > 1.2 * len(others)  # which one is drawn
+    low = points / 0.2 - index[voxel]  # one offset for all: voxels are cubes of a grid
     assert (low.max(axis=0) - low.min(axis=0) < 1.0 + 1e-4).all()
 
 

@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Extract the bags and print what became of them."""
     from scene_completion_training.extraction.bag import Job, extract_bags, output_folders
+    from scene_completion_training.extraction.finishing import ExtractionSettings
     from scene_completion_training.extraction.report import summary_table
-    from scene_completion_training.extraction.settings import ExtractionSettings
 
     if args.workers < 1:
         raise ConfigurationError("less than 1", where="--workers", cure="Give at least 1")

@@ -352,11 +352,9 @@ class RecordedFrames(Sequence[PreparedFrame]):
 
     def _masked(self, index: int) -> list[str]:
         """Cameras that do not show the world everywhere."""
-        assets = self.sequence.frames[index].assets
-        masked = [
-            recorded for recorded in self._recorded.values() if {f"validity_{recorded}", f"ego_{recorded}"} & {*assets}
-        ]
-        return [name for name, recorded in self._recorded.items() if self._is_aside(name) or recorded in masked]
+        assets = self.sequence.frames[index].assets.keys()
+        every = self._recorded.items()
+        return [name for name, of in every if self._is_aside(name) or assets & {f"validity_{of}", f"ego_{of}"}]
 
     def _mask(self, index: int, name: str) -> Mask:
         mask = world_mask(self.sequence, index, self._recorded[name])

@@ -50,9 +50,6 @@ class ViewSettings:
     yaw: float = 6.0
     pitch: float = 0.1  # as `yaw`, degrees
     roll: float = 0.1  # as `yaw`, degrees
-    # Most rows at the upper and at the lower edge that repeat the row next to them and have no depth, drawn anew for
-    # each edge. A turned camera shows where the recording ends, and so by how much it was turned.
-    covered: int = 0
     # Apply brightness, contrast, saturation and hue (±0.1) jitter, random greyscale and blur.
     colour_jitter: bool = True
     jitter: float = 0.3  # strength of the first three (0.2 in BTS)
@@ -261,11 +258,6 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         hint = drawn_views.depth_hint(frame, side, self.camera, draw.turn)
         if self.settings.colour_jitter:
             image = drawn_views.jittered(image, generator, self.settings.jitter, self.settings.washed)
-        if self.settings.covered:
-            upper, lower = generator.integers(self.settings.covered + 1, size=2)
-            rows = np.arange(len(image))
-            shown = np.clip(rows, upper, len(image) - 1 - lower)
-            image, hint = image[shown], np.where((shown == rows)[:, None], hint, np.float32(0.0))
         if draw.mirror:
             image, hint = image[:, ::-1], hint[:, ::-1]
         own = {"image": drawn_views.as_tensor(image).permute(2, 0, 1).float(), "hint": drawn_views.as_tensor(hint)}

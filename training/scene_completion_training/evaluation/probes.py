@@ -321,12 +321,12 @@ class PointModel:
         total: list[Floats] = []
         repeats = REPEATS if rows is None else 1
         for _ in range(repeats):
-            found = voxelised(scene.points, self._voxel_size, generator)
-            index = functional.pad(torch.from_numpy(found.index), (1, 0)).to(self.device)  # all of scene 0
-            inputs = torch.from_numpy(voxel_inputs(colours, found.chosen, self._input)).to(self.device)
+            cells, chosen, voxel = voxelised(scene.points, self._voxel_size, generator)
+            index = functional.pad(torch.from_numpy(cells), (1, 0)).to(self.device)  # all of scene 0
+            inputs = torch.from_numpy(voxel_inputs(colours, chosen, self._input)).to(self.device)
             trunk: Tensor = self.network(index, inputs)
             heads = (self.network.heads.of(teacher, trunk) for teacher in self.teachers)
-            at = found.voxel if rows is None else found.voxel[rows]
+            at = voxel if rows is None else voxel[rows]
             parts = [level.cpu().numpy()[at] for level in (trunk, *heads)]
             for one, part in zip(total, parts, strict=False):
                 one += part

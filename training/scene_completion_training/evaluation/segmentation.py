@@ -98,7 +98,7 @@ class SegmentationTally(Tally):
 SEGMENTATION = Metric(
     "segmentation",
     "Classes of pixels, in percent. The mean is over all 19 classes of Cityscapes; those that are nowhere count as 0. "
-    "Beside it stands the mean over the classes that occur in the truth.",
+    "Next to it stands the mean over the classes that occur in the truth.",
     (Column("mean_iou", "mIoU"), Column("mean_iou_of_true", "mIoU of classes there"), Column("accuracy", "accuracy")),
     lambda method: SegmentationTally(method.labels, method.naming),
     by=("named_by",),

@@ -22,9 +22,8 @@ from scene_completion_ros.progress import Progress
 from scene_completion_ros.sequences.from_bag import Recording, posed_recording, read_recordings
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.whole_files import whole_folder
-from scene_completion_training.extraction.finishing import finished
+from scene_completion_training.extraction.finishing import ExtractionSettings, finished
 from scene_completion_training.extraction.report import REPORT_NAME, BagReport, SequenceSummary, read_report
-from scene_completion_training.extraction.settings import ExtractionSettings
 
 Phase = Callable[[str], None]
 EXTRACTION_VERSION = 2  # part of the digest: raised when the same settings give other sequences

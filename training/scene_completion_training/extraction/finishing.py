@@ -19,7 +19,6 @@ from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, ImageSource, PosedSequence, read_source
 from scene_completion_training.arrays import Bytes, Mask
 from scene_completion_training.extraction.report import BagReport
-from scene_completion_training.extraction.settings import ExtractionSettings
 
 WIDEST_VIEW_DEG = 100.0  # of a rectified fisheye
 KEYFRAME_DEG = 5.0  # angle between keyframes that lie closer than `keyframe_metres`
@@ -28,6 +27,22 @@ _SAME_VIEW_COSINE = math.cos(math.radians(20.0))
 _SMALLEST_BASELINE_M = 0.01
 Cameras: TypeAlias = Mapping[str, Camera]
 Poses: TypeAlias = Mapping[str, RigidTransform]
+
+
+@dataclass(frozen=True)
+class ExtractionSettings:
+    """Settings of an extraction; the help of the options of `scene-completion extract` explains them."""
+
+    image_topics: tuple[str, ...] = ()
+    camera_files: tuple[tuple[str, str], ...] = ()  # (topic, file)
+    odometry_topic: str | None = None
+    lidar_topic: str | None = None
+    world_frame: str | None = None
+    ground_frame: str | None = None
+    ground_height: float = 0.0  # metres
+    sync_tolerance: float = 0.005  # seconds
+    keyframe_metres: float = 0.3
+    ego_masks: tuple[tuple[str, str], ...] = ()  # (camera, file)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """The feature field: a density field whose points also carry a feature (SceneDINO, section 3.1).
 
-Beside it: what makes tokens of rendered features (SceneDINO; FeatUp), the distillation head of unsupervised semantics
+Next to it: what makes tokens of rendered features (SceneDINO; FeatUp), the distillation head of unsupervised semantics
 with its buffer of crops (STEGO; SceneDINO), and how much targets count by how rare their kind is.
 """
 

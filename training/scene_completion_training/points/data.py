@@ -288,12 +288,12 @@ class PointSamples(Dataset[dict[str, Tensor]]):
         epoch, place = divmod(number, len(self.scenes))
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.scenes))
         scene, generator = self.scenes[order[place]], np.random.default_rng((self.seed, epoch, place))
-        found = voxelised(turned(scene.points, generator), self.settings.voxel_size, generator)
-        known = np.isin(found.chosen, scene.rows)
-        inputs = voxel_inputs(scene.colours, found.chosen, self.settings.input)
-        arrays = {"voxel_index": found.index, "inputs": inputs, "known": known}
+        index, chosen, _ = voxelised(turned(scene.points, generator), self.settings.voxel_size, generator)
+        known = np.isin(chosen, scene.rows)
+        inputs = voxel_inputs(scene.colours, chosen, self.settings.input)
+        arrays = {"voxel_index": index, "inputs": inputs, "known": known}
         sample = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        rows = np.searchsorted(scene.rows, found.chosen[known])
+        rows = np.searchsorted(scene.rows, chosen[known])
         return sample | {f"target/{name}": torch.from_numpy(of[rows]) for name, of in scene.features.items()}
 
 

@@ -26,15 +26,6 @@ _BITS = 21  # of a coordinate in a key
 _HALF = 1 << (_BITS - 1)
 
 
-@dataclass(frozen=True, eq=False)
-class VoxelisedPoints:
-    """V voxels of N points."""
-
-    index: Ints  # [V, 3], at least 0, each once
-    voxel: Ints  # row of the voxel that each point lies in [N]
-    chosen: Ints  # row of one point of each voxel [V]
-
-
 def distinct(cells: Ints) -> tuple[Ints, Ints]:
     """Where each of cells [N, 3], none below 0, comes first [M], by x, y, z, and which of these every cell is [N]."""
     keys = np.ravel_multi_index(tuple(cells.T), tuple(cells.max(axis=0, initial=0) + 1))
@@ -56,11 +47,10 @@ def voxels_of(place: Reals, generator: Random) -> tuple[Ints, Ints, Ints]:
     return cells[order[first]], order[first], voxel
 
 
-def voxelised(points: Floats, edge: float, generator: Random) -> VoxelisedPoints:
-    """Voxels of points [N, 3], metres, at a random offset within a coarsest voxel, each with a random point."""
+def voxelised(points: Floats, edge: float, generator: Random) -> tuple[Ints, Ints, Ints]:
+    """As `voxels_of` points [N, 3], metres, at a random offset within a coarsest voxel."""
     low = points.min(axis=0, initial=np.inf).astype(np.float64)
-    index, chosen, voxel = voxels_of((points - low) / edge + generator.uniform(0.0, OFFSETS, 3), generator)
-    return VoxelisedPoints(index, voxel, chosen)
+    return voxels_of((points - low) / edge + generator.uniform(0.0, OFFSETS, 3), generator)
 
 
 def turned(points: Floats, generator: Random) -> Floats:

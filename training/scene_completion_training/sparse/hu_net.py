@@ -53,8 +53,6 @@ class HUNetSettings:
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> "HUNetSettings":
         """The settings of such values; a ConfigurationError if one is of another version, or contradicts others."""
-        once = ("backend", "attention")[: 1 + (plain.get("attention") == "none")]  # of which there was a choice
-        plain = {name: value for name, value in plain.items() if name not in once}
         unknown = set(plain) - {field.name for field in fields(cls)}
         if unknown or "inputs" not in plain:
             what = f"settings with {', '.join(sorted(plain))} are not those of a network"
