@@ -259,7 +259,8 @@ class FoldedEncoder(nn.Module):
         density = field.density if isinstance(field, FeatureField) else field
         self.trunk = density.encoder.trunk
         self.decoder = density.encoder.decoder
-        self.prior = functional.interpolate(density.encoder.prior, feature_size(density, camera), mode="bilinear")
+        size = density.encoder.map_size((camera.height, camera.width))
+        self.prior = functional.interpolate(density.encoder.prior, size, mode="bilinear")
         self.project = fold(density.encoder.projection, density.feature_layer)
         self.features: nn.Sequential | None = None
         self.surface: nn.Conv2d | None = None
@@ -295,11 +296,6 @@ def fold(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
         if folded.bias is not None:
             folded.bias.copy_(bias if second.bias is None else bias + second.bias)
     return folded
-
-
-def feature_size(field: DensityField | FeatureField, camera: Camera) -> tuple[int, int]:
-    """Height and width of the feature map of a camera's images."""
-    return field.encoder.map_size((camera.height, camera.width))
 
 
 def encoder_onnx(field: DensityField | FeatureField, camera: Camera) -> bytes:
@@ -388,8 +384,8 @@ def export_bundle(
     """
     stored = Checkpoint.read(checkpoint)
     field, camera = stored.density_field(), stored.camera
-    about = {"name": name, "licence": licence, "head": head_weights(field), "feature_size": feature_size(field, camera)}
-    bundle = _described(stored, provenance, **about)
+    size = field.encoder.map_size((camera.height, camera.width))
+    bundle = _described(stored, provenance, name=name, licence=licence, head=head_weights(field), feature_size=size)
     weights = {key: value.detach().numpy().astype(np.float16) for key, value in field.state_dict().items()}
     return bundle.save(folder, encoder_onnx(field, camera), weights)
 

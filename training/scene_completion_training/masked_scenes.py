@@ -167,14 +167,6 @@ class SceneDataSettings:
     workers: int = 1
 
 
-@dataclass(frozen=True)
-class MaskSettings:
-    """Which voxels of a sample are hidden; see `masked_voxels`."""
-
-    edge: int
-    ratio: float
-
-
 class SceneSamples(FileSamples[Path]):
     """The samples of kept scenes, two views of each; a part of the student's is hidden."""
 
@@ -183,7 +175,7 @@ class SceneSamples(FileSamples[Path]):
         groups: Sequence[Sequence[Path]],  # files of the scenes of each source
         shares: Sequence[float],
         views: SceneViewSettings,
-        mask: MaskSettings,
+        mask: tuple[int, float],  # edge and ratio of `masked_voxels`
         *,
         voxel_size: float,  # metres
         seed: int,
@@ -199,8 +191,9 @@ class SceneSamples(FileSamples[Path]):
         `masked` bool [N] are the hidden voxels of the student's.
         """
         file, generator = self.drawn(number)
-        views = point_views(file, generator, self.views, self.voxel_size, self.mask.edge)
-        masked = masked_voxels(views[0].index, self.mask.edge, self.mask.ratio, generator)
+        edge, ratio = self.mask
+        views = point_views(file, generator, self.views, self.voxel_size, edge)
+        masked = masked_voxels(views[0].index, edge, ratio, generator)
         hidden = masked[views[0].voxel]
         sample = {"masked": torch.from_numpy(masked)}
         for name, one in zip(("student", "teacher"), views, strict=True):
@@ -224,7 +217,7 @@ class SceneData(TrainingData):
     """Serves `SceneSamples` of the sources of a configuration."""
 
     def __init__(
-        self, settings: SceneDataSettings, views: SceneViewSettings, mask: MaskSettings, *, steps: int, seed: int
+        self, settings: SceneDataSettings, views: SceneViewSettings, mask: tuple[int, float], *, steps: int, seed: int
     ) -> None:
         super().__init__(settings, steps=steps, seed=seed)
         self.views, self.mask = views, mask

@@ -156,7 +156,7 @@ def test_semantics_refuses_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch, tm
             run("semantics", *options, "--output", "y")
 
 
-def test_clusters_stand_beside_the_prior(
+def test_clusters_stand_next_to_the_prior(
     street: PosedSequence, student: StudentBundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(evaluate_semantics, "CLUSTERS", 3)

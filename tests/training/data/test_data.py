@@ -178,22 +178,6 @@ def test_views_hints_and_poses_belong_together(frames: list[PreparedFrame], mirr
     assert np.max(errors) < 0.08 and np.median(errors) < 0.05, errors
 
 
-def test_covered_edges_repeat_the_last_row_that_is_shown_and_have_no_depth(frames: list[PreparedFrame]) -> None:
-    settings = dataclasses.replace(PLAIN, covered=14)
-    covered = [0, 0]
-    for number in range(8):
-        plain, found = (ViewSamples([frames], s, seed=3, length=8)[number] for s in (PLAIN, settings))
-        image, whole = found["image"], plain["image"]
-        first, last = (int(part) for part in torch.nonzero((image == whole).all(dim=2).all(dim=0))[[0, -1], 0])
-        assert 0 <= first <= 14 and whole.shape[1] - 15 <= last < whole.shape[1]
-        assert (image[:, :first] == image[:, first : first + 1]).all()
-        assert (image[:, last:] == image[:, last : last + 1]).all()
-        assert not found["hint"][:first].any() and not found["hint"][last + 1 :].any()
-        assert torch.equal(found["hint"][first : last + 1], plain["hint"][first : last + 1])
-        covered = [covered[0] + first, covered[1] + whole.shape[1] - 1 - last]
-    assert min(covered) > 0
-
-
 def test_what_cannot_be_trained_on_is_refused(synthetic_drive: Path, tmp_path: Path) -> None:
     sequence = kitti_odometry(synthetic_drive)
     lens = {name: dataclasses.replace(of, distortion_model="plumb_bob", distortion=(0.1, 0.0, 0.0, 0.0))

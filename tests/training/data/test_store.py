@@ -65,7 +65,7 @@ def test_damaged_files_are_named_with_the_cure(damage: Callable[[bytes], bytes],
         mapped_arrays(file)
 
 
-def test_what_was_not_used_for_longest_goes_when_nobody_uses_the_store(tmp_path: Path) -> None:
+def test_what_was_not_used_for_longest_goes_when_no_other_uses_the_store(tmp_path: Path) -> None:
     """Of four entries of a kilobyte, three may stay; a folder that is none stays whatever its size."""
     store = Store(tmp_path)
     for number in range(4):

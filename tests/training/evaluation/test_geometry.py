@@ -122,17 +122,6 @@ def test_prior_is_cut_at_its_own_threshold(street: PosedSequence) -> None:
 # Prior grid and mean depth against hand computation and SciPy.
 
 
-def test_unknown_voxels_get_the_share_of_their_known_neighbours() -> None:
-    occupied = (np.arange(9)[:, None, None] * np.ones((1, 3, 3)) > 4).astype(np.float32)
-    known = np.full_like(occupied, 2.0)
-    known[4] = 0.0
-    exact = geometry.smoothed_share(occupied, known, (0.0, 0.0, 0.0))
-    assert exact[:, 1, 1].tolist() == [0.0] * 5 + [0.5] * 4  # occupied in one of two frames; unknown is 0
-    smoothed = geometry.smoothed_share(2.0 * occupied, known, (1.0, 0.0, 0.0))
-    assert smoothed[4, 1, 1] == pytest.approx(0.5, abs=1e-6)
-    assert np.all(np.diff(smoothed[:, 1, 1]) >= 0)
-
-
 def test_mean_depth_brings_sizes_together_and_fills_holes() -> None:
     mean = geometry.MeanDepth(height=2, width=4)
     large = np.zeros((4, 8), dtype=np.float32)

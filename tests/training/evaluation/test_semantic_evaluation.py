@@ -155,7 +155,7 @@ def test_classes_of_two_images_by_hand() -> None:
     assert row["accuracy"] == pytest.approx(3 / 5)
 
 
-def test_names_of_validation_images_stay_beside_those_of_the_scored() -> None:
+def test_names_of_validation_images_stay_next_to_those_of_the_scored() -> None:
     """Clusters 0 and 1 were named road and building; in the scored images they have changed places."""
     naming = np.arange(3, CLASSES + 3) % CLASSES
     naming[:2] = ROAD, BUILDING

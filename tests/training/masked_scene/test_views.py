@@ -12,7 +12,6 @@ from torch import Tensor
 from scene_completion_ros.errors import SequenceError
 from scene_completion_training.data.store import Entry
 from scene_completion_training.masked_scenes import (
-    MaskSettings,
     SceneSamples,
     SceneView,
     SceneViewSettings,
@@ -143,9 +142,7 @@ def test_a_hidden_patch_leaves_no_voxel_at_any_level() -> None:
 def samples(folder: Path, seed: int = 0) -> SceneSamples:
     files = keep_points({scene.name: scene for scene in (room(0), room(1), room(2))}, Entry(folder))
     views = SceneViewSettings(points=2000)
-    return SceneSamples(
-        [files[:2], files[2:]], [1.0, 2.0], views, MaskSettings(8, 0.4), voxel_size=SIZE, seed=seed, length=8
-    )
+    return SceneSamples([files[:2], files[2:]], [1.0, 2.0], views, (8, 0.4), voxel_size=SIZE, seed=seed, length=8)
 
 
 def test_samples_follow_from_seed_and_number(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from transformers import DepthAnythingForDepthEstimation
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import Camera
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.export import FoldedEncoder, feature_size
+from scene_completion_training.export import FoldedEncoder
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField
@@ -44,7 +44,7 @@ def test_a_field_on_it_trains_and_is_folded_for_the_robot(model: Path, shared: b
     assert gradient is not None and torch.isfinite(gradient).all() and gradient.abs().sum() > 0
     finer = 16 // density.encoder.trunk.patch
     size = (SIZE[0] * finer, SIZE[1] * finer)
-    assert feature_size(field, CAMERA) == size
+    assert field.encoder.map_size(SIZE) == size
     with torch.no_grad():
         folded = FoldedEncoder(field.eval(), field.camera)(255.0 * torch.rand(1, 3, *SIZE))
     assert folded.shape == (1, *size, 32 + (32 if shared else 6))

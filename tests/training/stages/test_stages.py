@@ -71,7 +71,7 @@ def learned(trainings: Trainings, stage: str) -> set[str]:
 
 
 @pytest.mark.parametrize("stage", ["feature_field", "agglomeration"])
-def test_features_learn_beside_a_density_that_stays(stage: str, trainings: Trainings) -> None:
+def test_features_learn_next_to_a_density_that_stays(stage: str, trainings: Trainings) -> None:
     stored, weights = Checkpoint.read(trainings.checkpoint(stage)), trainings.bundle().load_weights()
     field = stored.field_of(FeatureField)
     assert stored.half_resolution
@@ -173,10 +173,10 @@ def test_another_package_adds_stages_by_an_entry_point(
         ("feature_field", {"start_from": ""}, "start_from: the density is to stay"),
         ("semantics", {"features_from": ""}, "features_from: no feature field"),
         ("agglomeration", {"start_from": ""}, "start_from"),
-        ("agglomeration", {"teachers": [], "own": 0.5}, "teachers"),
+        ("agglomeration", {"teachers": []}, "teachers"),
         ("agglomeration", {"teachers": ["a", "a"]}, "teachers"),
         ("agglomeration", {"teachers": ["a.b"]}, "teachers"),
-        ("agglomeration", {"teachers": ["a"], "own": 1.5}, "a share from 0 to 1"),
+        ("agglomeration", {"teachers": ["a"], "points": 0}, "one point or more"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(
@@ -190,7 +190,7 @@ def test_what_cannot_be_trained_is_refused(
         changes["features"] = dataclasses.replace(trainings.features, **changes["features"])
     if "teachers" in changes:
         teachers = [StoredTeacher(name, targets=targets) for name in changes.pop("teachers")]
-        changes["agglomeration"] = AgglomerationSettings(teachers, own=changes.pop("own", 0.5))
+        changes["agglomeration"] = AgglomerationSettings(teachers, points=changes.pop("points", 1))
     with pytest.raises(ConfigurationError, match=words):
         train(trainings.configuration(stage, tmp_path, **changes))
 

@@ -394,11 +394,7 @@ class DepthAnythingTrunk(Trunk):
         """From the state after block `start` to those after tapped blocks up to block `end`, and to that after it."""
         tapped: list[Tensor] = []
         for number, block in enumerate(self._transformer[start:end], start=start + 1):
-            state = _state(block(state))
+            out = block(state)
+            state = out[0] if isinstance(out, tuple) else out  # which some versions of transformers wrap
             tapped += [state] * self._taps.count(number)
         return tapped, state
-
-
-def _state(out: Any) -> Tensor:
-    """Hidden state that a block gives: some versions of transformers wrap it in a tuple."""
-    return out[0] if isinstance(out, tuple) else out  # type: ignore[no-any-return]

@@ -25,6 +25,9 @@ from scene_completion_training.stage import Batch, Stage
 
 FITTED_SAMPLES = 64  # samples whose tokens give a teacher's mean and spread
 TOKENS_A_SAMPLE = 512
+# Share of the points on the surface that the density shows in its own image. The others are what stereo or the rendered
+# depth shows in all views, seen in the image or hidden there.
+OWN = 0.5
 DRAWN_FOR_ONE = 3  # pixels drawn for a point: many show nothing whose depth is known
 # How far points on the own surface are moved along their rays, as a share of their depth, one standard deviation. The
 # voxels of a robot lie where its student puts them.
@@ -52,12 +55,7 @@ class AgglomerationSettings:
     """How the teachers are learned together."""
 
     teachers: list[StoredTeacher] = field(default_factory=list)
-    channels: int = 64  # dimension of the feature of a point
-    units: int = 64  # hidden units of the features
     points: int = 4096  # points of an image that are compared
-    # Share of them on the surface that the density shows in its own image. The others are what stereo or the rendered
-    # depth shows in all views, seen in the image or hidden there.
-    own: float = 0.5
 
 
 @dataclass
@@ -76,9 +74,9 @@ class AgglomerationConfiguration(Configuration):
         if not all(0.0 <= teacher.rarity <= 1.0 for teacher in settings.teachers):
             what = f"{[teacher.rarity for teacher in settings.teachers]}"
             raise ConfigurationError(what, where="agglomeration.teachers: rarity", cure="Take powers from 0 to 1")
-        if not (0.0 <= settings.own <= 1.0 and settings.points >= 1):
-            cure = "Take one point or more, and a share from 0 to 1"
-            raise ConfigurationError(f"points={settings.points}, own={settings.own}", where="agglomeration", cure=cure)
+        if settings.points < 1:
+            what, cure = f"points={settings.points}", "Take one point or more"
+            raise ConfigurationError(what, where="agglomeration", cure=cure)
 
 
 class AgglomerationStage(FeatureStage):
@@ -101,7 +99,7 @@ class AgglomerationStage(FeatureStage):
         self.stores = {spec.name: mirrored_targets(spec.targets, where + spec.name) for spec in requested.teachers}
         density = self.make_density()
         dims = {name: store.dim for name, store in self.stores.items()}
-        self.field = AgglomeratedField(density, dims, channels=requested.channels, units=requested.units)
+        self.field = AgglomeratedField(density, dims)
         rarities = {spec.name: TargetRarity(dims[spec.name], spec.rarity) for spec in requested.teachers}
         self.rarity = nn.ModuleDict(rarities)
         self.uncertainty = losses.UncertaintyWeights(list(dims))
@@ -176,7 +174,7 @@ class AgglomerationStage(FeatureStage):
         points, counted = [], []
         lifted: list[dict[str, LiftedFeatures]] = []
         requested = self.settings.agglomeration
-        own = round(requested.points * requested.own)
+        own = round(requested.points * OWN)
         for number, its in enumerate(samples_of(generator, len(batch["image"]))):
             poses, hints, masks = (batch[name][number] for name in ("encoder_from_view", "hints", "masks"))
             maps = {

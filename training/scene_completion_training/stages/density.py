@@ -132,11 +132,6 @@ class StudentConfiguration(TeacherConfiguration):
     teacher: str = ""  # checkpoint of the teacher, of stage `teacher`
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
 
-    @property
-    def has_depth(self) -> bool:
-        """Whether channel 0 of the encoder is a depth."""
-        return bool(self.losses.dense_depth or self.distillation.freeze_encoder)
-
     def looks_through(self) -> str:
         """A student sees what its teacher sees."""
         return self.teacher
@@ -204,7 +199,8 @@ class StudentStage(SingleImageStage):
         if teacher.link is not None:
             self.link.load_state_dict(teacher.link.requires_grad_(False).state_dict())
         encoder = copy.deepcopy(teacher.field.encoder).requires_grad_(True)
-        has_depth = settings.has_depth and (teacher.has_depth or not settings.distillation.freeze_encoder)
+        frozen = settings.distillation.freeze_encoder
+        has_depth = teacher.has_depth if frozen else bool(settings.losses.dense_depth)
         self.field = self.make_density(depth_channel=has_depth, encoder=encoder)
         self.start_learning()
 

@@ -71,7 +71,7 @@ class MaskedSceneStage(Stage):
 
     def make_data(self) -> masked_scenes.SceneData:
         """Views of scenes."""
-        settings, mask = self.settings, masked_scenes.MaskSettings(self.settings.patch, self.settings.ratio)
+        settings, mask = self.settings, (self.settings.patch, self.settings.ratio)
         return masked_scenes.SceneData(settings.data, settings.views, mask, steps=settings.steps, seed=settings.seed)
 
     def remembered(self) -> dict[str, Any]:
