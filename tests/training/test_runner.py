@@ -50,12 +50,7 @@ def start_command(
     """Starts `scene-completion` with some arguments; the exit code of the process is that of the command.
 
     Importing takes as long as some tens of training steps. The server of the forks does it once; it has no threads, of
-    which a fork would inherit the locks.
-
-    Args:
-        arguments: What follows `scene-completion`.
-        before: A function of a module, or a partial of one, that the process calls first.
-        log: Where its messages go; those of the test if left out.
+    which a fork would inherit the locks. `before`: called by the process first; `log`: takes its messages.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([f"scene_completion_training.{name}" for name in ("runner", "stages.density")])

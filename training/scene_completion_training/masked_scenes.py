@@ -31,7 +31,7 @@ from scene_completion_training.points.opening import open_scenes
 from scene_completion_training.points.scene import PointScene, require
 from scene_completion_training.points.voxels import distinct, voxels_of
 from scene_completion_training.sparse.hu_net import VoxelHUNet
-from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet, sample_levels
+from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
 
 # Columns of features: colours in -1..1, x/127.5 - 1 of bytes as published, and normals; zeros for what is unknown.
 POINT_FEATURES = ("red", "green", "blue", "normal_x", "normal_y", "normal_z")
@@ -266,11 +266,6 @@ def student_features(network: VoxelHUNet, scene: SceneView, masked: Tensor) -> l
     shown = VoxelSet(finest.index[~hidden], finest.shape)  # a part of a sorted set is sorted
     made: list[Tensor] = network(scene.features[~hidden], scene.pyramid, Pyramid.of(shown, scene.levels))
     return made
-
-
-def sampled(levels: Sequence[Tensor], scene: SceneView, points: Tensor) -> list[Tensor]:
-    """Features [P, D_l] of every level at points [P, 4] of (scene, x, y, z), in edges of the finest voxels."""
-    return sample_levels(levels, scene.pyramid, points)[0]
 
 
 def distance(student: Tensor, teacher: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from scene_completion_training.points.data import (
     PointDataSettings,
     PointSamples,
     PointSource,
-    phrase_rows,
+    phrases,
 )
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.sparse.mink_unet import MinkUNet18A
@@ -39,7 +39,7 @@ def words(folder: Path, name: str, noise: float) -> PixelTeacher:
     """A teacher that gives the embeddings of the classes with noise."""
     for seed in range(3):
         scene = room(seed, step=0.15, views=3)
-        save_features(folder / name, scene, phrase_rows(bank(DIM), scene.classes), noise)
+        save_features(folder / name, scene, bank(DIM).rows(phrases(scene.classes)), noise)
     return PixelTeacher(name, dim=DIM, model=f"files:{folder / name}")
 
 

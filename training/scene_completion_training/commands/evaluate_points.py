@@ -102,7 +102,7 @@ def _score_distilled(
     from scene_completion_training.data.store import Store
     from scene_completion_training.evaluation import probes
     from scene_completion_training.foundation.encoded_words import PhraseList, make_bank
-    from scene_completion_training.points.data import LiftingSettings, PixelTeacher, keep_lifted, phrase_rows, phrases
+    from scene_completion_training.points.data import LiftingSettings, PixelTeacher, keep_lifted, phrases
 
     model, prefix = probes.PointModel(file), f"{name}, " if name else ""
     fitted: list[probes.PointProbe] = []
@@ -121,7 +121,7 @@ def _score_distilled(
                     banks[scene.classes] = make_bank(
                         encoder, PhraseList(phrases=tuple(phrases(scene.classes)), template=TEMPLATE)
                     )
-                rows, lifted = phrase_rows(banks[scene.classes], scene.classes), None
+                rows, lifted = banks[scene.classes].rows(phrases(scene.classes)), None
                 teacher = model.teacher_of(rows)
                 if args.cache:
                     pixels = {teacher: PixelTeacher(**model.teachers[teacher]).open(model.device.type)}

@@ -62,8 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.student:
         from scene_completion_training.own_drives import compared, configuration_from, in_words
 
-        given = (arguments.student, arguments.data, arguments.output, arguments.overrides)
-        own = configuration_from(*given)
+        own = configuration_from(arguments.student, arguments.data, arguments.output, arguments.overrides)
     pack = Pack(arguments.pack) if arguments.pack else None
     if pack is not None:
         pack.content(CONFIGURATION)  # refuses a damaged one

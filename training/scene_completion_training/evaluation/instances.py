@@ -113,17 +113,15 @@ class InstanceHead:
 
 def fit_instances(name: str, labelled: Labelled) -> InstanceHead:
     """Fits classes as a linear probe, offsets by least squares; a ConfigurationError where no point is of a thing."""
+    from sklearn.linear_model import Ridge
+
     values = labelled.values(range(len(labelled.levels)))
     rows = np.isfinite(labelled.offsets).all(axis=1)
     if not rows.any():
         raise ConfigurationError("no point is of a thing", where="--probe-on", cure="Name scenes with instances")
     inputs, targets = values[rows].astype(np.float64), labelled.offsets[rows].astype(np.float64)
-    mean, target_mean = inputs.mean(axis=0), targets.mean(axis=0)
-    inputs -= mean
-    moments = inputs.T @ inputs / len(inputs)
-    moments += (_RIDGE * np.trace(moments) / len(moments) + 1e-12) * np.eye(len(moments))
-    weight = np.linalg.solve(moments, inputs.T @ (targets - target_mean) / len(inputs)).T
-    middle = LinearProbe(weight.astype(np.float32), (target_mean - weight @ mean).astype(np.float32))
+    fitted = Ridge(len(inputs) * (_RIDGE * inputs.var(axis=0).mean() + 1e-12)).fit(inputs, targets)
+    middle = LinearProbe(fitted.coef_.astype(np.float32), fitted.intercept_.astype(np.float32))
     classes = fit_linear_probe(values, labelled.classes, len(labelled.class_names))
     return InstanceHead(name, labelled.class_names, classes, middle, tuple(np.unique(labelled.classes[rows]).tolist()))
 

@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
-from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.untrusted_files import read_array, read_tensors
 from scene_completion_training.arrays import Bytes, Floats, Halves, Ints
 from scene_completion_training.data.module import TrainingData
@@ -222,11 +221,6 @@ class FeatureFiles:
         cell = torch.tensor([image.shape[1] / found.shape[2], image.shape[0] / found.shape[1]])
         values = torch.from_numpy(np.array(found, np.float32))[None]
         return FeatureLifter.sampled(TokenMaps(values, torch.zeros(1, 2), cell), 0, pixels)
-
-
-def phrase_rows(bank: TextBank, classes: Sequence[str]) -> Floats:
-    """The embedding of each class, float32 [K, D], of length one; a `VocabularyError` if the bank lacks a phrase."""
-    return bank.rows(phrases(classes))
 
 
 def phrases(classes: Sequence[str]) -> list[str]:

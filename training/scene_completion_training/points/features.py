@@ -16,10 +16,11 @@ from scene_completion_ros.untrusted_files import read_json, read_tensors
 from scene_completion_ros.whole_files import tensor_bytes, whole_folder
 from scene_completion_training.arrays import Bytes, Halves, Ints, Reals
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.masked_scenes import POINT_FEATURES, SceneView, point_features, sampled, standardised
+from scene_completion_training.masked_scenes import POINT_FEATURES, SceneView, point_features, standardised
 from scene_completion_training.points.scene import PointScene
 from scene_completion_training.points.voxels import voxels_of
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
+from scene_completion_training.sparse.voxel_set import sample_levels
 from scene_completion_training.workers import accelerator
 
 NETWORK, WEIGHTS = "network.json", "network.safetensors"
@@ -115,7 +116,7 @@ class PointNetwork:
         with torch.inference_mode():
             view = SceneView(voxels, given, len(self.network.dims))
             decoded = self.network(view.features, view.pyramid)
-            found = (sampled(decoded, view, some) for some in torch.split(at, _AT_ONCE))
+            found = (sample_levels(decoded, view.pyramid, some)[0] for some in torch.split(at, _AT_ONCE))
             parts = [[standardised(level).half().cpu().numpy() for level in levels] for levels in found]
         return tuple(np.concatenate(level) for level in zip(*parts, strict=True))
 

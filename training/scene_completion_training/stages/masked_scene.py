@@ -12,6 +12,7 @@ from scene_completion_ros.errors import ConfigurationError, TrainingError
 from scene_completion_training import masked_scenes
 from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
+from scene_completion_training.sparse.voxel_set import sample_levels
 from scene_completion_training.stage import Batch, Stage
 
 POINTS = 8192  # most hidden points of a step that are compared
@@ -91,9 +92,10 @@ class MaskedSceneStage(Stage):
         chosen = torch.randperm(len(places), generator=generator)[:POINTS].to(places.device)
         made = masked_scenes.student_features(self.student, hidden, batch["masked"])
         with torch.no_grad():
-            targets = masked_scenes.sampled(self.field(whole.features, whole.pyramid), whole, others[chosen])
+            levels_of_all = self.field(whole.features, whole.pyramid)
+            targets = sample_levels(levels_of_all, whole.pyramid, others[chosen])[0]
         self._watch(targets)
-        answers = masked_scenes.sampled(made, hidden, places[chosen])
+        answers = sample_levels(made, hidden.pyramid, places[chosen])[0]
         return {f"level_{level}": masked_scenes.distance(answers[level], targets[level]) for level in range(levels)}
 
     def _watch(self, targets: list[Tensor]) -> None:
