@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ SETTINGS = HUNetSettings(6, (8, 12), (8, 12), attending=1)
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network with random weights, as a training on points leaves it."""
     torch.manual_seed(0)
-    remembered = {"columns": list(POINT_FEATURES), "network": SETTINGS.plain(), "data": {"voxel_size": 0.1}, "steps": 7}
+    remembered = {"columns": list(POINT_FEATURES), "network": asdict(SETTINGS), "data": {"voxel_size": 0.1}, "steps": 7}
     file = tmp_path_factory.mktemp("runs") / "last.ckpt"
     return save_checkpoint(file, VoxelHUNet(SETTINGS), "masked_scene", **remembered)
 

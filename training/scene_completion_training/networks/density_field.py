@@ -141,9 +141,7 @@ class DensityField(nn.Module):
 
     def observe_maps(self, maps: list[Tensor]) -> "SingleViewObservation":
         """What `observe` gives, of the trunk's maps of the images."""
-        return self._observed(self.encoder.decode(maps))
-
-    def _observed(self, raw: Tensor) -> "SingleViewObservation":
+        raw = self.encoder.decode(maps)
         # Where channel 0 is a depth, gradients through the steep depth units would drown those of the loss that makes
         # it one.
         read = torch.cat([raw[:, :1].detach(), raw[:, 1:]], dim=1) if self.depth_channel else raw
@@ -151,7 +149,7 @@ class DensityField(nn.Module):
 
     def observe(self, image: Tensor) -> "SingleViewObservation":
         """Encodes RGB images [B, 3, H, W] in 0..255."""
-        return self._observed(self.encoder(image))
+        return self.observe_maps(self.encoder.trunk_maps(image))
 
     def head_logit(self, image_part: Tensor, coordinates: Tensor) -> Tensor:
         """Density before softplus [B, N], of sampled pre-activations [B, hidden, N] and code inputs [B, N, 3]."""

@@ -5,6 +5,7 @@ levels = PointNetwork.open("networks/mine").levels(points, colours, normals)  # 
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ def export_network(file: Path, folder: Path, *, name: str, licence: str) -> None
     weights = {key: value.numpy().astype(np.float16) for key, value in network.state_dict().items()}
     about = {"schema_version": 1, "name": name, "licence": licence, "stage": "masked_scene"}
     about |= {"columns": POINT_FEATURES, "data": {"voxel_size": edge}}
-    about |= {"network": network.settings.plain(), "provenance": {"checkpoint": file.name}}
+    about |= {"network": asdict(network.settings), "provenance": {"checkpoint": file.name}}
     with whole_folder(folder, without={WEIGHTS, NETWORK}) as part:
         (part / WEIGHTS).write_bytes(tensor_bytes(weights))
         (part / NETWORK).write_text(json.dumps(about, indent=2) + "\n")

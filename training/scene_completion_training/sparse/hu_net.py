@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -45,10 +45,6 @@ class HUNetSettings:
     def levels(self) -> int:
         """Number of levels."""
         return len(self.encoder)
-
-    def plain(self) -> dict[str, Any]:
-        """Numbers, texts and lists, for a checkpoint."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> "HUNetSettings":

@@ -76,8 +76,8 @@ class MaskedSceneStage(Stage):
         return masked_scenes.SceneData(settings.data, settings.views, mask, steps=settings.steps, seed=settings.seed)
 
     def remembered(self) -> dict[str, Any]:
-        """What the features are, and the network in plain values."""
-        return {"columns": list(masked_scenes.POINT_FEATURES), "network": self.settings.network.plain()}
+        """What the features are."""
+        return {"columns": list(masked_scenes.POINT_FEATURES)}
 
     def weights(self) -> dict[str, float]:
         """Every level weighs the same."""
