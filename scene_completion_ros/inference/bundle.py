@@ -25,7 +25,7 @@ from scene_completion_ros.errors import BundleError, VocabularyError
 from scene_completion_ros.geometry.cameras import Camera, camera_of
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid, placed_grid_of
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.inference.cells import STRIDE, CellVolume, Ground
+from scene_completion_ros.inference.cells import PRIOR_EDGE, STRIDE, CellVolume, Ground
 from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec, check_tensors, expected_shapes
 from scene_completion_ros.inference.text_bank import (
     FEATURE_SPACES,
@@ -84,10 +84,12 @@ _THAT_DECODE = DECODER, CELLS
 CELL_ROWS = 8192  # cells that a run of the latter takes, where there are so many
 # What graphs give of a student that completes cells: of the pixels of an image at half its size, inverse depth code and
 # standard deviation of the logarithm of depth, float32 [1, h, w, 2], probabilities of the classes and of the sky
-# [1, h, w, K + 1], and what else cells look up [1, h, w, C]; of cells, what is around them [x y z, A], and the mean of
-# their hidden voxels, logits [x y z, 8], always the same; then what is predicted of them, see `PredictedCells`.
+# [1, h, w, K + 1], and what else cells look up [1, h, w, C]; of cells, what is around them [x y z, A], and, always the
+# same, the mean of their hidden voxels, logits [x y z, 8], and the prior of columns, where there is one; then what is
+# predicted of them, see `PredictedCells`.
 PIXEL_OUTPUTS = "surfaces", "classes", "context"
 COLUMN_OUTPUTS = "around", "mean", "ground"
+PRIOR = "prior"
 CELL_OUTPUTS = "hidden", "others"
 HEAD = "head.safetensors"
 WEIGHTS = "weights.safetensors"
@@ -154,8 +156,8 @@ class StudentBundle:
         Of a field student it gives ``features`` float32 [1, h, w, C + E]: the first C channels are those of the
         density, the last E those of the label units, see `HeadWeights`. Of one that completes cells it also takes
         ``ground`` [1, 2, H / 2, W / 2], see `cells.stated_ground`, and gives `PIXEL_OUTPUTS`. Its decoder takes
-        ``local`` and ``columns``, see `CellLift`, and gives `COLUMN_OUTPUTS`. A third graph takes ``around``, ``local``
-        and ``mean`` of `CELL_ROWS` cells, and gives `CELL_OUTPUTS`.
+        ``local`` and ``columns``, see `CellLift`, and gives `COLUMN_OUTPUTS` and `PRIOR`. A third graph takes
+        ``around``, ``local`` and ``mean`` of `CELL_ROWS` cells, and gives `CELL_OUTPUTS`.
         """
         if self.folder is None:
             raise BundleError("has not been saved", where=f"bundle {self.name}", cure="Call save(folder, ...) first.")
@@ -371,7 +373,8 @@ class StudentBundle:
 
 def _manifest_of_volume(volume: CellVolume) -> dict[str, Any]:
     return {name: getattr(volume, name) for name in ("level", "context", "around")} | {
-        "ground": volume.ground._asdict()
+        "ground": volume.ground._asdict(),
+        **({"prior": volume.prior} if volume.prior else {}),
     }
 
 
@@ -550,7 +553,9 @@ def _parse_volume(fields: JsonObject, grid: VoxelGrid, class_names: Sequence[str
     if not STRIDE < min(grid.shape) <= max(grid.shape) <= LARGEST_SIDE:
         what = f"{grid.shape} has fewer than two cells along an axis, or more than {LARGEST_SIDE} voxels"
         raise fields.object("grid").error("shape", what)
-    volume = CellVolume(grid, level, ground, class_names.index(ground.name), len(class_names), **channels)
+    if (prior := given.integer("prior") if "prior" in given.values else 0) not in (0, PRIOR_EDGE):
+        raise given.error("prior", f"columns of {prior} voxels, this version has those of {PRIOR_EDGE}")
+    volume = CellVolume(grid, level, ground, class_names.index(ground.name), len(class_names), **channels, prior=prior)
     if not (abs(level) <= _METRES[1] and volume.low >= 1):
         raise fields.error("volume", f"a ground at {level} m lies below the grid")
     if math.prod(volume.cells) * (volume.around + volume.looked_up + volume.of_cell) > LARGEST_VOLUME:

@@ -43,7 +43,8 @@ FARTHEST, STANDS = np.float32(FARTHEST_FROM_LEVEL), np.float32(STANDS_M)
 LOG, DEVIATION, UNSEEN, BEFORE, THERE, SHOWN, LEVEL, DOUBT, UP, DEPTH, NEAR_EDGE, FAR_EDGE, TOP, BOTTOM = range(14)
 ROWS = 14
 RIGHT, LOWER, SHARE, ACROSS, ALONG = TOP, BOTTOM, ROWS, DOUBT, UP  # at first; the depth comes behind these two
-PIXEL, CELL, SUB, COLUMN, LOWEST = range(5)  # where it gathers
+PIXEL, CELL, SUB, COLUMN, PLACE, LOWEST = range(6)  # where it gathers
+PRIOR, OF_PRIOR = ROWS + 3, ROWS + 4  # behind the shares
 # Of a block of cells, behind the first two: metres behind the surface, and then how they lie against it.
 BEHIND, GEOMETRY_ROW = 2, 3
 AFTER, AT, DOUBTED = GEOMETRY_ROW, GEOMETRY_ROW + 1, GEOMETRY_ROW + 2
@@ -208,27 +209,28 @@ def cell_of(x: Any, y: Any, z: Any, count_y: Any, count_z: Any) -> Any:
 def voxel_kernel() -> Callable[..., None]:
     """Opacities, or densities, of N points, which are what their pixels see, or lie before or behind that.
 
-    `surfaces`: as of `lift_kernel`, `height`, `width`: of that map; `hidden`, `others`, `ground`: see `PredictedCells`;
-    `shape`: of the volume, in voxels; `points`: [3, N] in the camera's optical frame, metres; `pinhole`, `nearest`:
-    see `CellLift`; `pose`: [3 4], voxels of the volume from the camera; `bottom`: of the volume, and `size`: of its
-    voxels, metres; `measure`: see `CellVolume`; `length`: metres, of the opacity; 0 for densities; `between`: points
-    lie between the centres of voxels of the volume, whose logits are then interpolated; `target`: where in `out` each
-    result goes, and in `stands`, unless that is empty, whether it lies `STANDS_M` above the ground.
+    `surfaces`: as of `lift_kernel`, `height`, `width`: of that map; `hidden`, `others`, `ground`, `prior`: see
+    `PredictedCells`; `shape`: of the volume, in voxels; `points`: [3, N] in the camera's optical frame, metres;
+    `pinhole`, `nearest`: see `CellLift`; `pose`: [3 4], voxels of the volume from the camera; `bottom`: of the volume,
+    and `size`: of its voxels, metres; `measure`: see `CellVolume`; `length`: metres, of the opacity; 0 for densities;
+    `base`: bottom of the volume, metres above the expected ground; `edge`: of columns that have one prior, voxels;
+    `between`: points lie between the centres of voxels of the volume, whose logits are then interpolated; `target`:
+    where in `out` each result goes, and in `stands`, unless that is empty, whether it lies `STANDS_M` above the ground.
     """
 
     @kernel(inlines=(occupancy_kernel, cells))
     def query(  # type: ignore[no-untyped-def] # numba finds the types
-        surfaces, height, width, hidden, others, ground, shape, points, pinhole, nearest, pose, bottom, size, measure,
-        length, between, target, out, stands
+        surfaces, height, width, hidden, others, ground, prior, shape, points, pinhole, nearest, pose, bottom, size,
+        measure, length, base, edge, between, target, out, stands
     ) -> None:  # fmt: skip
         count, least, stands_from = target.size, np.float32(0.1) * measure, STANDS * measure
         count_x, count_y = (shape[0] + STRIDE - 1) // STRIDE, (shape[1] + STRIDE - 1) // STRIDE
-        count_z = (shape[2] + STRIDE - 1) // STRIDE
+        count_z, priors_y = (shape[2] + STRIDE - 1) // STRIDE, (shape[1] + edge - 1) // edge
         for block in prange((count + BLOCK - 1) // BLOCK):
             start = block * BLOCK
             stop = min(count, start + BLOCK)
-            work = np.empty((ROWS + 3, BLOCK), np.float32)  # one array: the compiler need not ask whether rows overlap
-            place = np.empty((7, BLOCK), np.int32)
+            work = np.empty((ROWS + 5, BLOCK), np.float32)  # one array: the compiler need not ask whether rows overlap
+            place = np.empty((8, BLOCK), np.int32)
             for axis in range(3):
                 for j in range(stop - start):
                     work[ACROSS + axis, j] = points[axis, start + j]
@@ -249,6 +251,7 @@ def voxel_kernel() -> Callable[..., None]:
                 v_z = volume_place(x, y, z, pose, 2, shape[2])
                 i_x, i_y, i_z = np.int32(v_x), np.int32(v_y), np.int32(v_z)
                 place[CELL, j], place[SUB, j] = cell_of(i_x, i_y, i_z, count_y, count_z)
+                place[PLACE, j] = (i_x // edge) * priors_y + i_y // edge
                 g_x = min(max(v_x / np.float32(STRIDE) - HALF, ZERO), np.float32(count_x - 1))
                 g_y = min(max(v_y / np.float32(STRIDE) - HALF, ZERO), np.float32(count_y - 1))
                 f_x, f_y = min(np.int32(g_x), count_x - 2), min(np.int32(g_y), count_y - 2)
@@ -268,6 +271,14 @@ def voxel_kernel() -> Callable[..., None]:
                     upper = s_0[part] + right * (s_1[part] - s_0[part])
                     under = s_2[part] + right * (s_3[part] - s_2[part])
                     work[LEVEL + part, j] = upper + lower * (under - upper)
+            for j in range(stop - start):
+                work[PRIOR, j], work[OF_PRIOR, j] = ZERO, ZERO
+                if prior.size:
+                    row, last = prior[np.uint32(place[PLACE, j])], shape[2] - 1
+                    up = min(max((work[UP, j] - work[LEVEL, j] - base) / size - HALF, ZERO), np.float32(last))
+                    lower = min(np.int32(up), last - 1)
+                    work[PRIOR, j] = row[lower] + (up - np.float32(lower)) * (row[lower + 1] - row[lower])
+                    work[OF_PRIOR, j] = row[last + 1]
             if between:
                 for j in range(stop - start):
                     x, y, z = points[0, start + j], points[1, start + j], points[2, start + j]
@@ -312,6 +323,7 @@ def voxel_kernel() -> Callable[..., None]:
                 value = rest + at * (work[THERE, j] - rest) + behind * (work[UNSEEN, j] - rest)
                 on_ground = above - work[BOTTOM, j]
                 value = on_ground + (ONE - on_ground) * above * value
+                value += work[PRIOR, j] - work[OF_PRIOR, j] * value
                 work[LOG, j] = -logarithm(ONE - min(max(value, LEAST), MOST))  # softplus of the logit
             if length > ZERO:
                 for j in range(voxels):

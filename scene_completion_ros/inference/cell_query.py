@@ -41,6 +41,10 @@ class PredictedCells(NamedTuple):
     hidden: NDArray[np.float32]  # float32 [x y z, 8], logits of voxels in cells, where pixels see something before them
     others: NDArray[np.float32]  # float32 [x y z, `CellVolume.of_cell`]
     ground: NDArray[np.float32]  # float32 [x y, 2], height of the ground in the grid and standard deviation, metres
+    # float32 [N, Z + 1], see `CellVolume.prior_shape`: of coarse columns, the share w that a prior has in the
+    # probabilities, as the last number, and before it w times the prior by height: that of the Z voxels of the grid,
+    # were the ground at the volume's level. Empty without a prior.
+    prior: NDArray[np.float32] = np.zeros((0, 1), np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +179,7 @@ class CellQuery:
         self._voxels(
             *(surfaces.reshape(-1, 2), *lift.map_size, *predicted, grid.shape, samples.points),
             *(tuple(lift.pinhole), lift.nearest, tuple(self.pose.reshape(-1)), *of_grid),  # numbers, not arrays
+            *(np.float32(grid.origin[2] - self.volume.level), max(self.volume.prior, 1)),
             *(samples.between, samples.target, out, np.empty(0, np.bool_) if stands is None else stands),
         )
 

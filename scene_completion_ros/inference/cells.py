@@ -26,6 +26,7 @@ GEOMETRY = 3 + 2 * len(DISTANCES_M)  # numbers that say how a cell lies against 
 FARTHEST_FROM_LEVEL = 1.5  # of a ground that pixels see, metres
 LEAST_CLASS = 1e-3  # probability that a pixel gives any class
 CERTAIN = 1e-4  # least probability of a voxel and of its contrary
+PRIOR_EDGE = 8  # voxels of the bird's-eye view, along each axis, that have one prior
 STANDS_M = 0.35  # metres above the ground from which voxels count as obstacles
 
 
@@ -51,6 +52,7 @@ class CellVolume:
     classes: int  # K; pixels know the sky as one more
     context: int  # channels that a cell looks up besides how it lies against the surface
     around: int = 0  # channels that say what is around a cell
+    prior: int = 0  # voxels along the edge of columns that have one prior, see `PredictedCells`; 0 without one
 
     @property
     def cells(self) -> tuple[int, int, int]:
@@ -68,6 +70,12 @@ class CellVolume:
         """Voxels of a column, from below, in which a ground may be seen."""
         farthest = FARTHEST_FROM_LEVEL * self.measure
         return min(round((self.level + farthest - self.grid.origin[2]) / self.grid.voxel_size), self.grid.shape[2])
+
+    @property
+    def prior_shape(self) -> tuple[int, int]:
+        """Columns that have a prior, and numbers of each."""
+        x, y, z = self.grid.shape
+        return -(-x // self.prior) * -(-y // self.prior), z + 1
 
     @property
     def looked_up(self) -> int:

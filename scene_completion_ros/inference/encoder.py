@@ -115,9 +115,9 @@ class CellGraphs(CellNetworks):
 
     def complete(self, local: NDArray[np.float32], columns: NDArray[np.float32]) -> PredictedCells:
         """See `CellNetworks`."""
-        around, mean, ground = self._decode({"local": local, "columns": columns})
+        around, mean, *of_columns = self._decode({"local": local, "columns": columns})
         hidden, others = self._complete({"around": around, "local": local, "mean": mean})
-        return PredictedCells(hidden, others, ground)
+        return PredictedCells(hidden, others, *of_columns)
 
     def scene(self, prepared: PreparedScene) -> HostCellQuery:
         """See `Networks`."""

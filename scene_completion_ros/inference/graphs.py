@@ -12,6 +12,7 @@ from scene_completion_ros.inference.bundle import (
     COLUMN_OUTPUTS,
     DECODER,
     PIXEL_OUTPUTS,
+    PRIOR,
     StudentBundle,
 )
 from scene_completion_ros.inference.cells import STRIDE
@@ -78,6 +79,7 @@ def graphs_of(bundle: StudentBundle) -> Iterator[StepGraph]:
     hidden, others = zip(CELL_OUTPUTS, (logits, [cells, volume.of_cell]), strict=True)
     yield StepGraph(path, bundle.read_encoder(), [image, ("ground", [1, 2, *size])], pixels)
     given = [local, ("columns", [columns, volume.of_column])]
-    yield StepGraph(path.with_name(DECODER), bundle.read_decoder(), given, [around, mean, ground])
+    made = [around, mean, ground, *([(PRIOR, [*volume.prior_shape])] if volume.prior else [])]
+    yield StepGraph(path.with_name(DECODER), bundle.read_decoder(), given, made)
     given, rows = [around, local, mean], min(CELL_ROWS, cells)
     yield StepGraph(path.with_name(CELLS), bundle.read_cells(), given, [hidden, others], rows)

@@ -19,7 +19,14 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError, GpuError
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.bundle import CELL_OUTPUTS, CELL_ROWS, COLUMN_OUTPUTS, PIXEL_OUTPUTS, StudentBundle
+from scene_completion_ros.inference.bundle import (
+    CELL_OUTPUTS,
+    CELL_ROWS,
+    COLUMN_OUTPUTS,
+    PIXEL_OUTPUTS,
+    PRIOR,
+    StudentBundle,
+)
 from scene_completion_ros.inference.cells import STRIDE, stated_ground
 from scene_completion_ros.inference.encoder import cpu_has_bf16, cpu_networks
 from scene_completion_ros.inference.gpu.parity import BF16, measure_voxels
@@ -96,6 +103,8 @@ class ExportedColumns(nn.Module):
     def __init__(self, decoder: SceneDecoder) -> None:
         super().__init__()
         self.decoder = decoder
+        self.prior: Tensor | None
+        self.register_buffer("prior", decoder.prior_rows() if decoder.prior > 0.0 else None)
         heights = decoder.cells[2]
         enter, bias = _of(decoder.enter[0])
         looked_up = (enter.shape[1] - 4) // heights - 1
@@ -109,8 +118,8 @@ class ExportedColumns(nn.Module):
         doubled = all(count % 2 ** len(decoder.up) == 0 for count in decoder.cells[:2])
         self.up = nn.ModuleList(map(_Upwards, decoder.up)) if doubled else None  # type: ignore[arg-type]
 
-    def forward(self, local: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See `COLUMN_OUTPUTS`."""
+    def forward(self, local: Tensor, columns: Tensor) -> tuple[Tensor, ...]:
+        """See `COLUMN_OUTPUTS` and `PRIOR`."""
         count_x, count_y, heights = self.decoder.cells
         count = count_x * count_y
         entered = (self.enter_local(local.reshape(count, -1)) + self.enter(columns)).relu()
@@ -119,7 +128,8 @@ class ExportedColumns(nn.Module):
         around = self.around(x.permute(0, 2, 3, 1).reshape(count, -1)).reshape(count * heights, -1)
         mean = self.decoder.mean_of_cells().reshape(STRIDE**3, heights, count).permute(2, 1, 0).reshape(-1, STRIDE**3)
         ground = self.decoder.ground_of(self.decoder.ground(x), columns[:, -1].reshape(1, 1, count_x, count_y))
-        return around, mean, ground.permute(0, 2, 3, 1).reshape(-1, 2)
+        prior = () if self.prior is None else (self.prior.clone(),)
+        return around, mean, ground.permute(0, 2, 3, 1).reshape(-1, 2), *prior
 
 
 class ExportedCells(nn.Module):
@@ -223,7 +233,8 @@ def decoder_onnx(field: SceneField) -> tuple[bytes, bytes]:
     cells = columns * volume.cells[2]
     local = {"local": torch.zeros(cells, volume.looked_up)}
     given = {**local, "columns": torch.zeros(columns, volume.of_column)}
-    around = graph_of(ExportedColumns(field.spatial), given, list(COLUMN_OUTPUTS))
+    made = [*COLUMN_OUTPUTS, *([PRIOR] if volume.prior else [])]
+    around = graph_of(ExportedColumns(field.spatial), given, made)
     given = {"around": torch.zeros(cells, volume.around), **local, "mean": torch.zeros(cells, STRIDE**3)}
     given = {name: values[:CELL_ROWS] for name, values in given.items()}
     return around, graph_of(ExportedCells(field.spatial), given, list(CELL_OUTPUTS))

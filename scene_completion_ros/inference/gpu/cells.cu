@@ -14,6 +14,7 @@
 #define MOST_OFF 0.5f
 #define FARTHEST_FROM_LEVEL 1.5f
 #define STANDS_M 0.35f
+#define PRIOR_EDGE 8
 #define STATED_OFF 0.03f
 #define FAR_OFF 0.005f
 #define LEAST_GROUND 0.01f
@@ -274,13 +275,13 @@ static __device__ __forceinline__ int cell_of_voxel(const Volume& volume, int x,
 
 // Opacity over a length of points, which are what their pixels see, or lie before or behind that, to out[target], and
 // whether they stand on the ground, to stands[target].
-//   hidden [cells, SUBS], others [cells, OF_CELL], ground [columns, 2] of PredictedCells; points [3, count] in the
-//   camera's optical frame, metres. between: 1 where points lie between the centres of the volume's voxels. broken: set
+//   hidden [cells, SUBS], others [cells, OF_CELL], ground [columns, 2], prior of PredictedCells, or null without one;
+//   points [3, count] in the camera's optical frame, metres. between: 1 where points lie between the centres of the volume's voxels. broken: set
 //   where a number is none.
 extern "C" __global__ void __launch_bounds__(THREADS) query_cells(
     const float* __restrict__ surfaces, const float* __restrict__ hidden, const float* __restrict__ others,
-    const float* __restrict__ ground, const Volume* __restrict__ of_volume, const float* __restrict__ points,
-    const int* __restrict__ target, int count, int between, float length, float* __restrict__ out,
+    const float* __restrict__ ground, const float* __restrict__ prior, const Volume* __restrict__ of_volume,
+    const float* __restrict__ points, const int* __restrict__ target, int count, int between, float length, float* __restrict__ out,
     byte* __restrict__ stands, int* __restrict__ broken) {
     const Volume& volume = *of_volume;
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -333,6 +334,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) query_cells(
     const float behind = 1.0f - shown * (1.0f - near_edge), on_ground = top - under;
     float value = rest + at * (sigmoid(there) - rest) + behind * (sigmoid(unseen) - rest);
     value = on_ground + (1.0f - on_ground) * top * value;
+    if (prior) {
+        const int along_y = (volume.size_y + PRIOR_EDGE - 1) / PRIOR_EDGE, last = volume.size_z - 1;
+        const float* row = prior + ((int(v_x) / PRIOR_EDGE) * along_y + int(v_y) / PRIOR_EDGE) * (last + 2);
+        const float above = limited((up - volume.base) / volume.edge - 0.5f, 0.0f, float(last));
+        const int lower = min(int(above), last - 1);
+        value += row[lower] + (above - float(lower)) * (row[lower + 1] - row[lower]) - row[last + 1] * value;
+    }
     // Infinite logits would make a value that is a number.
     if (!(is_number(unseen) && is_number(before) && is_number(there) && is_number(level) && is_number(doubt) &&
           is_number(value))) {

@@ -377,9 +377,9 @@ class _CellSteps:
         samples = voxels.samples
         self._count = len(samples.target)
         self._queried: Arguments = (
-            surfaces, hidden, others, ground, volume, *_uploaded(device, samples.points, samples.target),
-            np.int32(self._count), np.int32(samples.between), np.float32(voxels.grid.voxel_size), alpha, stands,
-            broken,
+            surfaces, hidden, others, ground, decoded.get("prior"), volume,
+            *_uploaded(device, samples.points, samples.target), np.int32(self._count), np.int32(samples.between),
+            np.float32(voxels.grid.voxel_size), alpha, stands, broken,
         )  # fmt: skip
         self._ray_count = march.camera.width * march.camera.height
         self._rays: Arguments = (

@@ -69,7 +69,7 @@ def test_numbers_of_the_kernels_are_those_of_their_twins() -> None:
         **{name: getattr(device_scene, name) for name in ("LANES", "RUN", "SPAN", "THREADS", "SUM_THREADS", "WINDOWS")},
         **{
             name: getattr(cells, name)
-            for name in ("STRIDE", "CERTAIN", "LEAST_CLASS", "FARTHEST_FROM_LEVEL", "STANDS_M")
+            for name in ("STRIDE", "CERTAIN", "LEAST_CLASS", "FARTHEST_FROM_LEVEL", "PRIOR_EDGE", "STANDS_M")
         },
         **{name: getattr(cells, name) for name in ("STATED_OFF", "FAR_OFF", "SENSED_OFF")},
         **{name: getattr(cells, f"_{name}") for name in ("LEAST_INVERSE", "MOST_OFF", "LEAST_GROUND")},

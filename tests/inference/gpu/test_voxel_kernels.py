@@ -19,7 +19,7 @@ from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, Rigi
 from scene_completion_ros.geometry.transforms import about
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cell_query import CellLift, CellQuery, CellVoxels, Pixels, PredictedCells
-from scene_completion_ros.inference.cells import ROAD, CellVolume
+from scene_completion_ros.inference.cells import PRIOR_EDGE, ROAD, CellVolume
 from scene_completion_ros.inference.evidence import Evidence
 from scene_completion_ros.inference.gpu import device_scene
 from scene_completion_ros.inference.gpu.device import PrimaryContext
@@ -352,7 +352,7 @@ class Cells(NamedTuple):
         classes, context = ((15, 16), (33, 3))[seed % 2]
         camera = Camera(fx=110.0, fy=118.0, cx=90.0, cy=45.0, width=190, height=98)
         grid = VoxelGrid((0.5, -6.4, -2.6), 0.4, (29, 33, 13), "camera_forward")
-        volume = CellVolume(grid, -1.7, ROAD, 2, classes, context)
+        volume = CellVolume(grid, -1.7, ROAD, 2, classes, context, prior=PRIOR_EDGE * (seed % 2))
         size, (x, y, z) = (camera.height // 2, camera.width // 2), volume.cells
         across = cv2.resize(rng.uniform(3.0, 16.0, (5, 8)), size[::-1], interpolation=cv2.INTER_CUBIC).clip(2.0)
         depth = across.astype(np.float32)
@@ -361,6 +361,7 @@ class Cells(NamedTuple):
         logits[size[0] // 2 :, :, volume.label] += 6.0
         shown = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
         ground = np.stack([rng.normal(-1.7, 0.2, x * y), rng.uniform(0.02, 0.3, x * y)], axis=-1)
+        prior = [rng.uniform(0.0, [*[0.4] * grid.shape[2], 0.5], volume.prior_shape)] if volume.prior else []
         return cls(
             volume,
             camera,
@@ -369,6 +370,7 @@ class Cells(NamedTuple):
                 rng.normal(-1.0, 2.0, (x * y * z, 8)).astype(np.float32),
                 rng.normal(-1.0, 2.0, (x * y * z, volume.of_cell)).astype(np.float32),
                 ground.astype(np.float32),
+                *(rows.astype(np.float32) for rows in prior),
             ),
         )
 
@@ -378,11 +380,12 @@ def scene_of(
 ) -> tuple[KernelDevice, list[GivenOutputs], DeviceScene]:
     """The kernels of a student, the engines that see, decode and complete, and what answers with both."""
     kernels, volume = device(KernelSizes.of(cast(Any, student))), student.volume
-    hidden, others, ground = student.predicted
+    hidden, others, ground, prior = student.predicted
     image = {"image": (1, 1, 1, 3), "ground": (1, 2, *student.pixels.surfaces.shape[:2])}
     seen = {name: array[None] for name, array in student.pixels._asdict().items()}
     given = {"local": (len(hidden), volume.looked_up), "columns": (len(ground), volume.of_column)}
     decoded = {"around": np.zeros((len(hidden), 5), np.float32), "mean": np.zeros_like(hidden), "ground": ground}
+    decoded |= {"prior": prior} if volume.prior else {}
     of_cells = {name: decoded[name].shape for name in ("around", "mean")} | {"local": given["local"]}
     steps = (image, seen), (given, decoded), (of_cells, {"hidden": hidden, "others": others})
     engines = [GivenOutputs(kernels, *step) for step in steps]

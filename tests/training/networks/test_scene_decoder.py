@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter1d
 from torch.nn import functional
 
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
@@ -17,6 +18,7 @@ from scene_completion_ros.geometry.transforms import rotation_of_angles
 from scene_completion_ros.inference.cell_query import CellLift, CellQuery, PredictedCells
 from scene_completion_ros.inference.cells import (
     FAR_OFF,
+    PRIOR_EDGE,
     ROAD,
     STANDS_M,
     STRIDE,
@@ -128,6 +130,25 @@ def test_the_ground_fills_its_voxel_and_empties_those_below() -> None:
     phi = [0.5 * (1.0 + math.erf((edge + 0.9) / (0.1 * math.sqrt(2.0)))) for edge in (-1.2, -0.8)]
     assert empty[2].item() == pytest.approx(phi[1] - phi[0], abs=1e-3)
     assert solid[3:].min() > 0.99 and solid[:2].max() < 0.01  # what is said to be below the ground is nothing
+
+
+def test_probabilities_are_a_mean_of_the_network_and_of_what_was_usual_there() -> None:
+    """At the same height above the ground, half a voxel higher here; where nothing was known, the network alone."""
+    below = (0.2, -50.0, -50.0)  # half a voxel above the usual level
+    made, without = decoder(-1.0, -1.0, -1.0, below=below, prior=0.25), decoder(-1.0, -1.0, -1.0, below=below)
+    known, occupied = torch.ones(2, *GRID.shape, dtype=torch.bool), torch.zeros(2, *GRID.shape, dtype=torch.bool)
+    occupied[:, ..., 2:4], occupied[0, ..., 4] = True, True  # 1, 1 and 0.5 at three heights
+    made.hold(occupied, known)
+    rows = made.prior_rows()
+    layers = gaussian_filter1d([0.0, 0.0, 1.0, 1.0, 0.5, 0.0, 0.0, 0.0], 0.5)
+    np.testing.assert_allclose(rows, np.tile([*(0.25 * layers), 0.25], (4, 1)), atol=1e-6)
+    own, mixed = (completed(one, 6.0, 0.1).occupied.sigmoid()[0, 5, 5].double() for one in (without, made))
+    lowered = np.interp(np.arange(8) - 0.5, np.arange(8), layers)
+    np.testing.assert_allclose(mixed, 0.75 * own + 0.25 * torch.from_numpy(lowered), atol=1e-3)
+    nothing = decoder(-1.0, -1.0, -1.0, below=below, prior=0.25)
+    np.testing.assert_allclose(completed(nothing, 6.0, 0.1).occupied.sigmoid()[0, 5, 5], own, atol=1e-6)
+    made.train()  # the network learns alone
+    np.testing.assert_allclose(completed(made, 6.0, 0.1).occupied.sigmoid()[0, 5, 5], own, atol=1e-6)
 
 
 def test_a_voxel_is_what_its_pixel_sees_or_lies_before_or_behind_it() -> None:
@@ -291,7 +312,9 @@ def test_kernels_around_the_exported_graph_compute_what_the_decoder_does(known: 
     grid = GRID if known else VoxelGrid(GRID.origin, GRID.voxel_size, (18, 14, 8), GRID.frame)
     canonical = Camera(fx=41.3, fy=40.7, cx=31.2, cy=15.1, width=64, height=32)  # no cell lies on the edge of its image
     torch.manual_seed(0)
-    made = SceneDecoder(grid, SPEC, classes=CLASSES, reduced=4, widths=(8, 12), context=4, hidden=8, ground=-1.0).eval()
+    options: dict[str, Any] = {"classes": CLASSES, "reduced": 4, "widths": (8, 12), "context": 4, "hidden": 8}
+    made = SceneDecoder(grid, SPEC, ground=-1.0, prior=0.4 * known, **options).eval()
+    made.hold(torch.rand(9, *grid.shape) < torch.rand(grid.shape), torch.rand(9, *grid.shape) < 0.5)
     for parameter in (made.occupied.weight, made.named.weight, made.trust.weight, made.ground.weight, made.mean):
         torch.nn.init.normal_(parameter)
     upright = RigidTransform.from_matrix(pose(0.06, -0.3).double().numpy().round(12)) if known else None
@@ -304,7 +327,7 @@ def test_kernels_around_the_exported_graph_compute_what_the_decoder_does(known: 
         8.0 * maps[:, 2:],
         torch.full((1, 1, 1, 1), float(known)),
     )
-    volume = CellVolume(grid, -1.0, ROAD, 0, CLASSES, 4, 4)
+    volume = CellVolume(grid, -1.0, ROAD, 0, CLASSES, 4, 4, PRIOR_EDGE * known)
     lift = CellLift(volume, canonical, SPEC, upright)
     query = CellQuery(lift)
     with torch.no_grad():
@@ -313,9 +336,9 @@ def test_kernels_around_the_exported_graph_compute_what_the_decoder_does(known: 
         surfaces = torch.cat([-SPEC.inverse_depth(view.code).log(), view.deviation], dim=1)
         given = lift(*(part[0].permute(1, 2, 0).contiguous().numpy() for part in (surfaces, made.reduce(classes))))
         local, columns = map(torch.from_numpy, given)
-        around, mean, ground = ExportedColumns(made)(local, columns)
+        around, mean, *of_columns = ExportedColumns(made)(local, columns)
         cells_alone = [part.numpy() for part in ExportedCells(made)(around, local, mean)]
-        predicted = PredictedCells(*cells_alone, ground.numpy())
+        predicted = PredictedCells(*cells_alone, *(part.numpy() for part in of_columns))
     points = query.lift.volume_from_camera.inverse().apply(grid.centres().reshape(-1, 3))
     density = np.empty(len(points), np.float32)
     samples = query.prepare(points, np.arange(len(points), dtype=np.int32))

@@ -269,6 +269,26 @@ def test_a_pair_says_nothing_of_what_is_free(settings: Settings, pixels: str, tm
     assert terms["occupied"] == 0.0 and terms["classes"] > 0.0 and terms["ground"] != 0.0
 
 
+def test_what_is_usual_is_counted_of_images_whose_mounting_is_known(
+    settings: Settings, pixels: str, tmp_path: Path
+) -> None:
+    """In training alone, and not of a pair, which knows nothing that is free."""
+    stage = CompletionStage(settings(tmp_path, pixels_from=pixels))
+    batch, spatial = first_frame(stage), stage.field.spatial
+
+    def held(**changes: torch.Tensor) -> list[float]:
+        spatial.held.zero_()
+        stage.terms(batch | changes, torch.Generator().manual_seed(0))
+        return [float(part.sum()) for part in spatial.held]
+
+    label, known = batch["label"], batch["label"] != INVALID
+    assert held() == [float((known & (label != EMPTY)).sum()), float(known.sum())]
+    assert held(known=torch.tensor([False])) == [0.0, 0.0]
+    assert held(label=torch.where(label == EMPTY, INVALID, label)) == [0.0, 0.0]
+    stage.eval()
+    assert held() == [0.0, 0.0]
+
+
 def first_frame(stage: Stage) -> dict[str, torch.Tensor]:
     """The first frame of a stage's training, as it is, as a batch of one."""
     data, configuration = stage.make_data(), stage.settings

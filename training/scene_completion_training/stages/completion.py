@@ -22,7 +22,7 @@ from torch.nn import functional
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID, ROOM_CLASSES
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.cells import FLOOR, ROAD, STRIDE, CellVolume, Measured
+from scene_completion_ros.inference.cells import FLOOR, PRIOR_EDGE, ROAD, STRIDE, CellVolume, Measured
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training.checkpoints import TrainedWeights, trained_viewpoint
 from scene_completion_training.configuration import TrainingConfiguration
@@ -81,9 +81,10 @@ class CompletionConfiguration(SeenConfiguration):
     pixels_from: str = ""  # checkpoint of stage `pixels` or of this one, or a bundle, instead of that training
     start_from: str = ""  # checkpoint of this stage, or a bundle: its pixels and its decoder go on learning
     losses: CompletionLosses = field(default_factory=CompletionLosses)
-    widths: tuple[int, ...] = (64, 128, 192, 256)  # as `SceneDecoder`, and the next two
+    widths: tuple[int, ...] = (64, 128, 192, 256)  # as `SceneDecoder`, and the next three
     context: int = 16
     reduced: int = 16
+    prior: float = 0.5
     cells: int = 40_000  # cells of a sample whose voxels are compared, more of them nearby
     distance: float = 20.0  # metres at which a voxel counts half as much as one nearby
     rare: float = 0.35  # how much the rarity of a class raises its weight: 0 not at all, 1 in proportion
@@ -139,7 +140,8 @@ class SceneField(nn.Module):
         """What a student that is made of it needs to know of its volume."""
         label, reduced = self.names.index(self.ground.name), self.spatial.reduce.out_channels
         around = self.spatial.context.out_channels // self.spatial.cells[2]
-        return CellVolume(self.spatial.grid, self.spatial.level, self.ground, label, len(self.names), reduced, around)
+        grid, level, prior = self.spatial.grid, self.spatial.level, PRIOR_EDGE if self.spatial.prior > 0.0 else 0
+        return CellVolume(grid, level, self.ground, label, len(self.names), reduced, around, prior)
 
     @classmethod
     def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, _: object = None) -> SceneField:
@@ -245,6 +247,10 @@ class CompletionStage(SeenStage):
         with torch.autocast(self.device.type, enabled=False):
             shown = self._shown(view, ground, batch)
             labels = in_cells(batch["label"], INVALID)
+            if self.training:
+                whole = batch["known"] & (batch["label"] == EMPTY).flatten(1).any(dim=1)  # a pair knows nothing free
+                known = (batch["label"] != INVALID) & whole[:, None, None, None]
+                self.field.spatial.hold(batch["label"] != EMPTY, known)
             taught, doubt = (batch[name].permute(0, 3, 1, 2).flatten(1) for name in ("taught", "doubt"))
             chosen = self._chosen((labels != INVALID).any(dim=2) | (doubt < UNKNOWN), generator)
             found = self.field.complete(shown, pose, mirrored, chosen)
@@ -324,7 +330,7 @@ class CompletionStage(SeenStage):
 
 
 def _untrained(settings: CompletionConfiguration, pixels: Any) -> SceneField:
-    in_space = {name: getattr(settings, name) for name in ("widths", "context", "reduced")}
+    in_space = {name: getattr(settings, name) for name in ("widths", "context", "reduced", "prior")}
     return SceneField(settings.viewpoint(), settings.class_names, pixels, **in_space)
 
 
