@@ -135,7 +135,7 @@ def crops_within(grid: VoxelGrid) -> dict[float, tuple[slice, slice, slice]]:
         for range_m in ranges:
             with suppress(GridError):
                 crops[range_m] = grid.cropped(range_m)
-        if crops:
+        if crops and (whole in crops or ranges is SSCBENCH_RANGES):
             return crops
     raise GridError(f"no range fits into {grid.shape} voxels", where="ground truth", cure="Give a square grid")
 

@@ -106,11 +106,11 @@ class Tf2Transforms:
     """Transforms that tf2 knows, and fixed ones.
 
     tf2 interpolates over any gap; `LARGEST_GAP_NS` does not bind it. Raises SceneCompletionError: tf2_ros cannot be
-    imported. It subscribes to /tf and /tf_static at the first look-up: many nodes need none. `node`: the rclpy node;
-    its executor serves the listener too.
+    imported. `node`: the rclpy node; its executor serves the listener too; `on_demand`: subscribe to /tf and /tf_static
+    not before the first look-up, whose image then comes before all transforms.
     """
 
-    def __init__(self, node: Any, fixed: list[Extrinsic], resources: ExitStack) -> None:
+    def __init__(self, node: Any, fixed: list[Extrinsic], resources: ExitStack, *, on_demand: bool) -> None:
         try:
             import tf2_ros
         except ImportError as error:
@@ -122,13 +122,17 @@ class Tf2Transforms:
         for extrinsic in fixed:
             self._buffer.set_transform_static(transform_message(extrinsic), "extrinsics_file")
         self._node, self._resources, self._listening = node, resources, False
+        if not on_demand:
+            self._listen()
+
+    def _listen(self) -> None:
+        self._resources.callback(self._tf2.TransformListener(self._buffer, self._node, spin_thread=False).unregister)
+        self._listening = True
 
     def lookup(self, target: str, source: str, stamp_ns: int, tolerance_ns: int) -> RigidTransform:
         """See `TopicTransforms`."""
         if not self._listening:
-            listener = self._tf2.TransformListener(self._buffer, self._node, spin_thread=False)
-            self._resources.callback(listener.unregister)
-            self._listening = True
+            self._listen()
         target, source = target.strip("/"), source.strip("/")
         if stamp_ns <= 0:  # tf2 takes 0 for "whenever", and rclpy has no time before it
             raise self._missing(target, source, "the image has no stamp", may_come=False)
@@ -224,7 +228,7 @@ def make_transform_source(
     fixed = fixed_transforms(parameters)
     kind = source_kind(replace(parameters, camera_height=0.0))  # of other values than `auto` it decides nothing
     if kind == "tf2":
-        return Tf2Transforms(node, fixed, resources)
+        return Tf2Transforms(node, fixed, resources, on_demand=parameters.transform_source == "auto")
     if kind == "parameters" and not fixed:
         return None
     topics = kind == "topics"

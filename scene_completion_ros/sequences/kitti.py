@@ -168,14 +168,15 @@ def kitti_odometry(folder: Path | str, *, poses: str | None = None) -> PosedSequ
         pose_file = root / poses if poses else _default_pose_file(root)
         world_from_cam0 = read_kitti_poses(pose_file)
     check_lines(world_from_cam0, "poses", last, pose_file)
-    stamps = [line * FRAME_PERIOD_NS for line in range(last + 1)]
+    stamps = {number: number * FRAME_PERIOD_NS for number in numbers}
     if (times := root / "times.txt").is_file():
-        stamps = read_lines(times, "time", lambda line: round(float(line) * 1e9), "Expected seconds")
-        check_lines(stamps, "times", last, times)
+        read = read_lines(times, "time", lambda line: round(float(line) * 1e9), "Expected seconds")
+        check_lines(read, "times", last, times)
+        stamps = {number: read[line_of[number]] for number in numbers}
     camera_models, rig_from_camera, rig_from_sensor = _rig(root, {c: images[c][numbers[0]] for c in chosen})
     frames = [
         Frame(
-            stamp_ns=stamps[line_of[number]],
+            stamp_ns=stamps[number],
             images={camera: images[camera][number] for camera in chosen},
             world_from_rig=world_from_cam0[line_of[number]],
             assets=_assets(root, number, rig_from_sensor.get("velodyne"), camera_models.get("image_2")),
@@ -333,7 +334,9 @@ def _default_pose_file(root: Path) -> Path:
 
 
 def numbered_images(folder: Path) -> dict[int, Path]:
-    """Number -> image file of a folder of numbered images, sorted."""
+    """Number -> image file of a folder of numbered images, sorted. Raises SequenceError without such a folder."""
+    if not folder.is_dir():
+        raise SequenceError("image folder is missing", where=str(folder), cure="Unpack its images")
     found = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.isdigit())
     return {int(path.stem): path for path in sorted(found, key=lambda path: int(path.stem))}
 

@@ -15,6 +15,7 @@ from scene_completion_ros.evaluation.occupancy import (
     OccupancyTally,
     calibration_errors,
     calibration_sums,
+    crops_within,
     fit_calibration,
     score_histogram,
 )
@@ -88,6 +89,8 @@ def test_ranges_and_regions_select_their_voxels() -> None:
     moved = replace(truth, grid=VoxelGrid((0.0, 0.0, 0.0), 0.2, (4, 4, 1)))
     with pytest.raises(GridError, match="changes between frames"):
         tally.add(SimpleNamespace(truth=FrameTruth(moved, None), voxels=answer))
+    with pytest.raises(GridError, match="Give a square grid"):  # of which a quarter would fit, but not all of it
+        crops_within(VoxelGrid((0.0, -0.5, 0.0), 0.2, (4, 5, 1)))
 
 
 # Calibration against hand computation and scikit-learn.

@@ -134,7 +134,10 @@ def test_frames_that_nothing_places_are_refused(
         check_frames(NodeParameters(**given))
 
 
-def test_the_node_subscribes_to_tf_no_sooner_than_a_transform_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("source", "at_once"), [("auto", False), ("tf2", True)])
+def test_auto_subscribes_to_tf_no_sooner_than_a_transform_is_needed(
+    source: Any, at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     events: list[str] = []
     far = [1.0]
 
@@ -163,8 +166,9 @@ def test_the_node_subscribes_to_tf_no_sooner_than_a_transform_is_needed(monkeypa
     monkeypatch.setitem(sys.modules, "tf2_ros", tf2)  # type: ignore[arg-type]
     monkeypatch.setattr(placements, "tf2_usable", lambda: True)
     with ExitStack() as resources:
-        made = make_transform_source(None, NodeParameters(), lambda: None, lambda reason: None, resources)
-        assert not events
+        parameters = NodeParameters(transform_source=source)
+        made = make_transform_source(None, parameters, lambda: None, lambda reason: None, resources)
+        assert events == ["listen"] * at_once
         for _ in range(2):
             found = made.lookup("base_link", "camera", 1, 0)
             assert found.translation.tolist() == [1.0, 2.0, 3.0]

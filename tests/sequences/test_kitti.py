@@ -125,6 +125,8 @@ def test_repacked_drives(folder: Path) -> None:
     (folder / "source.txt").unlink()
     related = kitti_odometry(folder)
     assert [frame.world_from_rig.translation[2] for frame in related.frames] == [0.0, 1.0, 2.0]
+    (folder / "times.txt").unlink()  # frames are 0.1 s apart, also those that the list leaves out
+    assert [frame.stamp_ns for frame in kitti_odometry(folder).frames] == [0, 200_000_000, 300_000_000]
 
 
 def test_parts_of_recordings(folder: Path) -> None:

@@ -80,6 +80,9 @@ def test_half_a_data_set(drive: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "data_2d_semantics")
     with pytest.raises(SequenceError, match="holds no labels"):
         labelled_images(drive)
+    shutil.rmtree(drive / "image_00")
+    with pytest.raises(SequenceError, match="data_rect: image folder is missing"):
+        labelled_images(drive)
     (tmp_path / "bdd" / "images" / "10k" / "val").mkdir(parents=True)
     with pytest.raises(SequenceError, match="holds no images"):
         labelled_images(tmp_path / "bdd" / "images" / "10k" / "val")

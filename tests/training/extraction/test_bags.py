@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros import cli
+from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, check_for_training
@@ -304,6 +305,8 @@ def test_scans_lie_where_the_camera_sees_them(tmp_path: Path) -> None:
     made = dataclasses.replace(street, frames=frames, rig_from_sensor={"velodyne": LIDAR})
     saved = PosedSequence.load(made.save(tmp_path / "street"))
     write_drive_bag(saved, tmp_path / "bag", cameras=("camera_left",), lidar_every=2)
+    with BagReader(tmp_path / "bag") as reader:
+        assert reader.first("/camera/image_raw/compressed").format == "png"
     command = ["extract", str(tmp_path / "bag"), "--output", str(tmp_path / "out"), "--keyframe-metres", "0.1"]
     assert cli.main(command) == 0
     sequence = PosedSequence.load(tmp_path / "out" / "bag" / "00")

@@ -47,8 +47,9 @@ def write_drive_bag(
                 optical = f"{name}_optical"
                 info = _camera_info(stamp, optical, sequence.cameras[name])
                 bag.write(f"{topic}/camera_info", "sensor_msgs/msg/CameraInfo", info, stamp)
-                jpeg = np.frombuffer(image_file(frame.images[name])[0], np.uint8)
-                image = {"header": header_fields(stamp, optical), "format": "jpeg", "data": jpeg}
+                content, suffix = image_file(frame.images[name])
+                image = {"header": header_fields(stamp, optical), "data": np.frombuffer(content, np.uint8)}
+                image["format"] = "png" if suffix == ".png" else "jpeg"
                 bag.write(f"{topic}/image_raw/compressed", "sensor_msgs/msg/CompressedImage", image, stamp)
             if lidar_every and index % lidar_every == 0 and (measured := sequence.lidar(index)) is not None:
                 points = sequence.rig_from_sensor[LIDAR].inverse().apply(measured)
