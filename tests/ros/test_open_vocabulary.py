@@ -20,7 +20,7 @@ from scene_completion_ros.mapping.camera_fusion import all_matches
 from scene_completion_ros.messages.words import GivenEmbeddings, RequestedWords
 from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.services import Dictionary
-from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE, MATCH_CLOUD_FIELDS, cloud_array_from_message
+from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE, cloud_array_from_message
 from tests.inference.small_bundle import ENCODER, make_small_bundle, small_bank, small_space
 from tests.ros.camera_to_voxels import (
     CAMERA,
@@ -226,7 +226,8 @@ def test_the_parameter_is_checked_and_followed_while_images_come(
 
 def matches_in(message: Any) -> NDArray[np.void]:
     fields = tuple((field.name, field.offset, field.datatype, field.count) for field in message.fields)
-    assert (fields, message.point_step) == (MATCH_CLOUD_FIELDS, MATCH_CLOUD_DTYPE.itemsize)
+    documented = (*zip("xyz", (0, 4, 8), strict=True), ("score", 12), ("probability", 16))  # of docs/topics.md
+    assert fields == (*((*field, 7, 1) for field in documented), ("phrase", 20, 2, 1)) and message.point_step == 24
     return np.frombuffer(bytes(message.data), MATCH_CLOUD_DTYPE)
 
 

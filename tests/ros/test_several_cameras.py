@@ -199,8 +199,8 @@ def test_one_that_fails_does_not_stop_the_others(rig: Rig) -> None:
 
     # Images of other moments are not fused.
     rig.send("left", 8, 60 * SECOND_NS - 40 * MILLISECOND_NS)
+    rig.send("front", 8, 60 * SECOND_NS)  # which waits for the left one again
     rig.send("left", 8, 60 * SECOND_NS)
-    rig.send("front", 8, 60 * SECOND_NS)
     assert_same(rig.answered(60 * SECOND_NS), rig.fused(front=8, left=8))
 
     # A recording that begins anew.

@@ -7,6 +7,7 @@ put into a file for this start, with the names that the window of RViz then show
 import atexit
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def adapted(shipped: str, shown: Shown) -> str:
     manager["Displays"] = [new for display in manager["Displays"] for new in _adapted_displays(display, shown)]
     name = OPTICAL_VIEW if shown.optical else BODY_VIEW
     (view,) = (view for view in manager["Views"]["Saved"] if view["Name"] == name)
-    manager["Views"]["Current"] = view | {"Name": "Current View"}
+    manager["Views"]["Current"] = deepcopy(view) | {"Name": "Current View"}  # not an alias in the file
     return str(yaml.safe_dump(document, sort_keys=False))
 
 

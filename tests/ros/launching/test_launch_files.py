@@ -174,6 +174,7 @@ def test_rviz_shows_what_was_launched(live: LaunchFile) -> None:
     shipped = (ROOT / LIVE).read_text(encoding="utf-8")
     shown = Shown("camera_optical_frame", "/robot/scene_completion", {"": "/cam/image_raw"}, compressed=True)
     assert Path(config).read_text(encoding="utf-8") == adapted(shipped, shown)
+    assert "&id" not in adapted(shipped, shown)
     _, rviz = live.started(rviz="true", fixed_frame="odom", use_sim_time="true")
     _, config, *frame = rviz.settings["arguments"]
     assert frame == ["-f", "odom"]
