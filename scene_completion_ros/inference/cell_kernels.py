@@ -273,7 +273,7 @@ def voxel_kernel() -> Callable[..., None]:
                     work[LEVEL + part, j] = upper + lower * (under - upper)
             for j in range(stop - start):
                 work[PRIOR, j], work[OF_PRIOR, j] = ZERO, ZERO
-                if prior.size:
+                if prior.size and work[UP, j] - work[LEVEL, j] <= stands_from:
                     row, last = prior[np.uint32(place[PLACE, j])], shape[2] - 1
                     up = min(max((work[UP, j] - work[LEVEL, j] - base) / size - HALF, ZERO), np.float32(last))
                     lower = min(np.int32(up), last - 1)

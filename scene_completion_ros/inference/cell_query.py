@@ -42,8 +42,8 @@ class PredictedCells(NamedTuple):
     others: NDArray[np.float32]  # float32 [x y z, `CellVolume.of_cell`]
     ground: NDArray[np.float32]  # float32 [x y, 2], height of the ground in the grid and standard deviation, metres
     # float32 [N, Z + 1], see `CellVolume.prior_shape`: of coarse columns, the share w that a prior has in the
-    # probabilities, as the last number, and before it w times the prior by height: that of the Z voxels of the grid,
-    # were the ground at the volume's level. Empty without a prior.
+    # probabilities of what does not stand on the ground, as the last number, and before it w times the prior by height:
+    # that of the Z voxels of the grid, were the ground at the volume's level. Empty without a prior.
     prior: NDArray[np.float32] = np.zeros((0, 1), np.float32)
 
 

@@ -334,7 +334,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) query_cells(
     const float behind = 1.0f - shown * (1.0f - near_edge), on_ground = top - under;
     float value = rest + at * (sigmoid(there) - rest) + behind * (sigmoid(unseen) - rest);
     value = on_ground + (1.0f - on_ground) * top * value;
-    if (prior) {
+    if (prior && up <= STANDS_M * volume.measure) {
         const int along_y = (volume.size_y + PRIOR_EDGE - 1) / PRIOR_EDGE, last = volume.size_z - 1;
         const float* row = prior + ((int(v_x) / PRIOR_EDGE) * along_y + int(v_y) / PRIOR_EDGE) * (last + 2);
         const float above = limited((up - volume.base) / volume.edge - 0.5f, 0.0f, float(last));

@@ -20,6 +20,7 @@ from scene_completion_ros.inference.cells import (
     GEOMETRY,
     LEAST_CLASS,
     PRIOR_EDGE,
+    STANDS_M,
     STRIDE,
 )
 from scene_completion_ros.inference.head import PointCodeSpec
@@ -258,6 +259,7 @@ class SceneDecoder(nn.Module):
 
         Trained on few streets, the network is too sure on others. A mean of its probabilities and what is usual at a
         place, at the same height above the ground, is better there than either (a linear opinion pool; Stone 1961).
+        Obstacles are no matter of habit: what stands on the ground is the network's alone.
         """
         sigma = (*[_PRIOR_SIGMA / PRIOR_EDGE] * 2, 0.5)
         occupied, known = (gaussian_filter(part, sigma) for part in self.held.cpu().double().numpy())
@@ -275,8 +277,8 @@ class SceneDecoder(nn.Module):
         up = ((above + self.level - self.grid.origin[2]) / self.grid.voxel_size - 0.5).clamp(0.0, last)
         lower = up.long().clamp_max(last - 1)
         near, far, share = (rows.flatten()[column + height] for height in (lower, lower + 1, last + 1))
-        mixed: Tensor = near + (up - lower) * (far - near) + (1.0 - share) * occupied
-        return mixed
+        mixed = near + (up - lower) * (far - near) + (1.0 - share) * occupied
+        return torch.where(above > STANDS_M * self.measure, occupied, mixed)
 
     def ground_of(self, ground: Tensor, lowest: Tensor) -> Tensor:
         """Height and deviation of the ground [B, 2, x, y], metres, of what columns predict of it [B, 3, x, y]."""
