@@ -16,6 +16,7 @@ from scene_completion_ros.errors import ImageError
 from scene_completion_ros.untrusted_files import read_bytes
 
 LARGEST_IMAGE = 2**27  # pixels: no camera has as many, and their memory could not be had
+LARGEST_MEMORY = 9 * LARGEST_IMAGE  # bytes while one is decoded: what a colour JPEG of so many pixels takes
 LARGEST_FILE = 2**29  # bytes
 _USUAL_BITS = (8, 10, 12, 14)  # of cameras that store their values in 16
 
@@ -31,6 +32,10 @@ _WITHOUT_LENGTH = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})  # stuffing, TEM, 
 _BEFORE_NO_SIZE = frozenset({0xD9, 0xDA})  # EOI, SOS
 
 _COLOUR, _GREY = 3, 1  # components of a JPEG
+
+# Bytes of memory that a pixel takes at most until it is RGB. Of a progressive JPEG, libjpeg keeps the coefficients, 2
+# bytes each; of an animated PNG, OpenCV has four copies, in BGRA. Grey of 16 bits may be a mosaic, made colour first.
+_JPEG_BYTES, _PNG_GREY_BYTES, _PNG_COLOUR_BYTES = 3, 6, 16  # by component; by pixel of 8 bits, twice that of 16
 _SHRUNK: dict[tuple[int, int], int] = {
     (shrink, components): getattr(cv2, f"IMREAD_REDUCED_{name}_{shrink}")
     for components, name in ((_COLOUR, "COLOR"), (_GREY, "GRAYSCALE"))
@@ -66,8 +71,8 @@ def picture_size(data: NDArray[np.uint8], name: str, where: str = "image") -> tu
     """Width and height of a file's picture by its header, after cheap checks that need no decoding.
 
     OpenCV fills the missing part of a cut JPEG with grey and only prints a warning: the end marker is looked for.
-    Raises ImageError: neither JPEG nor PNG, cut short, without a size or of more pixels than can be had. `data`: the
-    file, uint8 [N]; `name`: what its format is called, for errors; `where`: what holds it, for errors.
+    Raises ImageError: neither JPEG nor PNG, cut short, without a size, or of more pixels than there is memory for.
+    `data`: the file, uint8 [N]; `name`: what its format is called, for errors; `where`: what holds it, for errors.
     """
     return _checked_frame(data, name, where)[:2]
 
@@ -138,16 +143,19 @@ def _checked_frame(data: NDArray[np.uint8], name: str, where: str) -> tuple[int,
     if not complete:
         what = f"{name!r} data end early ({data.size} bytes)"
         raise ImageError(what, where=where, cure="It was cut short: record or copy it anew")
-    width, height, components = 0, 0, 0
+    width, height, components, taken = 0, 0, 0, 0
     if head.startswith(_JPEG_START):
         width, height, components = _jpeg_frame(data.tobytes())
-    elif data[12:16].tobytes() == b"IHDR" and len(data) >= 24:
-        width, height = struct.unpack(">II", data[16:24].tobytes())
+        taken = _JPEG_BYTES * components
+    elif data[12:16].tobytes() == b"IHDR" and len(data) >= 26:
+        width, height, bits, colours = struct.unpack(">IIBB", data[16:26].tobytes())
+        taken = (_PNG_COLOUR_BYTES if colours else _PNG_GREY_BYTES) * (2 if bits > 8 else 1)
     if min(width, height) <= 0:
         raise _damaged(data, name, where)
-    if width * height > LARGEST_IMAGE:
-        what = f"a picture of {width}x{height} is more than {LARGEST_IMAGE / 1e6:.0f} million pixels"
-        raise ImageError(what, where=where, cure="The data are damaged, or meant to fill the memory")
+    if width * height > (most := min(LARGEST_IMAGE, LARGEST_MEMORY // max(taken, 1))):
+        what = f"a picture of {width}x{height} is more than {most / 1e6:.0f} million pixels, the most of its kind"
+        cure = "The data are damaged, or meant to fill the memory; fewer bits a pixel and JPEG take less"
+        raise ImageError(what, where=where, cure=cure)
     return width, height, components
 
 

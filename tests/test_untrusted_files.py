@@ -2,8 +2,11 @@
 
 import os
 import random
+import re
 import resource
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from functools import partial
 from io import BytesIO
@@ -17,6 +20,7 @@ from scene_completion_ros import picture_files, untrusted_files
 from scene_completion_ros.commands.complete import read_image
 from scene_completion_ros.errors import CameraError, ImageError
 from scene_completion_ros.geometry.camera_files import read_camera
+from scene_completion_ros.messages.images import decode_image
 from scene_completion_ros.picture_files import bits_in_use, read_picture, read_rgb, read_size
 from scene_completion_ros.sequences.posed_sequence import read_source
 from scene_completion_ros.untrusted_files import (
@@ -32,7 +36,7 @@ from scene_completion_ros.untrusted_files import (
     tensor_header,
 )
 from tests.bags.recordings import HEIGHT, WIDTH, jpeg, picture
-from tests.messages.test_images import jpeg_of_size, png_of_size
+from tests.messages.test_images import compressed, jpeg_of_size, of_size, png_of_size
 
 
 def laughs(first: str, opening: str, closing: str) -> str:
@@ -148,6 +152,27 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path, name: str, what: st
 
 
 PNG = cv2.imencode(".png", picture())[1].tobytes()
+SIDE = 2000  # of pictures whose memory is measured: an allocation of its own for each copy
+
+
+def png(pixels: np.ndarray) -> bytes:
+    return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+
+
+def animated(content: bytes) -> bytes:
+    """A PNG as the first frame of two; the other one has no data."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    frames = [chunk(b"fcTL", struct.pack(">5I2H2B", number, SIDE, SIDE, 0, 0, 1, 10, 0, 0)) for number in (0, 1)]
+    start, end = content.find(b"IDAT") - 4, content.rfind(b"IEND") - 4
+    frames[0] = chunk(b"acTL", struct.pack(">II", 2, 0)) + frames[0]
+    return content[:start] + frames[0] + content[start:end] + frames[1] + content[end:]
+
+
+def kilobytes(name: str) -> int:
+    return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 
 def first_image(path: Path) -> object:
@@ -163,7 +188,8 @@ def first_image(path: Path) -> object:
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (png_of_size(20_000, 20_000), "20000x20000 is more than 134 million pixels"),
+        (png_of_size(20_000, 20_000), "20000x20000 is more than 75 million pixels"),
+        (of_size(png(np.zeros((9, 9, 4), np.uint16)), 6_200, 6_200), "6200x6200 is more than 38 million pixels"),
         (png_of_size(2**31 - 1, 2**31 - 1), "million pixels"),
         (jpeg_of_size(65_535, 65_535), "65535x65535 is more than 134 million pixels"),
         (png_of_size(0, 5), "cannot be decoded"),
@@ -181,6 +207,21 @@ def test_no_door_decodes_what_its_header_rules_out(
     path.write_bytes(content)
     with pytest.raises(ImageError, match=rf"picture\.png: .*{what}.*\. \w"):
         door(path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="tells the peak of memory, on Linux")
+@pytest.mark.parametrize(("channels", "dtype"), [(4, np.uint16), (3, np.uint8)])
+def test_an_animated_png_takes_no_more_memory_than_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, channels: int, dtype: type
+) -> None:
+    message = compressed(animated(png(np.zeros((SIDE, SIDE, channels), dtype))), "png")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = kilobytes("VmRSS")
+    assert decode_image(message).shape == (SIDE, SIDE, 3)
+    taken = 1024 * (kilobytes("VmHWM") - before)
+    monkeypatch.setattr(picture_files, "LARGEST_MEMORY", int(0.9 * taken))
+    with pytest.raises(ImageError, match=rf"{SIDE}x{SIDE} is more than \d+ million pixels"):
+        decode_image(message)
 
 
 @pytest.mark.parametrize("door", [read_size, read_rgb])

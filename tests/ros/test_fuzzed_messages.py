@@ -28,6 +28,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.messages.drop_reasons import read_drop_notice
 from scene_completion_ros.messages.images import ENCODINGS, announced_size, check_image, decode_image
+from scene_completion_ros.picture_files import LARGEST_MEMORY
 from scene_completion_ros.ros import messages, topics
 from tests.messages.test_images import of_size
 from tests.ros import faulty_node
@@ -221,7 +222,7 @@ def _png_bomb(side: int) -> bytes:
 
 
 SEEN = Camera(92.8, 92.8, 79.5, 22.125, 160, 48)  # what cameras are resampled to
-LARGEST_GROWTH_KB = 600_000  # of memory: a picture of a gigapixel takes more
+LARGEST_GROWTH_KB = LARGEST_MEMORY // 1000 + 100_000  # a picture of a gigapixel takes more
 TO_A_NODE = int(os.environ.get("FUZZED_MESSAGES", "400"))
 SEED = int(os.environ.get("FUZZED_SEED", "3"))
 AT_ONCE = 4  # images on their way to the node: as many as its subscription keeps
