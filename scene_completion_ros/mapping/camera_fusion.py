@@ -123,7 +123,7 @@ def _kernel() -> Callable[..., None]:
             if voters == 0:
                 fused_state[voxel] = FREE_SEEN if any_seen else FREE_INFERRED
                 continue
-            # Whoever has a say and finds it occupied votes.
+            # Cameras that have a say and find it occupied vote.
             voting = SURFACE if any_seen else COMPLETED
             best, most, weights = 0, -1.0, 0.0
             for view in range(views):

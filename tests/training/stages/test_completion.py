@@ -269,6 +269,11 @@ def test_a_pair_says_nothing_of_what_is_free(settings: Settings, pixels: str, tm
     assert terms["occupied"] == 0.0 and terms["classes"] > 0.0 and terms["ground"] != 0.0
 
 
+def test_a_prior_that_is_no_share_is_refused(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"prior: 1\.5 is no share"):
+        settings(tmp_path, prior=1.5).check()
+
+
 def test_what_is_usual_is_counted_of_images_whose_mounting_is_known(
     settings: Settings, pixels: str, tmp_path: Path
 ) -> None:

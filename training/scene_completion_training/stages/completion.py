@@ -89,6 +89,13 @@ class CompletionConfiguration(SeenConfiguration):
     distance: float = 20.0  # metres at which a voxel counts half as much as one nearby
     rare: float = 0.35  # how much the rarity of a class raises its weight: 0 not at all, 1 in proportion
 
+    def check(self) -> None:
+        """Adds that a share is one."""
+        super().check()
+        if not 0.0 <= self.prior <= 1.0:
+            what, cure = f"{self.prior} is no share", "Take 0 for the network alone, or up to 1"
+            raise ConfigurationError(what, where="prior", cure=cure)
+
     def parts(self) -> dict[str, TrainingConfiguration]:
         """The training of pixels, unless a checkpoint of that is named, and then that of cells.
 
