@@ -87,8 +87,8 @@ def test_ground_just_outside_of_the_map_is_that_of_the_next_cell_alone() -> None
     state[:, :, 1] = SURFACE  # too low on a step of half a metre
     expected = np.full((4, 3), 100)
     expected[2, 2] = 0
-    beside = np.array([[1.7, 0.25, 0.5]])  # right of the row's last cell
-    np.testing.assert_array_equal(projected(voxels_of(state, ORIGIN, SIZE), ground=beside).cells, expected)
+    to_the_right = np.array([[1.7, 0.25, 0.5]])  # of the last cell of the row
+    np.testing.assert_array_equal(projected(voxels_of(state, ORIGIN, SIZE), ground=to_the_right).cells, expected)
 
 
 def test_ignored_classes_are_no_obstacles() -> None:

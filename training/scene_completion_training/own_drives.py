@@ -28,9 +28,8 @@ from scene_completion_training.workers import accelerator
 FIFTH = 5  # one of so many drives, or frames of few drives, is kept for the validation
 FRAMES = 200  # frames that are prepared for the training at most, and a quarter of that for the validation
 # Steps, warm-up, and average of the weights of both parts: with so many frames meant for an hour on two cores.
-_PIXELS = {"steps": 150, "warmup": 15, "ema_start": 50, "ema_decay": 0.97}
-_CELLS = {"steps": 600, "warmup": 60, "ema_start": 200, "ema_decay": 0.99}
-_RATE = 1.0 / 3.0  # factor on the learning rates of the configuration
+_PIXELS = {"steps": 150, "warmup": 15, "ema_start": 50, "ema_decay": 0.97, "learning_rate": 0.00033}
+_CELLS = {"steps": 600, "warmup": 60, "ema_start": 200, "ema_decay": 0.99, "learning_rate": 0.00033}
 
 
 def configuration_from(
@@ -59,10 +58,9 @@ def configuration_from(
         "volume": asdict(volume),
         "start_from": folder,
         "output": str(output),
-        "learning_rate": _RATE * usual.learning_rate,
-        "pixels.learning_rate": _RATE * usual.pixels.learning_rate,
         "pixels.class_branch_channels": naming.out_channels,
         "pixels.merging": tokens is not None,
+        "data.batch_size": max(2, usual.data.batch_size),  # single samples are for long trainings
         "data.cache": f"{output}_samples",
         "data.segmentation": folder,
         "data.teachers": [folder],

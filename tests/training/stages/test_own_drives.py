@@ -140,7 +140,8 @@ def test_it_keeps_frames_or_drives_for_the_validation(student: Path, pair: Path,
     """The last fifth of one drive, every fifth of five; and what it takes from the student."""
     one = configuration_from(student, [pair], tmp_path / "out")
     assert [(source.first, source.last) for source in (*one.data.sources, *one.data.validation)] == [(0, 0.8), (0.8, 1)]
-    assert (one.steps, one.pixels.steps, one.learning_rate) == (600, 150, pytest.approx(1e-3 / 3))
+    assert (one.steps, one.pixels.steps, one.data.batch_size) == (600, 150, 2)
+    assert one.learning_rate == one.pixels.learning_rate == 0.00033
     assert one.data.segmentation == one.data.teachers[0] == one.start_from == str(student)
     assert one.data.cache == str(tmp_path / "out") + "_samples" and one.widths == (8, 12)
     assert one.pixels.frozen_blocks == 2 and one.camera.width == 128 and one.data.sources[0].every == 1
