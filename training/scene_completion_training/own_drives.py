@@ -14,6 +14,7 @@ import torch
 
 from scene_completion_ros.evaluation.semantic_classes import ROOM_CLASSES
 from scene_completion_ros.inference.bundle import open_student, student_folder
+from scene_completion_ros.sequences.posed_sequence import INDEX_NAME
 from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import KEY, Checkpoint, SafeCheckpoints
 from scene_completion_training.configuration import read_configuration
@@ -37,8 +38,9 @@ def configuration_from(
 ) -> CompletionConfiguration:
     """The training that goes on from a student, a folder or a shipped name, with recordings.
 
-    `overrides`: KEY=VALUE that replace its values. Raises SequenceError for recordings that nothing can be learned
-    from; BundleError or ConfigurationError where it cannot go on from the student.
+    `folders`: recordings, or what `extract` wrote. `overrides`: KEY=VALUE that replace its values. Raises SequenceError
+    for recordings that nothing can be learned from; BundleError or ConfigurationError where it cannot go on from the
+    student.
     """
     bundle = open_student(student)
     folder = str(student_folder(student).resolve())
@@ -73,7 +75,8 @@ def configuration_from(
 
 def _sources(folders: Sequence[Path]) -> tuple[list[CompletionSource], list[CompletionSource]]:
     """For training and validation: every fifth drive; of fewer than five drives the last fifth of each."""
-    found = matching(Path(), [CompletionSource(str(folder.absolute())) for folder in folders])
+    inside = [sorted(folder.glob(f"*/*/{INDEX_NAME}")) or [folder / INDEX_NAME] for folder in folders]
+    found = matching(Path(), [CompletionSource(str(file.parent.absolute())) for files in inside for file in files])
     frames = [len(load_sequence(Path(), source)) for source in found]
     every = max(1, -(-sum(frames) * (FIFTH - 1) // (FIFTH * FRAMES)))
     thinned = [replace(source, every=every) for source in found]

@@ -146,8 +146,9 @@ def test_it_keeps_frames_or_drives_for_the_validation(student: Path, pair: Path,
     assert one.data.cache == str(tmp_path / "out") + "_samples" and one.widths == (8, 12)
     assert one.pixels.frozen_blocks == 2 and one.camera.width == 128 and one.data.sources[0].every == 1
     assert {part.start_from for part in one.parts().values()} == {str(student)}  # type: ignore[attr-defined]
-    folders = [shutil.copytree(pair, tmp_path / "drives" / str(number)) for number in range(5)]
-    five = configuration_from(student, folders, tmp_path / "out", ["seed=3"])
+    for number in range(5):
+        shutil.copytree(pair, tmp_path / "sequences" / "bag" / str(number))
+    five = configuration_from(student, [tmp_path / "sequences"], tmp_path / "out", ["seed=3"])
     assert [Path(source.folder).name for source in five.data.sources] == ["0", "1", "2", "3"] and five.seed == 3
     assert [Path(source.folder).name for source in five.data.validation] == ["4"]
 

@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pack", type=Path, metavar="PACK", help="train on what `scene-completion pack` wrote")
     meaning = "go on from this student, a bundle or a name as of the package, by the configuration of its world"
     parser.add_argument("--from", dest="student", type=Path, metavar="STUDENT", help=meaning)
-    add_paths(parser, "--data", "RECORDING", "with --from: recordings, of a stereo pair or a camera with poses")
+    meaning = "with --from: recordings, of a stereo pair or a camera with poses, or what `extract` wrote"
+    add_paths(parser, "--data", "RECORDING", meaning)
     meaning = "with --from: folder for checkpoints and curves; prepared frames go into FOLDER_samples"
     parser.add_argument("--output", type=Output(("checkpoints/best.ckpt",)), metavar="FOLDER", help=meaning)
     meaning = "try a few steps: print how many frames there are, and how long all steps will take on this machine; "
