@@ -130,6 +130,7 @@ class _OpenVinoGraph:
     def __init__(self, options: Mapping[str, Any], step: StepGraph) -> None:
         openvino = _openvino()
         from openvino import Layout, Type
+        from openvino.passes import ConstantFolding, Manager
         from openvino.preprocess import PrePostProcessor
 
         try:
@@ -139,6 +140,10 @@ class _OpenVinoGraph:
             outputs = [(port.any_name, _static_shape(port.partial_shape)) for port in model.outputs]
             step.check_ports(inputs, outputs, CURE)
             self._step = step._replace(onnx=b"")  # the file is not needed any more
+            if options["INFERENCE_PRECISION_HINT"] == "bf16":  # unpacking int8 weights at each run would cost a quarter
+                folding = Manager()
+                folding.register_pass(ConstantFolding())
+                folding.run_passes(model)
             pre = PrePostProcessor(model)
             if step.given[0][0] == IMAGE:
                 pre.input(IMAGE).tensor().set_element_type(Type.u8).set_layout(Layout("NHWC"))

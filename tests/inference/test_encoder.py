@@ -75,6 +75,25 @@ def test_rows_are_run_in_parts(engine: str) -> None:
         np.testing.assert_allclose(run({"x": rows})[0], rows @ weight, atol=1e-5)
 
 
+def test_int8_weights_are_unpacked_before_bfloat16_computes_with_them() -> None:
+    """The same as with weights that were never packed, to the last bit; packed ones take other products."""
+    rng = np.random.default_rng(0)
+    packed, scale = rng.integers(-127, 128, (384, 384), np.int8), rng.uniform(1e-3, 1e-2, 384).astype(np.float32)
+    given, made = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [96, 384]) for name in "xy")
+    product, unpack = (
+        helper.make_node("MatMul", ["x", "weight"], ["y"]),
+        helper.make_node("DequantizeLinear", ["packed", "scale"], ["weight"], axis=1),
+    )
+    graphs = (
+        serialised([unpack, product], given, made, {"packed": packed, "scale": scale}),
+        serialised([product], given, made, {"weight": packed.astype(np.float32) * scale}),
+    )
+    options, ports = encoder._openvino_options(1, bf16=True), ([("x", [96, 384])], [("y", [96, 384])])
+    runs = [encoder._OpenVinoGraph(options, StepGraph(Path("product.onnx"), graph, *ports)) for graph in graphs]
+    rows = {"x": rng.normal(size=(96, 384)).astype(np.float32)}
+    np.testing.assert_array_equal(runs[0](rows)[0], runs[1](rows)[0])
+
+
 @pytest.mark.parametrize("engine", EXACT)
 @pytest.mark.parametrize(
     ("graph", "message"),

@@ -6,13 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
+import torch
 from numpy.typing import NDArray
+from onnx import numpy_helper
+from torch import Tensor, nn
 
 from scene_completion_ros.inference.bundle import MANIFEST, StudentBundle
 from scene_completion_ros.inference.gpu.parity import BF16
 from scene_completion_training import export
 from tests.inference.small_bundle import make_small_bundle
+
+
+class Transposed(nn.Module):
+    """Channels last."""
+
+    def forward(self, given: Tensor) -> Tensor:
+        return given.squeeze(-1).transpose(1, 2)
 
 
 def test_a_field_student_stays_what_it_is(tmp_path: Path) -> None:
@@ -21,6 +33,28 @@ def test_a_field_student_stays_what_it_is(tmp_path: Path) -> None:
     made = made.save(tmp_path / "made", made.read_encoder(), weights)
     again = export.export_again(made, tmp_path / "again")
     assert again.sha256 == made.sha256 and again.class_names == made.class_names
+
+
+def test_large_weights_are_int8_with_a_scale_for_each_channel() -> None:
+    """Of a convolution and a product; what they compute is what their rounded weights say."""
+    torch.manual_seed(0)
+    convolution, small, product = nn.Conv2d(3, 96, 9), nn.Linear(8, 8), nn.Linear(96, 256, bias=False)
+    module = nn.Sequential(convolution, nn.Flatten(2), small, nn.Unflatten(2, (8, 1)), Transposed(), product)
+    image = torch.randn(1, 3, 9, 16)
+    graph = onnx.load_from_string(export.graph_of(module, {"image": image}, ["made"], int8=True))
+    stored = {one.name: numpy_helper.to_array(one) for one in graph.graph.initializer}
+    packed = {name.removesuffix(".int8"): value for name, value in stored.items() if value.dtype == np.int8}
+    assert sorted(value.shape for value in packed.values()) == [(96, 3, 9, 9), (96, 256)]
+    for weight, transposed in ((convolution.weight, False), (product.weight, True)):
+        largest = weight.detach().abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True)
+        rounded = torch.round(weight.detach() / (largest / 127.0))
+        name = next(name for name, value in packed.items() if value.ndim == weight.ndim)
+        expected = rounded.T if transposed else rounded
+        np.testing.assert_allclose(packed[name], expected, atol=1)  # one where a quotient ends in a half
+        weight.data = rounded * (largest / 127.0)
+    run = onnxruntime.InferenceSession(graph.SerializeToString())
+    with torch.no_grad():
+        np.testing.assert_allclose(run.run(None, {"image": image.numpy()})[0], module(image), rtol=0.01, atol=0.01)
 
 
 @pytest.mark.parametrize("passes", [True, False])

@@ -188,7 +188,7 @@ def export_scene(file: Path, folder: Path, *, name: str, licence: str, provenanc
     stored_weights = {key: value.detach().numpy().astype(np.float16) for key, value in weights.items()}
     ground = torch.from_numpy(stated_ground(field.camera, field.spec, field.volume.level, None))[None]
     image = {"image": torch.zeros(1, 3, field.camera.height, field.camera.width), "ground": ground}
-    pixels = graph_of(ExportedPixels(field, trunk), image, list(PIXEL_OUTPUTS))
+    pixels = graph_of(ExportedPixels(field, trunk), image, list(PIXEL_OUTPUTS), int8=True)
     return bundle.save(folder, pixels, stored_weights, decoder_onnx(field))
 
 
@@ -258,6 +258,7 @@ def space_of_classes(bank: TextBank, names: Sequence[str]) -> FeatureSpace:
 
 
 OPSET = 18
+LARGE = 20_000  # numbers from which a weight is stored as int8 where that is wanted
 # Settings that name files of the machine that trained.
 _PLACES = ("output", "start_from", "pixels_from", "teacher", "features_from", "encoder_weights")
 
@@ -315,8 +316,8 @@ def encoder_onnx(field: DensityField | FeatureField, camera: Camera) -> bytes:
     return graph_of(FoldedEncoder(field, camera), image, ["features"])
 
 
-def graph_of(module: nn.Module, inputs: Mapping[str, Tensor], outputs: list[str]) -> bytes:
-    """A module as ONNX for inputs of these shapes; weights are fp16."""
+def graph_of(module: nn.Module, inputs: Mapping[str, Tensor], outputs: list[str], *, int8: bool = False) -> bytes:
+    """A module as ONNX for inputs of these shapes; weights are fp16, with `int8` the large ones int8 by channel."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "encoder.onnx"
         # The tracing exporter: a graph of plain convolutions without an extra dependency.
@@ -330,9 +331,36 @@ def graph_of(module: nn.Module, inputs: Mapping[str, Tensor], outputs: list[str]
             dynamo=False,
         )
         model = onnx.load(file)
+    if int8:
+        _store_int8(model.graph)
     _store_half(model.graph)
     onnx.checker.check_model(model)
     return model.SerializeToString()  # type: ignore[no-any-return]
+
+
+def _store_int8(graph: onnx.GraphProto) -> None:
+    """Replaces large weights of products and convolutions by rounded ones and a scale for each output channel."""
+    channels = {"Conv": 0, "MatMul": 1}  # the axis of a weight's output channels
+    axes = {node.input[1]: channels[node.op_type] for node in graph.node if node.op_type in channels}
+    nodes = []
+    for tensor in list(graph.initializer):
+        if tensor.name not in axes or np.prod(tensor.dims) < LARGE:
+            continue
+        values, axis = numpy_helper.to_array(tensor), axes[tensor.name]
+        others = tuple(number for number in range(values.ndim) if number != axis)
+        scale = np.maximum(np.abs(values).max(axis=others, keepdims=True), np.finfo(np.float32).tiny) / np.float32(
+            127.0
+        )
+        stored = {"int8": np.rint(values / scale).astype(np.int8), "scale": scale.ravel()}
+        graph.initializer.remove(tensor)
+        graph.initializer.extend(
+            numpy_helper.from_array(array, f"{tensor.name}.{key}") for key, array in stored.items()
+        )
+        names = [f"{tensor.name}.{key}" for key in stored]
+        nodes.append(helper.make_node("DequantizeLinear", names, [tensor.name], axis=axis))
+    nodes += graph.node
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _store_half(graph: onnx.GraphProto) -> None:
