@@ -125,7 +125,7 @@ setup(
         f"{TRAINING}.points": ["*.yaml"],
         **{package: ["*.yaml", "*/*.yaml"] for package in CONFIGS},
     },
-    # 67 MB that only a training reads.
+    # 68 MB that only a training reads.
     exclude_package_data={PACKAGE: [f"models/{name}/weights.safetensors" for name in ("street", "room")]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),

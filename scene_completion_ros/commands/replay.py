@@ -1,7 +1,7 @@
 """Replay a recording: completed voxels as a new recording, and a report to look at.
 
 The images go through the running node over DDS, or with --offline through the same code without ROS. DIR gets
-  bag/                the voxels and the legend of their labels (and, through the node, the depth) as rosbag2
+  bag/                the voxels and the legend of their labels (of the node also depth, map, obstacles) as rosbag2
   report/index.html   camera image, depth, and voxels as the camera sees them and in 3D, of every frame; opens offline
   statistics.json     frames, rate, latencies, memory
   scores.json, .md    where there is ground truth: IoU, precision, recall and average precision by range; depth errors

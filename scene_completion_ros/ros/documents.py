@@ -32,10 +32,9 @@ The node does not start with a value that is not allowed. If it does not know a 
 nearest one that it knows.
 
 You may also change a **live** parameter while the node runs (`ros2 param set /scene_completion image.rectified true`).
-It holds for images that arrive from then on. The node builds its model anew if it must, as for a new calibration.
-The node refuses a value that it cannot use, gives the reason, and changes
-nothing: `image.rectified` if the CameraInfo has no projection matrix.
-A **read-only** parameter needs a new start of the node.
+It holds for images that arrive from then on. The node builds its model anew if it must, as for a new calibration. It
+refuses a value that it cannot use, such as `image.rectified` if the CameraInfo has no projection matrix, gives the
+reason, and changes nothing. A **read-only** parameter needs a new start of the node.
 
 """
 
