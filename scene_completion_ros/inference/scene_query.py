@@ -336,7 +336,8 @@ class HostCellQuery(_HostQuery):
                 stands,
             )
         # Kernels limit what they read, so that voxels of numbers that are none would look like others.
-        looked_at = surfaces, seen.classes, predicted.hidden, predicted.others[::OTHERS_LOOKED_AT], predicted.ground
+        others = predicted.others[::OTHERS_LOOKED_AT]
+        looked_at = surfaces, seen.classes, *predicted._replace(others=others)
         finite = answer.finite and bool(np.isfinite(sum(float(part.sum()) for part in looked_at)))
         return replace(answer, finite=finite, ground=predicted.ground.copy())
 

@@ -55,6 +55,9 @@ COLOURS: Mapping[str, tuple[int, int, int]] = clustering.CLASS_COLOURS | {
 }  # fmt: skip
 
 
+_HELD = "field.spatial.held"  # counts of voxels, more of them than a half can say
+
+
 class ExportedPixels(nn.Module):
     """From an image, and what is known of the ground, to what its pixels show."""
 
@@ -185,7 +188,8 @@ def export_scene(file: Path, folder: Path, *, name: str, licence: str, provenanc
     )
     weights = {f"field.{key}": value for key, value in field.state_dict().items()}
     weights |= {f"trunk.{key}": trunk.state_dict()[key] for key in learned_weights(trunk)}
-    stored_weights = {key: value.detach().numpy().astype(np.float16) for key, value in weights.items()}
+    halves = {key: value.detach().numpy().astype(np.float16) for key, value in weights.items() if key != _HELD}
+    stored_weights = halves | {_HELD: weights[_HELD].numpy()}
     ground = torch.from_numpy(stated_ground(field.camera, field.spec, field.volume.level, None))[None]
     image = {"image": torch.zeros(1, 3, field.camera.height, field.camera.width), "ground": ground}
     pixels = graph_of(ExportedPixels(field, trunk), image, list(PIXEL_OUTPUTS), int8=True)

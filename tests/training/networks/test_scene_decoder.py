@@ -147,6 +147,10 @@ def test_probabilities_are_a_mean_of_the_network_and_of_what_was_usual_there() -
     expected = 0.75 * own + 0.25 * torch.from_numpy(lowered)
     expected[4:] = own[4:]  # from -0.2 m on it stands on the ground at -0.8 m
     np.testing.assert_allclose(mixed, expected, atol=1e-3)
+    known[..., :3] = False
+    above = decoder(-1.0, -1.0, -1.0, below=below, prior=0.25)
+    above.hold(occupied, known)
+    assert (above.prior_rows()[:, -1] == 0.25).all()  # nothing is known below the ground
     nothing = decoder(-1.0, -1.0, -1.0, below=below, prior=0.25)
     np.testing.assert_allclose(completed(nothing, 6.0, 0.1).occupied.sigmoid()[0, 5, 5], own, atol=1e-6)
     made.train()  # the network learns alone

@@ -14,9 +14,11 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
 from lightning.pytorch.callbacks import timer
+from onnx import helper, numpy_helper
 from safetensors.numpy import load_file
 
 from scene_completion_ros.cli import main
@@ -24,7 +26,7 @@ from scene_completion_ros.errors import BundleError, ConfigurationError, Sequenc
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID, ROOM_CLASSES
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.transforms import rotation_of_angles
-from scene_completion_ros.inference.bundle import CELLS, DECODER, DEFAULT_BUNDLE, StudentBundle
+from scene_completion_ros.inference.bundle import CELLS, DECODER, DEFAULT_BUNDLE, PRIOR, StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.evidence import Evidence, Sources, sensed_depth
 from scene_completion_ros.inference.motion_scale import Scale
@@ -46,7 +48,7 @@ from scene_completion_training.data.completion_samples import (
 )
 from scene_completion_training.evaluation.checkpoints import CanonicalImages
 from scene_completion_training.evaluation.deployed import DeployedStudent
-from scene_completion_training.export import space_of_classes
+from scene_completion_training.export import export_scene, space_of_classes
 from scene_completion_training.networks.pixel_head import PixelView
 from scene_completion_training.networks.scene_decoder import CompletedScene
 from scene_completion_training.networks.trunk import DepthAnythingTrunk
@@ -549,9 +551,34 @@ def test_exporting_keeps_what_a_training_needs(trained: Path, bundle: StudentBun
     wanted |= {f"trunk.{name}": stored.trunk_weights[name] for name in learned_weights(trained_trunk(stored))}
     assert wanted.keys() == kept.keys() and any("layer.3" in name for name in kept)
     for name, value in wanted.items():
-        np.testing.assert_array_equal(value.numpy().astype(np.float16), kept[name], err_msg=name)
+        np.testing.assert_array_equal(value.numpy().astype(kept[name].dtype), kept[name], err_msg=name)
     made = bundle.provenance["training"]
     assert made["frames"] == {"training": 2, "validation": 0} and len(made["images_sha256"]) == 64
+
+
+def test_counts_of_a_long_training_go_on(trained: Path, pixels: str, settings: Settings, tmp_path: Path) -> None:
+    """There are more voxels than a half can say. Their share is that of the configuration."""
+    content = torch.load(trained, weights_only=True)
+    held = content["state_dict"]["field.spatial.held"]
+    held[0], held[1] = 50_001.0, 200_003.0
+    torch.save(content, tmp_path / "long.ckpt")
+    export_scene(tmp_path / "long.ckpt", tmp_path / "long", name="long", licence="none", provenance={})
+    stage = make_stage(settings(tmp_path, pixels_from=pixels, start_from=str(tmp_path / "long"), prior=0.25))
+    stage.start(None)
+    assert torch.equal(stage.field.spatial.held, held) and stage.field.spatial.prior == 0.25
+
+
+def test_a_prior_of_no_numbers_is_refused(bundle: StudentBundle, tmp_path: Path) -> None:
+    """Kernels limit what they read, so voxels alone do not show it."""
+    model = onnx.load_from_string(bundle.read_decoder())
+    (last,) = (node for node in model.graph.node if node.output[0] == PRIOR)
+    last.output[0] = "numbers"
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(np.nan), "none"))
+    model.graph.node.append(helper.make_node("Mul", ["numbers", "none"], [PRIOR]))
+    decoder = model.SerializeToString(), bundle.read_cells()
+    made = bundle.save(tmp_path, bundle.read_encoder(), decoder=decoder)
+    with pytest.raises(BundleError, match="no finite numbers"):
+        Completer(made, made.canonical, engine="onnxruntime", threads=1)
 
 
 def test_the_node_gives_a_student_the_mounting_of_its_camera(bundle: StudentBundle, town: Path) -> None:
@@ -627,7 +654,7 @@ def test_a_decoder_goes_on_learning(in_rooms: Settings, room_trained: Path, room
     before = StudentBundle.load(room_bundle).load_weights()
     start = {name: value.clone() for name, value in stage.field.state_dict().items()}
     for name, value in start.items():
-        np.testing.assert_array_equal(value.numpy().astype(np.float16), before[f"field.{name}"])
+        np.testing.assert_array_equal(value.numpy().astype(before[f"field.{name}"].dtype), before[f"field.{name}"])
     after = Checkpoint.read(train(again)).state
     changed = {name.split(".")[0] for name, value in start.items() if not torch.equal(value, after[name])}
     assert changed == {"spatial"}

@@ -17,7 +17,7 @@ from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, INVALID, ROOM_CLASSES
-from scene_completion_ros.geometry import Camera, RigidTransform
+from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle, open_student
 from scene_completion_ros.inference.cells import stated_ground
 from scene_completion_ros.inference.encoder import CellGraphs, cpu_engine, cpu_networks
@@ -247,6 +247,19 @@ def test_one_camera_knows_the_voxels_that_a_pair_knows(names: tuple[str, ...], p
     unrelated = dataclasses.replace(one, pose_source="none")
     with pytest.raises(SequenceError, match="no rectified stereo pair"):
         prepare_samples(unrelated, [3], Store(tmp_path), FrozenEncoder(see, "none"), viewpoint, **options)  # type: ignore[arg-type]
+
+
+def test_samples_follow_from_the_height_of_the_ground(pair: Path, tmp_path: Path) -> None:
+    """Which `extract --ground-height` corrects, of the same images."""
+    sequence, up = open_recording(pair), DEFAULT_GRID_FROM_CAMERA
+    frames = [dataclasses.replace(frame, world_from_rig=up @ frame.world_from_rig) for frame in sequence.frames]
+    viewpoint = Viewpoint.of_settings(CameraSettings(width=320, height=96, field_of_view=80.0), VolumeSettings())
+    classes, heights = PixelClasses(lambda image: np.full(image.shape[:2], INVALID, np.uint8), "none"), []
+    for floor in (-1.65, -1.25):
+        known = dataclasses.replace(sequence, frames=frames, provenance={"floor": floor})
+        ((truth,),) = prepare_samples(known, [3], Store(tmp_path), None, viewpoint, classes_of=classes)
+        heights.append(float(mapped_arrays(truth)["volume_from_camera"][2, 3]))
+    assert heights[0] - heights[1] == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("name", ["street", "room"])

@@ -221,6 +221,8 @@ def prepare_samples(
     camera, names = reference_camera(sequence), {index: f"{index:06d}" for index in frames}
     views = [vars(viewpoint.camera), vars(viewpoint.volume), viewpoint.height_above_ground]
     recording = [_VERSION, identity(sequence), sequence.pose_source, views]
+    if sequence.floor is not None:  # the mounting follows from it
+        recording.append(sequence.floor)
 
     def images(indices: Sequence[int]) -> Iterator[tuple[int, Bytes]]:
         for index in indices:

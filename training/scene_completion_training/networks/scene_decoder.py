@@ -264,7 +264,8 @@ class SceneDecoder(nn.Module):
         sigma = (*[_PRIOR_SIGMA / PRIOR_EDGE] * 2, 0.5)
         occupied, known = (gaussian_filter(part, sigma) for part in self.held.cpu().double().numpy())
         share = float(self.prior) * (known > 1e-6)
-        rows = np.concatenate([share * occupied / np.maximum(known, 1e-6), share[..., :1]], axis=2)
+        of_column = share.max(axis=2, keepdims=True)  # what lies below the ground may never be known
+        rows = np.concatenate([share * occupied / np.maximum(known, 1e-6), of_column], axis=2)
         return torch.from_numpy(rows.reshape(-1, rows.shape[2])).to(self.held)
 
     def _with_prior(self, occupied: Tensor, x: Tensor, y: Tensor, above: Tensor) -> Tensor:

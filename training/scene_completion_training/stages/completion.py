@@ -345,8 +345,11 @@ def _start(field: SceneField, settings: CompletionConfiguration) -> None:
     source = Path(settings.start_from)
     field.viewpoint.refuse_other(trained_viewpoint(source), "start_from")
     weights = TrainedWeights.read(source).field
+    state = part_of(weights, "field.spatial.") or part_of(weights, "spatial.")
+    if "prior" in state:
+        state["prior"] = field.spatial.prior  # that of the configuration
     try:
-        field.spatial.load_state_dict(part_of(weights, "field.spatial.") or part_of(weights, "spatial."))
+        field.spatial.load_state_dict(state)
     except RuntimeError as error:
         raise ConfigurationError(
             f"has no decoder of this kind ({str(error)[:200]})",
