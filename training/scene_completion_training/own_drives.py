@@ -53,7 +53,7 @@ def configuration_from(
     naming, tokens = seen.head.naming[0], seen.head.tokens
     training, validation = _sources(folders)
     values: dict[str, Any] = {
-        **{name: trained[name] for name in ("widths", "context", "reduced") if name in trained},
+        **{name: trained[name] for name in ("widths", "context", "reduced", "prior") if name in trained},
         **{f"pixels.{name}": value for name, value in (seen.depth | _PIXELS).items()},
         **_CELLS,
         "camera": asdict(camera),
