@@ -1,6 +1,8 @@
 """Stereo depth, fused occupancy and samples on a synthetic drive whose geometry is known."""
 
 import dataclasses
+import gc
+import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -20,6 +22,7 @@ from scene_completion_training.data.module import (
     DataSettings,
     SequencesData,
     SequenceSource,
+    TrainingData,
     load_sequence,
 )
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
@@ -308,3 +311,32 @@ def test_one_camera_is_enough_for_views_but_not_for_voxels(synthetic_drive: Path
         shown = short[number]["masks"].flatten(1).any(dim=1)
         assert shown.sum() == 4 and shown[:4].all()  # four frames give four views; those that come again show nothing
     assert torch.isfinite(samples.mean_depth_code(PointCodeSpec())).all()
+
+
+class Engine:
+    """It cannot end in a process that was forked from its own: there it would wait for its threads."""
+
+    def __init__(self, ended: Path) -> None:
+        self.itself, self.process, self.ended = self, os.getpid(), ended
+
+    def __del__(self) -> None:
+        (self.ended / ("here" if os.getpid() == self.process else "in a worker")).touch()
+
+
+class Collecting:
+    """Samples that take so much that garbage is collected."""
+
+    def __getitem__(self, number: int) -> int:
+        return gc.collect() * 0 + number
+
+
+def test_no_worker_ends_what_the_training_left(tmp_path: Path) -> None:
+    """A training hung where its worker collected the engines of teachers."""
+    data = TrainingData(DataSettings(batch_size=2, workers=1), steps=2, seed=0)
+    gc.disable()
+    try:
+        Engine(tmp_path)
+        assert [sorted(batch.tolist()) for batch in data.served(Collecting())] == [[0, 1], [2, 3]]  # type: ignore[attr-defined]
+    finally:
+        gc.enable()
+    assert [file.name for file in tmp_path.iterdir()] == ["here"]

@@ -1,6 +1,7 @@
 """Lightning data module: prepares posed stereo sequences and serves samples, resumable at any step."""
 
 import dataclasses
+import gc
 import glob
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -227,6 +228,7 @@ class TrainingData(lightning.LightningDataModule):
 
         rank = self.trainer.global_rank if self.trainer else 0
         sampler = StepSampler(self.length, done, batch_size=size, rank=rank, processes=self.processes)
+        gc.collect()  # engines of teachers end here: in a forked worker, they would wait for threads that it lacks
         return DataLoader(samples, size, sampler=sampler, num_workers=self.settings.workers, **options)
 
 
