@@ -87,6 +87,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     ),
     "MatMul": lambda _, x, y: x @ y,
     "Mul": lambda _, x, y: x * y,
+    "Neg": lambda _, x: -x,
     "ReduceMean": lambda at, x, axes: x.mean(_numbers(axes), bool(at["keepdims"])),
     "ReduceSum": lambda at, x, axes: x.sum(_numbers(axes), bool(at["keepdims"])),
     "Relu": lambda _, x: x.relu(),
