@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera
@@ -16,7 +17,10 @@ from scene_completion_training.configuration import Configuration, TrainingConfi
 from scene_completion_training.viewpoint import STREET_CAMERA, CameraSettings, Viewpoint, Volume, VolumeSettings
 from tests.training.small_trainings import small_training, write_configuration
 
-STAGE_FILES = [file for file in sorted(CONFIGS.rglob("*.yaml")) if file.parent.name not in ("data", "vocabularies")]
+STAGE_FILES = [
+    file for file in sorted(CONFIGS.rglob("*.yaml")) if file.parent.name not in ("data", "vocabularies", "ablations")
+]
+ABLATIONS = {file.stem: yaml.safe_load(file.read_text()) for file in sorted((CONFIGS / "ablations").glob("*.yaml"))}
 
 
 @pytest.mark.parametrize("file", STAGE_FILES, ids=lambda file: str(file.relative_to(CONFIGS)))
@@ -25,6 +29,33 @@ def test_every_shipped_configuration_is_valid(file: Path) -> None:
     for part in configuration.parts().values():
         part.check()
     assert file.parent == CONFIGS or configuration.output == f"runs/{file.stem}"
+
+
+@pytest.mark.parametrize(("stage", "name"), [(stage, name) for stage in ABLATIONS for name in ABLATIONS[stage]])
+def test_every_ablation_changes_a_shipped_configuration_of_its_stage(stage: str, name: str) -> None:
+    files = [file for file in STAGE_FILES if f"\nstage: {stage}\n" in f"\n{file.read_text()}"]
+    different = []
+    for file in files:
+        plain, changed = (
+            read_configuration(file, given, TrainingConfiguration) for given in ([], [f"ablation.{name}"])
+        )
+        changed.check()
+        assert changed.output == f"{plain.output}_{name}"
+        different.append(dataclasses.replace(changed, output=plain.output) != plain)
+    assert any(different)
+
+
+def test_an_ablation_that_does_not_exist_or_contradicts_is_refused() -> None:
+    file, name = CONFIGS / "full_size" / "rooms_masked_scene.yaml", "ablation.convolution_only"
+    with pytest.raises(
+        ConfigurationError, match=r"ablation\.nothing does not exist. Stage masked_scene has convolution"
+    ):
+        read_configuration(file, ["ablation.nothing"], TrainingConfiguration)
+    with pytest.raises(ConfigurationError, match="Stage single_view has none"):
+        read_configuration(CONFIGS / "single_view.yaml", [name], TrainingConfiguration)
+    with pytest.raises(ConfigurationError, match=r"only sets network\.attending, which network\.attending=1 sets, too"):
+        read_configuration(file, ["network.attending=1", name], TrainingConfiguration)
+    assert read_configuration(file, [name, "output=runs/a"], TrainingConfiguration).output == "runs/a"
 
 
 def test_unknown_configuration_keys_are_refused(tmp_path: Path, synthetic_drive: Path) -> None:

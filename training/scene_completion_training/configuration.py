@@ -3,6 +3,8 @@
 # No postponed annotations here: the configuration parser resolves those of a base class in the wrong module.
 import argparse
 import dataclasses
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -11,6 +13,7 @@ import jsonargparse
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.untrusted_files import read_yaml
+from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import trained_viewpoint
 from scene_completion_training.data.module import DataSettings
 from scene_completion_training.networks.encoder_decoder import TrunkName
@@ -20,6 +23,7 @@ from scene_completion_training.viewpoint import ENCODER_STEP, CameraSettings, Vi
 Completed = TypeVar("Completed", bound="TrainingConfiguration")
 Chosen = TypeVar("Chosen", bound="Configuration")
 MOST_MINUTES = 1_000_000
+ABLATION = "ablation."  # begins an override that names a row of an ablation table
 
 
 @dataclass
@@ -215,6 +219,9 @@ class Configuration(TrainingConfiguration):
 def read_configuration(path: Path, overrides: list[str], kind: type[Completed]) -> Completed:
     """Reads a YAML configuration of some kind; `KEY=VALUE` overrides replace its values. Unknown keys are refused.
 
+    `ablation.NAME` stands for the values that `ablations/STAGE.yaml` of the configurations gives that name, and for an
+    output folder with the name behind its own.
+
     Raises ConfigurationError where the file cannot be read, names no stage there is or one of another kind, or a value
     cannot be used. `kind`: `TrainingConfiguration` for anything, `Configuration` for a density field.
     """
@@ -225,12 +232,38 @@ def read_configuration(path: Path, overrides: list[str], kind: type[Completed]) 
     if not issubclass(made, kind):
         cure = "Name the configuration of another stage"
         raise ConfigurationError(f"stage {stage} trains no density field", where=str(path), cure=cure)
+    ablations = [given for given in overrides if given.startswith(ABLATION)]
+    given = [override for override in overrides if override not in ablations]
+    output = content.get("output", made.output) if isinstance(content, dict) else made.output
+    given += _ablated(str(stage), [name.removeprefix(ABLATION) for name in ablations], given, output)
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(made, None, sub_configs=True)
     try:
-        parsed = parser.instantiate(parser.parse_args([f"--config={path}", *(f"--{given}" for given in overrides)]))
+        parsed = parser.instantiate(parser.parse_args([f"--config={path}", *(f"--{override}" for override in given)]))
     except (argparse.ArgumentError, TypeError, ValueError) as error:  # a text where settings belong
         what = " ".join(str(error).split())
         raise ConfigurationError(what, where=str(path), cure="Correct it, or the KEY=VALUE that sets it") from error
     return made(**{name: value for name, value in vars(parsed).items() if name != "config"})
+
+
+def _ablated(stage: str, names: Sequence[str], given: Sequence[str], output: str) -> Iterator[str]:
+    """Overrides that ablations of a stage stand for; a ConfigurationError for unknown ones, and for contradictions."""
+    if not names:
+        return
+    file = CONFIGS / "ablations" / f"{stage}.yaml"
+    known = read_yaml(file, ConfigurationError, cure="Leave it out") if file.is_file() else {}
+    set_by = {override.partition("=")[0]: override for override in given}
+    for name in names:
+        if name not in known:
+            there = f"Stage {stage} has {', '.join(known)}" if known else f"Stage {stage} has none"
+            raise ConfigurationError(f"{ABLATION}{name} does not exist", where="ablation", cure=there)
+        for key, value in known[name].items():
+            for other, source in set_by.items():
+                if f"{other}.".startswith(f"{key}.") or f"{key}.".startswith(f"{other}."):
+                    what = f"{ABLATION}{name} sets {key}, which {source} sets, too"
+                    raise ConfigurationError(what, where="ablation", cure="Leave out one of them")
+            yield f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+        set_by |= dict.fromkeys(known[name], f"{ABLATION}{name}")
+    if "output" not in set_by:
+        yield f"output={'_'.join([output, *names])}"
