@@ -190,6 +190,10 @@ def test_ground_and_obstacles_get_thresholds_of_their_own(shared_data: Path, tmp
     found = np.mean([row["f_score"] or 0.0 for row in rows])  # none where nothing is called an obstacle
     assert found == pytest.approx(record["obstacle_f_there"], abs=5e-3)
     assert found > 0.0  # few stand along these fields
+    labelled = open_recording(shared_data / "kitti_windows" / "sequences" / "04")
+    labelled = replace(labelled, frames=labelled.frames[:1])
+    alone, both = (calibrate_on_truth(student, [labelled, *more]) for more in ([], [drive]))
+    assert both.threshold == alone.threshold != calibrated.threshold  # of the whole voxels
 
 
 def test_evaluation_and_replay_have_one_factor(tmp_path: Path) -> None:

@@ -483,8 +483,8 @@ def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence
     """Fit a student's depth and its probabilities; the bundle with both, as it is written.
 
     First the two numbers of a `DensityStretch`, on the LiDAR of all frames, unless it predicts depth itself; the order
-    of the voxels stays. Then α → probability, on the voxels that count of frames with voxels, and the threshold with
-    the largest IoU, of frames with scans alone as well; each frame counts as much as any other. Where the student
+    of the voxels stays. Then α → probability, and the threshold with the largest IoU, on the voxels that count of
+    frames with voxels, or of scans where there are none; each frame counts as much as any other. Where the student
     predicts the ground, that threshold is of ground alone, and what stands on it has the one with the largest F of
     obstacles. Raises SequenceError where the recordings have no LiDAR, no frame has voxels, or one is a window of KITTI
     that the shipped students are trained or tested on.
@@ -511,12 +511,11 @@ def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence
     frames = list(_scored(bundle, recordings, every))
     if not frames:
         raise SequenceError("no frame has ground truth voxels", where=names, cure="Name recordings that have")
-    whole = [
-        frame for frame in frames if frame.whole
-    ]  # scans meet less of what is occupied than they pass of what is free
-    calibration = fit_calibration(_histogram(whole or frames, Calibration()))
-    ground = _histogram(frames, calibration, ground_alone=bundle.takes_evidence)
-    iou, threshold = best_iou(ground if ground[1].any() else _histogram(frames, calibration))
+    # Scans meet less of what is occupied than they pass of what is free.
+    whole = [frame for frame in frames if frame.whole] or frames
+    calibration = fit_calibration(_histogram(whole, Calibration()))
+    ground = _histogram(whole, calibration, ground_alone=bundle.takes_evidence)
+    iou, threshold = best_iou(ground if ground[1].any() else _histogram(whole, calibration))
     record = {
         "fitted_on": f"{names}: densities on its LiDAR, probabilities on its voxels in view",
         "frames": len(frames),
