@@ -83,6 +83,7 @@ def test_what_cannot_be_scored_is_refused(
     for more, sentence in (
         ([], "no scenes to fit probes"),
         ([*probed, "--phrases", str(trained), str(trained)], "sentences without their encoder"),
+        ([*probed, "--phrases", str(trained)], "1 files. Name that of --probe-on and that of --data, or 'made'"),
         (probed, "has no labels. Name scenes with labels, and their --labels"),
     ):
         assert main([*command, *more]) == 2

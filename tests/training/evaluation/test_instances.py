@@ -147,6 +147,16 @@ def test_a_head_learns_what_sentences_mean(tmp_path: Path) -> None:
         instances.fit_grounding("exact", [nothing], words)
 
 
+def test_sentences_are_made_where_they_tell_things_apart() -> None:
+    """Two chairs at a table, one at a sofa, and a lamp of too few points."""
+    classes, where = ("table", "chair", "sofa", "lamp"), ((0, 0.0), (1, 1.0), (1, -1.0), (1, 5.0), (2, 6.0), (3, 2.0))
+    counts = [200] * 5 + [5]
+    points = np.concatenate([np.tile([x, 0.0, 0.0], (count, 1)) for (_, x), count in zip(where, counts, strict=True)])
+    label, number = (np.repeat(of, counts) for of in ([label for label, _ in where], np.arange(6)))
+    scene = PointScene("made", points.astype(np.float32), label=label, instance=number, classes=classes)
+    assert instances.made_phrases(scene) == [("the table", 0), ("the chair next to the sofa", 3), ("the sofa", 4)]
+
+
 def test_what_is_no_list_of_sentences_is_refused(tmp_path: Path) -> None:
     for entry in ({"scene_id": "a"}, {"scene_id": "a", "object_id": "x", "description": "b"}, 3):
         (tmp_path / "a.json").write_text(json.dumps([entry]))

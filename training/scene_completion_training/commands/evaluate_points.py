@@ -13,7 +13,7 @@ network with random weights and colour alone are scored as well: of what a probe
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 TEMPLATE = "a {} in a scene"  # sentence that classes stand in
 # Labelled points of a scene that probes are fitted to, at most (CUA-O3D and MSM), and that those of MSM are scored on.
 PROBED, MOST_PROBED, MOST_SCORED = 200, 1000, 20_000
+MADE = "made"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,8 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--probe-split", default="", help="official split of them, such as train")
     meaning = "with masked_scene also each level alone, all but it, few scenes, and few labelled points of each scene"
     parser.add_argument("--ablations", action="store_true", help=meaning)
-    meaning = "also which things sentences mean: files in ScanRefer's layout, of --probe-on and of --data"
-    parser.add_argument("--phrases", type=Path, nargs=2, metavar="JSON", help=meaning)
+    meaning = "also which things sentences mean: files in ScanRefer's layout, of --probe-on and of --data; or "
+    meaning += f"'{MADE}': sentences that are made of classes and of what is next to what"
+    parser.add_argument("--phrases", nargs="+", metavar="JSON", help=meaning)
     meaning = "things that sentences are offered (default: %(default)s)"
     parser.add_argument("--offered", choices=("true", "found"), default="true", help=meaning)
 
@@ -154,13 +156,13 @@ def _score_frozen(
     if np.isfinite(labelled.offsets).any() or args.offered == "found":
         finder = instances.fit_instances(method.name, labelled)
     offered = finder if args.offered == "found" else None
-    learned, tested = (instances.read_phrases(file) for file in args.phrases) if encode else ({}, {})
-    if encode:
+    files = [None, None] if args.phrases == [MADE] else [Path(file) for file in args.phrases or ()]
+    learned, tested = (_phrases(file) for file in files) if encode else (None, None)
+    if learned:
         known = [
-            instances.asked(scenes[name], method.features(scenes[name], None), learned[name], offered)
-            for scenes in training
-            for name in scenes
-            if name in learned
+            instances.asked(scene, method.features(scene, None), of, offered)
+            for scene in _scenes(training)
+            if (of := learned(scene))
         ]
         head = instances.fit_grounding(method.name, known, encode)
     for scenes in data:
@@ -178,9 +180,19 @@ def _score_frozen(
                 true = list(instances.true_things(scene).values())
                 found = instances.Instances(finder.things(scene.points, whole), true, len(scene))
                 scores.add(group, finder, found, metrics=[instances.INSTANCES])
-            if head and encode and name in tested:
-                meant = head.answers(instances.asked(scene, whole, tested[name], offered), encode)
+            if head and encode and tested and (of := tested(scene)):
+                meant = head.answers(instances.asked(scene, whole, of, offered), encode)
                 scores.add(group, head, meant, metrics=[instances.GROUNDING])
+
+
+def _phrases(file: Path | None) -> Callable[[PointScene], list[tuple[str, int]]]:
+    """Sentences of scenes, from a file or made."""
+    from scene_completion_training.evaluation import instances
+
+    if file is None:
+        return instances.made_phrases
+    known = instances.read_phrases(file)
+    return lambda scene: known.get(scene.name, [])
 
 
 def _frozen_methods(files: Sequence[Path]) -> Iterator[PointMethod]:
@@ -222,6 +234,9 @@ def _check(args: argparse.Namespace, distilled: Sequence[Path], frozen: Sequence
     if frozen and not args.probe_on:
         what, cure = f"no scenes to fit probes of {frozen[0]} to", "Name labelled scenes"
         raise ConfigurationError(what, where="--probe-on", cure=cure)
+    if args.phrases and args.phrases != [MADE] and len(args.phrases) != 2:
+        what, cure = f"{len(args.phrases)} files", f"Name that of --probe-on and that of --data, or {MADE!r}"
+        raise ConfigurationError(what, where="--phrases", cure=cure)
     if args.phrases and not args.text_encoder:
         raise ConfigurationError("sentences without their encoder", where="--phrases", cure="Give --text-encoder")
     if distilled and not (args.text_encoder or args.probe_on):

@@ -253,6 +253,27 @@ def read_phrases(file: Path) -> dict[str, list[tuple[str, int]]]:
     return found
 
 
+def made_phrases(scene: PointScene) -> list[tuple[str, int]]:
+    """Sentences by rule about the things that they tell from all others, each with the number of its thing.
+
+    The only thing of a class is called by the class ("the table"), any other one also by the class of the thing that is
+    nearest to it among those of other classes ("the chair next to the table").
+    """
+    true = true_things(scene)
+    numbers = [number for number, thing in true.items() if thing.label >= 0 and len(thing.rows) >= LEAST_TRUE]
+    labels = np.array([true[number].label for number in numbers], np.int64)
+    boxes = _boxes(scene.points, [true[number] for number in numbers])
+    middle = (boxes[:, :3] + boxes[:, 3:]) / 2.0
+    away = np.linalg.norm(middle[:, None] - middle, axis=-1)
+    away[labels[:, None] == labels] = np.inf
+    texts = []
+    for row, label in enumerate(labels):
+        near = scene.classes[labels[away[row].argmin()]]
+        alone = (labels == label).sum() == 1 or np.isinf(away[row]).all()
+        texts.append(f"the {scene.classes[label]}" + ("" if alone else f" next to the {near}"))
+    return [(text, number) for text, number in zip(texts, numbers, strict=True) if texts.count(text) == 1]
+
+
 def box_overlap(one: Reals, other: Reals) -> Doubles:
     """Intersection over union of boxes [..., 6], lower corner and upper; 0 where a box has no volume."""
     one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
