@@ -6,11 +6,13 @@ import torch
 
 from scene_completion_ros.geometry import Camera
 from scene_completion_training.rendering import (
+    five_square_rays,
     invalid_rays,
     inverse_depth_samples,
     rays_of_pixels,
     sample_colours,
     surface_centres,
+    surface_points,
 )
 
 CAMERA = Camera(fx=100.0, fy=90.0, cx=31.5, cy=15.5, width=64, height=32)
@@ -71,7 +73,17 @@ def test_centres_come_from_every_depth_and_keep_apart() -> None:
         bins = torch.bucketize(centres[:, 2], torch.linspace(4.0, 60.0, 6)[1:-1])
         assert (bins - torch.arange(5)).abs().max() <= 1  # one of each fifth of the pixels
         assert torch.pdist(centres).min() >= 3.0
-    # They lie on the surface: projected, each has the depth of its pixel.
-    u = centres[:, 0] / centres[:, 2] * wide.fx + wide.cx
-    v = centres[:, 1] / centres[:, 2] * wide.fy + wide.cy
-    assert torch.allclose(depth[v.round().long(), u.round().long()], centres[:, 2], atol=1e-3)
+    # They lie on the surface: projected, each has the depth of its pixel. So have points of any pixels.
+    anywhere = surface_points(depth, wide, 500, torch.Generator().manual_seed(0))
+    assert anywhere.shape == (500, 3) and anywhere[:, 2].max() < 100.0 and anywhere[:, 2].std() > 10.0
+    for x, y, z in torch.cat([centres, anywhere]):
+        assert depth[int((y / z * wide.fy + wide.cy).round()), int((x / z * wide.fx + wide.cx).round())] == z
+    assert surface_points(torch.full((24, 80), 200.0), wide, 500, torch.Generator()).shape == (0, 3)
+
+
+def test_five_squares_lie_around_the_middle_and_those_of_the_quarters() -> None:
+    """Of 24 rows they have 12: with two rays along a side these are 6 pixels apart, 3 from the middle."""
+    camera = Camera(fx=40.0, fy=40.0, cx=39.5, cy=11.5, width=80, height=24)
+    pixel = five_square_rays(camera, 2, torch.device("cpu")).pixel.reshape(5, 4, 2)
+    assert pixel[0].tolist() == [[36.5, 8.5], [42.5, 8.5], [36.5, 14.5], [42.5, 14.5]]
+    assert pixel.mean(dim=1).tolist() == [[39.5, 11.5], [19.5, 17.5], [59.5, 17.5], [19.5, 5.5], [59.5, 5.5]]

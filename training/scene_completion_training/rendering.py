@@ -114,6 +114,23 @@ def image_rays(camera: Camera, encoder_from_view: Tensor, *, stride: int = 1) ->
         yield rays_of_pixels(camera, encoder_from_view[None, None], view, pixel, 1)
 
 
+SQUARES = 5
+
+
+def five_square_rays(camera: Camera, side: int, device: torch.device) -> Rays:
+    """Rays [1, 5 · side²] of squares half as high as the image, around its middle and those of its quarters (STEGO)."""
+    height, width = camera.height, camera.width
+    step = (torch.arange(side, device=device) + 0.5) / side - 0.5
+    centres = torch.tensor([(2, 2), (3, 1), (3, 3), (1, 1), (1, 3)], device=device) / 4.0
+    v, u = (
+        place[:, None] + step * (min(height, width) // 2) - 0.5
+        for place in (centres[:, 0] * height, centres[:, 1] * width)
+    )
+    pixels = torch.stack([u[:, None].expand(-1, side, -1), v[..., None].expand(-1, -1, side)], dim=-1).reshape(1, -1, 2)
+    view = torch.zeros(pixels.shape[:2], dtype=torch.long, device=device)
+    return rays_of_pixels(camera, torch.eye(4, device=device)[None, None], view, pixels, 1)
+
+
 FARTHEST = 100.0  # pixels that see nothing nearer are no surface, metres
 CANDIDATES = 32  # pixels of a depth bin that may become its centre, so that one may lie apart from the others
 
@@ -170,12 +187,27 @@ def surface_centres(depth: Tensor, camera: Camera, bins: int, apart: float, gene
     centres: list[Tensor] = []
     for group in torch.tensor_split(order, bins):
         index = group[torch.randint(len(group), (CANDIDATES,), generator=generator).to(group.device)]
-        u, v, z = index % camera.width, torch.div(index, camera.width, rounding_mode="floor"), flat[index]
-        points = torch.stack([(u - camera.cx) / camera.fx * z, (v - camera.cy) / camera.fy * z, z], dim=-1)
-        nearest = torch.cdist(points, torch.stack(centres)).amin(dim=1) if centres else torch.full_like(z, apart)
+        points = _unprojected(index, flat[index], camera)
+        nearest = torch.cdist(points, torch.stack(centres)).amin(1) if centres else points.new_full(index.shape, apart)
         chosen = (nearest >= apart).float() if (nearest >= apart).any() else nearest
         centres.append(points[int(chosen.argmax())])  # the first of equals
     return torch.stack(centres)
+
+
+def _unprojected(index: Tensor, z: Tensor, camera: Camera) -> Tensor:
+    """Points [N, 3] of pixels with numbers [N] at z-depths [N]."""
+    u, v = index % camera.width, torch.div(index, camera.width, rounding_mode="floor")
+    return torch.stack([(u - camera.cx) / camera.fx * z, (v - camera.cy) / camera.fy * z, z], dim=-1)
+
+
+def surface_points(depth: Tensor, camera: Camera, count: int, generator: torch.Generator) -> Tensor:
+    """Draws points [count, 3] of the surfaces in a depth [h, w], metres, of any pixels; none where there is none."""
+    flat = depth.flatten()
+    known = torch.nonzero((flat > 0) & (flat < FARTHEST))[:, 0]
+    if not len(known):
+        return depth.new_zeros(0, 3)
+    index = known[torch.randint(len(known), (count,), generator=generator).to(known.device)]
+    return _unprojected(index, flat[index], camera)
 
 
 def points_in_balls(centres: Tensor, radius: float, count: int, generator: torch.Generator) -> Tensor:
@@ -263,8 +295,13 @@ def rendered_features(
 ) -> Iterator[Tensor]:
     """Features [R, channels] of pixels, row by row, along rays (in SceneDINO of 32 samples), not expanded."""
     for rays in image_rays(camera, torch.eye(4, device=device)):
-        rendered = render_rays(field, rays, samples=samples, near=near, far=far, jitter=False)
-        yield composite_features(field.features(rendered.points), rendered.weights)[0]
+        yield ray_features(field, rays, near=near, far=far, samples=samples)
+
+
+def ray_features(field: FeatureObservation, rays: Rays, *, near: float, far: float, samples: int = 32) -> Tensor:
+    """Features [R, channels] composited along rays of one view, not expanded."""
+    rendered = render_rays(field, rays, samples=samples, near=near, far=far, jitter=False)
+    return composite_features(field.features(rendered.points), rendered.weights)[0]
 
 
 def sample_colours(

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,20 @@ from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_training.evaluation.checkpoints import open_checkpoint
 from scene_completion_training.evaluation.novel_views import (
+    NovelView,
     PerceptualDistance,
+    TokenConsistency,
     agreement,
     not_hidden,
     render_view,
     warped,
 )
+from scene_completion_training.evaluation.semantic_evaluation import FeatureFieldModel
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.viewpoint import Viewpoint
 from tests import official_layouts as layouts
+from tests.training.foundation.tiny_models import saved_model
 from tests.training.small_trainings import save_checkpoint
 
 H, W = 6, 10
@@ -218,3 +223,47 @@ def test_features_that_depend_on_the_place_alone_are_consistent(tmp_path: Path) 
     (row,) = scores(tmp_path / "out", "--data", folder, *options)["scores"]["consistency"]
     assert row["shared"] < 0.9 and row["cosine"] < 0.9999  # unrelated pictures
     assert row["same_class"] is None
+
+
+def test_consistency_of_tokens_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two plain pictures whose tokens are (1, 0, 0) and (0.6, 0.8, 0): L1 1.2, L2 √0.8, cosine 0.6."""
+    field = FeatureField(wall(10.0), target_size=3, channels=4, units=6, expansion=5)
+    model = FeatureFieldModel.open(saved(tmp_path / "run", field, "feature_field"))
+    pictures = [torch.tensor(colour)[:, None, None].expand(3, 64, 128) for colour in ([9.0, 0, 0], [6.0, 8.0, 0.0])]
+    monkeypatch.setattr(model, "image", lambda sequence, index: pictures[index])
+    colours = SimpleNamespace(name="colours", features=torch.nn.functional.avg_pool2d)
+    method = TokenConsistency(model, colours, 16)  # type: ignore[arg-type]
+    view = NovelView(None, 0, "1", 1, "camera")  # type: ignore[arg-type]
+    expected = {"shared": 1.0, "l1": 1.2, "l2": 0.8**0.5, "cosine": 0.6, "same_class": float("nan")}
+    assert method.answer(view).values == pytest.approx(expected, abs=1e-5, nan_ok=True)
+    model.field.target_mean.copy_(torch.tensor([3.0, 0.0, 0.0]))  # (6, 0, 0) and (3, 8, 0)
+    assert method.answer(view).values["cosine"] == pytest.approx(3.0 / 73.0**0.5, abs=1e-5)
+    # Between the middles of two cells, 16 pixels apart, tokens change evenly.
+    halves = torch.cat([pictures[0][..., :64], pictures[1][..., 64:]], dim=2)
+    model.field.target_mean.zero_()
+    codes = method._codes(halves)
+    share = (64.0 - 55.5) / 16.0
+    mixed = (1.0 - share) * np.array([1.0, 0.0, 0.0]) + share * np.array([0.6, 0.8, 0.0])
+    np.testing.assert_allclose(codes[30, 64], mixed / np.linalg.norm(mixed), atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [layouts.realestate10k, layouts.kitti_360])
+def test_tokens_stand_next_to_the_field(layout: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    field = FeatureField(wall(10.0), target_size=32, channels=4, units=6, expansion=5)
+    options: list[object] = ["--checkpoint", saved(tmp_path / "run", field, "feature_field"), "--data"]
+    options += [
+        layout(tmp_path),
+        "--targets",
+        "1",
+        "--samples",
+        8,
+        "--foundation",
+        saved_model("dinov2", tmp_path / "tiny"),
+        2,
+    ]
+    ours, theirs = scores(tmp_path / "out", *options, "--consistency")["scores"]["consistency"]
+    assert (ours["method"], theirs["method"]) == ("run", "tokens of tiny")
+    assert theirs["frames"] == ours["frames"] > 0 and theirs["shared"] == ours["shared"]
+    assert 0.0 < theirs["l2"] <= theirs["l1"] and -1.0 < theirs["cosine"] < 1.0
+    assert main(["evaluate", "views", *map(str, options), "--output", str(tmp_path / "no")]) == 2
+    assert "--foundation: tokens render no views" in capsys.readouterr().err

@@ -24,6 +24,7 @@ from scene_completion_training.foundation.feature_store import (
     as_half,
     precompute,
     shifted,
+    target_features,
     variant_images,
     variant_of,
 )
@@ -151,6 +152,7 @@ def test_the_command_reads_a_training_configuration(
     assert made[3].exists() and {file: file.stat().st_mtime_ns for file in written} == written
     for option, message in (
         ("--cell=32", "cell 16, asked for 32"),
+        ("--upsampled=2", "upsampled 1, asked for 2"),
         ("--layer=7", "no layer 7"),
         ("--clusters=3", "--clusters: is no option of `features images`, but of `features classes`. Leave it out"),
     ):
@@ -172,6 +174,32 @@ def test_tokens_of_a_batch_are_those_of_its_shifted_views(tmp_path: Path) -> Non
         torch.testing.assert_close(found["features"][row, view], expected, atol=1e-5, rtol=1e-4)
     assert not found["features"][0, 1].any() and not found["features"][1, 0].any()
     assert len({tuple(o) for o in found["feature_offsets"].flatten(0, 1).tolist()}) > 2
+
+
+class Cells:
+    """Tokens that are the mean colours of their cells; they remember the images."""
+
+    def __init__(self) -> None:
+        self.seen: list[torch.Tensor] = []
+
+    def features(self, images: torch.Tensor, cell: int) -> torch.Tensor:
+        self.seen.append(images)
+        return torch.nn.functional.avg_pool2d(images, cell)
+
+
+def test_upsampled_targets_of_a_ramp_are_the_ramp() -> None:
+    """Wherever a crop lies, mirrored or not: bilinear, but for half a cell at its edges, where tokens end."""
+    row, column = torch.meshgrid(torch.arange(32.0) + 0.5, torch.arange(64.0) + 0.5, indexing="ij")
+    image, extractor = torch.stack([row, column, row + column])[None], Cells()
+    for seed in range(4):
+        found = target_features(extractor, image, 4, 2, torch.Generator().manual_seed(seed))  # type: ignore[arg-type]
+        off = (found - torch.nn.functional.avg_pool2d(image, 2)).abs()
+        assert found.shape == (1, 3, 16, 32) and off[:, :2].max() <= 2.0 and off.median() < 1e-4
+    whole, mirrored, *crops = extractor.seen[:4]
+    assert torch.equal(mirrored, whole.flip(-1))
+    for crop in crops:  # at least half of the image, from half the rows on
+        assert crop.shape == image.shape and 0.4 * 64 < crop[0, 1].max() - crop[0, 1].min() < 64
+    assert target_features(extractor, image, 4, 1, torch.Generator()).shape == (1, 3, 8, 16)  # type: ignore[arg-type]
 
 
 def test_beyond_the_edge_the_edge_is_repeated() -> None:

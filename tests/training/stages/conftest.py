@@ -2,15 +2,29 @@
 
 import dataclasses
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.foundation.feature_store import FeatureManifest, FeatureStore, precompute
+from scene_completion_training.stages import feature_field
 from tests.training.foundation.tiny_models import saved_model
 from tests.training.small_trainings import VIEWPOINT, Trainings, small_data
+
+
+@pytest.fixture(scope="module")
+def few_points() -> Iterator[None]:
+    """A field of four steps says nothing of what is occupied: for `semantics`, all of it is, in few neighbourhoods."""
+    with pytest.MonkeyPatch.context() as patch:
+        occupied = lambda _, logit: torch.ones_like(logit, dtype=torch.bool)  # noqa: E731
+        patch.setattr(feature_field.SemanticsStage, "occupied", occupied)
+        for name, value in {"BUFFER": 8, "BINS": 3, "APART_M": 0.5, "DEPTH_STRIDE": 4}.items():
+            patch.setattr(feature_field, name, value)
+        yield
 
 
 @pytest.fixture(scope="session")

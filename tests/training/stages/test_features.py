@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_ros.errors import BundleError, ConfigurationError, TrainingError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.clustering import (
@@ -23,19 +23,29 @@ from scene_completion_training.clustering import (
     write_class_file,
     write_clusters,
 )
-from scene_completion_training.configuration import LossWeights
+from scene_completion_training.configuration import LossWeights, TrainingConfiguration, read_configuration
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.data.view_batches import DataNeeds
 from scene_completion_training.export import FoldedEncoder, encoder_onnx, export_bundle, export_labelled
 from scene_completion_training.foundation.feature_store import FeatureStore
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField, MultiViewField, sample_map
-from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.stages.agglomeration import AgglomerationStage
 from scene_completion_training.stages.density import DistillationSettings, StudentStage
-from tests.training.small_trainings import HIDDEN, VIEWPOINT, Trainings, batches, learn, small_data
+from scene_completion_training.stages.feature_field import RADIUS_M, FeatureFieldStage, SemanticsStage
+from tests.training.small_trainings import (
+    HIDDEN,
+    VIEWPOINT,
+    Trainings,
+    batches,
+    learn,
+    small_data,
+    write_configuration,
+)
 from tests.training.synthetic_scene import FOCAL, WIDTH
+from tests.training.test_configuration import ABLATIONS
 
 
 def test_a_student_is_distilled_and_deployed(trainings: Trainings, tmp_path: Path) -> None:
@@ -196,6 +206,124 @@ def test_features_are_those_of_tokens_less_their_mean(trainings: Trainings) -> N
     assert abs(loss(moved) - before) > 1e-3
     stage.field.target_mean.fill_(3.0)
     assert loss(moved) == pytest.approx(before, abs=1e-4)
+
+
+# What ablations of SceneDINO change.
+
+
+@pytest.mark.parametrize(
+    ("stage", "name"), [(stage, name) for stage in ("feature_field", "semantics") for name in ABLATIONS[stage]]
+)
+@pytest.mark.usefixtures("few_points")
+def test_every_ablation_trains(stage: str, name: str, trainings: Trainings, tmp_path: Path) -> None:
+    """And a checkpoint has the parts that it learned, and no others."""
+    changes: dict[str, object] = {"steps": 2 if stage == "feature_field" else 3}
+    if name == "no_downsampler":  # computed in the step
+        model = str(Path(trainings.features.targets).parent / "model")
+        changes["features"] = dataclasses.replace(trainings.features, targets="", model=model, rays=2)
+    file = write_configuration(tmp_path / "run.yaml", trainings.configuration(stage, tmp_path / "run", **changes))
+    checkpoint = train(read_configuration(file, [f"ablation.{name}"], TrainingConfiguration))
+    parts = {key.partition(".")[0] for key in torch.load(checkpoint, weights_only=True)["state_dict"]}
+    lacking = {
+        "no_downsampler": {"downsampler", "artefacts"},
+        "no_decomposition": {"artefacts"},
+        "no_distillation": {"head"},
+    }
+    learned = {"downsampler", "artefacts"} if stage == "feature_field" else {"head"}
+    assert learned - parts == lacking.get(name, set())
+    assert (Checkpoint.read(checkpoint).distillation_head() is None) == (
+        name in ABLATIONS["feature_field"] or "head" not in parts
+    )
+
+
+def feature_stage(trainings: Trainings, **changes: object) -> FeatureFieldStage:
+    torch.manual_seed(0)
+    features = dataclasses.replace(trainings.features, **changes)  # type: ignore[arg-type]
+    stage = make_stage(trainings.configuration("feature_field", features=features))
+    assert isinstance(stage, FeatureFieldStage)
+    return stage
+
+
+def test_ablated_losses_of_features(trainings: Trainings) -> None:
+    """Without artefacts the loss is that with none; without smoothness it is that of the tokens alone."""
+    stage, without = feature_stage(trainings), feature_stage(trainings, artefacts=False, smoothness=0.0)
+    without.load_state_dict(stage.state_dict(), strict=False)
+    (batch,) = batches(small_data(trainings.drive), 1, targets=stage.data_needs().targets)
+    terms, ablated = (each.terms(batch, torch.Generator().manual_seed(5)) for each in (stage, without))
+    assert stage._total(terms) == pytest.approx(float(0.2 * terms["feature"] + 0.25 * terms["feature_smoothness"]))
+    assert without._total(ablated) == pytest.approx(float(0.2 * ablated["feature"])) and ablated["feature_smoothness"]
+    assert stage.artefacts is not None and float(terms["feature"]) != float(ablated["feature"])
+    with torch.no_grad():
+        stage.artefacts.values.zero_()
+    assert float(stage.terms(batch, torch.Generator().manual_seed(5))["feature"]) == float(ablated["feature"])
+
+
+def test_upsampled_targets_are_those_of_their_rays(trainings: Trainings, tmp_path: Path) -> None:
+    """Nothing is lost where rays, row by row, are their targets; a ray that does not count loses nothing."""
+    store = FeatureStore.open(Path(trainings.features.targets)).manifest
+    dataclasses.replace(store, upsampled=2).write(tmp_path / "manifest.json")
+    stage = feature_stage(trainings, targets=str(tmp_path), upsampled=True, artefacts=False, rays=2, centred=False)
+    tokens = torch.randn(1, 3, stage.targets.dim, 8, 16)
+    cells = torch.tensor([[[1, 5], [3, 0]]])  # of views 2 and 0
+    rays = torch.stack([tokens[0, 2, :, 2:4, 10:12], tokens[0, 0, :, 6:8, 0:2]]).flatten(2).transpose(1, 2)
+    given = torch.ones(2, 4, dtype=torch.bool), torch.tensor([[2, 0]]), cells, {"features": tokens}
+    assert stage._agreement(rays, *given).item() == pytest.approx(0.0, abs=1e-5)
+    rays[1, 2] *= -1.0
+    assert stage._agreement(rays, *given).item() == pytest.approx(2.0 / 8.0, abs=1e-5)
+    given[0][1, 2] = False
+    assert stage._agreement(rays, *given).item() == pytest.approx(0.0, abs=1e-5)
+
+
+@pytest.mark.usefixtures("few_points")
+def test_where_the_points_of_crops_lie(trainings: Trainings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a ball; far beyond one without neighbourhoods; or along the rays of five squares, 32 samples each."""
+    features, points = FeatureObservation.features, list[torch.Tensor]()
+
+    def watched(self: FeatureObservation, where: torch.Tensor) -> torch.Tensor:
+        points.append(where[0])
+        return features(self, where)
+
+    monkeypatch.setattr(FeatureObservation, "features", watched)
+    (batch,) = batches(small_data(trainings.drive), 1, rendered=False)
+
+    def asked(crops: str) -> list[torch.Tensor]:
+        stage = make_stage(trainings.configuration("semantics", crops=crops))
+        assert isinstance(stage, SemanticsStage)
+        points.clear()
+        found = stage.crops(batch, torch.Generator().manual_seed(0))
+        assert found.shape == (5 if crops == "five_squares" else 3, 16, stage.field.target_size)
+        torch.testing.assert_close(found.norm(dim=-1), torch.ones(found.shape[:2]))
+        return list(points)
+
+    spread = {crops: [float(torch.pdist(of).max()) for of in asked(crops)] for crops in ("balls", "surfaces")}
+    assert max(spread["balls"]) <= 2.0 * RADIUS_M and min(spread["surfaces"]) > 6.0 * RADIUS_M
+    assert [of.shape for of in asked("five_squares")] == [(5 * 16 * 32, 3)]
+
+
+@pytest.mark.usefixtures("few_points")
+def test_without_similar_crops_the_other_pairs_are_what_is_learned(trainings: Trainings) -> None:
+    stage = make_stage(trainings.configuration("semantics", knn=False))
+    (batch,) = batches(small_data(trainings.drive), 1, rendered=False)
+    for seed in range(3):
+        terms = stage.terms(batch, torch.Generator().manual_seed(seed))
+    assert float(terms["similar"]) != 0.0
+    assert float(stage._total(terms)) == pytest.approx(float(terms["self"] + terms["random"]))
+
+
+def test_semantics_that_learned_nothing_say_so(
+    trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is occupied, or all crops came in the first step: of the last step there is no checkpoint."""
+    monkeypatch.setattr(SemanticsStage, "occupied", lambda stage, logit: logit != logit)
+    configuration = trainings.configuration("semantics", tmp_path / "empty", steps=3)
+    with pytest.raises(TrainingError, match="nothing was learned: 0 crops of 16 occupied points in 3 images"):
+        train(configuration)
+    assert Checkpoint.read(tmp_path / "empty" / "checkpoints" / "last.ckpt").steps == 2
+    with pytest.raises(TrainingError, match="nothing was learned"):  # also where it goes on
+        train(configuration)
+    monkeypatch.undo()
+    with pytest.raises(TrainingError, match="nothing was learned: [1-9]"):
+        train(trainings.configuration("semantics", tmp_path / "one", steps=1, crops="five_squares"))
 
 
 @pytest.fixture

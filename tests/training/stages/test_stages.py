@@ -24,10 +24,9 @@ from scene_completion_training.losses import occupancy_cross_entropy
 from scene_completion_training.networks.density_field import DEPTH_UNITS, DensityField, OccupancyLink
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.runner import make_stage, train
-from scene_completion_training.stages import feature_field
 from scene_completion_training.stages.agglomeration import AgglomerationSettings, StoredTeacher
 from scene_completion_training.stages.density import TeacherConfiguration
-from scene_completion_training.stages.feature_field import FeatureSettings, SemanticsStage
+from scene_completion_training.stages.feature_field import FeatureSettings
 from tests.training.small_trainings import (
     HIDDEN,
     VIEWPOINT,
@@ -38,15 +37,7 @@ from tests.training.small_trainings import (
     write_configuration,
 )
 
-
-@pytest.fixture(autouse=True, scope="module")
-def few_points() -> Any:
-    """A field of four steps says nothing of what is occupied: for `semantics`, all of it is, in few neighbourhoods."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SemanticsStage, "occupied", lambda stage, logit: torch.ones_like(logit, dtype=torch.bool))
-        for name, value in {"BUFFER": 8, "BINS": 3, "APART_M": 0.5, "DEPTH_STRIDE": 4}.items():
-            patch.setattr(feature_field, name, value)
-        yield
+pytestmark = pytest.mark.usefixtures("few_points")
 
 
 @pytest.mark.slow
@@ -91,7 +82,7 @@ def test_features_learn_next_to_a_density_that_stays(stage: str, trainings: Trai
 def test_semantics_learn_on_a_field_that_stays(trainings: Trainings, tmp_path: Path) -> None:
     """With forces that are estimated, or with those of KITTI-360."""
     before, after = (Checkpoint.read(trainings.checkpoint(stage)) for stage in ("feature_field", "semantics"))
-    given = Checkpoint.read(train(trainings.configuration("semantics", tmp_path, forces="kitti_360", steps=2)))
+    given = Checkpoint.read(train(trainings.configuration("semantics", tmp_path, forces="kitti_360", steps=3)))
     # Whatever its configuration says, it looks through the field that it was given.
     assert after.half_resolution and after.field_of(FeatureField).density.hidden == HIDDEN
     contents = [torch.load(stored.file, weights_only=True)["state_dict"] for stored in (after, given)]
@@ -170,8 +161,13 @@ def test_another_package_adds_stages_by_an_entry_point(
         ("feature_field", {"features": {"cell": 8}}, "cell"),
         ("feature_field", {"features": FeatureSettings(cell=12, rays=8)}, r"features\.cell: 12 pixels"),
         ("feature_field", {"features": FeatureSettings(own_view=1.0)}, r"features\.own_view: 1\.0"),
+        ("feature_field", {"features": {"rays": 1}}, "features.rays.*has no neighbours"),
+        ("feature_field", {"features": {"upsampled": True}}, "features.artefacts: artefacts lie on the grid of tokens"),
+        ("feature_field", {"features": {"upsampled": True, "artefacts": False}}, "upsampled 1, asked for 4"),
         ("feature_field", {"start_from": ""}, "start_from: the density is to stay"),
         ("semantics", {"features_from": ""}, "features_from: no feature field"),
+        ("semantics", {"distilled": False, "steps": 1, "knn": False}, "distilled: without a head nothing is learned"),
+        ("semantics", {"crops": "five_squares", "crop_points": 15}, "crop_points: 15 points fill no square"),
         ("agglomeration", {"start_from": ""}, "start_from"),
         ("agglomeration", {"teachers": []}, "teachers"),
         ("agglomeration", {"teachers": ["a", "a"]}, "teachers"),

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scene_completion_ros.commands.arguments import add_scale_argument
+from scene_completion_ros.commands.arguments import add_scale_argument, place
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.whole_files import write_whole
 
@@ -55,6 +55,19 @@ def add_number(parser: argparse._ActionsContainer, flag: str, default: int | Non
 
     shown = "" if default is None else " (default: %(default)s)"
     parser.add_argument(flag, type=number, default=default, metavar="N", help=text + shown)
+
+
+def add_foundation(parser: argparse.ArgumentParser, meaning: str) -> None:
+    """Declare --foundation."""
+    parser.add_argument("--foundation", type=place, nargs="+", metavar=("MODEL", "LAYER"), help=meaning)
+
+
+def foundation(args: argparse.Namespace) -> tuple[str, int]:
+    """The model that --foundation names, and its hidden layer, by default the last one."""
+    model, *layers = args.foundation
+    if len(layers) > 1 or not all(layer.removeprefix("-").isdecimal() for layer in layers):
+        raise ConfigurationError(f"{' '.join(layers)} is no layer", where="--foundation", cure="Give a whole number")
+    return model, int(layers[0]) if layers else -1
 
 
 def check_names(args: argparse.Namespace) -> None:

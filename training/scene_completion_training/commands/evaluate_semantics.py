@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--student", type=Path, metavar="DIR", help=meaning)
     meaning = "a control: the tokens of this foundation model (and hidden layer) clustered, or with --bank this "
     meaning += "text-aligned teacher, as in `features`, in 2D only"
-    parser.add_argument("--foundation", type=place, nargs="+", metavar=("MODEL", "LAYER"), help=meaning)
+    arguments.add_foundation(parser, meaning)
     arguments.add_paths(parser, "--cluster-on", "FOLDER", "training recordings to cluster")
     meaning = "labelled training recordings that name clusters, and give a control, the most frequent class: of each "
     meaning += "voxel, with --bank of all voxels"
@@ -185,7 +185,7 @@ def _fitted(args: argparse.Namespace) -> list[Predictor]:
         raise ConfigurationError("no labelled recordings", where="--name-on", cure="Name some for the names")
     cluster_on, name_on = map(arguments.open_recordings, (args.cluster_on, args.name_on))
     if args.foundation:
-        backbone, camera = Backbone(*_foundation(args)), Viewpoint.of_bundle(density.bundle).camera
+        backbone, camera = Backbone(*arguments.foundation(args)), Viewpoint.of_bundle(density.bundle).camera
         name = "tokens of the image, lifted"
         clustered.append(LiftedTokens(backbone, density, CLUSTER_CELL, camera, name, cluster_on))
     if clustered:
@@ -233,7 +233,7 @@ def _with_words(args: argparse.Namespace, bank: TextBank, density: DeployedStude
     models: list[Predictor] = []
     if args.foundation:
         words = replace(read_phrases(args.class_texts) if args.class_texts else PhraseList(), template=bank.template)
-        teacher = open_teacher(*_foundation(args), text_encoder=args.text_encoder, words=words)
+        teacher = open_teacher(*arguments.foundation(args), text_encoder=args.text_encoder, words=words)
         if teacher.identity.text_encoder_sha256 != bank.text_encoder_sha256:
             own, aligned = bank.text_encoder or "no encoder", teacher.identity.text_encoder or "none"
             what = f"texts of {own}, but {args.foundation[0]} is aligned to those of {aligned}"
@@ -246,14 +246,6 @@ def _with_words(args: argparse.Namespace, bank: TextBank, density: DeployedStude
         models.append(FeatureFieldModel.open(file, density, teacher_name))
     models += [open_vocabulary.DeployedFeatures(one, bank, density) for one in arguments.open_students(args)]
     return models
-
-
-def _foundation(args: argparse.Namespace) -> tuple[str, int]:
-    """The model that --foundation names, and its hidden layer, by default the last one."""
-    model, *layers = args.foundation
-    if len(layers) > 1 or not all(layer.removeprefix("-").isdecimal() for layer in layers):
-        raise ConfigurationError(f"{' '.join(layers)} is no layer", where="--foundation", cure="Give a whole number")
-    return model, int(layers[0]) if layers else -1
 
 
 def _check(args: argparse.Namespace) -> None:

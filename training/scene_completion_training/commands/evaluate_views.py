@@ -30,6 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "instead compare features of frames with those of --targets, where optical flow finds the same pixels; "
     meaning += "checkpoints of feature_field or semantics"
     parser.add_argument("--consistency", action="store_true", help=meaning)
+    meaning = (
+        "with --consistency also the tokens of this foundation model (and hidden layer), a name or a local folder, "
+    )
+    meaning += (
+        "in the images of the first checkpoint, bilinear between tokens, less the mean that it learned them without"
+    )
+    arguments.add_foundation(parser, meaning)
+    arguments.add_number(parser, "--cell", 16, "pixels along a side of these tokens (8 for DINO in SceneDINO)")
     meaning = f"training recordings: their features are clustered into {CLUSTERS} classes, and these compared, too"
     arguments.add_paths(parser, "--cluster-on", "FOLDER", meaning)
 
@@ -47,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
     if args.consistency and STEREO in targets:
         cure = "Name frames later, such as 3"
         raise ConfigurationError("compares frames of one camera", where="--consistency", cure=cure)
+    if args.foundation and not args.consistency:
+        raise ConfigurationError("tokens render no views", where="--foundation", cure="Give --consistency, too")
     recordings, split, found = arguments.open_listed(args)
     for sequence in recordings:
         check_rig(sequence, sequence.name)
@@ -65,17 +75,23 @@ def run(args: argparse.Namespace) -> int:
 
 def _methods(args: argparse.Namespace) -> list[object]:
     from scene_completion_training.evaluation.checkpoints import open_checkpoint
-    from scene_completion_training.evaluation.novel_views import PerceptualDistance, ViewConsistency, ViewSynthesis
+    from scene_completion_training.evaluation.novel_views import (
+        PerceptualDistance,
+        TokenConsistency,
+        ViewConsistency,
+        ViewSynthesis,
+    )
     from scene_completion_training.evaluation.semantic_evaluation import FeatureFieldModel
+    from scene_completion_training.foundation.backbone import Backbone
 
     if not args.consistency:
         models = [model for file in args.checkpoint for model in open_checkpoint(file, args.views)]
         distance = PerceptualDistance.open(args.lpips) if args.lpips else None
         return [ViewSynthesis(model, args.samples, distance) for model in models]
-    methods: list[object] = []
-    for file in args.checkpoint:
-        field = FeatureFieldModel.open(file)
-        methods.append(ViewConsistency(field, args.samples, _classes(args, field)))
+    fields = [FeatureFieldModel.open(file) for file in args.checkpoint]
+    methods: list[object] = [ViewConsistency(field, args.samples, _classes(args, field)) for field in fields]
+    if args.foundation:
+        methods.append(TokenConsistency(fields[0], Backbone(*arguments.foundation(args)), args.cell))
     return methods
 
 

@@ -36,7 +36,7 @@ from scene_completion_training.commands.arguments import Paths, add_number, open
 
 EVERY, POINTS = 2, 500  # of recordings that are clustered: every N-th frame, and points of a frame
 OPTIONS = {
-    "images": ("layer", "text_encoder", "class_texts", "cell", "variants"),
+    "images": ("layer", "text_encoder", "class_texts", "cell", "variants", "upsampled"),
     "classes": ("student", "vocabulary", "clusters"),
     "points": (),
 }  # of each kind; None where they are not given
@@ -63,6 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     images.add_argument("--class-texts", type=Path, metavar="FILE", help=meaning)
     add_number(images, "--cell", None, "pixels along a token's side (default: 16)")
     add_number(images, "--variants", None, "variants an image (default: 2)")
+    meaning = "features along a token's side: as many as features.rays for ablation.no_downsampler (default: 1)"
+    add_number(images, "--upsampled", None, meaning)
     classes = parser.add_argument_group("features classes")
     meaning = "folder or name of the student that predicts what is occupied (required)"
     classes.add_argument("--student", type=Path, metavar="DIR", help=meaning)
@@ -98,7 +100,8 @@ def _images(args: argparse.Namespace) -> int:
     data = SequencesData(configuration.data, configuration.steps, configuration.seed, viewpoint=viewpoint)
     camera = viewpoint.camera
     size = (camera.height, camera.width)
-    manifest = FeatureManifest(teacher.identity, args.cell or 16, size, args.variants or 2, seed=0)
+    counts = args.cell or 16, size, args.variants or 2
+    manifest = FeatureManifest(teacher.identity, *counts, seed=0, upsampled=args.upsampled or 1)
     store = FeatureStore.create(args.output, manifest)
     data.setup("fit")
     frames = [frame for sequence in (*data.frames, *data.watched) for frame in sequence]

@@ -37,7 +37,9 @@ from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_training.arrays import Bytes, Floats, Ints, Mask
 from scene_completion_training.evaluation.checkpoints import FieldModel
 from scene_completion_training.evaluation.semantic_evaluation import FeatureFieldModel
+from scene_completion_training.foundation.backbone import DenseExtractor
 from scene_completion_training.networks.density_field import ObservedField
+from scene_completion_training.networks.feature_field import normalised
 from scene_completion_training.rendering import image_rays, render_rays, rendered_features, sample_colours
 
 CROP = 0.05  # share of width and height that is left out at each edge (Tucker and Snavely, CVPR 2020)
@@ -317,6 +319,28 @@ class ViewConsistency:
         camera = self._model.field.camera.resized(width, height)
         parts = rendered_features(seen, camera, near=spec.near, far=spec.far, device=device, samples=self._samples)
         return torch.cat([self._model.codes(part) for part in parts]).reshape(height, width, -1).cpu().numpy()
+
+
+class TokenConsistency(ViewConsistency):
+    """The tokens of a foundation model in place of a field's features, bilinear between them: what it learned from.
+
+    `model`: the field, whose images they are of, and which has the mean that they are compared without (zero if
+    published); `cell`: edge of the square of pixels that a token covers, in the canonical image.
+    """
+
+    def __init__(self, model: FeatureFieldModel, extractor: DenseExtractor, cell: int) -> None:
+        super().__init__(model, 0)
+        self.name, self._extractor, self._cell = f"tokens of {extractor.name}", extractor, cell
+
+    def _codes(self, image: Tensor) -> Floats:
+        height, width = image.shape[1:]
+        cell, mean = self._cell * width // self._model.field.camera.width, self._model.field.target_mean.cpu()
+        tokens = self._extractor.features(image[None], max(1, cell)).cpu()
+        tokens = tokens - mean[:, None, None] if len(mean) == tokens.shape[1] else tokens
+        dense = functional.interpolate(
+            normalised(tokens.movedim(1, -1)).movedim(-1, 1), scale_factor=max(1, cell), mode="bilinear"
+        )
+        return normalised(dense[0, :, :height, :width].permute(1, 2, 0)).numpy()
 
 
 CONSISTENCY = Metric(

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import Camera
@@ -80,11 +81,56 @@ def as_half(features: Tensor, key: str) -> Tensor:
     return features.to("cpu", torch.float16)
 
 
+CROPS, CROP_AREA, CROP_ASPECT = (
+    2,
+    (0.5, 1.0),
+    1.2,
+)  # random ones, their share of the image, and how far one is distorted
+
+
+def target_features(
+    extractor: DenseExtractor, images: Tensor, cell: int, upsampled: int, generator: torch.Generator
+) -> Tensor:
+    """Tokens of images [B, 3, H, W] in 0..255, `upsampled` times as many along each side: [B, D, h, w].
+
+    More than once they are bilinear, and the mean of what the image, its mirror image and `CROPS` random crops of it,
+    mirrored or not, have at a place (`upsample-gt` of SceneDINO's code, the alternative to its downsampler).
+    """
+    if upsampled == 1:
+        return extractor.features(images, cell)
+    size = images.new_tensor(images.shape[-2:])
+    grid = [torch.arange(upsampled * -(-edge // cell), device=images.device) for edge in images.shape[-2:]]
+    places = (torch.stack(torch.meshgrid(*grid, indexing="ij"), dim=-1) + 0.5) * cell / upsampled  # rows and columns
+    boxes = [(torch.zeros(2), size.cpu(), False), (torch.zeros(2), size.cpu(), True)]
+    for area, aspect, mirrored, *at in torch.rand(CROPS, 5, generator=generator):
+        distorted = CROP_ASPECT ** (2.0 * aspect - 1.0)
+        share = (CROP_AREA[0] + (CROP_AREA[1] - CROP_AREA[0]) * area) * torch.stack([1.0 / distorted, distorted])
+        extent = (share.sqrt().clamp_max(1.0) * size.cpu()).round()
+        boxes.append(((torch.stack(at) * (size.cpu() - extent)).floor(), extent, bool(mirrored < 0.5)))
+    total, count = torch.zeros(()).to(images), torch.zeros(()).to(images)
+    for corner, extent, mirrored in boxes:
+        (top, left), (bottom, right) = corner.int().tolist(), (corner + extent).int().tolist()
+        seen = functional.interpolate(
+            images[..., top:bottom, left:right].float(), images.shape[-2:], mode="bilinear", antialias=True
+        )
+        tokens = extractor.features(seen.flip(-1) if mirrored else seen, cell)
+        within = (places - corner.to(places)) / extent.to(places)  # of the crop, 0 to 1
+        inside = ((within >= 0.0) & (within <= 1.0)).all(dim=-1)
+        u = 1.0 - within[..., 1] if mirrored else within[..., 1]
+        held = tokens.new_tensor(tokens.shape[-2:]) * cell / size.to(tokens)  # cells may go beyond the image
+        sampled = 2.0 * torch.stack([u / held[1], within[..., 0] / held[0]], dim=-1).to(tokens) - 1.0
+        found = functional.grid_sample(
+            tokens, sampled.expand(len(tokens), -1, -1, -1), padding_mode="border", align_corners=False
+        )
+        total, count = total + found * inside.to(found), count + inside.to(found)
+    return total / count.clamp_min(1.0)  # cells that begin in the image and have their middle beyond are in no box
+
+
 class LiveTokens:
     """Tokens, computed in the training step (SceneDINO), of cells of pixels on grids shifted by up to half of one."""
 
-    def __init__(self, extractor: DenseExtractor, cell: int) -> None:
-        self._extractor, self.cell = extractor, cell
+    def __init__(self, extractor: DenseExtractor, cell: int, upsampled: int = 1) -> None:
+        self._extractor, self.cell, self._upsampled = extractor, cell, upsampled
 
     def __deepcopy__(self, memo: object) -> "LiveTokens":
         return self  # an average of the stage's weights needs no network of its own that never learns
@@ -102,7 +148,7 @@ class LiveTokens:
         places = [(row, column) for row in range(len(views)) for column in range(views.shape[1])]
         wanted = [(place[0], int(views[place]), shifts[place].tolist()) for place in places]
         seen = torch.stack([shifted(images[row, view], (dy, dx)) for row, view, (dy, dx) in wanted])
-        tokens = self._extractor.features(255.0 * seen, self.cell)
+        tokens = target_features(self._extractor, 255.0 * seen, self.cell, self._upsampled, generator)
         features = tokens.new_zeros(*images.shape[:2], *tokens.shape[1:])
         offsets = torch.zeros(*images.shape[:2], 2, dtype=torch.int64, device=images.device)
         for token, (row, view, (dy, dx)) in zip(tokens, wanted, strict=True):
@@ -125,12 +171,13 @@ class FeatureManifest:
     image_size: tuple[int, int]  # height and width of the images
     variants: int
     seed: int  # seed of the variants
+    upsampled: int = 1  # features along a token's side, see `target_features`
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of tokens."""
+        """Rows and columns of features."""
         height, width = self.image_size
-        return -(-height // self.cell), -(-width // self.cell)
+        return self.upsampled * -(-height // self.cell), self.upsampled * -(-width // self.cell)
 
     def facts(self) -> dict[str, Any]:
         """What the features depend on, as name -> value for people; models' names do not matter."""
@@ -141,6 +188,7 @@ class FeatureManifest:
             "image size": self.image_size,
             "variants": self.variants,
             "seed": self.seed,
+            "upsampled": self.upsampled,
         }
 
     def write(self, file: Path) -> None:
@@ -195,10 +243,11 @@ class FeatureStore:
         return store
 
     @classmethod
-    def open(cls, folder: Path, *, cell: int | None = None) -> "FeatureStore":
+    def open(cls, folder: Path, *, cell: int | None = None, upsampled: int = 1) -> "FeatureStore":
         """Opens a store of cells of so many pixels, or of any; a `ConfigurationError` or `SequenceError` if none."""
         manifest = FeatureManifest.read(folder / _MANIFEST)
-        _refuse_difference(folder, manifest, dataclasses.replace(manifest, cell=cell or manifest.cell))
+        wanted = dataclasses.replace(manifest, cell=cell or manifest.cell, upsampled=upsampled)
+        _refuse_difference(folder, manifest, wanted)
         return cls(folder, manifest)
 
     def __contains__(self, key: str) -> bool:
@@ -228,9 +277,9 @@ class FeatureStore:
             raise damaged(self._entry.file(key), error, self._entry.cure) from error
 
 
-def mirrored_targets(folder: str, where: str, cell: int | None = None) -> FeatureStore:
+def mirrored_targets(folder: str, where: str, cell: int | None = None, upsampled: int = 1) -> FeatureStore:
     """Targets of a training that mirrors scenes; a `ConfigurationError` without variants; see `FeatureStore.open`."""
-    store = FeatureStore.open(Path(folder), cell=cell)
+    store = FeatureStore.open(Path(folder), cell=cell, upsampled=upsampled)
     if store.variants < 2:
         what = "the targets have one variant an image, but mirrored scenes need their own"
         raise ConfigurationError(what, where=where, cure="Make them with --variants 2 or more")
@@ -267,6 +316,8 @@ def precompute(frames: Drive, camera: Camera, teacher: DenseExtractor, store: Fe
         if key in store:
             continue
         image = canonical_image(frame.images[name], frame.cameras[name], camera)
-        store.save(key, teacher.features(variant_images(image, store.variants_of(key)), store.cell))
+        variants = variant_images(image, store.variants_of(key))
+        crops = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "little"))
+        store.save(key, target_features(teacher, variants, store.cell, store.manifest.upsampled, crops))
         computed += 1
     return computed

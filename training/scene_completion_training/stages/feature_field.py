@@ -1,6 +1,7 @@
 """Stage `feature_field`: features of a 2D foundation model lifted into the density field by rendering (SceneDINO)."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.errors import ConfigurationError, TrainingError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.voxels.occupancy import density_of_logit
 from scene_completion_training import losses, rendering
@@ -55,6 +56,10 @@ class FeatureSettings:
     # Learn tokens less their mean. Most of a token is the same in all of them; the cosine of whole tokens hardly
     # differs between two things.
     centred: bool = True
+    # Every ray learns from tokens that are upsampled to it, see `target_features`, in place of the downsampler.
+    upsampled: bool = False
+    # Learn what in tokens depends on their place in the image alone: a constant map, which is dropped.
+    artefacts: bool = True
     # The density stays as it is in `start_from`; only the features learn. Otherwise everything learns together, from
     # the losses of the density as well.
     freeze_density: bool = True
@@ -77,6 +82,12 @@ class FeatureFieldConfiguration(Configuration):
         if not 0.0 <= features.own_view <= 0.9:
             what = f"{features.own_view}"
             raise ConfigurationError(what, where="features.own_view", cure="Take a share from 0 to 0.9")
+        if features.rays == 1 and (features.upsampled or features.smoothness):
+            what, cure = "a patch of one ray has no neighbours to differ from", "Take 2 or more, or false and 0"
+            raise ConfigurationError(what, where="features.rays, features.upsampled, features.smoothness", cure=cure)
+        if features.upsampled and features.artefacts:
+            what = "artefacts lie on the grid of tokens, of which nothing is left in upsampled ones"
+            raise ConfigurationError(what, where="features.artefacts", cure="Set it to false, or upsampled to false")
         if features.freeze_density:
             self.check_start(", or let the density learn with features.freeze_density=false")
 
@@ -103,9 +114,10 @@ class FeatureFieldStage(FeatureStage):
         density = self.make_density(depth_channel=depth)
         self.field = FeatureField(density, target_size=target_size, units=features.units, shared=features.shared)
         self.start_learning()
-        self.downsampler = feature_field.SalienceDownsampler(target_size, features.rays**2)
+        if not features.upsampled:
+            self.downsampler = feature_field.SalienceDownsampler(target_size, features.rays**2)
         grid = (self.camera.height // features.cell, self.camera.width // features.cell)
-        self.artefacts = feature_field.ArtefactField(target_size, grid)
+        self.artefacts = feature_field.ArtefactField(target_size, grid) if features.artefacts else None
 
     @property
     def frozen(self) -> bool:
@@ -203,21 +215,32 @@ class FeatureFieldStage(FeatureStage):
 
     def _agreement(self, rays: Tensor, valid: Tensor, view: Tensor, cells: Tensor, batch: Batch) -> Tensor:
         """Cosine loss of rays [P, J, D] against the tokens of their cells (row, column) [B, P, 2] in views [B, P]."""
-        tokens = batch["features"]  # [B, V, D, h, w]
+        tokens, settings = batch["features"], self.settings.features  # [B, V, D, h, w]
+        place = cells
+        if settings.upsampled:  # each ray has its own
+            inside = torch.arange(settings.rays, device=cells.device)
+            inside = torch.cartesian_prod(inside, inside).repeat(cells.shape[1], 1)  # of each ray in its patch
+            place = settings.rays * cells.repeat_interleave(settings.rays**2, dim=1) + inside
+            view = view.repeat_interleave(settings.rays**2, dim=1)
         index = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(view)
-        target = tokens[index, view, :, cells[..., 0], cells[..., 1]].flatten(0, 1).float() - self.field.target_mean
-        predicted = self.downsampler(rays, valid) + self.artefacts(cells.flatten(0, 1))
+        target = tokens[index, view, :, place[..., 0], place[..., 1]].flatten(0, 1).float() - self.field.target_mean
+        if settings.upsampled:
+            return losses.cosine_loss(rays.flatten(0, 1), target, valid.flatten())
+        predicted = self.downsampler(rays, valid)
+        if self.artefacts is not None:
+            predicted = predicted + self.artefacts(cells.flatten(0, 1))
         return losses.cosine_loss(predicted, target, valid.float().mean(dim=1) >= LEAST_VALID)
 
 
 def feature_targets(settings: FeatureSettings) -> FeatureStore | LiveTokens:
     """Targets of a field; a ConfigurationError if none are named, they have other cells, or no mirrored ones."""
+    upsampled = settings.rays if settings.upsampled else 1
     if settings.targets:
-        return mirrored_targets(settings.targets, "features.targets", settings.cell)
+        return mirrored_targets(settings.targets, "features.targets", settings.cell, upsampled)
     if not settings.model:
         cure = "Set features.targets to what `scene-completion features images` made, or features.model"
         raise ConfigurationError("neither precomputed targets nor a model are named", where="features", cure=cure)
-    return LiveTokens(Backbone(settings.model, settings.layer), settings.cell)
+    return LiveTokens(Backbone(settings.model, settings.layer), settings.cell, upsampled)
 
 
 # Stage `semantics`: what has similar features in 3D is drawn together until it forms clusters (SceneDINO, stage 2).
@@ -245,6 +268,12 @@ class SemanticsConfiguration(Configuration):
     crop_points: int = 576  # occupied points of a neighbourhood; those with fewer are dropped
     # "estimated" from the data before the first step, or those found on KITTI-360 for DINO features.
     forces: Literal["estimated", "kitti_360"] = "estimated"
+    # Where the points of a crop lie: in a ball around a point of a surface; each in a ball of its own, anywhere on the
+    # surfaces of the image (no neighbourhood); or along the rays of one of five squares of its pixels (STEGO).
+    crops: Literal["balls", "surfaces", "five_squares"] = "balls"
+    knn: bool = True  # learn from pairs of similar crops
+    # Learn a head. Otherwise the features of the field are what is clustered, and nothing is learned.
+    distilled: bool = True
 
     @property
     def measures(self) -> bool:
@@ -266,11 +295,17 @@ class SemanticsConfiguration(Configuration):
         return dataclasses.replace(completed, encoder=stored.trunk, half_resolution_steps=half, **same)
 
     def check(self) -> None:
-        """Refuses semantics without a feature field."""
+        """Refuses semantics without a feature field, and switches of a head that is not learned."""
         super().check()
         if not self.features_from:
             cure = "Give the checkpoint of a training with stage `feature_field`"
             raise ConfigurationError("no feature field named", where="features_from", cure=cure)
+        if not self.distilled and (self.steps > 1 or not self.knn or self.crops != "balls"):
+            what, cure = "without a head nothing is learned", "Take steps=1, and leave out knn and crops"
+            raise ConfigurationError(what, where="distilled", cure=cure)
+        if self.crops == "five_squares" and math.isqrt(self.crop_points) ** 2 != self.crop_points:
+            what, cure = f"{self.crop_points} points fill no square", "Take a square number, such as 256"
+            raise ConfigurationError(what, where="crop_points", cure=cure)
 
 
 class SemanticsStage(SingleImageStage):
@@ -291,10 +326,12 @@ class SemanticsStage(SingleImageStage):
         if link is not None:
             self.link.load_state_dict(link.state_dict())
         self.link.requires_grad_(False)
-        self.head = feature_field.DistillationHead(field.target_size, CHANNELS)
+        self.head = feature_field.DistillationHead(field.target_size, CHANNELS) if settings.distilled else None
         self.buffer = feature_field.CropBuffer(BUFFER, settings.crop_points, field.target_size)
         self.forces_values: Tensor
         self.register_buffer("forces_values", torch.full((len(losses.PAIRS), 2), float("nan")))
+        self.found: Tensor  # images looked at, crops found in them, and steps that had crops to compare these with
+        self.register_buffer("found", torch.zeros(3, dtype=torch.long))
 
     def data_needs(self) -> DataNeeds:
         """Images alone."""
@@ -311,7 +348,7 @@ class SemanticsStage(SingleImageStage):
 
     def weights(self) -> dict[str, float]:
         """Every loss has its weight in it."""
-        return dict.fromkeys(losses.PAIRS, 1.0)
+        return {pair: float(self.settings.knn or pair != "similar") for pair in losses.PAIRS}
 
     def occupied(self, logit: Tensor) -> Tensor:
         """Whether points with these density logits are occupied: more probably than not, or as in the paper."""
@@ -323,33 +360,45 @@ class SemanticsStage(SingleImageStage):
 
     @torch.no_grad()
     def crops(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Expanded features of length one [N, crop_points, D] of the occupied points around surfaces of the images."""
+        """Expanded features of length one [N, crop_points, D] of the points of crops, see `crops` of the settings."""
         settings, scale = self.settings, self.viewpoint.volume.scale
-        found = []
+        found, kept_of = list[Tensor](), settings.crop_points
         for number, own in enumerate(samples_of(generator, len(batch["image"]))):
             seen: FeatureObservation = self.observe({"image": batch["image"][number : number + 1]})
             near, far = self.point_code.near, self.point_code.far
+            if settings.crops == "five_squares":
+                rays = rendering.five_square_rays(self.camera, math.isqrt(kept_of), self.device)
+                features = self.field.expand(rendering.ray_features(seen, rays, near=near, far=far))
+                found += normalised(features).reshape(rendering.SQUARES, kept_of, -1)
+                continue
             depth = rendering.render_depth(
                 seen, self.camera, near=near, far=far, device=self.device, stride=DEPTH_STRIDE
             )
             whole, stride = self.camera, DEPTH_STRIDE  # of every so many-th pixel
             fx, fy, cx, cy = (value / stride for value in (whole.fx, whole.fy, whole.cx, whole.cy))
             camera = Camera(fx, fy, cx, cy, whole.width // stride, whole.height // stride)
-            centres = rendering.surface_centres(depth, camera, BINS, APART_M * scale, own)
-            points = rendering.points_in_balls(centres, RADIUS_M * scale, OVERSAMPLING * settings.crop_points, own)
+            count, drawn = OVERSAMPLING * kept_of, 1
+            if settings.crops == "balls":
+                centres, drawn = rendering.surface_centres(depth, camera, BINS, APART_M * scale, own), count
+            else:
+                centres = rendering.surface_points(depth, camera, BINS * count, own)
+            points = rendering.points_in_balls(centres, RADIUS_M * scale, drawn, own).reshape(-1, count, 3)
             flat = points.reshape(1, -1, 3)
             kept = (self.occupied(seen.density_logit(flat)) & seen.in_view(flat)).reshape(points.shape[:2])
             for crop, inside in zip(points, kept, strict=True):
-                if int(inside.sum()) >= settings.crop_points:
-                    chosen = crop[inside][: settings.crop_points]
+                if int(inside.sum()) >= kept_of:
+                    chosen = crop[inside][:kept_of]
                     found.append(normalised(self.field.expand(seen.features(chosen[None])))[0])
         if not found:
-            return torch.zeros(0, settings.crop_points, self.field.target_size, device=self.device)
+            return torch.zeros(0, kept_of, self.field.target_size, device=self.device)
         return torch.stack(found)
 
     def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Attraction and repulsion of points within a crop, with a similar one and with any one."""
+        if self.head is None:
+            return {pair: torch.zeros((), device=self.device, requires_grad=True) for pair in losses.PAIRS}
         crops, images = self.crops(batch, generator), len(batch["image"])
+        ready = int(self.buffer.filled) >= feature_field.NEAREST
         # Processes share the buffer, and each draws from it by itself.
         own = samples_of(generator, images)[0]
         partners = self.buffer.partners(crops, own) if len(crops) else None
@@ -365,9 +414,24 @@ class SemanticsStage(SingleImageStage):
                 code = codes if pair == "self" else self.head(other)
                 force = forces[pair]
                 terms[pair] = share * force.weight * losses.correspondence_loss(crops, other, codes, code, force.shift)
-        if self.training and len(every := losses.gathered(crops, images * BINS)):
-            self.buffer.push(every)
+        if self.training:
+            every = losses.gathered(crops, images * max(BINS, rendering.SQUARES))
+            processes = self.settings.devices * self.settings.nodes
+            self.found += self.found.new_tensor([images * processes, len(every), ready and len(every) > 0])
+            if len(every):
+                self.buffer.push(every)
         return terms
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises TrainingError at the end of a training that learned nothing: it has no checkpoint."""
+        images, crops, learned = self.found.tolist()
+        if self.head is not None and not learned and self.due(self.global_step) >= self.settings.steps:
+            what = (
+                f"nothing was learned: {crops} crops of {self.settings.crop_points} occupied points in {images} images"
+            )
+            cure = "Crops are compared with those of earlier steps: lower crop_points, take more steps, or train the "
+            cure += "density of features_from until it has surfaces"
+            raise TrainingError(what, where=self.settings.output, cure=cure)
 
     def _forces(self, crops: Tensor, others: dict[losses.Pair, Tensor]) -> dict[losses.Pair, losses.Force]:
         """Published or estimated forces; these are averaged over the crops that fill the first half of the buffer."""
@@ -384,4 +448,4 @@ class SemanticsStage(SingleImageStage):
 
     def configure_optimizers(self) -> Any:
         """Adam on the head alone."""
-        return torch.optim.Adam(self.head.parameters(), self.settings.learning_rate)
+        return None if self.head is None else torch.optim.Adam(self.head.parameters(), self.settings.learning_rate)
