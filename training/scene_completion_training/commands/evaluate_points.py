@@ -8,6 +8,8 @@ name its scenes.
 Networks of stage `masked_scene` have off-the-shelf features. Linear layers and nearest neighbours are fitted to
 --probe-on. They also find things where scenes have some, and the things that sentences mean (--phrases). The same
 network with random weights and colour alone are scored as well: of what a probe finds, much lies in these.
+
+Networks of stage `supervised_points` give classes themselves: the upper bound of both.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ PROBED, MOST_PROBED, MOST_SCORED = 200, 1000, 20_000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate points``."""
-    meaning = "checkpoints of stage point_agglomeration or masked_scene; of the latter also what `export` made of it"
+    meaning = "checkpoints of stage point_agglomeration, masked_scene (also what `export` made of it) or "
+    meaning += "supervised_points"
     add_paths(parser, "--checkpoint", "FILE", meaning, required=True)
     add_paths(parser, "--data", "FOLDER", "scenes to score on", required=True)
     parser.add_argument("--split", default="", help="official split of them, such as val (default: all scenes)")
@@ -64,13 +67,13 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_training.evaluation import instances, probes
     from scene_completion_training.foundation.encoded_words import TextEncoder
     from scene_completion_training.networks.agglomerated_field import AgglomeratedPoints
+    from scene_completion_training.networks.supervised_points import SupervisedPoints
 
-    distilled = [
-        file
-        for file in args.checkpoint
-        if not file.is_dir() and Checkpoint.read(file).stage_class.field_class is AgglomeratedPoints
-    ]
-    frozen = [file for file in args.checkpoint if file not in distilled]
+    kinds = {file: None if file.is_dir() else Checkpoint.read(file).stage_class.field_class for file in args.checkpoint}
+    distilled, supervised = (
+        [file for file in args.checkpoint if kinds[file] is kind] for kind in (AgglomeratedPoints, SupervisedPoints)
+    )
+    frozen = [file for file in args.checkpoint if file not in (*distilled, *supervised)]
     _check(args, distilled, frozen)
     scores = Scores([probes.POINTS, instances.INSTANCES, instances.GROUNDING])
     data = [(source, _opened(source)) for source in _sources(args, args.data, args.split)]
@@ -78,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
     encoder = TextEncoder(args.text_encoder) if args.text_encoder else None
     for file in distilled:
         _score_distilled(args, scores, file, data, training, encoder, "" if len(distilled) == 1 else run_name(file))
+    for file in supervised:
+        _score_supervised(scores, file, [scenes for _, scenes in data])
     for method in _frozen_methods(frozen):
         encode = encoder.encode if encoder and args.phrases else None
         _score_frozen(args, scores, method, [scenes for _, scenes in data], training, encode)
@@ -103,6 +108,7 @@ def _score_distilled(
     from scene_completion_training.evaluation import probes
     from scene_completion_training.foundation.encoded_words import PhraseList, make_bank
     from scene_completion_training.points.data import LiftingSettings, PixelTeacher, keep_lifted, phrases
+    from scene_completion_training.points.scene import true_classes
 
     model, prefix = probes.PointModel(file), f"{name}, " if name else ""
     fitted: list[probes.PointProbe] = []
@@ -114,7 +120,7 @@ def _score_distilled(
     for source, scenes in data:
         kept = {**vars(source), "folder": str(Path(source.folder).resolve())}
         for number, scene in watched(scenes.items(), "scene"):
-            levels, true = model.features(scene), probes.true_classes(scene)
+            levels, true = model.features(scene), true_classes(scene)
             found = {probe.name: probe.labels(levels) for probe in fitted}
             if encoder:
                 if scene.classes not in banks:
@@ -135,6 +141,21 @@ def _score_distilled(
                 scores.add(_group(scenes, scene.classes), scored, answer, metrics=[probes.POINTS])
 
 
+def _score_supervised(scores: Scores, file: Path, data: Sequence[Scenes]) -> None:
+    """Score a network that was trained with labels."""
+    from scene_completion_ros.progress import watched
+    from scene_completion_training.checkpoints import run_name
+    from scene_completion_training.evaluation import probes
+    from scene_completion_training.points.scene import true_classes
+
+    model = probes.SupervisedModel(file)
+    method = probes.ScoredMethod(f"{run_name(file)}, supervised", model.class_names)
+    for scenes in data:
+        for _, scene in watched(scenes.items(), "scene"):
+            answer = probes.ProbeAnswer(model.labels(scene), true_classes(scene))
+            scores.add(_group(scenes, scene.classes), method, answer, metrics=[probes.POINTS])
+
+
 def _score_frozen(
     args: argparse.Namespace,
     scores: Scores,
@@ -147,6 +168,7 @@ def _score_frozen(
     import numpy as np
 
     from scene_completion_training.evaluation import instances, probes
+    from scene_completion_training.points.scene import drawn_rows, true_classes
 
     labelled = probes.labelled_points(method, _scenes(training), MOST_PROBED)
     fitted = list(probes.fit_probes(method.name, labelled, ablations=args.ablations))
@@ -168,11 +190,11 @@ def _score_frozen(
             if scene.classes != labelled.class_names:
                 what, cure = "its classes are not those of --probe-on", "Name scenes with the same --labels"
                 raise ConfigurationError(what, where=name, cure=cure)
-            rows, group = probes.drawn_rows(scene, MOST_SCORED), _group(scenes, scene.classes)
+            rows, group = drawn_rows(scene, MOST_SCORED), _group(scenes, scene.classes)
             whole = method.features(scene, None) if finder or head else ()
             drawn = tuple(level[rows] for level in whole) or method.features(scene, rows)
             for probe in fitted:
-                answer = probes.ProbeAnswer(probe.labels(drawn), probes.true_classes(scene)[rows])
+                answer = probes.ProbeAnswer(probe.labels(drawn), true_classes(scene)[rows])
                 scores.add(group, probe, answer, metrics=[probes.POINTS])
             if finder:
                 true = list(instances.true_things(scene).values())

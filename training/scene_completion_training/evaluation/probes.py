@@ -15,7 +15,6 @@ offsets. CUA-O3D takes products with features of any length, and averages those 
 here both are brought to length one before. Probes leave the network as it is, running statistics included (S6).
 """
 
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError
+from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.metric import Metric
 from scene_completion_ros.evaluation.semantics import (
     ZERO_SHOT,
@@ -44,9 +43,10 @@ from scene_completion_training.arrays import Floats, Ints, Mask, Reals
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.masked_scenes import point_features
 from scene_completion_training.networks.agglomerated_field import AgglomeratedPoints
+from scene_completion_training.networks.supervised_points import SupervisedPoints, network_inputs
 from scene_completion_training.points.data import voxel_inputs
-from scene_completion_training.points.scene import UNLABELLED, PointScene
-from scene_completion_training.points.voxels import voxelised
+from scene_completion_training.points.scene import UNLABELLED, PointScene, drawn_rows, true_classes
+from scene_completion_training.points.voxels import OFFSETS, voxelised, voxels_of
 from scene_completion_training.workers import accelerator
 
 LEARNING_RATE = WEIGHT_DECAY = 0.01
@@ -188,19 +188,6 @@ class Labelled:
 def side_by_side(levels: Levels, chosen: Sequence[int]) -> Floats:
     """Some of the levels as one feature, [n, E]."""
     return np.concatenate([np.asarray(levels[number], np.float32) for number in chosen], axis=1)
-
-
-def drawn_rows(scene: PointScene, most: int) -> Ints:
-    """At most so many labelled points, drawn by chance; a `SequenceError` if the scene has no labels."""
-    labelled = np.flatnonzero(true_classes(scene) != UNLABELLED)
-    return np.random.default_rng([0, zlib.crc32(scene.name.encode())]).permutation(labelled)[:most]
-
-
-def true_classes(scene: PointScene) -> Ints:
-    """Classes of points [N], `UNLABELLED` where unknown; a `SequenceError` where the scene has no labels."""
-    if scene.label is None or not scene.classes:
-        raise SequenceError("has no labels", where=scene.name, cure="Name scenes with labels, and their --labels")
-    return scene.label
 
 
 def labelled_points(method: PointMethod, scenes: Iterable[PointScene], most: int) -> Labelled:
@@ -395,3 +382,36 @@ class ScoredMethod(NamedTuple):
 
     name: str
     class_names: tuple[str, ...]
+
+
+class SupervisedModel:
+    """The network of a checkpoint of stage `supervised_points`, in eval mode, on the GPU where there is one."""
+
+    def __init__(self, file: Path) -> None:
+        stored, self.device = Checkpoint.read(file), accelerator()
+        self._file, self._settings = file, stored.configuration
+        self.class_names: tuple[str, ...] = tuple(stored.record["classes"])
+        self.network = SupervisedPoints.of(self._settings, len(self.class_names))
+        self.network.load_state_dict(dict(stored.state))
+        self.network.to(self.device).eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def labels(self, scene: PointScene) -> Ints:
+        """Classes [N] of all points, by the mean logits of `REPEATS` voxelisations.
+
+        Raises ConfigurationError where the scene has another list of classes than the training.
+        """
+        if scene.classes != self.class_names:
+            what = f"its {len(scene.classes)} classes are not the {len(self.class_names)} that {self._file} learned"
+            raise ConfigurationError(what, where=scene.name, cure="Name the --labels of its training")
+        generator = np.random.default_rng(0)
+        place = (scene.points - scene.points.min(axis=0)) / np.float32(self._settings["data"]["voxel_size"])
+        features = point_features(len(scene), scene.colours, scene.normals)
+        total = np.zeros((len(scene), len(self.class_names)), np.float32)
+        for _ in range(REPEATS):
+            at = np.asarray(place + generator.uniform(0.0, OFFSETS, 3), np.float32)
+            cells, chosen, _ = voxels_of(at, generator)
+            inputs = network_inputs(features[chosen], self._settings["network"], self._settings["data"]["input"])
+            index, points = (functional.pad(torch.from_numpy(of), (1, 0)).to(self.device) for of in (cells, at))
+            total += self.network(index, torch.from_numpy(inputs).to(self.device), points).cpu().numpy()
+        return np.asarray(total.argmax(axis=1), np.int64)
