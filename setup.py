@@ -51,6 +51,8 @@ EXTRAS = {
         TORCH,
         "transformers>=5",  # ResNet-50, the trunk of the full-size configurations; foundation models
     ],
+    # Stable Diffusion as a teacher of a training.
+    "diffusion": ["diffusers"],
     # Text encoders, where nothing is trained.
     "text": ["huggingface-hub", *TOKENIZERS, TORCH, "transformers>=5"],
     # TensorRT runs the graphs, of which ONNX Runtime and onnx make float16; pycuda launches kernels. It compiles while

@@ -9,7 +9,12 @@ from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training import losses
 
 # Optima p for a constant loss: p² = (L + √(L² + 8L)) / 4.
-OPTIMA = {0.05: 0.4137, 0.2: 0.6084, 0.5: 0.8002, 1.0: 1.0, 2.0: 1.2720}
+LOSSES = (0.05, 0.2, 0.5, 1.0, 2.0)
+OPTIMA: dict[losses.Regulariser, tuple[float, ...]] = {
+    "log1p_square": (0.4137, 0.6084, 0.8002, 1.0, 1.2720),
+    "log1p": (0.4134, 0.6976, 1.0, 1.3247, 1.7693),
+    "log": (0.2236, 0.4472, 0.7071, 1.0, 1.4142),
+}
 
 
 def test_dense_depth_is_the_log_error_of_inverse_depth() -> None:
@@ -144,18 +149,26 @@ def test_stereo_depth_by_hand_and_without_hints() -> None:
     assert nothing.item() == 0.0 and torch.all(rendered.grad == 0)
 
 
-def test_descent_finds_the_closed_optimum_of_each_loss_alone() -> None:
-    weights = losses.UncertaintyWeights(list(map(str, OPTIMA))).double()
-    values = {str(loss): torch.tensor(loss, dtype=torch.float64) for loss in OPTIMA}
+@pytest.mark.parametrize("regulariser", OPTIMA)
+def test_descent_finds_the_closed_optimum_of_each_loss_alone(regulariser: losses.Regulariser) -> None:
+    weights = losses.UncertaintyWeights(list(map(str, LOSSES)), regulariser).double()
+    values = {str(loss): torch.tensor(loss, dtype=torch.float64) for loss in LOSSES}
     descent = torch.optim.Adam(weights.parameters(), 0.05)
     for _ in range(400):
         descent.zero_grad()
         weights(values).backward()
         descent.step()
-    for loss, expected in OPTIMA.items():
+    for loss, expected in zip(LOSSES, OPTIMA[regulariser], strict=True):
         assert weights.uncertainties[str(loss)] == pytest.approx(expected, abs=1e-3)
-    assert float(weights(values)) >= 0.0
-    # The released form starts at its optimum for losses of one.
+    certain = losses.UncertaintyWeights(["a"], regulariser)
+    torch.nn.init.constant_(certain.logarithms[0], -1.0)
+    assert (certain({"a": torch.tensor(0.0)}).item() >= 0.0) == (regulariser != "log")  # which has no lower bound
+
+
+def test_the_released_weights_start_at_their_optimum_for_losses_of_one_and_none_weighs_all_alike() -> None:
+    equal = losses.UncertaintyWeights(["a", "b"], "none")
+    assert float(equal({"a": torch.tensor(0.3), "b": torch.tensor(0.5)})) == pytest.approx(0.8)
+    assert equal.uncertainties == {"a": 1.0, "b": 1.0}
     weights = losses.UncertaintyWeights(["a", "b", "c"])
     weights({name: torch.tensor(1.0) for name in "abc"}).backward()
     assert [p.grad.item() for p in weights.parameters() if p.grad is not None] == pytest.approx([0.0] * 3, abs=1e-7)

@@ -279,17 +279,26 @@ def feature_smoothness(features: Tensor, image: Tensor) -> Tensor:
     return smooth / features[..., 0].numel()
 
 
-class UncertaintyWeights(nn.Module):
-    """L = Σ_i L_i / (2 p_i²) + log(1 + p_i²), p_i > 0 learned with the network, one for each loss.
+Regulariser = Literal["log1p_square", "log1p", "log", "none"]
+REGULARISERS: dict[Regulariser, Callable[[Tensor], Tensor]] = {
+    "log1p_square": lambda p: torch.log1p(p * p),
+    "log1p": torch.log1p,
+    "log": torch.log,
+}
 
-    The regulariser is that of the released code of CUA-O3D; the paper has log(1 + p). It never falls below zero. For a
-    constant loss the optimum is p² = (L + √(L² + 8L)) / 4. p = exp(a), so that it never reaches the pole at zero; the
-    released p has no bound and may change its sign.
+
+class UncertaintyWeights(nn.Module):
+    """L = Σ_i L_i / (2 p_i²) + r(p_i), p_i > 0 learned with the network, one for each loss; or Σ_i L_i for "none".
+
+    For a constant loss L the optimum of each regulariser r is known. "log1p_square", log(1 + p²), is that of the
+    released code of CUA-O3D: p² = (L + √(L² + 8L)) / 4. "log1p", log(1 + p), is that of the paper: p³ = L (1 + p).
+    "log", log p, is that of Kendall et al. (2018): p² = L; it alone has no lower bound. p = exp(a), so that it never
+    reaches the pole at zero; the released p has no bound and may change its sign.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], regulariser: Regulariser = "log1p_square") -> None:
         super().__init__()
-        self.names = tuple(names)
+        self.names, self.regulariser = tuple(names), regulariser
         self.logarithms = nn.ParameterList([torch.zeros(()) for _ in names])
 
     @property
@@ -299,8 +308,10 @@ class UncertaintyWeights(nn.Module):
 
     def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
         """The total [] of losses [] by name: those that it was made for."""
-        squares = [a.exp().square() for a in self.logarithms]
-        terms = [0.5 / p * losses[name] + torch.log1p(p) for name, p in zip(self.names, squares, strict=True)]
+        if self.regulariser == "none":
+            return torch.stack([losses[name] for name in self.names]).sum()
+        regularised, values = REGULARISERS[self.regulariser], [a.exp() for a in self.logarithms]
+        terms = [0.5 / (p * p) * losses[name] + regularised(p) for name, p in zip(self.names, values, strict=True)]
         return torch.stack(terms).sum()
 
 

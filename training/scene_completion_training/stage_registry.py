@@ -16,6 +16,7 @@ STAGES = {
     "semantics": "scene_completion_training.stages.feature_field:SemanticsStage",
     "pixels": "scene_completion_training.stages.pixels:PixelStage",
     "completion": "scene_completion_training.stages.completion:CompletionStage",
+    "supervised_points": "scene_completion_training.stages.supervised_points:SupervisedPointsStage",
     "masked_scene": "scene_completion_training.stages.masked_scene:MaskedSceneStage",
 }  # name, as `stage` in a configuration gives it -> module and class
 GROUP = "scene_completion.stages"  # entry points of this group are stages of other packages, written as in `STAGES`

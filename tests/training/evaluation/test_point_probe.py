@@ -24,7 +24,7 @@ def test_a_linear_probe_finds_what_a_logistic_regression_finds() -> None:
     assert accuracy == pytest.approx(reference.score(values[4000:] / scale, classes[4000:]), abs=0.02)
     one, again = (probes.fit_linear_probe(values[:4000], classes[:4000], 6, steps=20) for _ in range(2))
     assert np.array_equal(again.weight, one.weight) and np.array_equal(again.bias, one.bias)
-    with pytest.raises(ConfigurationError, match="3 labels of fewer than two classes"):
+    with pytest.raises(ConfigurationError, match="3 labels of 1 of . classes, where a probe needs two"):
         probes.fit_linear_probe(np.ones((3, 2), np.float32), np.ones(3, np.int64), 4)
 
 
@@ -76,7 +76,9 @@ def test_probes_see_the_levels_and_labels_that_they_are_named_by(monkeypatch: py
     assert right["mine, 1 nearest, level 2 alone"] == 1.0
     assert right["mine, linear, level 1 alone"] < 0.7
     monkeypatch.setattr(probes, "FEW_POINTS", (1,))
-    with pytest.raises(ConfigurationError, match="mine, 1 points a scene: 10 labels of fewer than two classes"):
+    with pytest.raises(
+        ConfigurationError, match="mine, 1 points a scene: 10 labels of 1 of . classes, where a probe needs two"
+    ):
         list(probes.fit_probes("mine", labelled, ablations=True))
 
 
@@ -105,6 +107,23 @@ def test_network_and_pixels_together_by_hand() -> None:
     np.testing.assert_allclose(found["max"], [[0.9, 0.2], [0.2, 0.6], [0.1, 0.3]])
     best = np.maximum(network.max(axis=1), lifted.max(axis=1))
     np.testing.assert_allclose(found["max"].max(axis=1), best)
+
+
+def test_s4_the_raw_mean_follows_the_longer_feature() -> None:
+    """Lifted features of length 4 decide for their class, the same of length 0.4 do not; the other means ignore it."""
+    network, lifted = np.array([[0.9, 0.1], [0.9, 0.1]]), np.array([[0.4, 4.0], [0.04, 0.4]])
+    found = probes.labels_by_words(network, np.eye(2, dtype=np.float32), lifted)
+    assert found["2D and 3D, raw mean"].tolist() == [1, 0]
+    assert len(set(found["2D and 3D, mean"].tolist())) == len(set(found["2D and 3D, max"].tolist())) == 1
+
+
+def test_ambiguity_is_the_mean_of_all_points_that_two_views_see() -> None:
+    tally = probes.AmbiguityTally(("a", "b", "c"))
+    tally.add((np.array([0.1, 0.3, np.nan], np.float32), np.array([0, 0, 1])))
+    tally.add((np.array([0.5, 0.7], np.float32), np.array([1, -1])))
+    (row,) = tally.rows()
+    assert row["variance"] == pytest.approx(0.4) and row["points"] == 4
+    assert row["class_variance"] == pytest.approx({"a": 0.2, "b": 0.5, "c": np.nan}, nan_ok=True)
 
 
 def test_scores_of_points_by_hand() -> None:

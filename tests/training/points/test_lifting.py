@@ -20,6 +20,7 @@ from scene_completion_training.points.data import (
     LiftedScene,
     LiftingSettings,
     PixelTeacher,
+    ambiguity,
     keep_lifted,
     lift,
 )
@@ -120,6 +121,30 @@ def test_a_point_gets_the_plain_mean_of_the_views_that_see_it() -> None:
     for row, found in zip(rows.tolist(), features["constant"], strict=True):
         assert row not in seen or found.tolist() == pytest.approx([np.mean(seen[row]), 1.0], abs=1e-3)
     assert features["constant"].dtype == np.float16
+
+
+def test_ambiguity_is_how_far_directions_are_from_their_mean() -> None:
+    """Views give (0, 1), (1, 1) and (2, 1): the first two differ by 45°, so that their mean is cos 22.5° long."""
+    found = ambiguity(SCENE, {"constant": Constant()}, SETTINGS)["constant"]
+    pairs = 0
+    for row in range(0, len(SCENE), 9):
+        seen = views_that_see(SCENE, row)
+        directions = np.array([[number, 1.0] for number in seen]) / np.sqrt([[1.0 + number**2] for number in seen])
+        expected = 1.0 - np.linalg.norm(directions.mean(axis=0)) if len(seen) > 1 else np.nan
+        assert found[row] == pytest.approx(expected, abs=1e-5, nan_ok=True)
+        if seen == [0, 1]:
+            pairs += 1
+            assert expected == pytest.approx(1.0 - np.cos(np.pi / 8))
+    assert pairs
+
+
+def test_views_with_features_of_another_width_are_refused() -> None:
+    class Changing(Constant):
+        def at(self, scene: PointScene, view: RgbdView, image: NDArray[np.uint8], pixels: Tensor) -> Tensor:
+            return torch.ones(len(pixels), 2 + int(view.name[-1]))
+
+    with pytest.raises(ConfigurationError, match="teacher a, scene room 0, view view_1: features of 3 numbers, where"):
+        lift(SCENE, {"a": Changing()}, SETTINGS)
 
 
 def test_some_points_are_drawn_where_there_are_too_many_and_none_where_nothing_is_seen() -> None:

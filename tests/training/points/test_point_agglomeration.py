@@ -29,7 +29,7 @@ from scene_completion_training.points.data import (
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.sparse.mink_unet import MinkUNet18A
 from scene_completion_training.stages.agglomeration import PointAgglomerationConfiguration
-from tests.training.points.rooms import CAMERA, room, save_features
+from tests.training.points.rooms import CAMERA, CLASSES, room, save_features
 from tests.training.points.test_lifting import bank
 
 DIM = 8
@@ -126,13 +126,19 @@ def test_a_checkpoint_is_scored_by_words_and_probes_on_another_room(
     checkpoint = train(training(tmp_path, tiny_dinov2), threads=1)
     arguments = ["evaluate", "points", "--checkpoint", str(checkpoint), "--data", str(tmp_path / "test")]
     arguments += ["--text-encoder", "any", "--cache", str(tmp_path / "lifted"), "--probe-on", str(tmp_path / "train")]
-    arguments += ["--output", str(tmp_path / "scores")]
+    arguments += ["--output", str(tmp_path / "scores"), "--ambiguity", "--pictures", str(tmp_path / "pictures")]
     assert main(arguments) == 0
-    rows = {
-        row["method"]: row for row in json.loads((tmp_path / "scores" / "results.json").read_text())["scores"]["points"]
-    }
+    scores = json.loads((tmp_path / "scores" / "results.json").read_text())["scores"]
+    rows = {row["method"]: row for row in scores["points"]}
     probes = ["trunk", "head text", "head dino", "concatenation", "average of the heads' logits"]
-    assert set(rows) == {"3D", "2D and 3D, mean", "2D and 3D, max", "2D, lifted", *(f"probe, {one}" for one in probes)}
+    by_words = {"3D", "2D, lifted", *(f"2D and 3D, {rule}" for rule in ("mean", "max", "raw mean"))}
+    assert set(rows) == by_words | {f"probe, {one}" for one in probes} | {"random weights, probe, trunk"}
+    ambiguity = {row["method"]: row for row in scores["ambiguity"]}
+    assert ambiguity["teacher text"]["variance"] < 0.02 < ambiguity["teacher dino"]["variance"] < 1.0
+    assert set(ambiguity["teacher text"]["class_variance"]) == set(CLASSES)
+    group = "rooms, 5 classes"
+    pictures = {f"confusion, {group}, {row}" for row in rows} | {f"{group}, room 2", "uncertainty"}
+    assert {file.stem for file in (tmp_path / "pictures").iterdir()} == pictures
     scene = room(2, step=0.15, views=3)
     lifted = rows["2D, lifted"]
     assert lifted["voxels"] == len(scene) and 0 < lifted["without_feature"] < len(scene)
@@ -145,6 +151,15 @@ def test_a_checkpoint_is_scored_by_words_and_probes_on_another_room(
     assert all(torch.equal(value, unchanged[name]) for name, value in model.network.state_dict().items())  # S6
     with pytest.raises(ConfigurationError, match="embeddings of 7 numbers, features of 8, 32"):
         model.teacher_of(np.zeros((2, 7), np.float32))
+
+
+def test_the_teachers_of_a_row_of_the_ablations_are_chosen_by_name(tmp_path: Path, tiny_dinov2: Path) -> None:
+    given = training(tmp_path, tiny_dinov2, only=["dino"], demean=False, regulariser="none")
+    given.teachers[1].loss = "demeaned_cosine"
+    stage = make_stage(given)
+    assert [(teacher.name, teacher.loss) for teacher in stage.settings.teachers] == [("dino", "cosine")]
+    assert list(stage.field.heads.dims) == ["dino"] and stage.uncertainty.regulariser == "none"
+    assert given.completed().completed() == given.completed() != given
 
 
 def test_the_rate_falls_by_a_power_of_what_is_left(tmp_path: Path, tiny_dinov2: Path) -> None:
@@ -160,6 +175,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path, tiny_dinov2: Path) -> None:
         ({"lifting": LiftingSettings(width=0)}, "lifting"),
         ({"data": PointDataSettings(voxel_size=0.0)}, "data.voxel_size"),
         ({"teachers": [PixelTeacher("a", dim=0)]}, "teachers: dim"),
+        ({"only": ["text", "clip", "sd"]}, r"only: no teacher clip, sd. There are text, dino"),
     ):
         with pytest.raises(ConfigurationError, match=expected):
             make_stage(training(tmp_path, tiny_dinov2, **changes))

@@ -8,6 +8,8 @@ name its scenes.
 Networks of stage `masked_scene` have off-the-shelf features. Linear layers and nearest neighbours are fitted to
 --probe-on. They also find things where scenes have some, and the things that sentences mean (--phrases). The same
 network with random weights and colour alone are scored as well: of what a probe finds, much lies in these.
+
+Networks of stage `supervised_points` give classes themselves: the upper bound of both.
 """
 
 from __future__ import annotations
@@ -22,11 +24,15 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import add_number, add_paths, check_names, write_results
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from scene_completion_ros.evaluation.metric import Scores
+    from scene_completion_ros.report.pictures import Picture
+    from scene_completion_training.arrays import Reals
     from scene_completion_training.evaluation.instances import Encoder
     from scene_completion_training.evaluation.probes import PointMethod
     from scene_completion_training.foundation.encoded_words import TextEncoder
-    from scene_completion_training.points.data import PointSource
+    from scene_completion_training.points.data import PixelFeatures, PointSource
     from scene_completion_training.points.opening import Scenes
     from scene_completion_training.points.scene import PointScene
 
@@ -38,7 +44,8 @@ MADE = "made"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate points``."""
-    meaning = "checkpoints of stage point_agglomeration or masked_scene; of the latter also what `export` made of it"
+    meaning = "checkpoints of stage point_agglomeration, masked_scene (also what `export` made of it) or "
+    meaning += "supervised_points"
     add_paths(parser, "--checkpoint", "FILE", meaning, required=True)
     add_paths(parser, "--data", "FOLDER", "scenes to score on", required=True)
     parser.add_argument("--split", default="", help="official split of them, such as val (default: all scenes)")
@@ -55,6 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "also which things sentences mean: files in ScanRefer's layout, of --probe-on and of --data; or "
     meaning += f"'{MADE}': sentences that are made of classes and of what is next to what"
     parser.add_argument("--phrases", nargs="+", metavar="JSON", help=meaning)
+    meaning = "of point_agglomeration also how features of its teachers differ between the views of a point"
+    parser.add_argument("--ambiguity", action="store_true", help=meaning)
+    meaning = "of point_agglomeration also pictures of the first scene of each folder, confusions and learned weights"
+    parser.add_argument("--pictures", type=Output(()), metavar="DIR", help=meaning)
     meaning = "things that sentences are offered (default: %(default)s)"
     parser.add_argument("--offered", choices=("true", "found"), default="true", help=meaning)
 
@@ -62,29 +73,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fit, score, print and write."""
     from scene_completion_ros.evaluation.metric import Scores
+    from scene_completion_ros.report.pictures import write_picture
     from scene_completion_training.checkpoints import Checkpoint, run_name
     from scene_completion_training.evaluation import instances, probes
     from scene_completion_training.foundation.encoded_words import TextEncoder
     from scene_completion_training.networks.agglomerated_field import AgglomeratedPoints
+    from scene_completion_training.networks.supervised_points import SupervisedPoints
 
-    distilled = [
-        file
-        for file in args.checkpoint
-        if not file.is_dir() and Checkpoint.read(file).stage_class.field_class is AgglomeratedPoints
-    ]
-    frozen = [file for file in args.checkpoint if file not in distilled]
+    kinds = {file: None if file.is_dir() else Checkpoint.read(file).stage_class.field_class for file in args.checkpoint}
+    distilled, supervised = (
+        [file for file in args.checkpoint if kinds[file] is kind] for kind in (AgglomeratedPoints, SupervisedPoints)
+    )
+    frozen = [file for file in args.checkpoint if file not in (*distilled, *supervised)]
     _check(args, distilled, frozen)
-    scores = Scores([probes.POINTS, instances.INSTANCES, instances.GROUNDING])
+    scores = Scores([probes.POINTS, probes.AMBIGUITY, instances.INSTANCES, instances.GROUNDING])
+    pictures: dict[str, Picture] = {}
     data = [(source, _opened(source)) for source in _sources(args, args.data, args.split)]
     training = [_opened(source) for source in _sources(args, args.probe_on, args.probe_split)]
     encoder = TextEncoder(args.text_encoder) if args.text_encoder else None
     for file in distilled:
-        _score_distilled(args, scores, file, data, training, encoder, "" if len(distilled) == 1 else run_name(file))
+        name = "" if len(distilled) == 1 else run_name(file)
+        pictures |= _score_distilled(args, scores, file, data, training, encoder, name)
+    for file in supervised:
+        _score_supervised(scores, file, [scenes for _, scenes in data])
     for method in _frozen_methods(frozen):
         encode = encoder.encode if encoder and args.phrases else None
         _score_frozen(args, scores, method, [scenes for _, scenes in data], training, encode)
         print(f"{method.name}: scored", flush=True)
     write_results(args, scores, list(dict.fromkeys(name for _, scenes in data for name in scenes)))
+    if pictures:
+        args.pictures.mkdir(parents=True, exist_ok=True)
+    for name, picture in pictures.items():
+        write_picture(args.pictures / f"{name.replace('/', '-')}.png", picture)
     return 0
 
 
@@ -96,28 +116,49 @@ def _score_distilled(
     training: Sequence[Scenes],
     encoder: TextEncoder | None,
     name: str,  # in tables, where there are several
-) -> None:
-    """Score a network that 2D models were distilled into, by words and by linear probes."""
+) -> dict[str, Picture]:
+    """Score a network that 2D models were distilled into, by words and by linear probes; pictures by name."""
     import numpy as np
 
+    from scene_completion_ros.evaluation.semantics import class_confusion
     from scene_completion_ros.progress import watched
     from scene_completion_training.data.store import Store
-    from scene_completion_training.evaluation import probes
+    from scene_completion_training.evaluation import point_pictures, probes
     from scene_completion_training.foundation.encoded_words import PhraseList, make_bank
-    from scene_completion_training.points.data import LiftingSettings, PixelTeacher, keep_lifted, phrases
+    from scene_completion_training.points.data import LiftingSettings, PixelTeacher, ambiguity, keep_lifted, phrases
+    from scene_completion_training.points.scene import true_classes
 
     model, prefix = probes.PointModel(file), f"{name}, " if name else ""
-    fitted: list[probes.PointProbe] = []
+    teachers, base = list(model.teachers), model.untrained()
+    pictures: dict[str, Picture] = {}
+    fitted, known = list[probes.PointProbe](), tuple[str, ...]()
     if training:
-        method = probes.PointMethod(name, model.features)
-        labelled = probes.labelled_points(method, _scenes(training), PROBED)
-        fitted = list(probes.fit_head_probes(labelled, list(model.teachers)))
+        learned = probes.labelled_points(probes.PointMethod(name, model.features), _scenes(training), PROBED)
+        fitted, known = list(probes.fit_head_probes(learned, teachers)), learned.class_names
+        random = probes.labelled_points(probes.PointMethod(name, base.features), _scenes(training), PROBED)
+        of_base = probes.fit_linear_probe(random.values((0,)), random.classes, len(known))
+        first = probes.PointProbe("random weights, probe, trunk", (0,), of_base, known)
+    settings = LiftingSettings(**{**model.configuration["lifting"], "points": 0})
+    opened: dict[str, PixelFeatures] = {}
+
+    def teacher_of(one: str) -> PixelFeatures:
+        if one not in opened:
+            opened[one] = PixelTeacher(**model.teachers[one]).open(model.device.type)
+        return opened[one]
+
     store, banks = Store(args.cache), {}
+    confusions: dict[str, tuple[tuple[str, ...], NDArray[np.int64]]] = {}
     for source, scenes in data:
         kept = {**vars(source), "folder": str(Path(source.folder).resolve())}
         for number, scene in watched(scenes.items(), "scene"):
-            levels, true = model.features(scene), probes.true_classes(scene)
+            if known and scene.classes != known:
+                what, cure = "its classes are not those of --probe-on", "Name scenes with the same --labels"
+                raise ConfigurationError(what, where=number, cure=cure)
+            levels, true, group = model.features(scene), true_classes(scene), _group(scenes, scene.classes)
             found = {probe.name: probe.labels(levels) for probe in fitted}
+            if fitted:
+                found[first.name] = first.labels(base.features(scene))
+            shown: dict[str, Reals] = {"3D, trunk": levels[0]}
             if encoder:
                 if scene.classes not in banks:
                     banks[scene.classes] = make_bank(
@@ -126,15 +167,52 @@ def _score_distilled(
                 rows, lifted = banks[scene.classes].rows(phrases(scene.classes)), None
                 teacher = model.teacher_of(rows)
                 if args.cache:
-                    pixels = {teacher: PixelTeacher(**model.teachers[teacher]).open(model.device.type)}
-                    settings = LiftingSettings(**{**model.configuration["lifting"], "points": 0})
+                    pixels = {teacher: teacher_of(teacher)}
                     seen = keep_lifted(store, kept, number, lambda: scene, pixels, settings)  # noqa: B023 - called at once
                     lifted = seen.at(teacher, np.arange(len(scene)))
-                of_teacher = levels[1 + list(model.teachers).index(teacher)]
+                    shown["2D, lifted"] = lifted
+                of_teacher = levels[1 + teachers.index(teacher)]
                 found |= probes.labels_by_words(of_teacher, rows, lifted)
             for row, labels in found.items():
                 scored, answer = probes.ScoredMethod(prefix + row, scene.classes), probes.ProbeAnswer(labels, true)
-                scores.add(_group(scenes, scene.classes), scored, answer, metrics=[probes.POINTS])
+                scores.add(group, scored, answer, metrics=[probes.POINTS])
+            every = {one: teacher_of(one) for one in teachers} if args.ambiguity else {}
+            spread = ambiguity(scene, every, settings) if every else {}
+            for one, variance in spread.items():
+                scored = probes.ScoredMethod(f"{prefix}teacher {one}", scene.classes)
+                scores.add(group, scored, (variance, true), metrics=[probes.AMBIGUITY])
+            if args.pictures:
+                count = len(scene.classes)
+                for row, labels in found.items():
+                    key = f"{prefix}{group}, {row}"
+                    counts = class_confusion(labels, true, count + 1, count)
+                    confusions[key] = scene.classes, confusions[key][1] + counts if key in confusions else counts
+            if args.pictures and number == next(iter(scenes)):
+                title = f"{prefix}{group}, {number}"
+                pictures[title] = point_pictures.scene_sheet(
+                    title, scene.points, scene.classes, true, shown, found, spread
+                )
+    for key, (names, counts) in confusions.items():
+        pictures[f"confusion, {key}"] = point_pictures.confusion_picture(key, counts, names)
+    curves = point_pictures.read_curves(file.parent.parent / "curves", "uncertainty/") if args.pictures else {}
+    if curves:
+        pictures[f"{prefix}uncertainty"] = point_pictures.curves_picture(f"{prefix}uncertainty of each teacher", curves)
+    return pictures
+
+
+def _score_supervised(scores: Scores, file: Path, data: Sequence[Scenes]) -> None:
+    """Score a network that was trained with labels."""
+    from scene_completion_ros.progress import watched
+    from scene_completion_training.checkpoints import run_name
+    from scene_completion_training.evaluation import probes
+    from scene_completion_training.points.scene import true_classes
+
+    model = probes.SupervisedModel(file)
+    method = probes.ScoredMethod(f"{run_name(file)}, supervised", model.class_names)
+    for scenes in data:
+        for _, scene in watched(scenes.items(), "scene"):
+            answer = probes.ProbeAnswer(model.labels(scene), true_classes(scene))
+            scores.add(_group(scenes, scene.classes), method, answer, metrics=[probes.POINTS])
 
 
 def _score_frozen(
@@ -149,6 +227,7 @@ def _score_frozen(
     import numpy as np
 
     from scene_completion_training.evaluation import instances, probes
+    from scene_completion_training.points.scene import drawn_rows, true_classes
 
     labelled = probes.labelled_points(method, _scenes(training), MOST_PROBED)
     fitted = list(probes.fit_probes(method.name, labelled, ablations=args.ablations))
@@ -170,11 +249,11 @@ def _score_frozen(
             if scene.classes != labelled.class_names:
                 what, cure = "its classes are not those of --probe-on", "Name scenes with the same --labels"
                 raise ConfigurationError(what, where=name, cure=cure)
-            rows, group = probes.drawn_rows(scene, MOST_SCORED), _group(scenes, scene.classes)
+            rows, group = drawn_rows(scene, MOST_SCORED), _group(scenes, scene.classes)
             whole = method.features(scene, None) if finder or head else ()
             drawn = tuple(level[rows] for level in whole) or method.features(scene, rows)
             for probe in fitted:
-                answer = probes.ProbeAnswer(probe.labels(drawn), probes.true_classes(scene)[rows])
+                answer = probes.ProbeAnswer(probe.labels(drawn), true_classes(scene)[rows])
                 scores.add(group, probe, answer, metrics=[probes.POINTS])
             if finder:
                 true = list(instances.true_things(scene).values())
@@ -239,6 +318,9 @@ def _check(args: argparse.Namespace, distilled: Sequence[Path], frozen: Sequence
         raise ConfigurationError(what, where="--phrases", cure=cure)
     if args.phrases and not args.text_encoder:
         raise ConfigurationError("sentences without their encoder", where="--phrases", cure="Give --text-encoder")
-    if distilled and not (args.text_encoder or args.probe_on):
-        cure = "Give --text-encoder for words, --probe-on for linear probes"
+    if not distilled and (args.ambiguity or args.pictures):
+        what, cure = "no checkpoint has teachers", "Name one of stage point_agglomeration"
+        raise ConfigurationError(what, where="--ambiguity, --pictures", cure=cure)
+    if distilled and not (args.text_encoder or args.probe_on or args.ambiguity):
+        cure = "Give --text-encoder for words, --probe-on for linear probes, or --ambiguity"
         raise ConfigurationError("nothing distinguishes points", where="evaluate points", cure=cure)

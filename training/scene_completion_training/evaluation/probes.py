@@ -11,11 +11,11 @@ chance; ScanNet's own lists are not read.
 Classes of points, as CUA-O3D is scored: zero-shot by lifted features, the network and both, and linear probes.
 
 Scores are cosines with the embedding of each class, of features that are the mean over several voxelisations at random
-offsets. CUA-O3D takes products with features of any length, and averages those of pixels and network as they are (S4):
-here both are brought to length one before. Probes leave the network as it is, running statistics included (S6).
+offsets. CUA-O3D averages features of pixels and network as they are (S4), which is a row of its own: in the others both
+are brought to length one before. Probes leave the network as it is, running statistics included (S6).
 """
 
-import zlib
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError
-from scene_completion_ros.evaluation.metric import Metric
+from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.evaluation.semantics import (
     ZERO_SHOT,
     Part,
@@ -44,9 +44,10 @@ from scene_completion_training.arrays import Floats, Ints, Mask, Reals
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.masked_scenes import point_features
 from scene_completion_training.networks.agglomerated_field import AgglomeratedPoints
+from scene_completion_training.networks.supervised_points import SupervisedPoints, network_inputs
 from scene_completion_training.points.data import voxel_inputs
-from scene_completion_training.points.scene import UNLABELLED, PointScene
-from scene_completion_training.points.voxels import voxelised
+from scene_completion_training.points.scene import UNLABELLED, PointScene, drawn_rows, true_classes
+from scene_completion_training.points.voxels import OFFSETS, voxelised, voxels_of
 from scene_completion_training.workers import accelerator
 
 LEARNING_RATE = WEIGHT_DECAY = 0.01
@@ -97,7 +98,8 @@ def fit_linear_probe(
 ) -> LinearProbe:
     """Fits a probe to values [N, E] with classes [N] of `count`; a ConfigurationError if they are of fewer than two."""
     if len(np.unique(classes)) < 2:
-        what, cure = f"{len(classes)} labels of fewer than two classes", "Name more labelled scenes to train on"
+        what = f"{len(classes)} labels of {len(np.unique(classes))} of {count} classes, where a probe needs two classes"
+        cure = "Name more labelled scenes to train on"
         raise ConfigurationError(what, where=where, cure=cure)
     mean, scale = values.mean(axis=0), values.std(axis=0) + np.float32(1e-6)
     inputs, targets = torch.from_numpy((values - mean) / scale), torch.from_numpy(classes)
@@ -190,19 +192,6 @@ def side_by_side(levels: Levels, chosen: Sequence[int]) -> Floats:
     return np.concatenate([np.asarray(levels[number], np.float32) for number in chosen], axis=1)
 
 
-def drawn_rows(scene: PointScene, most: int) -> Ints:
-    """At most so many labelled points, drawn by chance; a `SequenceError` if the scene has no labels."""
-    labelled = np.flatnonzero(true_classes(scene) != UNLABELLED)
-    return np.random.default_rng([0, zlib.crc32(scene.name.encode())]).permutation(labelled)[:most]
-
-
-def true_classes(scene: PointScene) -> Ints:
-    """Classes of points [N], `UNLABELLED` where unknown; a `SequenceError` where the scene has no labels."""
-    if scene.label is None or not scene.classes:
-        raise SequenceError("has no labels", where=scene.name, cure="Name scenes with labels, and their --labels")
-    return scene.label
-
-
 def labelled_points(method: PointMethod, scenes: Iterable[PointScene], most: int) -> Labelled:
     """At most so many points of each scene, with features; errors as of `drawn_rows`.
 
@@ -262,6 +251,44 @@ POINTS = Metric(
 )
 
 
+class AmbiguityTally(Tally):
+    """Mean circular variance of the points of scenes, of all and of each class.
+
+    Answers are pairs: variance [N], NaN where it is not known, and true classes [N].
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self._sums = np.zeros((len(names) + 1, 2))  # of variances and of points; the last row of unlabelled ones
+
+    def add(self, answer: tuple[Floats, Ints]) -> None:
+        """Count the points of a scene."""
+        variance, true = answer
+        known = np.isfinite(variance)
+        place = np.where(true == UNLABELLED, len(self.names), true)[known]
+        np.add.at(self._sums, place, np.stack([variance[known], np.ones(len(place))], axis=1))
+        self.frames += 1
+
+    def rows(self) -> Iterator[Row]:
+        """One."""
+        of_classes = {
+            name: total / count if count else np.nan
+            for name, (total, count) in zip(self.names, self._sums.tolist(), strict=False)
+        }
+        total, count = self._sums.sum(axis=0).tolist()
+        yield {"variance": total / count if count else np.nan, "points": int(count), "class_variance": of_classes}
+
+
+AMBIGUITY = Metric(
+    "ambiguity",
+    "How much features of a point differ between the views that see it: circular variance in percent, mean over the "
+    "points that two views see at least; scenes stand under `frames`.",
+    (Column("variance", "variance"), Column("points", "points", percent=False)),
+    lambda method: AmbiguityTally(method.class_names),
+    classes="class_variance",
+)
+
+
 def fit_probes(name: str, labelled: Labelled, *, ablations: bool) -> Iterator[PointProbe]:
     """Probes of all levels; a ConfigurationError if fewer than two classes have labels.
 
@@ -313,9 +340,21 @@ class PointModel:
         # What each teacher was, plain values by name.
         self.teachers = {teacher["name"]: teacher for teacher in self.configuration["teachers"]}
 
+    def untrained(self) -> "PointModel":
+        """The same with weights that have learned nothing: the base initialisation."""
+        other = copy.copy(self)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            other.network = AgglomeratedPoints.of(self.configuration)
+        other.network.to(self.device).eval().requires_grad_(False)
+        return other
+
     @torch.inference_mode()
     def features(self, scene: PointScene, rows: Ints | None = None) -> Levels:
         """Features [n, D_l] at rows of a scene, by one voxelisation; at all its points the mean of `REPEATS`."""
+        if self._input == "colour" and scene.colours is None:
+            cure = "Score a training with data.input=ones, or scenes that have them"
+            raise ConfigurationError("has no colours, which the network takes", where=f"scene {scene.name}", cure=cure)
         generator = np.random.default_rng(0)  # the same voxelisations for every model
         colours = np.zeros_like(scene.points) if scene.colours is None else scene.colours
         total: list[Floats] = []
@@ -374,6 +413,7 @@ def labels_by_words(features: Floats, rows: Floats, lifted: Floats | None) -> di
     if lifted is not None:
         pixels = cosines(lifted, rows)
         scores |= {f"2D and 3D, {rule}": both for rule, both in ensembled(scores["3D"], pixels).items()}
+        scores["2D and 3D, raw mean"] = cosines(features + lifted, rows)  # as released: the longer one counts more
         scores["2D, lifted"] = pixels
     return {name: best_classes(of_points) for name, of_points in scores.items()}
 
@@ -395,3 +435,36 @@ class ScoredMethod(NamedTuple):
 
     name: str
     class_names: tuple[str, ...]
+
+
+class SupervisedModel:
+    """The network of a checkpoint of stage `supervised_points`, in eval mode, on the GPU where there is one."""
+
+    def __init__(self, file: Path) -> None:
+        stored, self.device = Checkpoint.read(file), accelerator()
+        self._file, self._settings = file, stored.configuration
+        self.class_names: tuple[str, ...] = tuple(stored.record["classes"])
+        self.network = SupervisedPoints.of(self._settings, len(self.class_names))
+        self.network.load_state_dict(dict(stored.state))
+        self.network.to(self.device).eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def labels(self, scene: PointScene) -> Ints:
+        """Classes [N] of all points, by the mean logits of `REPEATS` voxelisations.
+
+        Raises ConfigurationError where the scene has another list of classes than the training.
+        """
+        if scene.classes != self.class_names:
+            what = f"its {len(scene.classes)} classes are not the {len(self.class_names)} that {self._file} learned"
+            raise ConfigurationError(what, where=scene.name, cure="Name the --labels of its training")
+        generator = np.random.default_rng(0)
+        place = (scene.points - scene.points.min(axis=0)) / np.float32(self._settings["data"]["voxel_size"])
+        features = point_features(len(scene), scene.colours, scene.normals)
+        total = np.zeros((len(scene), len(self.class_names)), np.float32)
+        for _ in range(REPEATS):
+            at = np.asarray(place + generator.uniform(0.0, OFFSETS, 3), np.float32)
+            cells, chosen, _ = voxels_of(at, generator)
+            inputs = network_inputs(features[chosen], self._settings["network"], self._settings["data"]["input"])
+            index, points = (functional.pad(torch.from_numpy(of), (1, 0)).to(self.device) for of in (cells, at))
+            total += self.network(index, torch.from_numpy(inputs).to(self.device), points).cpu().numpy()
+        return np.asarray(total.argmax(axis=1), np.int64)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from scene_completion_ros.commands.requirements import how_to_install
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_training.foundation import model_files
 from scene_completion_training.foundation.backbone import Backbone, DenseExtractor, ModelIdentity, as_maps, in_patches
@@ -135,7 +136,7 @@ class DiffusionTeacher(DenseExtractor):
         try:
             diffusers = importlib.import_module("diffusers")
         except ImportError as error:
-            cure = "Install it with: pip install diffusers"
+            cure = how_to_install("diffusers", "diffusion")
             raise ConfigurationError("needs the package diffusers", where=model, cure=cure) from error
         import transformers
 

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
@@ -79,6 +80,37 @@ def lift(
     scene: PointScene, teachers: Mapping[str, "PixelFeatures"], settings: LiftingSettings
 ) -> tuple[Ints, dict[str, Halves]]:
     """Rows [M] of points in view, ascending, and their features by teacher [M, D]; a SequenceError for none."""
+    chosen, views, totals = _sums(scene, teachers, settings)
+    known = views > 0
+    if not known.any():
+        cure = "Check depth and poses of its views, or leave it out"
+        what = f"none of its {len(scene.views)} views sees a point"
+        raise SequenceError(what, where=f"scene {scene.name}", cure=cure)
+    count = torch.from_numpy(views[known])[:, None]
+    halves = {name: as_half(total[torch.from_numpy(known)] / count, scene.name) for name, total in totals.items()}
+    return chosen[known], {name: half.numpy() for name, half in halves.items()}
+
+
+def ambiguity(
+    scene: PointScene, teachers: Mapping[str, "PixelFeatures"], settings: LiftingSettings
+) -> dict[str, Floats]:
+    """How much the features of a point differ from view to view, by teacher [N]; NaN where fewer than two views see it.
+
+    It is their circular variance, 1 - |mean of the features of length one|: 0 where all are alike, at most 1. That
+    features differ so is why CUA-O3D weighs teachers (its section 1).
+    """
+    chosen, views, totals = _sums(scene, teachers, settings, directions=True)
+    several, found = views > 1, {}
+    for name, total in totals.items():
+        found[name] = np.full(len(scene), np.nan, np.float32)
+        found[name][chosen[several]] = 1.0 - total.norm(dim=1).numpy()[several] / views[several]
+    return found
+
+
+def _sums(
+    scene: PointScene, teachers: Mapping[str, "PixelFeatures"], settings: LiftingSettings, *, directions: bool = False
+) -> tuple[Ints, Ints, dict[str, Tensor]]:
+    """Rows of points [M], how many views see each [M], and sums of their features, or of their directions, [M, D]."""
     generator = np.random.default_rng(0)
     chosen = np.sort(generator.permutation(len(scene))[: settings.points or len(scene)])
     points = scene.points[chosen].astype(np.float64)
@@ -100,16 +132,14 @@ def lift(
         image = cv2.resize(view.image(), (settings.width, height), interpolation=cv2.INTER_AREA)
         for name, teacher in teachers.items():
             found = teacher.at(scene, view, np.asarray(image, np.uint8), pixels[visible].float())
+            found = functional.normalize(found, dim=1) if directions else found
             total = totals.setdefault(name, torch.zeros(len(points), found.shape[1]))
+            if found.shape[1] != total.shape[1]:
+                what = f"features of {found.shape[1]} numbers, where views before have {total.shape[1]}"
+                where = f"teacher {name}, scene {scene.name}, view {view.name}"
+                raise ConfigurationError(what, where=where, cure="Make the features of all views by one model")
             total.index_add_(0, torch.from_numpy(np.flatnonzero(visible)), found)
-    known = views > 0
-    if not known.any():
-        cure = "Check depth and poses of its views, or leave it out"
-        what = f"none of its {len(scene.views)} views sees a point"
-        raise SequenceError(what, where=f"scene {scene.name}", cure=cure)
-    count = torch.from_numpy(views[known])[:, None]
-    halves = {name: as_half(total[torch.from_numpy(known)] / count, scene.name) for name, total in totals.items()}
-    return chosen[known], {name: half.numpy() for name, half in halves.items()}
+    return chosen, views, totals
 
 
 def keep_lifted(

@@ -1,5 +1,6 @@
 """A scene of points with its posed RGB-D views, the classes of indoor data sets, and what may be wrong with one."""
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -112,6 +113,19 @@ def require(scene: PointScene, *fields: str, least: int = LEAST_POINTS) -> None:
         if value is None or (isinstance(value, tuple) and not value):
             cure = f"Choose settings that need no {name}, or scenes that have them"
             raise SequenceError(f"has no {name}", where=scene.name, cure=cure)
+
+
+def drawn_rows(scene: PointScene, most: int) -> Ints:
+    """At most so many labelled points, drawn by chance; a `SequenceError` if the scene has no labels."""
+    labelled = np.flatnonzero(true_classes(scene) != UNLABELLED)
+    return np.random.default_rng([0, zlib.crc32(scene.name.encode())]).permutation(labelled)[:most]
+
+
+def true_classes(scene: PointScene) -> Ints:
+    """Classes of points [N], `UNLABELLED` where unknown; a `SequenceError` where the scene has no labels."""
+    if scene.label is None or not scene.classes:
+        raise SequenceError("has no labels", where=scene.name, cure="Name scenes with labels, and their --labels")
+    return scene.label
 
 
 def check_views(views: Sequence[RgbdView], where: str) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -56,6 +56,7 @@ class AgglomerationSettings:
 
     teachers: list[StoredTeacher] = field(default_factory=list)
     points: int = 4096  # points of an image that are compared
+    regulariser: losses.Regulariser = "log1p_square"  # of learned weights; "none" weighs all alike
 
 
 @dataclass
@@ -102,7 +103,7 @@ class AgglomerationStage(FeatureStage):
         self.field = AgglomeratedField(density, dims)
         rarities = {spec.name: TargetRarity(dims[spec.name], spec.rarity) for spec in requested.teachers}
         self.rarity = nn.ModuleDict(rarities)
-        self.uncertainty = losses.UncertaintyWeights(list(dims))
+        self.uncertainty = losses.UncertaintyWeights(list(dims), requested.regulariser)
         self.lifter = FeatureLifter(self.camera, self.viewpoint.volume.voxel_size)
         self.start_learning()
 
@@ -255,7 +256,21 @@ class PointAgglomerationConfiguration(TrainingConfiguration):
     data: PointDataSettings = field(default_factory=PointDataSettings)
     lifting: LiftingSettings = field(default_factory=LiftingSettings)  # how features of pixels come to points
     teachers: list[PixelTeacher] = field(default_factory=list)  # a point is compared with all of them or none
+    only: list[str] = field(default_factory=list)  # names of the teachers that are learned; all by default
     heads: HeadKind = "linear"  # "linear" as CUA-O3D released them, or "mlp" as in its paper
+    # Of the weights of teachers: "log1p_square" as released, "log1p" as in the paper, "log"; "none" weighs all alike.
+    regulariser: losses.Regulariser = "log1p_square"
+    demean: bool = True  # false: teachers with loss "demeaned_cosine" are compared by "cosine"
+
+    def completed(self) -> "PointAgglomerationConfiguration":
+        """With the teachers that are learned alone; a `ConfigurationError` for names that no teacher has."""
+        names = [teacher.name for teacher in self.teachers]
+        if unknown := [name for name in self.only if name not in names]:
+            cure = f"There are {', '.join(names) or 'none'}"
+            raise ConfigurationError(f"no teacher {', '.join(unknown)}", where="only", cure=cure)
+        chosen = [teacher for teacher in self.teachers if not self.only or teacher.name in self.only]
+        plain = [replace(one, loss="cosine") if one.loss == "demeaned_cosine" else one for one in chosen]
+        return replace(self, teachers=chosen if self.demean else plain)
 
     def check(self) -> None:
         """Refuses a training without teachers, and numbers that cannot be."""
@@ -281,7 +296,9 @@ class PointAgglomerationStage(Stage):
     def __init__(self, settings: PointAgglomerationConfiguration) -> None:
         super().__init__(settings)
         self.field = AgglomeratedPoints({teacher.name: teacher.dim for teacher in settings.teachers}, settings.heads)
-        self.uncertainty = losses.UncertaintyWeights([teacher.name for teacher in settings.teachers])
+        self.uncertainty = losses.UncertaintyWeights(
+            [teacher.name for teacher in settings.teachers], settings.regulariser
+        )
 
     def make_data(self) -> PointData:
         """Scenes with lifted features."""
