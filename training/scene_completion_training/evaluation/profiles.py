@@ -35,7 +35,8 @@ def profile(density: PointFunction, camera_from_level: RigidTransform | None = N
     points = np.stack([right, down, ahead], axis=-1).reshape(-1, 3)
     if camera_from_level is not None:
         points = camera_from_level.apply(points)
-    return density(points.astype(np.float32)).reshape(ahead.shape).sum(axis=-1) * np.float32(CELL)
+    sigma = density(points.astype(np.float32)).reshape(ahead.shape)
+    return np.asarray(sigma.sum(axis=-1) * np.float32(CELL), np.float32)
 
 
 def true_profile(sequence: PosedSequence, index: int, camera_from_level: RigidTransform) -> tuple[str, Floats] | None:
