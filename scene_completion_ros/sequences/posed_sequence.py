@@ -498,15 +498,15 @@ STEP_M = 0.2  # shorter steps of a car say nothing about where its cameras look
 MATCHES, SAME_ROW_PX = 40, 2.0
 
 
-def check_for_training(sequence: PosedSequence, where: str) -> None:
+def check_for_training(sequence: PosedSequence, where: str, *, metric: bool = True) -> None:
     """Refuse a sequence from which a network would learn something wrong, or break on the way.
 
     Poses with NaN never get this far: a transform cannot hold them, and opening the sequence names the frame. Raises
-    SequenceError: unknown scale, a missing image file, a frame without one of the cameras, two cameras at one place, a
-    rig that does not move, a car that drives to where its cameras do not look, or a pair whose left and right are
-    swapped.
+    SequenceError: unknown scale where it is to be `metric`, a missing image file, a frame without one of the cameras,
+    two cameras at one place, a rig that does not move, a car that drives to where its cameras do not look, or a pair
+    whose left and right are swapped.
     """
-    if not sequence.metric_scale:
+    if metric and not sequence.metric_scale:
         cure = "Training needs poses in metres, as of odometry"
         raise SequenceError("scale: unknown", where=where, cure=cure)
     for index, frame in enumerate(sequence.frames):

@@ -15,6 +15,7 @@ from scene_completion_ros.cli import main
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.networks.density_field import DistanceCode
 from scene_completion_training.networks.feature_field import FeatureField
 from tests import official_layouts as layouts
 from tests.training.foundation.tiny_models import saved_model
@@ -165,6 +166,43 @@ def sscbench(root: Path, *checkpoints: Path) -> None:
     assert main([*given, "--checkpoint", *map(str, checkpoints), "--output", str(root / "sscbench")]) == 0
     rows = json.loads((root / "sscbench" / "results.json").read_text())["scores"]["sscbench"]
     assert len(rows) == len(checkpoints) * 2 * 3 and {row["frames"] for row in rows} == {2}
+
+
+@pytest.fixture(scope="module")
+def realestate10k(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two videos of RealEstate10K to train on, and one to test on."""
+    root = tmp_path_factory.mktemp("realestate10k")
+    for name in ("0123456789abcdef", "fedcba9876543210"):
+        layouts.realestate10k(root, name=name, cameras="train", pictures="frames/train")
+    video = layouts.realestate10k(root)
+    layouts.write_split(root / "val_files.txt", [f"{video.name} 5"])
+    return root
+
+
+OWN = ("data.sources", "data.validation", "data.frames")  # of RealEstate10K the configurations' own folders will do
+
+
+def test_behind_the_scenes_on_realestate10k(realestate10k: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is scored by its views, and not for robots, whose kernels know no such head."""
+    watched = (f"data.validation_frames={realestate10k / 'val_files.txt'}", "data.validation_samples=1")
+    checkpoint = train(realestate10k, "bts_re10k", *watched, without=OWN)
+    field = Checkpoint.read(checkpoint).density_field()
+    assert (field.hidden, len(field.blocks), field.encoder.channels, type(field.spec)) == (32, 1, 32, DistanceCode)
+    assert (checkpoint.parent / "best.ckpt").is_file()
+    assert main(["export", str(checkpoint), str(checkpoint.parent / "bundle"), "--licence", "none"]) == 2
+    assert "residual blocks, or a point code by distance" in capsys.readouterr().err
+    given = ["--data", str(realestate10k / "frames/test/249fd0890d439aa9"), "--output", str(realestate10k / "scores")]
+    listed = ["--frames", str(realestate10k / "val_files.txt"), "--targets", "-5", "5", "--samples", "8"]
+    assert main(["evaluate", "views", *given, *listed, "--checkpoint", str(checkpoint)]) == 0
+
+
+def test_scenedino_on_realestate10k(realestate10k: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = saved_model("vit", tmp_path / "vit")
+    chosen = [f"encoder_weights={model}", f"features.model={model}"]
+    field = train(realestate10k, "scenedino_re10k", *chosen, "data.views.video_frames=[2,2]", without=OWN)
+    assert Checkpoint.read(field).field_of(FeatureField).shared
+    assert main(["export", str(field), str(tmp_path / "bundle"), "--licence", "none"]) == 2
+    assert "its training knew no metres" in capsys.readouterr().err
 
 
 def test_a_split_of_missing_frames(kitti_360: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError
+from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import Configuration, read_configuration
-from scene_completion_training.networks.density_field import DensityField, MultiViewField
+from scene_completion_training.networks.density_field import DensityField, MultiViewField, sample_map
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.published_weights import import_checkpoint
 from tests import official_layouts as layouts
@@ -67,10 +69,10 @@ def resnet() -> Shapes:
     return shapes
 
 
-def convolutional(*heads: Shapes) -> dict[str, Tensor]:
+def convolutional(*heads: Shapes, out: int = 64) -> dict[str, Tensor]:
     """Weights with the encoder of Behind the Scenes, whose decoder is that of Monodepth2 with four scales."""
-    widths = ((2048, 256), (1280, 256), (256, 128), (640, 128), (128, 64), (320, 64), (64, 64), (128, 64))
-    widths = (*widths, (64, 64), (64, 64), (64, 64), (64, 64), (64, 64), (128, 64))
+    widths = ((2048, 256), (1280, 256), (256, 128), (640, 128), (128, 64), (320, 64), (64, out), (out + 64, out))
+    widths = (*widths, (out, out), (out, out), (out, out), (out, out), (64, out), (128, out))
     decoder = [layer(f"{number}.conv.conv", a, b, 3, 3) for number, (a, b) in enumerate(widths[:10])]
     decoder += [layer(f"{10 + number}.conv", a, b, 3, 3) for number, (a, b) in enumerate(widths[10:])]
     shapes = prefixed("encoder.encoder.encoder", resnet()) | prefixed("encoder.decoder.decoder", *decoder)
@@ -163,6 +165,28 @@ def test_a_field_of_one_view_is_the_public_network(name: str, densities: tuple[f
     with torch.no_grad():
         seen = stored.field_of(DensityField).observe(IMAGES[:, 0])
     close(seen.density(POINTS[None])[0], *densities)
+
+
+def test_the_network_of_realestate10k_is_the_public_one(tmp_path: Path) -> None:
+    """Its head, computed as pixelNeRF's: a residual block, and the distance in place of the depth."""
+    blocks = (layer(f"blocks.0.fc_{number}", 32, 32) for number in (0, 1))
+    weights = convolutional(head("mlp_coarse", 71, 32, 1), prefixed("mlp_coarse", *blocks), out=32)
+    assert import_checkpoint(saved(tmp_path / "public.pt", weights), tmp_path / "own.ckpt", settings("bts_re10k")) == []
+    field = Checkpoint.read(tmp_path / "own.ckpt").density_field()
+    code = PointCodeSpec(near=1.0, far=100.0, minimum_depth=1.0 / 3.0)
+    place = code.coordinates(POINTS, field.camera)
+    place[:, 2] = 2.0 * (1.0 / POINTS.norm(dim=-1) - 0.01) / 0.99 - 1.0
+    with torch.no_grad():
+        seen = field.observe(IMAGES[:, 0])
+        inputs = torch.cat([sample_map(seen.raw, place[None])[0].T, code.encode(place)], dim=-1)
+
+        def linear(name: str, values: Tensor) -> Tensor:
+            return functional.linear(values, *(weights[f"mlp_coarse.{name}.{kind}"] for kind in ("weight", "bias")))
+
+        hidden = linear("lin_in", inputs)
+        hidden = hidden + linear("blocks.0.fc_1", linear("blocks.0.fc_0", hidden.relu()).relu())
+        expected = functional.softplus(linear("lin_out", hidden.relu()))[:, 0]
+        torch.testing.assert_close(seen.density(POINTS[None])[0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_teacher_is_the_public_network(tmp_path: Path) -> None:

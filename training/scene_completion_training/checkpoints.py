@@ -189,7 +189,8 @@ class Checkpoint:
         camera, weights = self.viewpoint.camera, str(self.configuration.get("encoder_weights", ""))
         size = (camera.height, camera.width)
         try:
-            encoder = EncoderDecoder(size, trunk=self.trunk, pretrained=False, weights=weights)
+            channels = int(self.configuration.get("channels", 64))
+            encoder = EncoderDecoder(size, channels=channels, trunk=self.trunk, pretrained=False, weights=weights)
             made = found.rebuilt(self.state, self.viewpoint, encoder)
             made.load_state_dict(dict(self.state))
         except (KeyError, RuntimeError) as error:

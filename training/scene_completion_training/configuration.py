@@ -124,6 +124,10 @@ class Configuration(TrainingConfiguration):
     # Factor on `learning_rate` for the blocks of the pretrained trunk that learn.
     trunk_rate: float = 0.5
     hidden: int = 64  # width of the head's hidden layer (64 in BTS; of each view 128 in MVBTS)
+    blocks: int = 0  # residual blocks in the head of stage `single_view` (1 in BTS on RealEstate10K); not for export
+    # What its point code says of how far away a point is: depth, or distance (BTS on RealEstate10K; not for export).
+    code_mode: Literal["z", "distance"] = "z"
+    channels: int = 64  # of the feature map (64 in BTS, 32 on RealEstate10K); a vision transformer has 256
     # First blocks of the pretrained trunk that keep their weights. EfficientNet-Lite0 has 16, ResNet-50 four.
     frozen_blocks: int = 16
     # First steps, in which only the dense depth is trained. The losses on the density have little effect while
@@ -202,6 +206,9 @@ class Configuration(TrainingConfiguration):
         views, camera = self.data.views, self.viewpoint().camera
         if not 0.0 <= views.aside <= 1.0:
             raise ConfigurationError(f"aside={views.aside}", where="data.views", cure="Take a share from 0 to 1")
+        if self.stage != DEFAULT_STAGE and (self.blocks or self.code_mode != "z"):
+            what, cure = f"blocks={self.blocks} code_mode={self.code_mode}", f"Train them with stage {DEFAULT_STAGE}"
+            raise ConfigurationError(what, where=f"stage {self.stage}", cure=cure)
         if self.schedule == "step" and self.decay_every < 1:
             raise ConfigurationError(f"{self.decay_every}", where="decay_every", cure="Take a positive number of steps")
         if self.half_resolution_steps and (camera.width % (2 * ENCODER_STEP) or camera.height % (2 * ENCODER_STEP)):

@@ -35,7 +35,13 @@ from scene_completion_ros.inference.text_bank import FeatureSpace, TextBank, fea
 from scene_completion_training import clustering
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
-from scene_completion_training.networks.density_field import LAST_WEIGHTS, DensityField, link_calibration, part_of
+from scene_completion_training.networks.density_field import (
+    LAST_WEIGHTS,
+    DensityField,
+    DistanceCode,
+    link_calibration,
+    part_of,
+)
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.scene_decoder import SceneDecoder
 from scene_completion_training.networks.trunk import DepthAnythingTrunk
@@ -384,7 +390,10 @@ def _store_half(graph: onnx.GraphProto) -> None:
 
 
 def head_weights(field: DensityField) -> HeadWeights:
-    """Takes the head of a field."""
+    """Takes the head of a field; a `BundleError` for one that robots cannot compute."""
+    if field.blocks or isinstance(field.spec, DistanceCode):
+        what = "residual blocks, or a point code by distance, which robots do not compute"
+        raise BundleError(what, where="head", cure="Train with blocks=0 code_mode=z, or distil it into such a student")
     return HeadWeights(
         positional_weight=_array(field.position_layer.weight),
         hidden_bias=_array(field.position_layer.bias),
@@ -436,6 +445,9 @@ def export_bundle(
 def _described(stored: Checkpoint, provenance: Mapping[str, Any], **given: Any) -> StudentBundle:
     """The bundle of a checkpoint, not yet saved; `given`: fields that do not follow from it, or not as usual."""
     camera, viewpoint, code = stored.camera, stored.viewpoint, stored.viewpoint.volume.point_code
+    if not stored.record.get("metric", True):
+        cure = "Train on recordings whose poses are in metres"
+        raise BundleError("its training knew no metres, which robots need", where=str(stored.file), cure=cure)
     low, high = stored.record.get("focal_range", (camera.fx / camera.width,) * 2)
     about = {**provenance, "configuration": without_places(stored.configuration)}
     about |= {"calibration": {"fitted_on": "training voxels" if stored.link else "nothing"}}

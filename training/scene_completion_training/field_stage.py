@@ -180,6 +180,7 @@ class FieldStage(Stage):
         settings = self.settings
         return EncoderDecoder(
             (self.camera.height, self.camera.width),
+            channels=settings.channels,
             trunk=settings.encoder,
             pretrained=settings.pretrained,
             frozen_blocks=settings.frozen_blocks,
@@ -333,9 +334,16 @@ class SingleImageStage(FieldStage):
 
     def make_density(self, *, depth_channel: bool = True, encoder: EncoderDecoder | None = None) -> DensityField:
         """The density field that the settings ask for, on an encoder that is new unless it is given."""
-        code, hidden = self.viewpoint.volume.point_code, self.settings.hidden
-        encoder = encoder or self.make_encoder()
-        return DensityField(self.camera, code, encoder=encoder, depth_channel=depth_channel, hidden=hidden)
+        settings, code = self.settings, self.viewpoint.volume.point_code
+        return DensityField(
+            self.camera,
+            code,
+            encoder=encoder or self.make_encoder(),
+            depth_channel=depth_channel,
+            hidden=settings.hidden,
+            blocks=settings.blocks,
+            by_distance=settings.code_mode == "distance",
+        )
 
     @property
     def density(self) -> DensityField:
@@ -348,7 +356,8 @@ class SingleImageStage(FieldStage):
 
     def head_layers(self) -> list[nn.Module]:
         """The layers of the density behind its encoder."""
-        return [self.density.feature_layer, self.density.position_layer, self.density.density_layer]
+        density = self.density
+        return [density.feature_layer, density.position_layer, density.blocks, density.density_layer]
 
 
 class FeatureStage(SingleImageStage):

@@ -109,7 +109,11 @@ def import_checkpoint(file: Path, output: Path, configuration: Configuration) ->
         state[name] = value
         used.add(source)
         found.add(name)
-    lacking = sorted(name for name in state.keys() - found if not name.endswith(("prior", "target_mean", "mask_token")))
+    lacking = sorted(
+        name
+        for name in state.keys() - found
+        if not name.endswith(("prior", "target_mean", "mask_token", "by_distance"))
+    )
     if lacking:
         what = f"lacks {lacking[0]}" + (f" and {len(lacking) - 1} others" if len(lacking) > 1 else "")
         raise BundleError(what, where=str(file), cure="Fetch the file again")
@@ -146,12 +150,15 @@ def _network(configuration: Configuration, weights: Mapping[str, Tensor]) -> nn.
     stage, viewpoint = configuration.stage, configuration.viewpoint()
     camera, code = viewpoint.camera, viewpoint.volume.point_code
     trunk, files = configuration.encoder, configuration.encoder_weights
-    encoder = EncoderDecoder((camera.height, camera.width), trunk=trunk, pretrained=False, weights=files)
+    pixels, channels = (camera.height, camera.width), configuration.channels
+    encoder = EncoderDecoder(pixels, channels=channels, trunk=trunk, pretrained=False, weights=files)
     hidden = configuration.hidden
     if stage == "teacher":
         several = MultiViewField(camera, code, encoder=encoder, hidden=hidden, depth_channel=False)
         return nn.ModuleDict({"field": several})
-    density = DensityField(camera, code, encoder=encoder, hidden=hidden, depth_channel=False)
+    blocks, by_distance = configuration.blocks, configuration.code_mode == "distance"
+    options: dict[str, Any] = {"depth_channel": False, "blocks": blocks, "by_distance": by_distance}
+    density = DensityField(camera, code, encoder=encoder, hidden=hidden, **options)
     if stage in ("feature_field", "semantics"):
         size, width = weights.get("encoder.dim_reduction.linear_out.weight", torch.zeros(768, 128)).shape
         field = FeatureField(density, target_size=size, expansion=width, shared=True)
@@ -192,6 +199,8 @@ def _renamed(weights: Mapping[str, Tensor], stage: str) -> Iterator[tuple[str, s
                 yield f"{place}position_layer.weight", source, value[:, features:].contiguous()
             else:
                 yield f"{place}position_layer.bias", source, value
+        elif block := re.fullmatch(rf"{re.escape(_HEADS[stage])}\.blocks\.(\d+)\.fc_([01])", name):
+            yield f"field.blocks.{block[1]}.{1 + 2 * int(block[2])}.{kind}", source, value
         elif name == f"{_HEADS[stage]}.lin_out":
             yield f"{density}density_layer.{kind}", source, value[:1]
             if len(value) > 1:

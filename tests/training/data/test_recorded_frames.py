@@ -91,6 +91,32 @@ def test_views_are_the_published_ones(drive: Path) -> None:
     assert not last["masks"][1].any()  # the drive ends: its last frame again would teach nothing
 
 
+@pytest.mark.parametrize(
+    ("video", "index", "taken", "split"),
+    [
+        ("around", 9, (9, 6, 12), [{0}, {1}, {2}]),
+        ("around", 1, (1, 0, 4), [{0}, {1}, {2}]),  # the drive begins
+        ("ahead", 4, (4, 7, 10, 13), [{0, 2}, {1, 3}]),
+    ],
+)
+def test_views_of_a_video_are_frames_apart(
+    drive: Path, video: str, index: int, taken: tuple[int, ...], split: list[set[int]]
+) -> None:
+    """Which frames they are, and which are rendered from which others."""
+    views = dataclasses.replace(PUBLISHED, near_frames=0, far_views=False, video=video, video_frames=(3, 3))
+    frames, rendered = RecordedFrames(open_recording(drive), VIEWPOINT), []
+    drawn = samples(drive, [(0, index, "left")], views)
+    for number in range(12):
+        sample = drawn[number]
+        for view, frame in zip(sample["views"], taken, strict=True):
+            image = torch.from_numpy(frames[frame].images["left"]).permute(2, 0, 1).float() / 255.0
+            torch.testing.assert_close(view, image)
+        roles = sample["roles"].tolist()
+        rendered.append(set(roles[: len(taken) // 2]))
+        assert sorted(roles) == list(range(len(taken)))
+    assert all(one in rendered for one in split) and all(one in split for one in rendered)
+
+
 def test_listed_frames_come_once_an_epoch_in_another_order(drive: Path) -> None:
     listed = [(0, index, side) for index in (1, 5, 9) for side in ("left", "right")]
     drawn = samples(drive, listed, dataclasses.replace(PUBLISHED, far_views=False))

@@ -28,7 +28,7 @@ PROTOCOLS = {
 }
 
 
-RESULTS = Output(("results.json", "results.md", "probe_*.safetensors"))  # the last are of `segmentation`
+RESULTS = Output(("results.json", "results.md", "probe_*.safetensors", "profile_*.png"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

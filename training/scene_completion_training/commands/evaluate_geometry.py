@@ -2,7 +2,8 @@
 
 Bundles and checkpoints are scored with the controls that a completion has to beat: on towns of the street world
 (exact ground truth), on KITTI windows and on drives with LiDAR (LiDAR protocols). With --depth their depth is compared
-with the LiDAR of drives, on all frames or on those of a frame list: so the Eigen split of KITTI is evaluated.
+with the LiDAR of drives, on all frames or on those of a frame list: so the Eigen split of KITTI is evaluated. With
+--profiles nothing is scored: pictures show their densities from above, next to each other and to the truth.
 """
 
 import argparse
@@ -30,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_checkpoints(parser)
     arguments.add_sources(parser)
     parser.add_argument("--depth", action="store_true", help="score depth against LiDAR instead of voxels")
+    meaning = "draw profiles as KDBTS does, profile_RECORDING_FRAME.png: density 3 to 23 m ahead and down to 1 m below "
+    parser.add_argument("--profiles", action="store_true", help=meaning + "the camera, from above")
     arguments.add_frames(parser)
     meaning = "fit calibration and threshold of every model on these recordings first, which must not be scored"
     arguments.add_paths(parser, "--calibrate-on", "FOLDER", meaning)
@@ -55,7 +58,28 @@ def run(args: argparse.Namespace) -> int:
     if args.every is None:
         args.every = 1 if args.depth else EVERY
     _check(args)
+    if args.profiles:
+        return _draw_profiles(args)
     return _run_depth(args) if args.depth else _run_voxels(args)
+
+
+def _draw_profiles(args: argparse.Namespace) -> int:
+    from scene_completion_ros.report.pictures import write_picture
+    from scene_completion_training.evaluation.geometry import listed_frames
+    from scene_completion_training.evaluation.lidar_evaluation import camera_pitch
+    from scene_completion_training.evaluation.profiles import profile_picture
+
+    recordings, split, _ = arguments.open_listed(args)
+    models = arguments.open_models(args)
+    args.output.mkdir(parents=True, exist_ok=True)
+    for sequence in recordings:
+        pitch = camera_pitch(sequence) if args.camera_pitch is None else math.radians(args.camera_pitch)
+        indices = range(len(sequence)) if args.at is None else [args.at]
+        for index in listed_frames(sequence, split) if split else indices[:: args.every]:
+            file = args.output / f"profile_{sequence.name.replace('/', '_')}_{index:06d}.png"
+            write_picture(file, profile_picture(sequence, index, models, pitch))
+            print(file)
+    return 0
 
 
 def _run_depth(args: argparse.Namespace) -> int:
@@ -116,6 +140,9 @@ def _check(args: argparse.Namespace) -> None:
     if not (args.bundle or args.checkpoint or args.controls):
         what = "nothing to score"
         raise ConfigurationError(what, where="evaluate geometry", cure="Give --bundle, --checkpoint or --controls")
+    if args.profiles and (args.depth or args.controls or args.single_scan):
+        what, cure = "draws models, and scores nothing", "Leave out --depth, --controls and --single-scan"
+        raise ConfigurationError(what, where="--profiles", cure=cure)
     if args.depth and args.lidar_beams:
         what = "the LiDAR cannot be what a student is given and what it is compared with"
         raise ConfigurationError(what, where="--depth, --lidar-beams", cure="Leave out one of them")

@@ -167,15 +167,18 @@ def published_views(frames: Drive, index: int, side: str, near: int, far: int | 
     return views
 
 
-def roles_of_views(views: int, generator: Random, *, in_turn: bool = False) -> Ints:
+def roles_of_views(views: int, generator: Random, *, in_turn: bool = False, alternate: bool = False) -> Ints:
     """Which views are rendered (first half) and which supply colours.
 
     Of eight views, each camera renders one of its two frames and supplies the other: by chance, as in SceneDINO, or
     `in_turn`, first and second from camera to camera (BTS `kitti360-mono`), so that each instant is supplied by some
-    camera.
+    camera. With `alternate`, every second view is rendered: the first and third, or the others.
     """
-    if views == 4:
-        return generator.permutation(4)
+    if alternate:
+        first = np.arange(0, views, 2) + int(generator.integers(2))
+        return np.concatenate([first, first ^ 1])
+    if views in (3, 4):
+        return generator.permutation(views)
     if in_turn:
         later = (np.arange(views // 2) + int(generator.integers(2))) % 2
     else:

@@ -119,14 +119,14 @@ def matching(root: Path, sources: Sequence[Source]) -> list[Source]:
     return found
 
 
-def load_sequence(root: Path, source: DataSource, role: str = "training") -> PosedSequence:
+def load_sequence(root: Path, source: DataSource, role: str = "training", *, metric: bool = True) -> PosedSequence:
     """Opens a sequence for a role; a `SequenceError` if it is none, held out, bent, or fails `check_for_training`."""
     folder = source.place(root)
     sequence = open_recording(folder, poses=source.poses)
     if sequence.provenance.get("role", role) != role:
         cure = "Take towns of other seeds: what a model has seen cannot test it"
         raise SequenceError(f"a {sequence.provenance['role']} town, wanted for {role}", where=str(folder), cure=cure)
-    check_for_training(sequence, str(folder))
+    check_for_training(sequence, str(folder), metric=metric)
     for name in cameras_ahead(sequence):
         refuse_lens(sequence, name)
     chosen = {"drives": source.drives, "without_drives": source.without_drives}
@@ -279,13 +279,18 @@ class SequencesData(TrainingData):
         self.listed: dict[str, list[tuple[int, int, str]]] = {"training": [], "validation": []}
         self.counts: dict[str, SplitCount] = {}
         self.focal_ratios: list[float] = []
+        self.metric = True  # poses of all recordings are in metres
         self._rig: tuple[str, list[str]] | None = None
         self._large: list[tuple[RecordedFrames, Mask]] = []
 
     def record(self) -> dict[str, Any]:
-        """The range of focal lengths per image width, and how much of frame lists there was."""
+        """The range of focal lengths per image width, how much of frame lists there was, and whether in metres."""
         counts = {role: dataclasses.asdict(count) for role, count in self.counts.items()}
-        return {"focal_range": [min(self.focal_ratios), max(self.focal_ratios)], "frames": counts}
+        return {
+            "focal_range": [min(self.focal_ratios), max(self.focal_ratios)],
+            "frames": counts,
+            "metric": self.metric,
+        }
 
     def setup(self, stage: str) -> None:
         """Prepares what is missing in the cache and opens it."""
@@ -329,7 +334,10 @@ class SequencesData(TrainingData):
     ) -> tuple[list[Drive], list[tuple[int, int, str]]]:
         """Drives of a source, and what is listed: number of the drive, frame and side."""
         every: Drive
-        sequence = load_sequence(Path(self.settings.root), source, role)
+        # Views that are frames apart need no metres, and losses on images alone need none either.
+        metric = self.needs.measured or not self.settings.views.video
+        sequence = load_sequence(Path(self.settings.root), source, role, metric=metric)
+        self.metric &= sequence.metric_scale
         listed = [] if split is None else split.of(sequence)
         if self.needs.measured:
             fusion = self.settings.fusion

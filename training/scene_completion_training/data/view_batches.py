@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
@@ -67,6 +67,10 @@ class ViewSettings:
     # With `near_frames`, how many frames further along the far views are, least and most (10 and 10 in BTS, 10 and 40
     # in S4C and SceneDINO).
     far_frames: tuple[int, int] = (10, 10)
+    # Of a video, views `video_frames` apart: "around" takes the frame and those before and after, of which one is
+    # rendered (BTS on RealEstate10K); "ahead" the next three, of which every second is (SceneDINO).
+    video: Literal["", "around", "ahead"] = ""
+    video_frames: tuple[int, int] = (1, 29)  # frames between views, least and most; drawn for each sample
     # Of eight views, cameras take turns in which of their two frames renders, see `roles_of_views` (BTS).
     in_turn: bool = False
 
@@ -138,7 +142,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         same_jitter = partial(self._jittered, copy.deepcopy(generator)) if self.settings.colour_jitter else None
         sample = self._own_view(draw, generator)
         views = drawn_views.DrawnViews(draw, self._names(draw, generator), self.camera)
-        roles = torch.from_numpy(drawn_views.roles_of_views(len(views.names), generator, in_turn=self.settings.in_turn))
+        turns = {"in_turn": self.settings.in_turn, "alternate": self.settings.video == "ahead"}
+        roles = torch.from_numpy(drawn_views.roles_of_views(len(views.names), generator, **turns))
         if self.needs.rendered:
             sample |= {"views": views.stacked, "masks": drawn_views.as_tensor(np.stack(views.masks))}
             sample |= {"encoder_from_view": torch.from_numpy(np.stack(views.poses)).float(), "roles": roles}
@@ -197,6 +202,11 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
 
     def _names(self, draw: drawn_views.Draw, generator: Random) -> list[tuple[int, str]]:
         """Frame and camera of each view; none twice if there are others: compared with itself, any density fits."""
+        if self.settings.video:
+            apart = int(generator.integers(self.settings.video_frames[0], self.settings.video_frames[1] + 1))
+            steps = (0, -1, 1) if self.settings.video == "around" else (0, 1, 2, 3)
+            last = len(draw.frames) - 1
+            return [(min(max(draw.index + step * apart, 0), last), draw.side) for step in steps]
         if self.settings.near_frames:
             least, most = self.settings.far_frames
             far = int(generator.integers(least, most + 1)) if self.settings.far_views else None

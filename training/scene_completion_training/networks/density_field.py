@@ -8,6 +8,7 @@ a small network on the weighted sum.
 
 import itertools
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -77,6 +78,24 @@ def start_depth_units(features: nn.Conv2d, position: nn.Linear) -> None:
         position.bias[unit] = slope * offset
 
 
+def _residual_block(width: int) -> nn.Sequential:
+    """What pixelNeRF's residual block adds to its input [..., width]: nothing to start with."""
+    first, second = nn.Linear(width, width), nn.Linear(width, width)
+    nn.init.kaiming_normal_(first.weight)
+    for zero in (first.bias, second.weight, second.bias):
+        nn.init.zeros_(zero)
+    return nn.Sequential(nn.ReLU(), first, nn.ReLU(), second)
+
+
+class DistanceCode(PointCodeSpec):
+    """Codes by the distance of points from the camera in place of their depth (`code_mode: distance` of BTS)."""
+
+    def coordinates(self, points_camera: Any, camera: Camera) -> Any:
+        """Code inputs [..., 3] of points [..., 3], see `PointCodeSpec`."""
+        distance = self.depth_code(points_camera.norm(dim=-1, keepdim=True))
+        return torch.cat([super().coordinates(points_camera, camera)[..., :2], distance], dim=-1)
+
+
 class DensityField(nn.Module):
     """Behind-the-Scenes density field with one encoder view: σ(x) = softplus(w · ReLU(Wf f(u, v) + Wγ γ(x) + b) + c).
 
@@ -95,15 +114,21 @@ class DensityField(nn.Module):
         # A loss makes channel 0 a depth. Without one it is a feature like the others, and there are no depth units.
         depth_channel: bool = True,
         hidden: int = 64,
+        blocks: int = 0,  # residual blocks between the hidden layer and the density (none in BTS, 1 on RealEstate10K)
+        by_distance: bool = False,  # see `DistanceCode`
     ) -> None:
         super().__init__()
         self.camera = camera
         self.spec = spec or PointCodeSpec()
+        if by_distance:
+            self.spec = DistanceCode(**vars(self.spec))
+            self.register_buffer("by_distance", torch.ones(()))  # for those who make it again
         self.hidden, self.depth_channel = hidden, depth_channel
         self.encoder = encoder or EncoderDecoder((camera.height, camera.width), pretrained=False)
         channels = self.encoder.channels
         self.feature_layer = nn.Conv2d(channels, hidden, 1, bias=False)
         self.position_layer = nn.Linear(self.spec.size, hidden)
+        self.blocks = nn.ModuleList(_residual_block(hidden) for _ in range(blocks))
         self.density_layer = nn.Linear(hidden, 1)
         inputs = channels + self.position_layer.in_features
         # Kaiming initialisation of the joint layer, whose fan-in is features and code together.
@@ -122,11 +147,15 @@ class DensityField(nn.Module):
     def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> "DensityField":
         """An untrained field that weights fit, see `TrainedField`."""
         camera, spec = viewpoint.camera, viewpoint.volume.point_code
-        return cls(camera, spec, encoder=encoder, hidden=len(state["position_layer.weight"]))
+        hidden, blocks = (
+            len(state["position_layer.weight"]),
+            sum(bool(re.fullmatch(r"blocks\.\d+\.3\.bias", name)) for name in state),
+        )
+        return cls(camera, spec, encoder=encoder, hidden=hidden, blocks=blocks, by_distance="by_distance" in state)
 
     def prior_parameters(self) -> list[nn.Parameter]:
         """Parameters of the head that do not depend on features."""
-        return [*self.position_layer.parameters(), *self.density_layer.parameters()]
+        return [*self.position_layer.parameters(), *self.blocks.parameters(), *self.density_layer.parameters()]
 
     def prior_logit(self, points: Tensor) -> Tensor:
         """Density before softplus [B, N] at points [B, N, 3] without features."""
@@ -154,8 +183,10 @@ class DensityField(nn.Module):
     def head_logit(self, image_part: Tensor, coordinates: Tensor) -> Tensor:
         """Density before softplus [B, N], of sampled pre-activations [B, hidden, N] and code inputs [B, N, 3]."""
         position = self.position_layer(self.spec.encode(coordinates))  # [B, N, hidden]
-        hidden = functional.relu(image_part.transpose(1, 2) + position)
-        return self.density_layer(hidden)[..., 0]  # type: ignore[no-any-return]
+        hidden = image_part.transpose(1, 2) + position
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        return self.density_layer(functional.relu(hidden))[..., 0]  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, eq=False)

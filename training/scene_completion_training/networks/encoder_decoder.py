@@ -36,12 +36,12 @@ def make_trunk(
 Decoder: TypeAlias = "UNetDecoder | MonodepthDecoder | DensePredictionDecoder"
 
 
-def make_decoder(trunk: Trunk) -> Decoder:
-    """Makes the decoder that belongs to a trunk."""
+def make_decoder(trunk: Trunk, width: int = 64) -> Decoder:
+    """Makes the decoder that belongs to a trunk; `width`: channels of the feature map that a ResNet's ends with."""
     if isinstance(trunk, VisionTransformerTrunk):
         return DensePredictionDecoder(trunk.cell)
     if isinstance(trunk, ResNetTrunk):
-        return MonodepthDecoder(trunk.channels)
+        return MonodepthDecoder(trunk.channels, width)
     return UNetDecoder(trunk.channels, DECODER_WIDTHS)
 
 
@@ -139,8 +139,7 @@ class EncoderDecoder(nn.Module):
         self,
         size: tuple[int, int] = (192, 640),
         *,
-        # Channels of the feature map; those of their decoders (64 in Behind the Scenes, 256 in SceneDINO) where the
-        # network is published.
+        # Channels of the feature map (64 in Behind the Scenes, 32 on RealEstate10K); 256 with a vision transformer.
         channels: int = 64,
         trunk: TrunkName = "efficientnet_lite0",
         pretrained: bool = True,  # start the trunk from its ImageNet weights
@@ -150,7 +149,7 @@ class EncoderDecoder(nn.Module):
         super().__init__()
         self.trunk_name = trunk
         self.trunk = make_trunk(trunk, size, pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights)
-        self.decoder = make_decoder(self.trunk)
+        self.decoder = make_decoder(self.trunk, channels)
         self.stride = float(self.decoder.stride)  # pixels of the image to one of the feature map
         self.mixed: torch.dtype | None = None
         self.flipped = False

@@ -60,7 +60,7 @@ class FeatureField(nn.Module):
         self.density = density
         self.spec, self.camera, self.channels, self.shared = density.spec, density.camera, channels, shared
         if not shared:
-            self.decoder = make_decoder(density.encoder.trunk)
+            self.decoder = make_decoder(density.encoder.trunk, density.encoder.channels)
             self.normalise = ChannelNorm(self.decoder.width)
             self.project = nn.Conv2d(self.decoder.width, map_channels, 1)
             self.feature_layer = nn.Conv2d(map_channels, units, 1, bias=False)
