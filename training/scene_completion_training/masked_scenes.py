@@ -5,9 +5,9 @@ view. As in the source (MSM), a voxel then has the colour and the normal of one 
 coordinates.
 
 The network meets the voxels that are visible alone; its decoder fills in the hidden ones from the coarsest level to the
-finest. Its teacher, an average of its own weights, sees another view of the scene with nothing hidden. On every level
-the network predicts the features of the teacher at the same places. The distance and the normalisation are choices of
-this project: those of the source are not known.
+finest. Its teacher, an average of its own weights, sees the other view of the scene with nothing hidden. On every level
+the network predicts the features of the teacher at the same places, of either view by the other. The distance and the
+normalisation are choices of this project: those of the source are not known.
 """
 
 import math
@@ -167,15 +167,24 @@ class SceneDataSettings:
     workers: int = 1
 
 
+@dataclass(frozen=True)
+class MaskSettings:
+    """What is hidden from a student, and in which views."""
+
+    edge: int  # voxels along the edge of a patch
+    ratio: float  # share of the patches; if 0 nothing is hidden, and all places are compared
+    both: bool = True  # in both views, or in the first alone
+
+
 class SceneSamples(FileSamples[Path]):
-    """The samples of kept scenes, two views of each; a part of the student's is hidden."""
+    """The samples of kept scenes, two views of each; a part of what the student sees is hidden."""
 
     def __init__(
         self,
         groups: Sequence[Sequence[Path]],  # files of the scenes of each source
         shares: Sequence[float],
         views: SceneViewSettings,
-        mask: tuple[int, float],  # edge and ratio of `masked_voxels`
+        mask: MaskSettings,
         *,
         voxel_size: float,  # metres
         seed: int,
@@ -185,21 +194,32 @@ class SceneSamples(FileSamples[Path]):
         self.views, self.mask, self.voxel_size = views, mask, voxel_size
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
-        """What the two views show, what the student's hides, and the P places in it, which both views have.
+        """What two views show, scenes 0 and 1, what is hidden of them, and the P places that are compared.
 
-        Of each view, `*_index` int64 [N, 3], `*_features` float32 [N, F] and `*_points` float32 [P, 3], see `View`;
-        `masked` bool [N] are the hidden voxels of the student's.
+        `voxel_index` int64 [N, 4] and `features` float32 [N, F] of both, see `View`; `masked` bool [N] are the hidden
+        voxels, in which the places `student_points` float32 [P, 4] lie; `teacher_points` are these in the other view.
         """
         file, generator = self.drawn(number)
-        edge, ratio = self.mask
-        views = point_views(file, generator, self.views, self.voxel_size, edge)
-        masked = masked_voxels(views[0].index, edge, ratio, generator)
-        hidden = masked[views[0].voxel]
-        sample = {"masked": torch.from_numpy(masked)}
-        for name, one in zip(("student", "teacher"), views, strict=True):
-            arrays = {"index": one.index, "features": one.features, "points": one.points[hidden]}
-            sample |= {f"{name}_{kind}": torch.from_numpy(array) for kind, array in arrays.items()}
+        mask = self.mask
+        views = point_views(file, generator, self.views, self.voxel_size, mask.edge)
+        found = []
+        for one, other, student in zip(views, views[::-1], (True, mask.both), strict=True):
+            masked = masked_voxels(one.index, mask.edge, mask.ratio * student, generator)
+            compared = masked[one.voxel] if mask.ratio else np.full(len(one.voxel), student)
+            arrays = {"voxel_index": one.index, "features": one.features, "masked": masked}
+            arrays |= {"student_points": one.points[compared], "teacher_points": other.points[compared]}
+            found.append({name: torch.from_numpy(array) for name, array in arrays.items()})
+        sample = in_one(found)
+        sample["teacher_points"][:, 0] = 1.0 - sample["student_points"][:, 0]
         return sample
+
+
+def pairs_in_one(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """A batch of pairs of views: view v of sample s is scene 2s + v."""
+    for number, sample in enumerate(samples):
+        for name in ("voxel_index", "student_points", "teacher_points"):
+            sample[name][:, 0] += 2 * number
+    return {name: torch.cat([sample[name] for sample in samples]) for name in samples[0]}
 
 
 def in_one(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -217,7 +237,7 @@ class SceneData(TrainingData):
     """Serves `SceneSamples` of the sources of a configuration."""
 
     def __init__(
-        self, settings: SceneDataSettings, views: SceneViewSettings, mask: tuple[int, float], *, steps: int, seed: int
+        self, settings: SceneDataSettings, views: SceneViewSettings, mask: MaskSettings, *, steps: int, seed: int
     ) -> None:
         super().__init__(settings, steps=steps, seed=seed)
         self.views, self.mask = views, mask
@@ -243,7 +263,7 @@ class SceneData(TrainingData):
         """Serves the samples from the trainer's current step on."""
         options = {"voxel_size": self.settings.voxel_size, "seed": self.seed, "length": self.length}
         samples = SceneSamples(self.groups, self.shares, self.views, self.mask, **options)
-        return self.served(samples, collate_fn=in_one)
+        return self.served(samples, collate_fn=pairs_in_one)
 
 
 class SceneView:
@@ -257,11 +277,15 @@ class SceneView:
         self.levels = levels
 
 
-def student_features(network: VoxelHUNet, scene: SceneView, masked: Tensor) -> list[Tensor]:
+def student_features(network: VoxelHUNet, scene: SceneView, masked: Tensor, *, bottom_up: bool = True) -> list[Tensor]:
     """What the student makes of every level [N_l, D_l] of a view, finest first, from the visible voxels alone.
 
-    Masked [N] are those that are hidden, in the order that they were given in.
+    Masked [N] are those that are hidden, in the order that they were given in. `bottom_up`: the encoder does not meet
+    them, and a token stands for them in the decoder, on every level anew. Otherwise they have a token in the encoder's
+    finest level alone, which shows it where they are; it is what the stem makes of zeros.
     """
+    if not bottom_up:
+        return network(scene.features * ~masked[scene.order, None], scene.pyramid)  # type: ignore[no-any-return]
     hidden, finest = masked[scene.order], scene.pyramid.levels[0]
     shown = VoxelSet(finest.index[~hidden], finest.shape)  # a part of a sorted set is sorted
     made: list[Tensor] = network(scene.features[~hidden], scene.pyramid, Pyramid.of(shown, scene.levels))
@@ -301,6 +325,17 @@ def spread(features: Tensor) -> float:
 def momentum(step: int, steps: int, first: float) -> float:
     """Share of itself that the teacher keeps in a step: from `first` to 1 along a cosine over the training."""
     return 1.0 - (1.0 - first) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / steps)))
+
+
+def effective_rank(features: Tensor) -> float:
+    """In how many directions features [P, D] vary: exp of the entropy of the shares of their singular values.
+
+    D at most, 1 where all lie on a line (Roy and Vetterli, 2007); of standardised features, their mean taken away.
+    """
+    centred = standardised(features.double())
+    values = torch.linalg.svdvals(centred - centred.mean(dim=0))
+    shares = values / values.sum()
+    return float(torch.special.entr(shares).sum().exp())
 
 
 @torch.no_grad()

@@ -12,15 +12,17 @@ from torch import Tensor
 from scene_completion_ros.errors import SequenceError
 from scene_completion_training.data.store import Entry
 from scene_completion_training.masked_scenes import (
+    MaskSettings,
     SceneSamples,
     SceneView,
     SceneViewSettings,
     View,
     distance,
-    in_one,
+    effective_rank,
     keep_points,
     masked_voxels,
     momentum,
+    pairs_in_one,
     point_features,
     point_views,
     spread,
@@ -93,17 +95,25 @@ def test_a_sample_is_the_neighbourhood_of_a_point(tmp_path: Path) -> None:
     assert radius < 1.5 < np.linalg.norm(scene.points - scene.points.mean(axis=0), axis=1).max()
 
 
-def test_samples_of_points_are_masked_and_batched(tmp_path: Path) -> None:
-    """The places that are compared are those whose voxel is hidden in the student's view."""
-    drawn = samples(tmp_path)
+@pytest.mark.parametrize(("both", "ratio"), [(True, 0.4), (False, 0.4), (True, 0.0), (False, 0.0)])
+def test_views_are_masked_and_face_each_other(tmp_path: Path, both: bool, ratio: float) -> None:
+    """The places that are compared are those whose voxel is hidden; without masking, all. Each lies in both views."""
+    drawn = samples(tmp_path, MaskSettings(8, ratio, both))
     sample = drawn[0]
-    hidden = {tuple(place) for place in sample["student_index"][sample["masked"]].tolist()}
-    assert {tuple(place) for place in sample["student_points"].floor().long().tolist()} == hidden
-    assert len(sample["student_points"]) == len(sample["teacher_points"])
-    batch = in_one([sample, drawn[1]])
-    first = batch["teacher_points"][:, 0] == 0
-    assert torch.equal(batch["teacher_points"][first, 1:], sample["teacher_points"])
-    assert batch["student_index"].dtype == torch.int64
+    index, compared = sample["voxel_index"], sample["masked"] if ratio else both | (sample["voxel_index"][:, 0] == 0)
+    assert {tuple(place) for place in sample["student_points"].floor().long().tolist()} == {
+        tuple(place) for place in index[compared].tolist()
+    }
+    assert bool(sample["masked"].any()) == bool(ratio) and set(index[compared, 0].tolist()) == ({0, 1} if both else {0})
+    there = {tuple(place) for place in index.tolist()}
+    assert {tuple(place) for place in sample["teacher_points"].floor().long().tolist()} <= there
+    assert torch.equal(
+        sample["student_points"][:, 0] + sample["teacher_points"][:, 0], torch.ones(len(sample["student_points"]))
+    )
+    batch = pairs_in_one([drawn[0], drawn[1]])
+    second = batch["teacher_points"][:, 0] >= 2
+    assert torch.equal(batch["teacher_points"][second], drawn[1]["teacher_points"] + torch.tensor([2.0, 0, 0, 0]))
+    assert batch["voxel_index"].dtype == torch.int64 and batch["voxel_index"][:, 0].unique().tolist() == [0, 1, 2, 3]
 
 
 def test_scenes_are_kept_once(tmp_path: Path) -> None:
@@ -139,10 +149,13 @@ def test_a_hidden_patch_leaves_no_voxel_at_any_level() -> None:
     assert left[8] == [0, 0, 0, 0] and left[4][:3] == [0, 0, 0] and left[4][3] > 0
 
 
-def samples(folder: Path, seed: int = 0) -> SceneSamples:
+MASK = MaskSettings(8, 0.4)
+
+
+def samples(folder: Path, mask: MaskSettings = MASK, seed: int = 0) -> SceneSamples:
     files = keep_points({scene.name: scene for scene in (room(0), room(1), room(2))}, Entry(folder))
     views = SceneViewSettings(points=2000)
-    return SceneSamples([files[:2], files[2:]], [1.0, 2.0], views, (8, 0.4), voxel_size=SIZE, seed=seed, length=8)
+    return SceneSamples([files[:2], files[2:]], [1.0, 2.0], views, mask, voxel_size=SIZE, seed=seed, length=8)
 
 
 def test_samples_follow_from_seed_and_number(tmp_path: Path) -> None:
@@ -151,7 +164,7 @@ def test_samples_follow_from_seed_and_number(tmp_path: Path) -> None:
     assert len(drawn) == 8
     for name, value in drawn[3].items():
         assert torch.equal(value, again[3][name])
-    assert all(not torch.equal(drawn[3]["student_index"], made["student_index"]) for made in (drawn[4], other[3]))
+    assert all(not torch.equal(drawn[3]["voxel_index"], made["voxel_index"]) for made in (drawn[4], other[3]))
 
 
 # Nothing hidden tells the student anything; the teacher follows it; distances and spreads are those worked by hand.
@@ -166,7 +179,8 @@ def network() -> VoxelHUNet:
     return VoxelHUNet(HUNetSettings(INPUTS, (8, 12, 16), (8, 12, 16)))
 
 
-def test_hidden_features_tell_the_student_nothing(network: VoxelHUNet) -> None:
+@pytest.mark.parametrize("bottom_up", [True, False])
+def test_hidden_features_tell_the_student_nothing(network: VoxelHUNet, bottom_up: bool) -> None:
     """Of two scenes, whose places come in random order."""
     scenes = [random_places(500, GRID, seed=scene) for scene in range(2)]
     hidden = [masked_voxels(index, 4, 0.4, np.random.default_rng(scene)) for scene, index in enumerate(scenes)]
@@ -179,7 +193,7 @@ def test_hidden_features_tell_the_student_nothing(network: VoxelHUNet) -> None:
 
     @torch.no_grad()
     def answers(given: Tensor) -> list[Tensor]:
-        return student_features(network, SceneView(index, given, LEVELS), masked)
+        return student_features(network, SceneView(index, given, LEVELS), masked, bottom_up=bottom_up)
 
     before = answers(features)
     unseen = answers(torch.where(masked[:, None], 9.0 * torch.rand(1000, INPUTS), features))
@@ -211,6 +225,18 @@ def test_spreads_worked_by_hand() -> None:
     assert spread(torch.tensor([[0.0, 2.0], [1.0, 3.0]] * 5)) == pytest.approx(0.0, abs=1e-4)
     assert spread(torch.randn(4000, 64, generator=torch.Generator().manual_seed(0))) == pytest.approx(1.0, abs=0.02)
     assert math.isnan(spread(torch.zeros(1, 4)))
+
+
+def test_ranks_worked_by_hand() -> None:
+    """Standardised, (2, 0, 0, 0) and its turns are the corners of a tetrahedron: three directions alike.
+
+    Of singular values 3 and 1 the entropy is that of the shares 3/4 and 1/4.
+    """
+    assert effective_rank(torch.eye(4)) == pytest.approx(3.0, abs=1e-3)
+    assert effective_rank(torch.tensor([[0.0, 1.0, 2.0], [2.0, 1.0, 0.0]] * 3)) == pytest.approx(1.0, abs=1e-3)
+    one, other = (torch.tensor(of) for of in ([1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 1.0, -1.0]))
+    rows = torch.stack([one, -one] * 9 + [other, -other])
+    assert effective_rank(rows) == pytest.approx(math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)), abs=1e-3)
 
 
 def test_the_teacher_follows_the_student(network: VoxelHUNet) -> None:

@@ -66,6 +66,8 @@ def test_the_loss_falls_on_every_level_without_collapse(rooms: Path, tmp_path: P
         losses = logged(f"loss/level_{level}")
         assert sum(losses[-8:]) < 0.9 * sum(losses[:8]), f"level {level}"
         assert min(logged(f"spread/level_{level}")[-10:]) > 0.3
+        assert 1.0 < min(logged(f"rank/level_{level}")) <= max(logged(f"rank/level_{level}")) < network.decoder[level]
+        assert logged(f"loss_of_mean/level_{level}")[-1] == pytest.approx(1.0, abs=0.1)
     assert min(logged("voxels_per_second")) > 0.0
     trained, _ = open_network(checkpoint)
     assert trained.settings == network
@@ -86,7 +88,9 @@ def test_collapse_ends_the_training(rooms: Path, tmp_path: Path, monkeypatch: py
     ("changes", "said"),
     [
         ({"patch": 6}, "patch: patches of 6 voxels .* Take a multiple of 4"),
-        ({"ratio": 0.0}, "ratio 0.0, momentum"),
+        ({"ratio": 0.0}, "masking, ratio: masking bottom_up of a share of 0. Take none and 0 together, or neither"),
+        ({"masking": "none"}, "masking none of a share of 0.4"),
+        ({"ratio": 1.5}, "ratio 1.5, momentum"),
         ({"momentum": 1.5}, "momentum 1.5"),
         ({"views": SceneViewSettings(points=0)}, "views: "),
         ({"data": SceneDataSettings()}, "names no scenes"),
@@ -95,3 +99,21 @@ def test_collapse_ends_the_training(rooms: Path, tmp_path: Path, monkeypatch: py
 def test_what_cannot_be_is_refused(rooms: Path, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         train(small(rooms, tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"directions": "one"},
+        {"masking": "none", "ratio": 0.0},
+        {"masking": "none", "ratio": 0.0, "directions": "one"},
+        {"masking": "top_down"},
+        {"loss_on": "last"},
+        {"network": HUNetSettings(len(POINT_FEATURES), (8, 12, 16), (8, 12, 16), blocks=0, attending=-1)},
+    ],
+)
+def test_every_ablation_trains(rooms: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    train(small(rooms, tmp_path, steps=2, **changes), threads=1)
+    said = {name: value for (name, step), value in curves(tmp_path, "").items() if step == 1}
+    counted = [said[f"loss/level_{level}"] for level in range(1 if changes.get("loss_on") == "last" else 3)]
+    assert said["loss/total"] == pytest.approx(sum(counted), abs=1e-5)

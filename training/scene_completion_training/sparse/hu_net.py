@@ -27,7 +27,7 @@ class HUNetSettings:
     encoder: tuple[int, ...] = (32, 64, 128, 192)  # channels of the encoder's levels, finest first
     decoder: tuple[int, ...] = (64, 96, 128, 192)  # channels of the decoder's levels, finest first
     blocks: int = 1  # residual blocks a level, in the encoder and in the decoder
-    # Of the levels, so many of the coarsest have two blocks of attention behind these; 2 as published.
+    # Of the levels, so many of the coarsest have two blocks of attention behind these; 2 as published, -1 for all.
     attending: int = 0
 
     def __post_init__(self) -> None:
@@ -36,8 +36,9 @@ class HUNetSettings:
             what = f"the encoder has {len(self.encoder)} levels, the decoder {len(self.decoder)}"
             cure = "Give both the same number of channels, at least one"
             raise ConfigurationError(what, where="masked scene network", cure=cure)
-        least, most = min(self.inputs, self.blocks, *self.encoder, *self.decoder), max(self.levels, self.blocks)
-        if least < 1 or most > MOST or not 0 <= self.attending <= self.levels:
+        blocks = self.blocks + (self.attending < 0)  # attention alone is a block, too
+        least, most = min(self.inputs, blocks, *self.encoder, *self.decoder), max(self.levels, blocks)
+        if least < 1 or self.blocks < 0 or most > MOST or not -1 <= self.attending <= self.levels:
             cure = f"Give positive numbers, at most {MOST} levels and blocks, and no more attending levels than levels"
             raise ConfigurationError(f"sizes that cannot be in {self}", where="masked scene network", cure=cure)
 
@@ -71,7 +72,7 @@ class VoxelHUNet(nn.Module):
         self.stem = nn.Sequential(nn.Linear(settings.inputs, encoder[0]), nn.RMSNorm(encoder[0]))
         self.downs = nn.ModuleList(Step(down, 8 / 3, c, d) for c, d in itertools.pairwise(encoder))
         self.ups = nn.ModuleList(Step(up, 1, c, d) for d, c in itertools.pairwise(decoder))
-        first = settings.levels - settings.attending
+        first = settings.levels - settings.attending if settings.attending >= 0 else 0
         self.encoders, self.decoders = (
             nn.ModuleList(Level(settings.blocks, width, level >= first) for level, width in enumerate(widths))
             for widths in (encoder, decoder)

@@ -3,7 +3,7 @@
 import copy
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -30,7 +30,13 @@ class MaskedSceneConfiguration(TrainingConfiguration):
     data: masked_scenes.SceneDataSettings = field(default_factory=masked_scenes.SceneDataSettings)
     views: masked_scenes.SceneViewSettings = field(default_factory=masked_scenes.SceneViewSettings)
     network: HUNetSettings = field(default_factory=lambda: HUNetSettings(inputs=len(masked_scenes.POINT_FEATURES)))
-    ratio: float = 0.4  # share of the patches that is hidden
+    ratio: float = 0.4  # share of the patches that is hidden; 0 without masking
+    # Where tokens stand for what is hidden: "bottom_up" in each level of the decoder (MSM), so that the encoder sees
+    # visible voxels alone; "top_down" in the finest level of the encoder; "none" hides nothing.
+    masking: Literal["bottom_up", "top_down", "none"] = "bottom_up"
+    # Views that the student sees, each against the teacher's features of the other: "both", or the first as "one".
+    directions: Literal["both", "one"] = "both"
+    loss_on: Literal["all", "last"] = "all"  # levels with a loss: all of the decoder, or its last, the finest
     patch: int = 8  # voxels along the edge of a patch, a multiple of 2^(levels - 1)
     momentum: float = 0.996  # share of itself that the teacher keeps in the first step; it grows to 1
 
@@ -48,9 +54,12 @@ class MaskedSceneConfiguration(TrainingConfiguration):
             raise ConfigurationError(
                 what, where="network.inputs", cure=f"Set it to {len(masked_scenes.POINT_FEATURES)}"
             )
-        if not (0.0 < self.ratio <= 1.0 and 0.0 <= self.momentum <= 1.0):
+        if (self.masking == "none") != (self.ratio == 0.0):
+            what = f"masking {self.masking} of a share of {self.ratio:g}"
+            raise ConfigurationError(what, where="masking, ratio", cure="Take none and 0 together, or neither")
+        if not (0.0 <= self.ratio <= 1.0 and 0.0 <= self.momentum <= 1.0):
             what = f"ratio {self.ratio}, momentum {self.momentum}"
-            cure = "Take a share above 0, and a momentum from 0 to 1"
+            cure = "Take a share and a momentum from 0 to 1"
             raise ConfigurationError(what, where="ratio, momentum", cure=cure)
 
 
@@ -72,7 +81,8 @@ class MaskedSceneStage(Stage):
 
     def make_data(self) -> masked_scenes.SceneData:
         """Views of scenes."""
-        settings, mask = self.settings, (self.settings.patch, self.settings.ratio)
+        settings = self.settings
+        mask = masked_scenes.MaskSettings(settings.patch, settings.ratio, settings.directions == "both")
         return masked_scenes.SceneData(settings.data, settings.views, mask, steps=settings.steps, seed=settings.seed)
 
     def remembered(self) -> dict[str, Any]:
@@ -80,17 +90,24 @@ class MaskedSceneStage(Stage):
         return {"columns": list(masked_scenes.POINT_FEATURES)}
 
     def weights(self) -> dict[str, float]:
-        """Every level weighs the same."""
-        return {f"level_{level}": 1.0 for level in range(self.settings.network.levels)}
+        """Every level weighs the same, or the finest alone counts."""
+        every = self.settings.loss_on == "all"
+        return {f"level_{level}": float(every or not level) for level in range(self.settings.network.levels)}
 
     def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Distance of the student's features at hidden points to the teacher's, a level each."""
-        levels = self.settings.network.levels
-        hidden = masked_scenes.SceneView(batch["student_index"], batch["student_features"], levels)
-        whole = masked_scenes.SceneView(batch["teacher_index"], batch["teacher_features"], levels)
+        settings, levels = self.settings, self.settings.network.levels
+        index, features, masked = batch["voxel_index"], batch["features"], batch["masked"]
         places, others = batch["student_points"], batch["teacher_points"]
         chosen = torch.randperm(len(places), generator=generator)[:POINTS].to(places.device)
-        made = masked_scenes.student_features(self.student, hidden, batch["masked"])
+        if settings.directions == "both":
+            hidden = whole = masked_scenes.SceneView(index, features, levels)
+        else:
+            second = index[:, 0] % 2 == 1
+            hidden = masked_scenes.SceneView(index[~second], features[~second], levels)
+            whole, masked = masked_scenes.SceneView(index[second], features[second], levels), masked[~second]
+        bottom_up = settings.masking == "bottom_up"
+        made = masked_scenes.student_features(self.student, hidden, masked, bottom_up=bottom_up)
         with torch.no_grad():
             levels_of_all = self.field(whole.features, whole.pyramid)
             targets = sample_levels(levels_of_all, whole.pyramid, others[chosen])[0]
@@ -99,9 +116,17 @@ class MaskedSceneStage(Stage):
         return {f"level_{level}": masked_scenes.distance(answers[level], targets[level]) for level in range(levels)}
 
     def _watch(self, targets: list[Tensor]) -> None:
-        """Logs the spread of the teacher's features; a TrainingError if a level's has been too small for too long."""
+        """Logs how the teacher's features differ; a TrainingError if a level's spread has been too small for too long.
+
+        Their spread; now and then also their rank, and the loss of a student that says their mean of every place.
+        """
         spreads = [masked_scenes.spread(target) for target in targets]
         self.log_dict({f"spread/level_{level}": value for level, value in enumerate(spreads)})
+        if (self.global_step + 1) % self.settings.log_every == 0:
+            for level, target in enumerate(targets):
+                mean = masked_scenes.standardised(target).mean(dim=0).expand_as(target)
+                self.log(f"rank/level_{level}", masked_scenes.effective_rank(target))
+                self.log(f"loss_of_mean/level_{level}", masked_scenes.distance(mean, target))
         low = torch.tensor([value < LEAST_SPREAD for value in spreads], device=self.collapsed.device)
         self.collapsed.copy_((self.collapsed + 1) * low)
         if int(self.collapsed.max()) >= PATIENCE:
