@@ -53,12 +53,15 @@ def separable(scenes: int = 10, points: int = 40) -> probes.Labelled:
     return probes.Labelled(("a", "b"), (noise, telling), classes, np.zeros((len(classes), 3), np.float32), scene, rank)
 
 
-def test_probes_see_the_levels_and_labels_that_they_are_named_by(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probes_see_the_levels_and_labels_that_they_are_named_by(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     labelled = separable()
     monkeypatch.setattr(probes, "PROBE_STEPS", 60)
-    monkeypatch.setattr(probes, "SHARES", (1, 50))
+    monkeypatch.setattr(probes, "SHARES", (1, 10, 50))
     monkeypatch.setattr(probes, "FEW_POINTS", (4,))
     found = list(probes.fit_probes("mine", labelled, ablations=True))
+    assert capsys.readouterr().out == "mine: 1 % of 10 scenes are none; name 100 for this row\n"
     linear = [probe for probe in found if ", linear" in probe.name]
     assert [probe.name.removeprefix("mine, linear") for probe in linear] == [
         "",
@@ -66,13 +69,13 @@ def test_probes_see_the_levels_and_labels_that_they_are_named_by(monkeypatch: py
         ", all but level 1",
         ", level 2 alone",
         ", all but level 2",
-        ", 1 % of the scenes",
+        ", 10 % of the scenes",
         ", 50 % of the scenes",
         ", 4 points a scene",
     ]
     monkeypatch.setattr(probes, "_AT_ONCE", 150)  # points are labelled in parts
     right = {probe.name: float((probe.labels(labelled.levels) == labelled.classes).mean()) for probe in found}
-    assert right["mine, linear"] == right["mine, linear, 1 % of the scenes"] == 1.0
+    assert right["mine, linear"] == right["mine, linear, 10 % of the scenes"] == 1.0
     assert right["mine, 1 nearest, level 2 alone"] == 1.0
     assert right["mine, linear, level 1 alone"] < 0.7
     monkeypatch.setattr(probes, "FEW_POINTS", (1,))
@@ -141,3 +144,14 @@ def test_scores_of_points_by_hand() -> None:
     assert row["mean_accuracy"] == pytest.approx((2 / 3 + 1 / 2) / 2)
     assert row["accuracy"] == pytest.approx(3 / 5)
     assert "| m | 2 |" in scores.markdown()
+
+
+def test_a_bank_has_as_many_features_of_each_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three, five and no features of a class, two, two and none; lengths are one."""
+    monkeypatch.setattr(probes, "BANK", 2)
+    classes = np.array([0, 1, 1, 1, 0, 1, 1, 0])
+    probe = probes.fit_nearest(7.0 * unit(*range(8)), classes, 3, 1)
+    assert probe.classes.tolist() == [0, 0, 1, 1]
+    found = np.rad2deg(np.arctan2(probe.bank[:, 1], probe.bank[:, 0])).round().astype(int)
+    assert len(set(found)) == 4 and classes[found].tolist() == [0, 0, 1, 1]
+    np.testing.assert_allclose(np.linalg.norm(probe.bank, axis=1), 1.0, rtol=1e-6)

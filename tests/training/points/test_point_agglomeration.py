@@ -127,17 +127,21 @@ def test_a_checkpoint_is_scored_by_words_and_probes_on_another_room(
     arguments = ["evaluate", "points", "--checkpoint", str(checkpoint), "--data", str(tmp_path / "test")]
     arguments += ["--text-encoder", "any", "--cache", str(tmp_path / "lifted"), "--probe-on", str(tmp_path / "train")]
     arguments += ["--output", str(tmp_path / "scores"), "--ambiguity", "--pictures", str(tmp_path / "pictures")]
+    arguments += ["--foundation", str(tiny_dinov2), "1"]
     assert main(arguments) == 0
     scores = json.loads((tmp_path / "scores" / "results.json").read_text())["scores"]
     rows = {row["method"]: row for row in scores["points"]}
     probes = ["trunk", "head text", "head dino", "concatenation", "average of the heads' logits"]
     by_words = {"3D", "2D, lifted", *(f"2D and 3D, {rule}" for rule in ("mean", "max", "raw mean"))}
-    assert set(rows) == by_words | {f"probe, {one}" for one in probes} | {"random weights, probe, trunk"}
+    named = by_words | {f"probe, {one}" for one in probes} | {"random weights, probe, trunk"}
+    frozen = {name.rpartition(", ")[0]: row for name, row in rows.items() if name not in named}  # by frozen features
+    assert named < set(rows) and set(frozen) == {f"{tiny_dinov2.name}, lifted", "run, trunk", "colour alone"}
+    assert frozen["colour alone"]["voxels"] == rows["3D"]["voxels"] and len(rows) == len(named) + 3 * 3
     ambiguity = {row["method"]: row for row in scores["ambiguity"]}
     assert ambiguity["teacher text"]["variance"] < 0.02 < ambiguity["teacher dino"]["variance"] < 1.0
     assert set(ambiguity["teacher text"]["class_variance"]) == set(CLASSES)
     group = "rooms, 5 classes"
-    pictures = {f"confusion, {group}, {row}" for row in rows} | {f"{group}, room 2", "uncertainty"}
+    pictures = {f"confusion, {group}, {row}" for row in named} | {f"{group}, room 2", "uncertainty"}
     assert {file.stem for file in (tmp_path / "pictures").iterdir()} == pictures
     scene = room(2, step=0.15, views=3)
     lifted = rows["2D, lifted"]

@@ -7,7 +7,8 @@ name its scenes.
 
 Networks of stage `masked_scene` have off-the-shelf features. Linear layers and nearest neighbours are fitted to
 --probe-on. They also find things where scenes have some, and the things that sentences mean (--phrases). The same
-network with random weights and colour alone are scored as well: of what a probe finds, much lies in these.
+network with random weights and colour alone are scored as well: of what a probe finds, much lies in these. So are
+features of a 2D model (--foundation), and with either the trunks of stage `point_agglomeration`.
 
 Networks of stage `supervised_points` give classes themselves: the upper bound of both.
 """
@@ -21,7 +22,14 @@ from typing import TYPE_CHECKING
 
 from scene_completion_ros.commands.arguments import Output, place
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.commands.arguments import add_number, add_paths, check_names, write_results
+from scene_completion_training.commands.arguments import (
+    add_foundation,
+    add_number,
+    add_paths,
+    check_names,
+    foundation,
+    write_results,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,6 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_number(parser, "--every", 1, "every N-th view")
     meaning = "text encoder of the classes, or of --phrases: local folder or hub name"
     parser.add_argument("--text-encoder", type=place, metavar="MODEL", help=meaning)
+    meaning = "also features of pixels by this 2D model (and hidden layer), or by `files:FOLDER`, lifted to points"
+    add_foundation(parser, meaning)
     meaning = "where lifted features are kept; without it their rows are left out"
     parser.add_argument("--cache", type=Output(()), metavar="DIR", help=meaning)
     add_paths(parser, "--probe-on", "FOLDER", "labelled scenes that probes are fitted to")
@@ -96,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         pictures |= _score_distilled(args, scores, file, data, training, encoder, name)
     for file in supervised:
         _score_supervised(scores, file, [scenes for _, scenes in data])
-    for method in _frozen_methods(frozen):
+    for method in _frozen_methods(args, frozen, distilled):
         encode = encoder.encode if encoder and args.phrases else None
         _score_frozen(args, scores, method, [scenes for _, scenes in data], training, encode)
         print(f"{method.name}: scored", flush=True)
@@ -274,17 +284,27 @@ def _phrases(file: Path | None) -> Callable[[PointScene], list[tuple[str, int]]]
     return lambda scene: known.get(scene.name, [])
 
 
-def _frozen_methods(files: Sequence[Path]) -> Iterator[PointMethod]:
-    """Each network, the same with random weights, and colour alone."""
+def _frozen_methods(
+    args: argparse.Namespace, files: Sequence[Path], distilled: Sequence[Path]
+) -> Iterator[PointMethod]:
+    """Each network, the same with random weights, 2D models, what these were distilled into, and colour alone."""
     from scene_completion_training.checkpoints import run_name
-    from scene_completion_training.evaluation.probes import PointMethod, colour_alone
+    from scene_completion_training.data.store import Store
+    from scene_completion_training.evaluation.probes import PointMethod, PointModel, colour_alone, lifted_features
+    from scene_completion_training.points.data import PixelTeacher
     from scene_completion_training.points.features import PointNetwork
 
     for file in files:
         name, network = run_name(file), PointNetwork.open(file)
         yield PointMethod(name, network.of_scene)
         yield PointMethod(f"{name}, random weights", network.untrained(0).of_scene)
-    if files:
+    if args.foundation:
+        model, layer = foundation(args)
+        teacher = PixelTeacher(Path(model).name, model=model, layer=layer)
+        yield PointMethod(f"{teacher.name}, lifted", lifted_features(Store(args.cache), teacher))
+    if files or args.foundation:
+        for file in distilled:
+            yield PointMethod(f"{run_name(file)}, trunk", PointModel(file).trunk)
         yield PointMethod("colour alone", colour_alone)
 
 
@@ -310,9 +330,11 @@ def _group(scenes: Scenes, classes: tuple[str, ...]) -> str:
 
 def _check(args: argparse.Namespace, distilled: Sequence[Path], frozen: Sequence[Path]) -> None:
     check_names(args)
-    if frozen and not args.probe_on:
-        what, cure = f"no scenes to fit probes of {frozen[0]} to", "Name labelled scenes"
-        raise ConfigurationError(what, where="--probe-on", cure=cure)
+    if (frozen or args.foundation) and not args.probe_on:
+        what = f"no scenes to fit probes of {(frozen or args.foundation)[0]} to"
+        raise ConfigurationError(what, where="--probe-on", cure="Name labelled scenes")
+    if args.foundation and not args.cache:
+        raise ConfigurationError("no place for lifted features", where="--foundation", cure="Give --cache")
     if args.phrases and args.phrases != [MADE] and len(args.phrases) != 2:
         what, cure = f"{len(args.phrases)} files", f"Name that of --probe-on and that of --data, or {MADE!r}"
         raise ConfigurationError(what, where="--phrases", cure=cure)

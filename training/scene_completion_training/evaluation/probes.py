@@ -16,6 +16,7 @@ are brought to length one before. Probes leave the network as it is, running sta
 """
 
 import copy
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,10 +43,11 @@ from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_ros.whole_files import tensor_bytes, write_whole
 from scene_completion_training.arrays import Floats, Ints, Mask, Reals
 from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.data.store import Store
 from scene_completion_training.masked_scenes import point_features
 from scene_completion_training.networks.agglomerated_field import AgglomeratedPoints
 from scene_completion_training.networks.supervised_points import SupervisedPoints, network_inputs
-from scene_completion_training.points.data import voxel_inputs
+from scene_completion_training.points.data import LiftingSettings, PixelTeacher, keep_lifted, voxel_inputs
 from scene_completion_training.points.scene import UNLABELLED, PointScene, drawn_rows, true_classes
 from scene_completion_training.points.voxels import OFFSETS, voxelised, voxels_of
 from scene_completion_training.workers import accelerator
@@ -142,6 +144,18 @@ class PointMethod(NamedTuple):
 def colour_alone(scene: PointScene, rows: Ints | None) -> Levels:
     """Colours in -1..1 as features of one level, [n, 3]; grey where a scene has none."""
     return (point_features(len(scene), scene.colours, None)[slice(None) if rows is None else rows, :3],)
+
+
+def lifted_features(store: Store, teacher: PixelTeacher) -> Callable[[PointScene, Ints | None], Levels]:
+    """Features of pixels at points, one level [n, D], zeros where no view sees one; errors as of `keep_lifted`."""
+    opened, settings = {teacher.name: teacher.open(accelerator().type)}, LiftingSettings(points=0)
+
+    def features(scene: PointScene, rows: Ints | None) -> Levels:
+        source = {"folder": scene.name, "points": zlib.crc32(scene.points.tobytes())}
+        lifted = keep_lifted(store, source, scene.name, lambda: scene, opened, settings)
+        return (lifted.at(teacher.name, np.arange(len(scene)) if rows is None else rows),)
+
+    return features
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,7 +319,10 @@ def fit_probes(name: str, labelled: Labelled, *, ablations: bool) -> Iterator[Po
     if ablations:
         order = np.random.default_rng(0).permutation(int(labelled.scene.max(initial=-1)) + 1)
         for share in SHARES:
-            some = order[: max(1, round(share / 100.0 * len(order)))]
+            some = order[: round(share / 100.0 * len(order))]
+            if not len(some):
+                print(f"{name}: {share} % of {len(order)} scenes are none; name {-(-100 // share)} for this row")
+                continue
             cases.append((f", {share} % of the scenes", every, np.isin(labelled.scene, some)))
         cases += [(f", {most} points a scene", every, labelled.rank < most) for most in FEW_POINTS]
     names = labelled.class_names
@@ -371,6 +388,10 @@ class PointModel:
                 one += part
             total = total or parts
         return tuple(np.asarray(one / repeats, np.float32) for one in total)
+
+    def trunk(self, scene: PointScene, rows: Ints | None = None) -> Levels:
+        """The first level of `features` alone."""
+        return self.features(scene, rows)[:1]
 
     def teacher_of(self, rows: Floats) -> str:
         """The first teacher whose features are as long as embeddings [K, D]; a ConfigurationError if there is none."""
