@@ -55,6 +55,10 @@ def test_an_ablation_that_does_not_exist_or_contradicts_is_refused() -> None:
         read_configuration(CONFIGS / "single_view.yaml", [name], TrainingConfiguration)
     with pytest.raises(ConfigurationError, match=r"only sets network\.attending, which network\.attending=1 sets, too"):
         read_configuration(file, ["network.attending=1", name], TrainingConfiguration)
+    with pytest.raises(
+        ConfigurationError, match=r"attention_only sets network\.attending, which ablation\.convolution"
+    ):
+        read_configuration(file, [name, "ablation.attention_only"], TrainingConfiguration)
     assert read_configuration(file, [name, "output=runs/a"], TrainingConfiguration).output == "runs/a"
 
 

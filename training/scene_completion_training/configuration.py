@@ -272,5 +272,6 @@ def _ablated(stage: str, names: Sequence[str], given: Sequence[str], output: str
                     raise ConfigurationError(what, where="ablation", cure="Leave out one of them")
             yield f"{key}={value if isinstance(value, str) else json.dumps(value)}"
         set_by |= dict.fromkeys(known[name], f"{ABLATION}{name}")
+        set_by |= dict.fromkeys(known[name], f"{ABLATION}{name}")
     if "output" not in set_by:
         yield f"output={'_'.join([output, *names])}"

@@ -10,6 +10,7 @@ the network predicts the features of the teacher at the same places, of either v
 normalisation are choices of this project: those of the source are not known.
 """
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -90,6 +91,17 @@ def point_features(count: int, colours: Reals | None, normals: Reals | None) -> 
     return found
 
 
+def say_what_lacks(scene: PointScene) -> None:
+    """Says once of a scene if it has no colours or no normals."""
+    if lacking := " and no ".join(name for name in ("colours", "normals") if getattr(scene, name) is None):
+        _say(f"{scene.name} has no {lacking}: zeros stand for them, as in views that a training made blind")
+
+
+@functools.cache
+def _say(what: str) -> None:
+    print(what, flush=True)
+
+
 def point_views(
     file: Path, generator: Random, settings: SceneViewSettings, voxel_size: float, shift: int
 ) -> tuple[View, View]:
@@ -139,6 +151,7 @@ def keep_points(scenes: Mapping[str, PointScene], entry: Entry) -> list[Path]:
         for number in numbers:
             scene = scenes[names[number]]
             require(scene)
+            say_what_lacks(scene)
             features = point_features(len(scene), scene.colours, scene.normals).astype(np.float16)
             yield {"points": scene.points - scene.points.min(axis=0), "features": features}
 

@@ -102,6 +102,18 @@ def test_what_is_no_cloud_is_refused(checkpoint: Path, changes: dict[str, np.nda
         PointNetwork.open(checkpoint).levels(given["points"], given["colours"], given["normals"])
 
 
+def test_what_a_scene_lacks_is_said_once(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = dataclasses.replace(room(0, step=0.1), name="plain", colours=None, normals=None)
+    for _ in range(2):
+        PointNetwork.open(checkpoint).of_scene(plain, np.arange(5))
+    said = capsys.readouterr().out
+    assert said.startswith("plain has no colours and no normals: zeros stand for them") and said.count("\n") == 1
+    PointNetwork.open(checkpoint).of_scene(
+        dataclasses.replace(plain, name="full", normals=plain.points, colours=0.0 * plain.points)
+    )
+    assert not capsys.readouterr().out
+
+
 def test_principal_components_worked_by_hand() -> None:
     """Features vary most along (1, 1), then along (1, -1); the third component there is not, and stays grey."""
     steps = np.linspace(-1.0, 1.0, 201)

@@ -17,7 +17,13 @@ from scene_completion_ros.untrusted_files import read_json, read_tensors
 from scene_completion_ros.whole_files import tensor_bytes, whole_folder
 from scene_completion_training.arrays import Bytes, Halves, Ints, Reals
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.masked_scenes import POINT_FEATURES, SceneView, point_features, standardised
+from scene_completion_training.masked_scenes import (
+    POINT_FEATURES,
+    SceneView,
+    point_features,
+    say_what_lacks,
+    standardised,
+)
 from scene_completion_training.points.scene import PointScene
 from scene_completion_training.points.voxels import voxels_of
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
@@ -98,6 +104,7 @@ class PointNetwork:
 
     def of_scene(self, scene: PointScene, rows: Ints | None = None) -> tuple[Halves, ...]:
         """Features of the points of a scene, see `levels`."""
+        say_what_lacks(scene)
         return self.levels(scene.points, scene.colours, scene.normals, rows)
 
     def levels(
