@@ -221,6 +221,7 @@ def test_distillation_by_hand() -> None:
     student, teacher = torch.tensor([[2.0, 0.5, 9.0, 7.0]]), torch.tensor([[1.0, 5.0, 3.0, 0.0]])
     valid = torch.tensor([[True, True, True, False]])
     assert losses.density_distillation(student, teacher, valid).item() == pytest.approx((1.0 + 1.5 + 0.0) / 3)
+    assert losses.logit_distillation(student, teacher, valid).item() == pytest.approx((1.0 + 4.5 + 6.0) / 3)
     nothing = torch.zeros_like(valid)
     assert losses.density_distillation(student, teacher, nothing).item() == 0.0
     # Probabilities 0.5 against 0.8, the same twice, and what does not count.

@@ -87,6 +87,11 @@ def density_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> Ten
     return weighted_mean((student.clamp_max(LIMIT) - teacher.detach().clamp_max(LIMIT)).abs(), valid)
 
 
+def logit_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    """Mean distance of densities before softplus [B, N] over valid points: an alternative in the code of KDBTS."""
+    return weighted_mean((student - teacher.detach()).abs(), valid)
+
+
 def occupancy_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
     """Mean Kullback-Leibler divergence of the student's occupancy (logits [B, N]) from the teacher's over valid points.
 

@@ -187,6 +187,18 @@ def test_a_view_that_does_not_see_a_point_does_not_count(head: FusionHead) -> No
     assert not torch.allclose(head(changed, code, seen), head(features, code, seen))
 
 
+def test_densities_of_views_are_averaged_by_their_confidence() -> None:
+    """With a dropout of 1 the first view alone counts."""
+    features, code, _ = _inputs(2)
+    head = FusionHead(8, 5, hidden=16, depth_channel=False, densities=True, dropout=1.0).double()
+    seen = torch.ones(2, 2, 6, dtype=torch.bool)
+    views = head.view_layer(torch.relu(features + head.position_layer(code)))
+    share = torch.sigmoid(views[:, 0, :, 0] - views[:, 1, :, 0])
+    expected = share * views[:, 0, :, 1] + (1.0 - share) * views[:, 1, :, 1]
+    torch.testing.assert_close(head(features, code, seen), expected)
+    torch.testing.assert_close(head(features, code, seen, torch.Generator()), views[:, 0, :, 1])
+
+
 def test_features_are_taken_where_a_point_projects_in_each_view() -> None:
     """A field whose views all stand in the same place sees a point at the same pixel: like one view."""
     torch.manual_seed(2)

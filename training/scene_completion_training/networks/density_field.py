@@ -277,28 +277,40 @@ class FusionHead(nn.Module):
     views' features are averaged under softmax(confidence). Views that do not see the point are left out; where none
     does, all count the same. Then `σ = softplus(w · ReLU(W3 g + b3) + c)`. `hidden`: width of the hidden layer of each
     view (128 in MVBTS; half costs half as much); `fused`: features that are averaged (16); `depth_channel`: see
-    `DensityField`.
+    `DensityField`; `densities`: h[1] is a density before softplus, and what is averaged in place of features
+    (`SimpleMultiViewHead` of the public code); `dropout`: see `VIEW_DROPOUT`.
     """
 
     def __init__(
-        self, channels: int = 64, code: int = 39, *, hidden: int = 64, fused: int = 16, depth_channel: bool = True
+        self,
+        channels: int = 64,
+        code: int = 39,
+        *,
+        hidden: int = 64,
+        fused: int = 16,
+        depth_channel: bool = True,
+        densities: bool = False,
+        dropout: float = VIEW_DROPOUT,
     ) -> None:
         super().__init__()
-        self.depth_channel = depth_channel
+        self.depth_channel, self.densities, self.dropout = depth_channel, densities, dropout
         self.feature_layer = nn.Conv2d(channels, hidden, 1, bias=False)
         self.position_layer = nn.Linear(code, hidden)
-        self.view_layer = nn.Linear(hidden, 1 + fused)
-        self.mixing_layer = nn.Linear(fused, fused)
-        self.density_layer = nn.Linear(fused, 1)
+        self.view_layer = nn.Linear(hidden, 2 if densities else 1 + fused)
+        layers = [self.view_layer]
+        if not densities:
+            self.mixing_layer = nn.Linear(fused, fused)
+            self.density_layer = nn.Linear(fused, 1)
+            layers += [self.mixing_layer, self.density_layer]
         # Kaiming initialisation of the joint layer, whose fan-in is features and code together.
         for layer in (self.feature_layer, self.position_layer):
             nn.init.normal_(layer.weight, std=math.sqrt(2.0 / (channels + code)))
-        for layer in (self.view_layer, self.mixing_layer, self.density_layer):
+        for layer in layers:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
         nn.init.zeros_(self.position_layer.bias)
         # A nearly empty field to start with: a dense one hides everything behind the first samples.
-        nn.init.constant_(self.density_layer.bias, -2.0)
+        nn.init.constant_(layers[-1].bias, -2.0)
         if depth_channel:
             start_depth_units(self.feature_layer, self.position_layer)
             self.mute_depth_units()
@@ -317,11 +329,13 @@ class FusionHead(nn.Module):
         views = functional.linear(functional.relu(features + self.position_layer(code)), self.view_layer.weight, bias)
         if generator is not None:
             # Drawn on the CPU, so that a training goes the same way on any device.
-            kept = drawn(torch.rand, seen.shape, generator).to(seen.device) >= VIEW_DROPOUT
+            kept = drawn(torch.rand, seen.shape, generator).to(seen.device) >= self.dropout
             kept[:, 0] = True
             seen = seen & kept
         confidence = views[..., 0].masked_fill(~seen, NEVER)
         fused = (confidence.softmax(dim=1)[..., None] * views[..., 1:]).sum(dim=1)  # [B, N, fused]
+        if self.densities:
+            return fused[..., 0]
         return self.density_layer(functional.relu(self.mixing_layer(fused)))[..., 0]  # type: ignore[no-any-return]
 
 
@@ -334,26 +348,24 @@ class MultiViewField(nn.Module):
         spec: PointCodeSpec | None = None,
         *,
         encoder: EncoderDecoder | None = None,
-        hidden: int = 64,
-        depth_channel: bool = True,
+        **head: Any,  # as `FusionHead` has it
     ) -> None:
         super().__init__()
         self.camera = camera
         self.spec = spec or PointCodeSpec()
         self.encoder = encoder or EncoderDecoder((camera.height, camera.width), pretrained=False)
-        self.fusion = FusionHead(self.encoder.channels, self.spec.size, hidden=hidden, depth_channel=depth_channel)
+        self.fusion = FusionHead(self.encoder.channels, self.spec.size, **head)
 
     @classmethod
     def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> "MultiViewField":
         """An untrained field that weights fit, see `TrainedField`."""
-        hidden = len(state["fusion.position_layer.weight"])
-        return cls(viewpoint.camera, viewpoint.volume.point_code, encoder=encoder, hidden=hidden)
+        hidden, densities = len(state["fusion.position_layer.weight"]), "fusion.density_layer.weight" not in state
+        code = viewpoint.volume.point_code
+        return cls(viewpoint.camera, code, encoder=encoder, hidden=hidden, densities=densities)
 
     def prior_parameters(self) -> list[nn.Parameter]:
         """Parameters of the head that do not depend on features."""
-        fusion = self.fusion
-        layers = (fusion.position_layer, fusion.view_layer, fusion.mixing_layer, fusion.density_layer)
-        return [parameter for layer in layers for parameter in layer.parameters()]
+        return [value for name, value in self.fusion.named_parameters() if not name.startswith("feature_layer.")]
 
     def prior_logit(self, points: Tensor) -> Tensor:
         """Density before softplus [B, N] at points [B, N, 3] of a single view without features."""

@@ -17,8 +17,9 @@ from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.data.view_batches import MOST_ENCODER_VIEWS
 from scene_completion_training.field_stage import FieldStage, SingleImageStage, encoded_views, half_size
-from scene_completion_training.losses import density_distillation, occupancy_distillation
+from scene_completion_training.losses import density_distillation, logit_distillation, occupancy_distillation
 from scene_completion_training.networks.density_field import (
+    VIEW_DROPOUT,
     DensityField,
     MultiViewField,
     MultiViewObservation,
@@ -52,10 +53,9 @@ class SingleViewStage(SingleImageStage):
 
 
 @dataclass
-class TeacherConfiguration(Configuration):
+class SeveralViewsConfiguration(Configuration):
     """What stages need that encode several views of a drive: the multi-view teacher, and what learns from it."""
 
-    stage: str = "teacher"
     # Images that are encoded: the sample's own, and so many less one from further along (3 in MVBTS).
     encoder_views: int = 3
 
@@ -65,6 +65,17 @@ class TeacherConfiguration(Configuration):
         if not 1 <= self.encoder_views <= MOST_ENCODER_VIEWS:
             cure = f"Encode 1 to {MOST_ENCODER_VIEWS}: the sample's own view, and others from further along"
             raise ConfigurationError(f"{self.encoder_views} of them", where="encoder_views", cure=cure)
+
+
+@dataclass
+class TeacherConfiguration(SeveralViewsConfiguration):
+    """What the multi-view teacher needs."""
+
+    stage: str = "teacher"
+    # Share of the points that do without a view, drawn for each view but the first (0.5 in MVBTS).
+    view_dropout: float = VIEW_DROPOUT
+    # What is averaged over the views: features of a point as in MVBTS, or its densities before softplus.
+    fusion: Literal["features", "densities"] = "features"
 
 
 class TeacherStage(FieldStage):
@@ -78,8 +89,15 @@ class TeacherStage(FieldStage):
 
     def __init__(self, settings: TeacherConfiguration) -> None:
         super().__init__(settings)
-        encoder, code, depth = self.make_encoder(), self.viewpoint.volume.point_code, bool(settings.losses.dense_depth)
-        self.field = MultiViewField(self.camera, code, encoder=encoder, hidden=settings.hidden, depth_channel=depth)
+        self.field = MultiViewField(
+            self.camera,
+            self.viewpoint.volume.point_code,
+            encoder=self.make_encoder(),
+            hidden=settings.hidden,
+            depth_channel=bool(settings.losses.dense_depth),
+            densities=settings.fusion == "densities",
+            dropout=settings.view_dropout,
+        )
 
     def take(self, weights: TrainedWeights) -> None:
         """Takes a teacher's weights, or the encoder alone of a field that has no views to fuse."""
@@ -114,9 +132,9 @@ class DistillationSettings:
     """What the student learns from the teacher."""
 
     weight: float = 0.01  # weight of the loss (0.01 in KDBTS)
-    # What is compared: clipped densities as in KDBTS, or the occupancy probability. A teacher has the latter if it was
-    # trained with `losses.occupancy`.
-    space: Literal["density", "occupancy"] = "density"
+    # What is compared: clipped densities as in KDBTS, logits of densities, or the occupancy probability. A teacher has
+    # the latter if it was trained with `losses.occupancy`.
+    space: Literal["density", "logit", "occupancy"] = "density"
     # Compare along the rendered rays too, not only at voxels and in the view at large. It costs as much as the rest,
     # and holds the student to the teacher's surfaces, which are softer than its own.
     along_rays: bool = True
@@ -125,7 +143,7 @@ class DistillationSettings:
 
 
 @dataclass
-class StudentConfiguration(TeacherConfiguration):
+class StudentConfiguration(SeveralViewsConfiguration):
     """What the distilled student needs; its encoder views are those that a multi-view teacher encodes."""
 
     stage: str = "student"
@@ -268,4 +286,6 @@ class StudentStage(SingleImageStage):
             link = self._teacher.link
             assert link is not None
             return occupancy_distillation(self.link(logit), link.to(self.device)(taught), valid)
+        if settings.space == "logit":
+            return logit_distillation(logit, taught, valid)
         return density_distillation(density_of_logit(logit), density_of_logit(taught), valid)
