@@ -231,9 +231,6 @@ def test_every_ablation_trains(stage: str, name: str, trainings: Trainings, tmp_
     }
     learned = {"downsampler", "artefacts"} if stage == "feature_field" else {"head"}
     assert learned - parts == lacking.get(name, set())
-    assert (Checkpoint.read(checkpoint).distillation_head() is None) == (
-        name in ABLATIONS["feature_field"] or "head" not in parts
-    )
 
 
 def feature_stage(trainings: Trainings, **changes: object) -> FeatureFieldStage:
@@ -249,13 +246,14 @@ def test_ablated_losses_of_features(trainings: Trainings) -> None:
     stage, without = feature_stage(trainings), feature_stage(trainings, artefacts=False, smoothness=0.0)
     without.load_state_dict(stage.state_dict(), strict=False)
     (batch,) = batches(small_data(trainings.drive), 1, targets=stage.data_needs().targets)
-    terms, ablated = (each.terms(batch, torch.Generator().manual_seed(5)) for each in (stage, without))
-    assert stage._total(terms) == pytest.approx(float(0.2 * terms["feature"] + 0.25 * terms["feature_smoothness"]))
-    assert without._total(ablated) == pytest.approx(float(0.2 * ablated["feature"])) and ablated["feature_smoothness"]
-    assert stage.artefacts is not None and float(terms["feature"]) != float(ablated["feature"])
     with torch.no_grad():
+        terms, ablated = (each.terms(batch, torch.Generator().manual_seed(5)) for each in (stage, without))
+        whole = 0.2 * terms["feature"] + 0.25 * terms["feature_smoothness"]
+        assert torch.allclose(stage._total(terms), whole) and terms["feature"] != ablated["feature"]
+        assert torch.equal(without._total(ablated), 0.2 * ablated["feature"]) and ablated["feature_smoothness"] > 0.0
+        assert stage.artefacts is not None
         stage.artefacts.values.zero_()
-    assert float(stage.terms(batch, torch.Generator().manual_seed(5))["feature"]) == float(ablated["feature"])
+        assert stage.terms(batch, torch.Generator().manual_seed(5))["feature"] == ablated["feature"]
 
 
 def test_upsampled_targets_are_those_of_their_rays(trainings: Trainings, tmp_path: Path) -> None:
@@ -306,8 +304,8 @@ def test_without_similar_crops_the_other_pairs_are_what_is_learned(trainings: Tr
     (batch,) = batches(small_data(trainings.drive), 1, rendered=False)
     for seed in range(3):
         terms = stage.terms(batch, torch.Generator().manual_seed(seed))
-    assert float(terms["similar"]) != 0.0
-    assert float(stage._total(terms)) == pytest.approx(float(terms["self"] + terms["random"]))
+    assert terms["similar"] != 0.0
+    assert torch.allclose(stage._total(terms), terms["self"] + terms["random"])
 
 
 def test_semantics_that_learned_nothing_say_so(

@@ -98,20 +98,20 @@ def target_features(
     """
     if upsampled == 1:
         return extractor.features(images, cell)
-    size = images.new_tensor(images.shape[-2:])
+    images, size = images.float(), torch.tensor(images.shape[-2:])
     grid = [torch.arange(upsampled * -(-edge // cell), device=images.device) for edge in images.shape[-2:]]
     places = (torch.stack(torch.meshgrid(*grid, indexing="ij"), dim=-1) + 0.5) * cell / upsampled  # rows and columns
-    boxes = [(torch.zeros(2), size.cpu(), False), (torch.zeros(2), size.cpu(), True)]
+    boxes = [(torch.zeros(2), size, False), (torch.zeros(2), size, True)]
     for area, aspect, mirrored, *at in torch.rand(CROPS, 5, generator=generator):
         distorted = CROP_ASPECT ** (2.0 * aspect - 1.0)
         share = (CROP_AREA[0] + (CROP_AREA[1] - CROP_AREA[0]) * area) * torch.stack([1.0 / distorted, distorted])
-        extent = (share.sqrt().clamp_max(1.0) * size.cpu()).round()
-        boxes.append(((torch.stack(at) * (size.cpu() - extent)).floor(), extent, bool(mirrored < 0.5)))
+        extent = (share.sqrt().clamp_max(1.0) * size).round()
+        boxes.append(((torch.stack(at) * (size - extent)).floor(), extent, bool(mirrored < 0.5)))
     total, count = torch.zeros(()).to(images), torch.zeros(()).to(images)
     for corner, extent, mirrored in boxes:
         (top, left), (bottom, right) = corner.int().tolist(), (corner + extent).int().tolist()
         seen = functional.interpolate(
-            images[..., top:bottom, left:right].float(), images.shape[-2:], mode="bilinear", antialias=True
+            images[..., top:bottom, left:right], images.shape[-2:], mode="bilinear", antialias=True
         )
         tokens = extractor.features(seen.flip(-1) if mirrored else seen, cell)
         within = (places - corner.to(places)) / extent.to(places)  # of the crop, 0 to 1
