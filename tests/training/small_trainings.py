@@ -77,7 +77,7 @@ class Trainings:
         self.features = FeatureSettings(targets=str(targets))
         text = StoredTeacher("text", targets=str(text_targets))
         dino = StoredTeacher("dino", targets=str(targets), centre="targets")
-        self.agglomeration = AgglomerationSettings([text, dino], points=256)
+        self.agglomeration = AgglomerationSettings([text, dino], points=256, regulariser="log1p")
 
     def configuration(self, stage: str, output: Path | None = None, **changes: Any) -> Any:
         """That of a few steps of a stage, on what the stages before it learned."""

@@ -26,6 +26,7 @@ from scene_completion_training.points.data import (
     PointSource,
     phrases,
 )
+from scene_completion_training.points.opening import Scenes
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.sparse.mink_unet import MinkUNet18A
 from scene_completion_training.stages.agglomeration import PointAgglomerationConfiguration
@@ -116,7 +117,7 @@ def test_a_sample_follows_from_its_number(tmp_path: Path, tiny_dinov2: Path) -> 
 
 @pytest.mark.usefixtures("two_rooms")
 def test_a_checkpoint_is_scored_by_words_and_probes_on_another_room(
-    tmp_path: Path, tiny_dinov2: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_dinov2: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("scene_completion_training.evaluation.probes.PROBE_STEPS", 40)
     monkeypatch.setattr("scene_completion_training.evaluation.probes.REPEATS", 2)
@@ -155,6 +156,17 @@ def test_a_checkpoint_is_scored_by_words_and_probes_on_another_room(
     assert all(torch.equal(value, unchanged[name]) for name, value in model.network.state_dict().items())  # S6
     with pytest.raises(ConfigurationError, match="embeddings of 7 numbers, features of 8, 32"):
         model.teacher_of(np.zeros((2, 7), np.float32))
+    model._input = "colour"
+    with pytest.raises(ConfigurationError, match="scene room 2: has no colours, which the network takes"):
+        model.features(replace(scene, colours=None))
+    places = {"train": room(0, step=0.15, views=3), "test": replace(scene, classes=(*CLASSES, "door"))}
+    monkeypatch.setattr(
+        "scene_completion_training.points.data.open_scenes",
+        lambda path, **_: Scenes("rooms", (), {"a": lambda: places[path.name]}),
+    )
+    assert main([*arguments[:-4], str(tmp_path / "none")]) == 2
+    assert "a: its classes are not those of --probe-on" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_teachers_of_a_row_of_the_ablations_are_chosen_by_name(tmp_path: Path, tiny_dinov2: Path) -> None:

@@ -73,6 +73,7 @@ def test_features_learn_next_to_a_density_that_stays(stage: str, trainings: Trai
         assert field.teachers == ("text", "dino")
         assert stored.configuration["teachers"]["text"]["text_encoder"] == "tiny/text"
         assert all(float(content[f"uncertainty.logarithms.{number}"]) != 0.0 for number in range(2))
+        assert make_stage(trainings.configuration(stage)).uncertainty.regulariser == "log1p"
         assert field.centres["dino"].any() and not field.centres["text"].any()
     expected = {"field.output_layer.weight"}
     expected |= {"downsampler.scale", "artefacts.values"} if stage == "feature_field" else set()

@@ -247,7 +247,7 @@ def _score_frozen(
     offered = finder if args.offered == "found" else None
     files = [None, None] if args.phrases == [MADE] else [Path(file) for file in args.phrases or ()]
     learned, tested = (_phrases(file) for file in files) if encode else (None, None)
-    if learned:
+    if learned and encode:
         known = [
             instances.asked(scene, method.features(scene, None), of, offered)
             for scene in _scenes(training)
