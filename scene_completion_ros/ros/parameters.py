@@ -28,18 +28,7 @@ PathKind = Literal["file", "student", "text bank"]
 SHIPPED = "shipped"  # the text bank of the student bundle, as parameter `vocabulary`
 LONGEST_PATH = 4095
 # What parameters are grouped by: `image_qos` of `NodeParameters` is `image.qos` for everybody else.
-GROUPS = (
-    "image",
-    "sync",
-    "grid",
-    "transform",
-    "odometry",
-    "scale",
-    "depth",
-    "fusion",
-    "camera",
-    "obstacle",
-)
+GROUPS = ("image", "sync", "grid", "transform", "odometry", "scale", "depth", "fusion", "camera", "obstacle")
 ParameterValue = bool | int | float | str
 
 # What `ros2 param describe` calls the types.

@@ -213,11 +213,7 @@ def test_open_vocabulary_of_a_town(
 
 
 def test_open_vocabulary_refuses_what_it_cannot_do(
-    student: StudentBundle,
-    text_bank: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    street: PosedSequence,
-    tmp_path: Path,
+    student: StudentBundle, text_bank: Path, monkeypatch: pytest.MonkeyPatch, street: PosedSequence, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(teachers, "open_teacher", lambda *args, **options: TextAlignedTeacher("other"))
     town = street.save(tmp_path / "town")
