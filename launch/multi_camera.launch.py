@@ -4,14 +4,13 @@ from typing import Any
 
 from launch import LaunchContext, LaunchDescription
 
-from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.ros.launching.actions import bag_player, completion_node, described, rviz, shared_folder
 from scene_completion_ros.ros.launching.settings import (
-    Shown,
     full_node_name,
     given_parameters,
     launched_cameras,
     simulated_time,
+    topics_of_rviz,
 )
 from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
 
@@ -42,16 +41,10 @@ def processes(context: LaunchContext, given: dict[str, str]) -> list[Any]:
     remappings = [(f"{name}/{IMAGE}", image) for name, (image, _) in cameras.items()]
     remappings += [(f"{name}/{CAMERA_INFO}", camera_info) for name, (_, camera_info) in cameras.items()]
     node = completion_node(given, file, overrides, remappings)
-    if given["rviz"] != "true":
-        return [node, *bag_player(given)]
-    shown = Shown(
-        fixed_frame=given["fixed_frame"] or given["grid_frame"] or "base_link",
-        node=full_node_name(given["namespace"]),
-        image_topics={name: image for name, (image, _) in cameras.items()},
-        compressed=given["image_transport"] == "compressed",
-        voxel_size=read_grid(given["grid_file"])[0].voxel_size,
-    )
-    return [node, rviz(given, share, shown, sim_time), *bag_player(given)]
+    shown, (image, _) = next(iter(cameras.items()))
+    topics = topics_of_rviz(full_node_name(given["namespace"]), image, shown)
+    frame = given["fixed_frame"] or given["grid_frame"] or "base_link"
+    return [node, *rviz(given, share, frame, topics, sim_time), *bag_player(given)]
 
 
 def generate_launch_description() -> LaunchDescription:

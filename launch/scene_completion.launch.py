@@ -4,14 +4,13 @@ from typing import Any
 
 from launch import LaunchContext, LaunchDescription
 
-from scene_completion_ros.ros.launching.actions import (
-    bag_player,
-    completion_node,
-    described,
-    rviz,
-    shared_folder,
+from scene_completion_ros.ros.launching.actions import bag_player, completion_node, described, rviz, shared_folder
+from scene_completion_ros.ros.launching.settings import (
+    full_node_name,
+    given_parameters,
+    simulated_time,
+    topics_of_rviz,
 )
-from scene_completion_ros.ros.launching.settings import Shown, full_node_name, given_parameters, simulated_time
 from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
 
 ARGUMENTS = {
@@ -35,16 +34,9 @@ def processes(context: LaunchContext, given: dict[str, str]) -> list[Any]:
     remappings = [(IMAGE, given["image_topic"]), (CAMERA_INFO, given["camera_info_topic"])]
     share = shared_folder(context)
     file = given["params_file"] or str(share / "config" / "scene_completion.yaml")
-    started = [completion_node(given, file, overrides, remappings), *bag_player(given)]
-    if given["rviz"] == "true":
-        shown = Shown(
-            fixed_frame=given["fixed_frame"],
-            node=full_node_name(given["namespace"]),
-            image_topics={"": given["image_topic"]},
-            compressed=given["image_transport"] == "compressed",
-        )
-        started.append(rviz(given, share, shown, sim_time))
-    return started
+    node = completion_node(given, file, overrides, remappings)
+    topics = topics_of_rviz(full_node_name(given["namespace"]), given["image_topic"])
+    return [node, *bag_player(given), *rviz(given, share, given["fixed_frame"], topics, sim_time)]
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -81,7 +81,7 @@ def unprivileged() -> Iterator[None]:
         os.setresuid(0, 0, 0)
 
 
-FIRST, DOMAINS = 1, 89  # not 0, where a robot's own nodes are, nor those of benchmarks.running_node
+FIRST, DOMAINS = 1, 89  # not 0, where a robot's own nodes are
 _taken = itertools.count()
 
 

@@ -21,7 +21,6 @@ dds.use_shipped_profile()  # a process reads it with its first participant, whic
 TESTS = Path(__file__).resolve().parent
 
 SLOW = (
-    "benchmarks/test_soak.py",
     "inference/gpu",
     "report/test_page_in_browser.py",
     "ros/test_fuzzed_messages.py",

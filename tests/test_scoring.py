@@ -14,13 +14,7 @@ from scene_completion_ros.evaluation.truth import ALL, OCCLUDED, VISIBLE, DepthT
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
-from scene_completion_ros.scoring import (
-    PUBLISHED,
-    LidarOfBag,
-    PublishedGrid,
-    ReplayScores,
-    SequenceTruth,
-)
+from scene_completion_ros.scoring import PUBLISHED, LidarOfBag, PublishedGrid, ReplayScores, SequenceTruth
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_DTYPE
 from tests.commands.recordings import FRAME, START_NS, STEP_NS

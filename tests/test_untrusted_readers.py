@@ -173,9 +173,7 @@ READERS = {
         of_folder(by(f"{TRAINING}foundation.model_files:read_normalisation")),
     ),
     "training": Reader(
-        "training.yaml",
-        "{stage: single_view, steps: 10, output: runs, losses: {sparsity: 0.1}}",
-        read_training,
+        "training.yaml", "{stage: single_view, steps: 10, output: runs, losses: {sparsity: 0.1}}", read_training
     ),
 }
 

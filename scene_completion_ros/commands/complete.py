@@ -72,12 +72,7 @@ def run(args: argparse.Namespace) -> int:
     upright = upright_camera(args.camera_height, args.camera_pitch)
     progress.line(f"Completing {args.image} ({bundle.name}) ...")
     completer = Completer(
-        bundle,
-        camera,
-        grid=grid,
-        grid_from_camera=grid_from_camera,
-        engine=args.engine,
-        upright_from_camera=upright,
+        bundle, camera, grid=grid, grid_from_camera=grid_from_camera, engine=args.engine, upright_from_camera=upright
     )
     mounted = mounting_warnings(bundle, upright)
     if upright is None:

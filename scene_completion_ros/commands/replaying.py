@@ -35,19 +35,8 @@ from scene_completion_ros.report.summaries import evidence_summary
 from scene_completion_ros.report.writer import ReportWriter
 from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.parameters import read_parameters
-from scene_completion_ros.ros.replay.results import (
-    OF_TRANSFORMS,
-    ReplayResult,
-    ReplayStatistics,
-    percentiles,
-)
-from scene_completion_ros.scoring import (
-    LidarOfBag,
-    LidarTruth,
-    PublishedGrid,
-    ReplayScores,
-    SequenceTruth,
-)
+from scene_completion_ros.ros.replay.results import OF_TRANSFORMS, ReplayResult, ReplayStatistics, percentiles
+from scene_completion_ros.scoring import LidarOfBag, LidarTruth, PublishedGrid, ReplayScores, SequenceTruth
 from scene_completion_ros.sequences.from_bag import RecordedMotion
 from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_FIELDS, cloud_array_to_voxels, legend_json
 from scene_completion_ros.voxels.cloud_kernel import cloud_of

@@ -114,10 +114,7 @@ DEPTH = Metric(
     "depth",
     "Depth against the LiDAR of each frame, or against the exact one: 1e-3 to 80 m, mean over frames. Only the last "
     "column scales each frame by its median.",
-    (
-        Column("covered", "covered"),
-        *(Column(name, name, percent=False) for name in DepthErrors._fields),
-    ),
+    (Column("covered", "covered"), *(Column(name, name, percent=False) for name in DepthErrors._fields)),
     DepthTally,
     by=("pixels",),
     headline={"pixels": "all pixels"},

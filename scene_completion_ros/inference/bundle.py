@@ -565,15 +565,7 @@ def _parse_volume(fields: JsonObject, grid: VoxelGrid, class_names: Sequence[str
 
 
 # Students by folder and by name.
-
-
 AUTO = "auto"
-
-
-def refused_form(named: str | Path) -> str | None:
-    """Why a student cannot be named like that; None where an earlier version had no other form of this kind."""
-    cure = "use hf download owner/name --local-dir FOLDER, and name the folder (docs/packages.md)"
-    return f"hf: is not understood: {cure}" if str(named).startswith("hf:") else None
 
 
 def shipped_students() -> tuple[str, ...]:
@@ -587,11 +579,9 @@ def open_student(named: str | Path | None) -> StudentBundle:
 
 
 def student_folder(named: str | Path | None) -> Path:
-    """The folder of a student, see `open_student`. Raises BundleError where it is named as on the hub."""
+    """The folder of a student, see `open_student`."""
     if named is None or str(named) in ("", AUTO):
         return DEFAULT_BUNDLE
-    if refusal := refused_form(named):
-        raise BundleError(refusal, where=str(named))
     if str(named) in shipped_students() and not Path(named).is_dir():
         return DEFAULT_BUNDLE.with_name(str(named))
     return Path(named)

@@ -17,13 +17,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.voxels.colours import (
-    ROOM_DEPTHS,
-    STATE_COLOURS,
-    STREET_DEPTHS,
-    depth_colours,
-    voxel_colours,
-)
+from scene_completion_ros.voxels.colours import ROOM_DEPTHS, STATE_COLOURS, STREET_DEPTHS, depth_colours, voxel_colours
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, VoxelState, as_classes
 from scene_completion_ros.whole_files import write_whole
 

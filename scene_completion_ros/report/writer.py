@@ -438,8 +438,4 @@ def _viewpoint(voxels: SemanticVoxels, camera: Camera) -> dict[str, Any]:
     pixels = np.array([[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]])
     rays = np.asarray(camera.unproject(pixels), dtype=np.float64)
     corners = position + 2.0 * rays @ rotation.T
-    return {
-        "position": position.tolist(),
-        "heading": heading_of(voxels.grid_from_camera),
-        "corners": corners.tolist(),
-    }
+    return {"position": position.tolist(), "heading": heading_of(voxels.grid_from_camera), "corners": corners.tolist()}

@@ -9,13 +9,7 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.lifecycle import LifecycleNode
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.ros.parameters import (
-    SCHEMA,
-    NodeParameters,
-    ParameterSpec,
-    ParameterValue,
-    unknown_parameter,
-)
+from scene_completion_ros.ros.parameters import SCHEMA, NodeParameters, ParameterSpec, ParameterValue, unknown_parameter
 
 
 class ExplainingNode(LifecycleNode):  # type: ignore[misc]  # rclpy has no types where it is not installed

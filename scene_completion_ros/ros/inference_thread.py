@@ -41,12 +41,7 @@ from scene_completion_ros.ros.frame import (
     Scene,
     Student,
 )
-from scene_completion_ros.ros.health.diagnostics import (
-    TIMES_KEPT,
-    DepthReport,
-    FusionReport,
-    InferenceRecord,
-)
+from scene_completion_ros.ros.health.diagnostics import TIMES_KEPT, DepthReport, FusionReport, InferenceRecord
 from scene_completion_ros.ros.health.judgement import FrameCounters, Record
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.publishers import Outputs

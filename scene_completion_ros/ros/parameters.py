@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.inference.bundle import AUTO, refused_form, shipped_students
+from scene_completion_ros.inference.bundle import AUTO, shipped_students
 from scene_completion_ros.inference.encoder import EngineName
 from scene_completion_ros.ros.topics import NODE_NAME
 from scene_completion_ros.untrusted_files import read_yaml, shown
@@ -28,18 +28,7 @@ PathKind = Literal["file", "student", "text bank"]
 SHIPPED = "shipped"  # the text bank of the student bundle, as parameter `vocabulary`
 LONGEST_PATH = 4095
 # What parameters are grouped by: `image_qos` of `NodeParameters` is `image.qos` for everybody else.
-GROUPS = (
-    "image",
-    "sync",
-    "grid",
-    "transform",
-    "odometry",
-    "scale",
-    "depth",
-    "fusion",
-    "camera",
-    "obstacle",
-)
+GROUPS = ("image", "sync", "grid", "transform", "odometry", "scale", "depth", "fusion", "camera", "obstacle")
 ParameterValue = bool | int | float | str
 
 # What `ros2 param describe` calls the types.
@@ -104,8 +93,6 @@ class ParameterSpec:
             return f"{shown(value)} is not allowed; choose {self.allowed}"
         if self.path and len(value) > LONGEST_PATH:
             return f"{shown(value)} has {len(value)} characters, which no path has; name {self.allowed}"
-        if self.path == "student" and (refusal := refused_form(value)):
-            return refusal
         named = value == self.default or (self.path == "student" and value in ("", *shipped_students()))
         named = named or (self.path == "text bank" and value == SHIPPED)
         problem = _path_problem(Path(value), self.path) if self.path and not named else None

@@ -236,11 +236,7 @@ class Outputs:
         wanted = (*placement.map_from_grid.matrix.ravel(), *band)
         if self._ground is None or wanted != self._ground_made_for or self._ground.grid != voxels.grid:
             self._ground, self._ground_made_for = GroundProjection(voxels.grid, placement.map_from_grid, *band), wanted
-        ground = self._ground(
-            voxels,
-            ignored=ignored_here(voxels, parameters),
-            ground=self._ground_points(scene),
-        )
+        ground = self._ground(voxels, ignored=ignored_here(voxels, parameters), ground=self._ground_points(scene))
         return [occupancy_grid_message(ground, voxels.stamp_ns, placement.map_frame_id, placement.frame_from_map)]
 
     @staticmethod
@@ -280,10 +276,7 @@ class Outputs:
         made_for, rays = self._rays.get(frame.name, (None, None))
         if rays is None or wanted != made_for:
             rays = ClearingRays(
-                completion.voxels.grid,
-                grid_from_camera,
-                completion.depth_camera,
-                threads=parameters.threads or None,
+                completion.voxels.grid, grid_from_camera, completion.depth_camera, threads=parameters.threads or None
             )
             self._rays[frame.name] = wanted, rays
         return rays

@@ -209,8 +209,4 @@ def _cameras(folder: Path) -> list[str]:
     return [name for name in COLOUR_CAMERAS if name in found] or found
 
 
-SOURCE = Source(
-    "DATE/DATE_drive_NNNN_sync of KITTI raw",
-    lambda path: bool(_cameras(path)),
-    kitti_raw,
-)
+SOURCE = Source("DATE/DATE_drive_NNNN_sync of KITTI raw", lambda path: bool(_cameras(path)), kitti_raw)

@@ -159,10 +159,7 @@ def test_packages_that_a_sourced_distribution_lacks(tmp_path: Path, monkeypatch:
     for name in ("rclpy", "cv_bridge", "launch_ros"):
         (index / name).touch()
     finding = command.check_optional()
-    assert (finding.status, finding.cure) == (
-        "warning",
-        "sudo apt install ros-jazzy-tf2-ros ros-jazzy-image-transport",
-    )
+    assert (finding.status, finding.cure) == ("warning", "sudo apt install ros-jazzy-tf2-ros ros-jazzy-image-transport")
     assert "tf2_ros is not installed: voxels stay in the frame of their image" in finding.found
 
 

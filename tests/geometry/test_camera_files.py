@@ -333,11 +333,7 @@ def own(**changes: object) -> Callable[[Path], None]:
             KITTI360_FISHEYE.replace("   xi: 2.2134047507854890e+00\n", ""),
             "mirror_parameters: None is",
         ),
-        (
-            "image_02.yaml",
-            KITTI360_FISHEYE.replace("1.3363220825849971e+03", "wide"),
-            "gamma1: 'wide' is",
-        ),
+        ("image_02.yaml", KITTI360_FISHEYE.replace("1.3363220825849971e+03", "wide"), "gamma1: 'wide' is"),
     ],
 )
 def test_malformed_files_are_refused_by_name(

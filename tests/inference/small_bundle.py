@@ -97,13 +97,7 @@ def tiny_weights(seed: int, *, channels: int = CHANNELS, label_hidden: int = 0) 
 
 
 def serialised(
-    nodes: list[Any],
-    given: Any,
-    made: Any,
-    tensors: Mapping[str, Any],
-    *,
-    opset: int = 19,
-    further: Sequence[Any] = (),
+    nodes: list[Any], given: Any, made: Any, tensors: Mapping[str, Any], *, opset: int = 19, further: Sequence[Any] = ()
 ) -> bytes:
     """An ONNX graph of nodes, one input or a list of them, one output or further ones, and constant tensors."""
     initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()]

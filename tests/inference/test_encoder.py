@@ -170,8 +170,7 @@ def test_the_share_of_an_image_that_shows_something() -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(one, marks=[pytest.mark.slow] * (one != DEFAULT_BUNDLE.name)) for one in shipped_students()],
+    "name", [pytest.param(one, marks=[pytest.mark.slow] * (one != DEFAULT_BUNDLE.name)) for one in shipped_students()]
 )
 def test_nothing_is_certain_of_images_that_show_nothing(name: str, street: tuple[Camera, NDArray[np.uint8]]) -> None:
     camera, photograph = street

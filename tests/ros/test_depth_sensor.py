@@ -70,9 +70,7 @@ def running(start: Start, tmp_path: Path) -> Callable[..., Sensing]:
     return begin
 
 
-def test_a_depth_camera_corrects_the_network_and_its_faults_cost_no_image(
-    running: Callable[..., Sensing],
-) -> None:
+def test_a_depth_camera_corrects_the_network_and_its_faults_cost_no_image(running: Callable[..., Sensing]) -> None:
     robot = running()
     wrong = robot.graph.node.create_publisher(CompressedImage, "sensed", 10)
     robot.until_logged("it is of type sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image or")

@@ -22,17 +22,7 @@ from scene_completion_ros.ros.topics import NODE_NAME
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 from tests.ros.camera_to_voxels import CAMERA, FRAME, PATIENT_S, SECOND_NS, CameraToVoxels, is_cloud_of, some_image
 from tests.ros.graph import Graph, NodeUnderTest, as_arguments
-from tests.ros.moving_robot import (
-    ARGUMENTS,
-    BASE,
-    LATCHED,
-    MOUNT,
-    ODOM,
-    SOURCES,
-    TENTH_NS,
-    MovingRobot,
-    pose,
-)
+from tests.ros.moving_robot import ARGUMENTS, BASE, LATCHED, MOUNT, ODOM, SOURCES, TENTH_NS, MovingRobot, pose
 
 Start = Callable[..., Any]
 

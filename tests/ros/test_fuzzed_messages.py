@@ -12,7 +12,6 @@ import struct
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -41,6 +40,7 @@ ENCODING_NAMES = (*ENCODINGS, "16UC1", "32FC1", "64FC3", "RGB8", "rgb8 ", "", "\
 FORMATS = ("", "jpeg", "png", "bmp", "rgb8; jpeg compressed bgr8", "16UC1; compressedDepth png", "☃\n", "x" * 20_000)
 FRAME_IDS = ("", "/", "/front", "front optical", "a\nb", "\x1b[2J", "☃", "x" * 20_000)
 MODELS = ("", "plumb_bob", "rational_polynomial", "equidistant", "fisheye", "mei", "none", "☃", "x" * 20_000)
+STRINGS = {"encoding": ENCODING_NAMES, "format": FORMATS, "distortion_model": MODELS}
 STAMPS = ((0, 0), (-1, 0), (-(2**31), 0), (2**31 - 1, 999_999_999), (2**31 - 1, 2**32 - 1), (5, 10**9), (-1, 2**32 - 1))
 BOMB_SIDE = 32_000  # a picture of a gigapixel, in a message of some hundred kilobytes
 
@@ -70,7 +70,7 @@ class MessageFuzzer:
         message = messages.image_message(self._picture, *self._next())
         if self._one_in(4):
             self._take_encoding(message, self._random.choice(list(ENCODINGS)))
-        return self._changed(message, [self._of_header(message), *self._of_image(message)])
+        return self._changed(message)
 
     def compressed_image(self) -> Any:
         """A sensor_msgs/CompressedImage."""
@@ -79,22 +79,57 @@ class MessageFuzzer:
             format="rgb8; jpeg compressed bgr8", data=array("B", self._random.choice(self._files))
         )
         message.header.stamp, message.header.frame_id = messages.stamp_message(stamp_ns), frame_id
-        return self._changed(message, [self._of_header(message), *self._of_file(message)])
+        return self._changed(message, "data", "data", "data")
 
     def camera_info(self) -> Any:
         """A sensor_msgs/CameraInfo."""
         message = messages.camera_info_message(self._camera, *self._next())
-        return self._changed(message, [self._of_header(message), *self._of_camera_info(message)])
+        return self._changed(message, "k", "d")
 
     def _next(self) -> tuple[int, str]:
         """Stamp in nanoseconds and frame of the next message."""
         self._drawn += 1
         return 1_000_000_000_000 + self._drawn * 1_000_000, f"fuzzed_{self._drawn}"
 
-    def _changed(self, message: Any, changes: Sequence[Callable[[], None]]) -> Any:
-        for change in self._random.sample(list(changes), self._random.choice((0, 1, 1, 1, 2, 3))):
-            change()
+    def _changed(self, message: Any, *often: str) -> Any:
+        """A message with up to three of its fields changed; `often`: fields that are drawn more often than others."""
+        kinds = message.get_fields_and_field_types()
+        count = self._random.choice((0, 1, 1, 1, 2, 3))
+        for name in dict.fromkeys(self._random.sample([*kinds, *often], count)):
+            self._change(message, name, kinds[name])
         return message
+
+    def _change(self, of: Any, name: str, kind: str) -> None:
+        """Change a field, by its type."""
+        draw, value = self._random, getattr(of, name)
+        if name == "header":
+            self._change_header(value)
+        elif name == "d":
+            count = draw.choice((0, 1, 4, 5, 8, 12, 14, 3000))
+            of.distortion_model = draw.choice(MODELS)
+            of.d = [self._real(0.1) if self._one_in(3) else draw.uniform(-1, 1) for _ in range(count)]
+        elif kind == "string":
+            setattr(of, name, draw.choice(STRINGS[name]))
+        elif kind == "sequence<uint8>":
+            picture = isinstance(of, CompressedImage) and self._one_in(2)
+            data = value.tobytes()
+            of.data = array("B", self._of_another_size(data) if picture else self._spoilt(data))
+        elif kind.startswith("double"):
+            place = draw.choice([0, 2, 4, 5, draw.randrange(len(value))])
+            value[place] = self._real(value[place])
+        elif "/" in kind:
+            for part in ("x_offset", "y_offset", "width", "height"):
+                self._change(value, part, "uint32")
+        else:
+            setattr(of, name, self._whole(value) % (256 if kind == "uint8" else 2**32))
+
+    def _change_header(self, header: Any) -> None:
+        if self._one_in(2):
+            header.frame_id = self._random.choice(FRAME_IDS)
+        elif self._one_in(2):
+            header.stamp = messages.stamp_message(messages.stamp_nanoseconds(header.stamp) - 500_000_000)
+        else:
+            header.stamp.sec, header.stamp.nanosec = self._random.choice(STAMPS)
 
     def _one_in(self, count: int) -> bool:
         return self._random.randrange(count) == 0
@@ -108,35 +143,6 @@ class MessageFuzzer:
         value = float(value)
         return self._random.choice([*REALS, -value, value * 1.01, value * 1e-3, value * 1e3])
 
-    def _of_header(self, message: Any) -> Callable[[], None]:
-        def change() -> None:
-            if self._one_in(2):
-                message.header.frame_id = self._random.choice(FRAME_IDS)
-            elif self._one_in(2):
-                earlier_ns = messages.stamp_nanoseconds(message.header.stamp) - 500_000_000
-                message.header.stamp = messages.stamp_message(earlier_ns)
-            else:
-                message.header.stamp.sec, message.header.stamp.nanosec = self._random.choice(STAMPS)
-
-        return change
-
-    def _of_image(self, message: Any) -> list[Callable[[], None]]:
-        def number(name: str) -> Callable[[], None]:
-            return lambda: setattr(message, name, self._whole(getattr(message, name)))
-
-        def encoding() -> None:
-            message.encoding = self._random.choice(ENCODING_NAMES)
-
-        def endian() -> None:
-            message.is_bigendian = self._random.choice((1, 255))
-
-        def data() -> None:
-            size = len(message.data)
-            length = self._random.choice((0, 1, size - 1, size // 2, size + 1, self._random.randrange(size + 1)))
-            message.data = (message.data + array("B", [7]))[:length]
-
-        return [number("height"), number("width"), number("step"), encoding, endian, data]
-
     def _take_encoding(self, message: Any, name: str) -> None:
         """Make it an image of another encoding and a small size, of as much data as that needs."""
         encoding = ENCODINGS[name]
@@ -145,21 +151,10 @@ class MessageFuzzer:
         message.encoding, message.height, message.width, message.step = name, height, width, row
         message.data = array("B", self._random.randbytes(row * height * (3 if name.startswith("nv") else 2) // 2))
 
-    def _of_file(self, message: Any) -> list[Callable[[], None]]:
-        def form() -> None:
-            message.format = self._random.choice(FORMATS)
-
-        def data() -> None:
-            message.data = array("B", self._spoilt(message.data.tobytes()))
-
-        def size() -> None:
-            width, height = self._whole(self._camera.width), self._whole(self._camera.height)
-            message.data = array("B", of_size(message.data.tobytes(), width, height))
-
-        def bomb() -> None:
-            message.data = array("B", self._bomb)
-
-        return [form, data, data, data, size, size] + [bomb] * self._one_in(8)
+    def _of_another_size(self, data: bytes) -> bytes:
+        """A picture that says so, or one of a gigapixel."""
+        size = self._whole(self._camera.width), self._whole(self._camera.height)
+        return self._bomb if self._one_in(30) else of_size(data, *size)
 
     def _spoilt(self, data: bytes) -> bytes:
         size, some = len(data), self._random.randrange
@@ -170,33 +165,8 @@ class MessageFuzzer:
         for _ in range(some(1, 20)):  # most often where formats keep what says how to read the rest
             spoilt[some(min(size, self._random.choice((30, 200, size))))] = some(256)
         return self._random.choice(
-            (data[:start], data[start:], data[:start] + data[end:], data[:end] + data[start:], bytes(spoilt))
+            (data[:start], data[start:], data[:start] + data[end:], data[:end] + data[start:], bytes(spoilt), data[:-1])
         )
-
-    def _of_camera_info(self, message: Any) -> list[Callable[[], None]]:
-        def number(part: Any, name: str) -> Callable[[], None]:
-            return lambda: setattr(part, name, self._whole(getattr(part, name)))
-
-        def entry(name: str) -> Callable[[], None]:
-            def change() -> None:
-                values = getattr(message, name)
-                place = self._random.choice([0, 2, 4, 5, self._random.randrange(len(values))])
-                values[place] = self._real(values[place])
-
-            return change
-
-        def lens() -> None:
-            model, count = self._random.choice(MODELS), self._random.choice((0, 1, 4, 5, 8, 12, 14, 3000))
-            message.distortion_model = model
-            message.d = [self._real(0.1) if self._one_in(3) else self._random.uniform(-1, 1) for _ in range(count)]
-
-        def region() -> None:
-            for name, size in (("width", message.width), ("height", message.height)):
-                setattr(message.roi, name, self._whole(size))
-            message.roi.x_offset, message.roi.y_offset = self._whole(0), self._whole(0)
-
-        sizes = [number(message, name) for name in ("width", "height", "binning_x", "binning_y")]
-        return [*sizes, entry("k"), entry("k"), entry("p"), entry("r"), lens, lens, region]
 
 
 def _picture_files(picture: NDArray[np.uint8]) -> list[bytes]:

@@ -49,20 +49,14 @@ class Bench:
             Completer,
             SimpleNamespace(
                 bundle=SimpleNamespace(
-                    takes_evidence=takes_evidence,
-                    canonical=CAMERA,
-                    class_names=("road", "building"),
+                    takes_evidence=takes_evidence, canonical=CAMERA, class_names=("road", "building")
                 ),
                 evidence_estimator=partial(EvidenceEstimator, CAMERA, DEFAULT_GRID, covered),
             ),
         )
 
     def image(
-        self,
-        pose: PoseToCome | None = None,
-        epoch: Epoch = NOW,
-        scale_from: str = "odometry",
-        frame_id: str = "camera",
+        self, pose: PoseToCome | None = None, epoch: Epoch = NOW, scale_from: str = "odometry", frame_id: str = "camera"
     ) -> float:
         """Complete the next image; the factor that it was given, 0 for none. `pose`: None where it is known at once."""
         place = np.array([0.05, 0.0, 0.4]) * self.number
@@ -197,12 +191,7 @@ class SensorBench:
         if depth is not None and not isinstance(depth, NotYetError):
             reading = DepthReading(depth, 5_000_000, pose or RigidTransform.identity())
         own = np.full((16, 32), OWN_M, np.float32)
-        frame: Any = SimpleNamespace(
-            name="",
-            topic="/image",
-            camera=self.camera,
-            depth=reading,
-        )
+        frame: Any = SimpleNamespace(name="", topic="/image", camera=self.camera, depth=reading)
         seen = SeenImage(np.zeros((32, 64, 3), np.uint8), None, own, {})
         return self.sensing.sensed(cast(Frame, frame), cast(StudentBundle, SimpleNamespace(canonical=CANONICAL)), seen)
 
@@ -213,10 +202,7 @@ class SensorBench:
 
 @pytest.mark.parametrize(
     ("kind", "encoding", "unit", "unknown", "padding"),
-    [
-        (">u2", "16UC1", 1000.0, (0,), 6),
-        ("<f4", "32FC1", 1.0, (0.0, math.nan, math.inf, -math.inf, -1.0), 0),
-    ],
+    [(">u2", "16UC1", 1000.0, (0,), 6), ("<f4", "32FC1", 1.0, (0.0, math.nan, math.inf, -math.inf, -1.0), 0)],
 )
 def test_a_depth_image_is_read_as_rep_118_has_it(
     kind: str, encoding: str, unit: float, unknown: tuple[float, ...], padding: int

@@ -181,9 +181,7 @@ def test_auto_subscribes_to_tf_no_sooner_than_a_transform_is_needed(
 def test_unusable_odometry_is_refused_with_the_name_of_its_topic(monkeypatch: pytest.MonkeyPatch) -> None:
     heard: dict[str, Any] = {}
     monkeypatch.setattr(
-        placements,
-        "AdaptiveSubscription",
-        lambda node, kind, topic, callback, **_: heard.update({topic: callback}),
+        placements, "AdaptiveSubscription", lambda node, kind, topic, callback, **_: heard.update({topic: callback})
     )
     parameters = NodeParameters(transform_source="topics", odometry_topics="/odom=base, /wheel")
     refused: list[str] = []

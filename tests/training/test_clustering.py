@@ -10,12 +10,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.clustering import (
-    fit_clusters,
-    fit_label_head,
-    read_class_file,
-    write_class_file,
-)
+from scene_completion_training.clustering import fit_clusters, fit_label_head, read_class_file, write_class_file
 
 
 def _rays(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.geometry import RigidTransform
-from scene_completion_ros.voxels.semantic_voxels import (
-    OTHER,
-    PhraseMatches,
-    VoxelState,
-    as_classes,
-    matches_of_points,
-)
+from scene_completion_ros.voxels.semantic_voxels import OTHER, PhraseMatches, VoxelState, as_classes, matches_of_points
 from tests.voxels.samples import street, voxels_of
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 import scene_completion_ros
 from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError, TrainingError
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.bundle import open_student, refused_form
+from scene_completion_ros.inference.bundle import open_student
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.module import TrainingData
 from scene_completion_training.networks.density_field import (
@@ -229,12 +229,7 @@ class Checkpoint:
 
 def trained_viewpoint(source: Path) -> Viewpoint:
     """The viewpoint of a student bundle (see `open_student` and `Viewpoint.of_bundle`) or a checkpoint."""
-    return Viewpoint.of_bundle(open_student(source)) if _is_student(source) else Checkpoint.read(source).viewpoint
-
-
-def _is_student(source: Path) -> bool:
-    """Whether a source is the folder of a bundle, or named as one was named on the hub, and no checkpoint."""
-    return source.is_dir() or refused_form(source) is not None
+    return Viewpoint.of_bundle(open_student(source)) if source.is_dir() else Checkpoint.read(source).viewpoint
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,7 +243,7 @@ class TrainedWeights:
     @staticmethod
     def read(source: Path) -> "TrainedWeights":
         """Reads a student bundle (a folder), or a checkpoint; a `BundleError` if it is neither."""
-        if _is_student(source):
+        if source.is_dir():
             bundle = open_student(source)
             weights = {name: torch.from_numpy(v.astype(np.float32)) for name, v in bundle.load_weights().items()}
             return TrainedWeights(weights, link_of_calibration(bundle.calibration, bundle.grid.voxel_size))

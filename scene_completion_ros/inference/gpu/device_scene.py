@@ -96,11 +96,7 @@ class DeviceScene:
     """
 
     def __init__(
-        self,
-        engines: Sequence[DeviceGraph],
-        device: KernelDevice,
-        context: PrimaryContext,
-        prepared: PreparedScene,
+        self, engines: Sequence[DeviceGraph], device: KernelDevice, context: PrimaryContext, prepared: PreparedScene
     ) -> None:
         self._device, self._context, self._answers = device, context, 0
         self.owner: object = None  # what the engines belong to, which is to stay

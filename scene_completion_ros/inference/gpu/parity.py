@@ -61,11 +61,7 @@ BF16 = Gate(
 )
 # The same by float16 and the kernels of a GPU; the worst of the shipped students is `room` with an IoU of 0.983 and
 # 0.0011 of the probability, where ONNX Runtime computes its graphs and the CPU the kernels.
-DEVICE = Gate(
-    "the GPU",
-    "the CPU",
-    {"probability_mean": 3e-3, "occupied_iou": 0.97, "labels_agreement": 0.98},
-)
+DEVICE = Gate("the GPU", "the CPU", {"probability_mean": 3e-3, "occupied_iou": 0.97, "labels_agreement": 0.98})
 
 
 def device_parity(bundle: StudentBundle, found: Networks, right: Networks) -> dict[str, float]:

@@ -185,10 +185,7 @@ def calibration_status(
 ) -> Status:
     """Whether the CameraInfo is there, recent, and fits; `warnings`: how it differs from the student's training."""
     record, topic, used = camera.record, camera.record.camera_info_topic, camera.record.camera
-    values = {
-        "topic": topic,
-        "CameraInfo received since activation": str(record.camera_infos.count),
-    }
+    values = {"topic": topic, "CameraInfo received since activation": str(record.camera_infos.count)}
     if used is not None:
         values["camera"] = (
             f"{used.width}x{used.height}, fx {used.fx:.2f}, fy {used.fy:.2f}, cx {used.cx:.2f}, cy {used.cy:.2f}, "

@@ -267,10 +267,10 @@ MEMORY = {
 }
 
 
-def memory_status(folder: Path = Path("/proc/self")) -> Status:
-    """Memory, threads and open files of a process, by its folder in /proc."""
+def memory_status() -> Status:
+    """Memory, threads and open files of this process."""
     lines: dict[str, str] = {}
-    open_files = 0  # sockets included
+    folder, open_files = Path("/proc/self"), 0  # sockets included
     with suppress(OSError):
         text = (folder / "status").read_text(encoding="utf-8", errors="replace")
         lines = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)

@@ -12,7 +12,6 @@ from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
 from scene_completion_ros.ros.dds import missing_profile
-from scene_completion_ros.ros.launching.settings import LIVE, Shown, write_adapted
 from scene_completion_ros.ros.topics import NODE_NAME
 
 PACKAGE = "scene_completion_ros"
@@ -27,7 +26,7 @@ COMMON: dict[str, tuple[Any, str]] = {
     "bag": ("", "Recording that `ros2 bag play` plays to the node with its time on /clock"),
     "bag_arguments": ("--delay 5", "Further arguments of `ros2 bag play`, such as: --loop --rate 0.5"),
     "rviz": ("false", "Start RViz as well"),
-    "rviz_config": ("", "Configuration of RViz, as it is; empty: the shipped one, with the topics given here"),
+    "rviz_config": ("", "Configuration of RViz; empty: config/scene_completion.rviz"),
 }
 CHOICES = {
     "image_transport": ["", "raw", "compressed"],
@@ -87,14 +86,25 @@ def bag_player(given: Mapping[str, str]) -> list[ExecuteProcess]:
     return [ExecuteProcess(cmd=command, name="bag_play", output="screen")]
 
 
-def rviz(given: Mapping[str, str], share: Path, shown: Shown, sim_time: Mapping[str, bool]) -> Node:
-    """RViz, with the given or the shipped configuration, adapted."""
-    config = given["rviz_config"] or str(write_adapted(share / LIVE, shown))
-    return Node(
-        package="rviz2",
-        executable="rviz2",
-        name="scene_completion_rviz",
-        output="screen",
-        arguments=["-d", config, "-f", shown.fixed_frame],
-        parameters=[dict(sim_time)] if sim_time else [],
-    )
+def rviz(
+    given: Mapping[str, str],
+    share: Path,
+    fixed_frame: str,
+    remappings: Sequence[tuple[str, str]],  # of `topics_of_rviz`
+    sim_time: Mapping[str, bool],
+) -> list[Node]:
+    """RViz, with the given or the shipped configuration, where it was asked for."""
+    if given["rviz"] != "true":
+        return []
+    config = given["rviz_config"] or str(share / "config" / "scene_completion.rviz")
+    return [
+        Node(
+            package="rviz2",
+            executable="rviz2",
+            name="scene_completion_rviz",
+            output="screen",
+            arguments=["-d", config, "-f", fixed_frame],
+            parameters=[dict(sim_time)] if sim_time else [],
+            remappings=remappings,
+        )
+    ]

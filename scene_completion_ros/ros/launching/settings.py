@@ -1,22 +1,10 @@
-"""What the launch files start, without launch: cameras and their topics, given parameters, and what RViz shows.
+"""What the launch files start, without launch: cameras and their topics, given parameters, and what RViz shows."""
 
-RViz looks for the transport in the name of an image topic before it remaps that name. So topics are not remapped, but
-put into a file for this start, with the names that the window of RViz then shows.
-"""
-
-import atexit
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-
-import yaml
+from collections.abc import Mapping, Sequence
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros.parameters import SCHEMA, names_in
-from scene_completion_ros.ros.topics import IMAGE, NODE_NAME, depth_topics
+from scene_completion_ros.ros.topics import DEPTH, IMAGE, NODE_NAME, TOPICS, default_name, depth_topics
 
 
 def full_node_name(namespace: str) -> str:
@@ -74,81 +62,13 @@ def _for_each(cameras: Sequence[str], value: str, argument: str) -> list[str]:
     return list(given)
 
 
-LIVE = Path("config/scene_completion.rviz")
-OPTICAL_VIEW, BODY_VIEW = "Behind an optical frame (z forward)", "Behind a body frame (z up)"
-GROUND = "Ground"
+def topics_of_rviz(node: str, image: str, camera: str = "") -> list[tuple[str, str]]:
+    """What the topics of the shipped configuration of RViz are called in this start, as remappings.
 
-
-@dataclass(frozen=True)
-class Shown:
-    """What RViz is to show."""
-
-    fixed_frame: str
-    node: str = f"/{NODE_NAME}"  # full name of the completion node
-    # Image topic of every camera, without transport, by the camera's name; the only one has none.
-    image_topics: Mapping[str, str] = field(default_factory=lambda: {"": f"/{IMAGE}"})
-    compressed: bool = False
-    voxel_size: float = 0.2  # edge of a voxel, metres
-
-    @property
-    def optical(self) -> bool:
-        """Whether that frame is an optical one (x right, y down, z forward) by its name, as REP 103 has it."""
-        return "optical" in self.fixed_frame
-
-
-def adapted(shipped: str, shown: Shown) -> str:
-    """The text of `config/scene_completion.rviz` for what runs."""
-    document = yaml.safe_load(shipped)
-    manager = document["Visualization Manager"]
-    manager["Global Options"]["Fixed Frame"] = shown.fixed_frame
-    manager["Displays"] = [new for display in manager["Displays"] for new in _adapted_displays(display, shown)]
-    name = OPTICAL_VIEW if shown.optical else BODY_VIEW
-    (view,) = (view for view in manager["Views"]["Saved"] if view["Name"] == name)
-    manager["Views"]["Current"] = deepcopy(view) | {"Name": "Current View"}  # not an alias in the file
-    return str(yaml.safe_dump(document, sort_keys=False))
-
-
-def write_adapted(shipped: Path, shown: Shown) -> Path:
-    """Adapt the file `shipped`, see `adapted`, into a temporary one, which is removed when this process ends."""
-    text = adapted(shipped.read_text(encoding="utf-8"), shown)
-    with tempfile.NamedTemporaryFile("w", prefix="scene_completion_", suffix=".rviz", delete=False) as file:
-        file.write(text)
-    path = Path(file.name)
-    atexit.register(path.unlink, missing_ok=True)
-    return path
-
-
-def _adapted_displays(display: dict[str, Any], shown: Shown) -> Iterator[dict[str, Any]]:
-    """One display, or those of all cameras."""
-    if display["Name"] == GROUND and not shown.optical:
-        display = {**display, "Plane": "XY", "Offset": {"X": 0, "Y": 0, "Z": 0}}
-    if display.get("Style") == "Boxes":
-        display = {**display, "Size (m)": shown.voxel_size}
-    if "Topic" not in display:
-        yield display
-        return
-    topic = display["Topic"]["Value"]
-    of_camera = _topics_of_cameras(topic, shown)
-    if of_camera is None:
-        yield _with_topic(display, topic.replace(f"/{NODE_NAME}/", f"{shown.node}/", 1))
-        return
-    enabled = display["Enabled"]
-    if topic.startswith(f"/{IMAGE}"):
-        enabled = shown.compressed == topic.endswith("/compressed")
-    for camera, its_topic in of_camera.items():
-        name = f"{display['Name']} {camera}".strip()
-        yield _with_topic({**display, "Name": name, "Enabled": enabled, "Value": enabled}, its_topic)
-
-
-def _topics_of_cameras(topic: str, shown: Shown) -> dict[str, str] | None:
-    """What a topic of the shipped configuration is for each camera; None where it is one for all of them."""
-    if topic in (f"/{IMAGE}", f"/{IMAGE}/compressed"):
-        transport = topic.removeprefix(f"/{IMAGE}")
-        return {camera: f"{image}{transport}" for camera, image in shown.image_topics.items()}
-    if topic == depth_topics()[0].replace("~", f"/{NODE_NAME}"):
-        return {camera: depth_topics(camera)[0].replace("~", shown.node) for camera in shown.image_topics}
-    return None
-
-
-def _with_topic(display: dict[str, Any], topic: str) -> dict[str, Any]:
-    return {**display, "Topic": {**display["Topic"], "Value": topic}}
+    `node`: full name of the completion node; `image`: the image topic that is shown, without transport; `camera`: name
+    of its camera, where there are several. RViz takes the transport from the name before it remaps that: each transport
+    has a display.
+    """
+    own = {default_name(spec.name): spec.name.replace("~", node) for spec in TOPICS if spec.name.startswith("~/")}
+    own[default_name(DEPTH)] = depth_topics(camera)[0].replace("~", node)
+    return [(f"/{IMAGE}", image), (f"/{IMAGE}/compressed", f"{image}/compressed"), *own.items()]

@@ -51,13 +51,7 @@ QUEUE = 1000  # reliable, so nothing gets lost on the way
 # later; then, since they are published last, that long for the map.
 TIMES_PATIENCE_S, PATIENCE_S = 10.0, 0.5
 # Answers to an image, in the order in which they are recorded, whatever the order in which they arrive.
-RECORDED = (
-    topics.VOXELS,
-    topics.DEPTH,
-    topics.DEPTH_CAMERA_INFO,
-    topics.OCCUPANCY_GRID,
-    topics.OBSTACLES,
-)
+RECORDED = (topics.VOXELS, topics.DEPTH, topics.DEPTH_CAMERA_INFO, topics.OCCUPANCY_GRID, topics.OBSTACLES)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.geometry.transforms import read_extrinsics
 from scene_completion_ros.inference.bundle import shipped_students
 from scene_completion_ros.ros import topics
-from scene_completion_ros.ros.launching.settings import LIVE, Shown, adapted, launched_cameras
+from scene_completion_ros.ros.launching.settings import launched_cameras
 from scene_completion_ros.ros.parameters import SCHEMA, NodeParameters, read_parameters
 from scene_completion_ros.ros.placements import check_frames
 from scene_completion_ros.ros.topics import TOPICS
@@ -89,15 +89,13 @@ class LaunchFile:
 
 
 def as_text(value: Any) -> Any:
-    """All that an entity, or a setting of one, was made with, in a form that can be compared; RViz files are read."""
+    """All that an entity, or a setting of one, was made with, in a form that can be compared."""
     if isinstance(value, Recorded):
         return value.kind, as_text(value.arguments), as_text(value.settings)
     if isinstance(value, Mapping):
         return [(name, as_text(part)) for name, part in value.items()]
     if isinstance(value, list | tuple):
         return [as_text(part) for part in value]
-    if isinstance(value, str) and value.endswith(".rviz") and Path(value).is_file():
-        return Path(value).read_text(encoding="utf-8")
     return value
 
 
@@ -166,23 +164,23 @@ def test_the_parameter_file_is_overridden_only_with_what_was_given(
     assert others == ([overrides] if overrides else [])
 
 
-def test_rviz_shows_what_was_launched(live: LaunchFile) -> None:
-    given = {"rviz": "true", "namespace": "robot", "image_topic": "/cam/image_raw", "image_transport": "compressed"}
-    _, rviz = live.started(**given)
-    flag, config, *frame = rviz.settings["arguments"]
-    assert (flag, frame, rviz.settings["parameters"]) == ("-d", ["-f", "camera_optical_frame"], [])
-    shipped = (ROOT / LIVE).read_text(encoding="utf-8")
-    shown = Shown("camera_optical_frame", "/robot/scene_completion", {"": "/cam/image_raw"}, compressed=True)
-    assert Path(config).read_text(encoding="utf-8") == adapted(shipped, shown)
-    assert "&id" not in adapted(shipped, shown)
-    _, rviz = live.started(rviz="true", fixed_frame="odom", use_sim_time="true")
-    _, config, *frame = rviz.settings["arguments"]
-    assert frame == ["-f", "odom"]
+def test_rviz_shows_what_was_launched(live: LaunchFile, launch_file: Callable[[str], LaunchFile]) -> None:
+    _, rviz = live.started(rviz="true", namespace="robot", image_topic="/cam/image_raw", use_sim_time="true")
+    assert rviz.settings["arguments"] == ["-d", str(RVIZ), "-f", "camera_optical_frame"]
     assert rviz.settings["parameters"] == [{"use_sim_time": True}]
-    manager = yaml.safe_load(Path(config).read_text(encoding="utf-8"))["Visualization Manager"]
-    assert manager["Global Options"]["Fixed Frame"] == "odom"
-    _, rviz = live.started(rviz="true", rviz_config="/my/own.rviz")
-    assert rviz.settings["arguments"] == ["-d", "/my/own.rviz", "-f", "camera_optical_frame"]
+    renamed = dict(rviz.settings["remappings"])
+    assert {renamed[topic] for topic in shown_topics()} == {
+        topic.replace("/scene_completion/", "/robot/scene_completion/").replace("/image", "/cam/image_raw", 1)
+        if topic.startswith("/image")
+        else topic.replace("/scene_completion/", "/robot/scene_completion/")
+        for topic in shown_topics()
+    }
+    _, rviz = live.started(rviz="true", rviz_config="/my/own.rviz", fixed_frame="odom")
+    assert rviz.settings["arguments"] == ["-d", "/my/own.rviz", "-f", "odom"]
+    _, rviz = launch_file("multi_camera.launch.py").started(rviz="true")
+    renamed = dict(rviz.settings["remappings"])
+    assert rviz.settings["arguments"][2:] == ["-f", "base_link"] and renamed["/image"] == "/front/image_raw"
+    assert renamed["/scene_completion/depth/image"] == "/scene_completion/depth/front/image"
 
 
 CONFIG = ROOT / "config"
@@ -237,7 +235,8 @@ def test_the_settings_of_a_small_robot_fit_the_node() -> None:
     assert parameters.obstacle_min_height < parameters.obstacle_max_height
 
 
-SHIPPED = (ROOT / LIVE).read_text(encoding="utf-8")
+RVIZ = CONFIG / "scene_completion.rviz"
+DISPLAYS = yaml.safe_load(RVIZ.read_text(encoding="utf-8"))["Visualization Manager"]["Displays"]
 MESSAGES = {
     "PointCloud2": {"sensor_msgs/msg/PointCloud2"},
     "Map": {"nav_msgs/msg/OccupancyGrid"},
@@ -245,70 +244,19 @@ MESSAGES = {
 }
 
 
-def manager_of(text: str) -> dict[str, Any]:
-    return yaml.safe_load(text)["Visualization Manager"]
+def shown_topics() -> set[str]:
+    return {display["Topic"]["Value"] for display in DISPLAYS if "Topic" in display}
 
 
-def displays_of(text: str) -> dict[str, dict[str, Any]]:
-    displays = {display["Name"]: display for display in manager_of(text)["Displays"]}
-    assert len(displays) == len(manager_of(text)["Displays"])  # RViz could do with equal names, readers cannot
-    return displays
-
-
-def shown_topics(text: str) -> dict[str, str]:
-    return {name: display["Topic"]["Value"] for name, display in displays_of(text).items() if "Topic" in display}
-
-
-DRIVE = Shown("camera_left_optical", image_topics={"": "/camera/image_raw"}, compressed=True)
-
-
-@pytest.fixture(params=[SHIPPED, adapted(SHIPPED, DRIVE)], ids=["as it is", "for compressed images"])
-def text(request: Any) -> str:
-    return str(request.param)
-
-
-def test_topics_are_those_of_the_node_with_types_and_qos_that_fit(text: str) -> None:
-    image = DRIVE.image_topics[""] if text != SHIPPED else f"/{topics.IMAGE}"
-    published = {spec.name.replace("~", f"/{topics.NODE_NAME}"): spec for spec in TOPICS}
-    published |= {image: published["image"], f"{image}/compressed": published["image/compressed"]}
-    for name, display in displays_of(text).items():
+def test_topics_of_rviz_are_those_of_the_node_with_types_and_qos_that_fit() -> None:
+    published = {topics.default_name(spec.name): spec for spec in TOPICS}
+    for display in DISPLAYS:
         if "Topic" not in display:
             continue
-        topic = display["Topic"]
+        name, topic = display["Name"], display["Topic"]
         spec = published[topic["Value"]]
         assert spec.type_name in MESSAGES[display["Class"].split("/")[1]], name
         # All outputs are reliable. Images need not be; best effort hears every camera.
         assert topic["Reliability Policy"] == ("Reliable" if spec.direction == "out" else "Best Effort"), name
         assert topic["Durability Policy"] == ("Transient Local" if spec.latched else "Volatile"), name
-        assert topic["History Policy"] == "Keep Last"
-        assert topic["Depth"] >= 1
-
-
-def test_several_cameras_have_images_and_depth_of_their_own() -> None:
-    shown = Shown(
-        "base_link",
-        "/robot/scene_completion",
-        {"left": "/cam_left/image_raw", "right": "/cam_right/image_raw"},
-        voxel_size=0.4,
-    )
-    text = adapted(SHIPPED, shown)
-    displays, found = displays_of(text), shown_topics(text)
-    expected = {
-        name: topic.replace("/scene_completion/", "/robot/scene_completion/")
-        for name, topic in shown_topics(SHIPPED).items()
-        if name not in ("Image", "Compressed image", "Depth")
-    }
-    for camera in ("left", "right"):
-        expected |= {
-            f"Image {camera}": f"/cam_{camera}/image_raw",
-            f"Compressed image {camera}": f"/cam_{camera}/image_raw/compressed",
-            f"Depth {camera}": f"/robot/scene_completion/depth/{camera}/image",
-        }
-    assert found == expected
-    assert all(displays[f"Image {camera}"]["Enabled"] for camera in ("left", "right"))
-    assert not any(displays[f"Compressed image {camera}"]["Enabled"] for camera in ("left", "right"))
-    assert {displays[name]["Size (m)"] for name in ("Voxels", "Obstacles", "Seen or completed")} == {0.4}
-    assert (displays["Ground"]["Plane"], displays["Ground"]["Offset"]["Y"]) == ("XY", 0)
-    manager = manager_of(text)
-    assert manager["Global Options"]["Fixed Frame"] == "base_link"
-    assert manager["Views"]["Current"] == manager["Views"]["Saved"][1] | {"Name": "Current View"}
+        assert topic["History Policy"] == "Keep Last" and topic["Depth"] >= 1

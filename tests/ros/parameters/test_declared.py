@@ -44,11 +44,7 @@ def test_defaults_and_descriptors(context: Any) -> None:
         ("threads", "two", "of type integer: 0 to 256"),
         ("image.transport", "x" * 10_000, "choose one of raw, compressed"),
         ("image.rectified", "yes", "of type boolean: true or false"),
-        (
-            "bundle",
-            "/no/bundle",
-            "no folder /no/bundle; name auto, kitti_student, room, street, or an existing folder",
-        ),
+        ("bundle", "/no/bundle", "no folder /no/bundle; name auto, kitti_student, room, street, or an existing folder"),
         ("grid.file", "/nowhere/grid.yaml", "no file /nowhere/grid.yaml; name an existing file, or empty"),
         ("vocabulary", "x" * 10_000, "has 10000 characters, .* shipped, an existing file, or empty"),
         ("vocabulary", "/", "no file /; name shipped, an existing file, or empty"),

@@ -108,11 +108,7 @@ def test_a_node_that_stops_answering_is_reported_and_what_came_before_is_kept(
     monkeypatch.setattr(NodeProcess, "stop", thawed)
     with BagReader(tmp_path / "drive") as reader, pytest.raises(SceneCompletionError) as caught:
         bag_replay.replay_over_dds(
-            reader,
-            TOPIC,
-            output_bag=tmp_path / "completed",
-            on_result=freeze,
-            node_parameters=node_parameters,
+            reader, TOPIC, output_bag=tmp_path / "completed", on_result=freeze, node_parameters=node_parameters
         )
     said = str(caught.value)
     assert "neither completed nor dropped image 2" in said

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from scene_completion_ros.errors import ConfigurationError, SceneCompletionError, SequenceError
-from scene_completion_ros.evaluation.semantic_classes import SEMANTIC_KITTI_CLASSES
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
@@ -26,7 +25,7 @@ from scene_completion_training.networks.feature_field import FeatureField
 from tests.checkout import ROOT
 from tests.official_layouts import RAW_DRIVE, write_split
 from tests.sequences import test_kitti_raw
-from tests.training.evaluation.one_wall import make_street, voxels
+from tests.training.evaluation.one_wall import make_street
 from tests.training.small_trainings import SIZE, VIEW, save_checkpoint
 
 raw_drive = test_kitti_raw.drive
@@ -101,38 +100,6 @@ def test_occupancy_of_a_town(
     nothing = street.save(tmp_path / "bare") and make_street(assets=()).save(tmp_path / "nothing")
     with pytest.raises(SequenceError, match="no frame has ground truth voxels or LiDAR"):
         run("geometry", "--data", nothing, "--controls", "--output", tmp_path / "out")
-
-
-# fusion
-
-
-@pytest.mark.parametrize(("name", "ghosts"), [("car", False), ("building", True)])
-def test_a_wall_that_vanishes_leaves_no_ghost_where_it_may_move(
-    name: str, ghosts: bool, street: PosedSequence, tmp_path: Path
-) -> None:
-    """The truth in place of a student: it is sure of all that is in view."""
-    seen, label, flags = street.frames[0], *voxels()
-    there = np.where(label > 0, np.uint8(SEMANTIC_KITTI_CLASSES.index(name)), label)
-    frames = []
-    for number in range(6):
-        shown = there if number < 4 else np.zeros_like(there)
-        assets = {"voxel_label": lambda shown=shown: shown, "voxel_flags": lambda: flags}
-        frames.append(replace(seen, stamp_ns=seen.stamp_ns + number * 100_000_000, assets=assets))
-    folder = replace(street, frames=frames).save(tmp_path / "town")
-    assert run("fusion", "--data", folder, "--every", 1, "--output", tmp_path / "out") == 0
-    scores = json.loads((tmp_path / "out" / "results.json").read_text())["scores"]
-    found = {
-        (row["method"], row["region"]): (row["left"], row["ghosts"])
-        for row in scores["ghosts"]
-        if row["age"] == "0.5 s"
-    }
-    left, alone = found["one image", "visible"]
-    assert left > 0.0 and alone == 0.0
-    assert (found["fused map", "visible"][1] > 0.0) is ghosts
-    assert {row["frames"] for row in scores["voxels"]} == {2} and {row["frames"] for row in scores["ghosts"]} == {6}
-    nothing = make_street(assets=()).save(tmp_path / "nothing")
-    with pytest.raises(SequenceError, match="no frame has ground truth voxels"):
-        run("fusion", "--data", nothing, "--output", tmp_path / "out")
 
 
 # semantics
@@ -246,11 +213,7 @@ def test_open_vocabulary_of_a_town(
 
 
 def test_open_vocabulary_refuses_what_it_cannot_do(
-    student: StudentBundle,
-    text_bank: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    street: PosedSequence,
-    tmp_path: Path,
+    student: StudentBundle, text_bank: Path, monkeypatch: pytest.MonkeyPatch, street: PosedSequence, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(teachers, "open_teacher", lambda *args, **options: TextAlignedTeacher("other"))
     town = street.save(tmp_path / "town")

@@ -53,10 +53,7 @@ def members(tmp_path_factory: pytest.TempPathFactory) -> list[StudentBundle]:
     return [
         make_small_bundle(folder / "field", grid=VoxelGrid((0, -4, -2), 0.4, (32, 20, 9)), calibration=calibrations[0]),
         make_known_mounting_bundle(
-            folder / "cells",
-            volume=values.astype(np.float32),
-            height_range=(0.5, 2.0),
-            calibration=calibrations[1],
+            folder / "cells", volume=values.astype(np.float32), height_range=(0.5, 2.0), calibration=calibrations[1]
         ),
     ]
 

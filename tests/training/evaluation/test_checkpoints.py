@@ -12,12 +12,7 @@ from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import Resampler, RigidTransform
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.evaluation.checkpoints import (
-    EncodedView,
-    open_checkpoint,
-    published_views,
-    views_along,
-)
+from scene_completion_training.evaluation.checkpoints import EncodedView, open_checkpoint, published_views, views_along
 from scene_completion_training.networks.density_field import MultiViewField
 from tests import official_layouts as layouts
 from tests.training.evaluation.one_wall import CAMERA

@@ -140,12 +140,7 @@ def test_voxels_without_a_feature_are_misses(street: PosedSequence) -> None:
 def test_a_field_is_read_in_the_space_of_a_teacher(street: PosedSequence, tmp_path: Path) -> None:
     torch.manual_seed(0)
     field = AgglomeratedField(DensityField(VIEW.camera()), {"text": 5, "other": 3}, channels=4, units=6)
-    file = save_checkpoint(
-        tmp_path / "mine" / "checkpoints" / "last.ckpt",
-        field,
-        "agglomeration",
-        camera=SIZE,
-    )
+    file = save_checkpoint(tmp_path / "mine" / "checkpoints" / "last.ckpt", field, "agglomeration", camera=SIZE)
     model = FeatureFieldModel.open(file, Wall(), "text")
     assert model.name == "mine"
     points = np.array([[0.0, 0.0, 10.0], [1.0, 0.5, 20.0]], np.float32)

@@ -20,12 +20,7 @@ from scene_completion_training.networks.density_field import (
 )
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import KINDS, FeatureField, SalienceDownsampler, TargetRarity
-from scene_completion_training.rendering import (
-    composite_features,
-    heaviest_samples,
-    rays_of_pixels,
-    render_rays,
-)
+from scene_completion_training.rendering import composite_features, heaviest_samples, rays_of_pixels, render_rays
 from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.inference.twins import density_reference
 

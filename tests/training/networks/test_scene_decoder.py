@@ -189,10 +189,7 @@ def test_a_road_says_the_scale_of_what_is_seen() -> None:
     true = SPEC.inverse_depth(plane)
     true[:, :, 20:24, 12:16] = 0.8  # something stands on it
     view = PixelView(
-        SPEC.depth_code_of_inverse(true / 0.9),
-        torch.full_like(true, 0.02),
-        classes,
-        torch.ones(1, 1, 1, 1),
+        SPEC.depth_code_of_inverse(true / 0.9), torch.full_like(true, 0.02), classes, torch.ones(1, 1, 1, 1)
     )
     known, unknown = (torch.cat([plane * share, torch.full_like(plane, share)], dim=1) for share in (1.0, 0.0))
     right, same = (scaled(view, SPEC, ground, ROAD, road) for ground in (known, unknown))

@@ -19,7 +19,6 @@ from scene_completion_worlds.street.street_line import (
     make_street_line,
 )
 from scene_completion_worlds.street.town import SEEDS_OF_ROLE, TownPlan, profile_of, role_of_seed
-from scene_completion_worlds.street.traffic import RIG_M, Moment
 
 SWEPT_SEEDS = (0, 5, 2001)
 
@@ -98,21 +97,6 @@ def test_a_longer_town_starts_like_a_shorter_one() -> None:
     first, second = short.section(1), long.section(1)
     assert len(first) == len(second)
     assert all(np.allclose(a.corners, b.corners) for a, b in zip(first, second, strict=True))
-
-
-def test_in_a_busy_town_road_users_move_and_nothing_else() -> None:
-    plan = TownPlan(1, 100.0, busy=True)
-    users = {StreetClass[name] for name in ("CAR", "BICYCLIST", "MOTORCYCLIST", "TRUCK", "OTHER_VEHICLE", "PERSON")}
-    first, later = (
-        {(part.label, part.corners.tobytes()) for part in plan.build(0.0, 80.0, Moment(time, 20.0)).parts}
-        for time in (0.0, 0.2)
-    )
-    assert len(first & later) > 1000
-    assert StreetClass.PERSON in {label for label, _ in first - later} <= users
-    assert StreetClass.PERSON in {label for label, _ in later - first} <= users
-    lane = plan.build(0.0, 80.0, Moment(0.0, 20.0)).parts[-1].corners.reshape(-1, 3)[:, :2]  # of who drives ahead
-    s, d = plan.line.nearest(lane)
-    assert (s > 20.0 + RIG_M).all() and np.allclose(d, plan.profile.drive_offset, atol=1.2)
 
 
 def test_the_rig_looks_where_it_drives_and_follows_the_slope() -> None:

@@ -7,7 +7,6 @@ import argparse
 
 from scene_completion_ros.commands.arguments import Output
 from scene_completion_training.commands import (
-    evaluate_fusion,
     evaluate_geometry,
     evaluate_points,
     evaluate_segmentation,
@@ -19,7 +18,6 @@ PROTOCOLS = {
     "geometry": (evaluate_geometry, "occupancy: exact ground truth and both LiDAR protocols; or depth against LiDAR"),
     "semantics": (evaluate_semantics, "semantic completion, protocol of S4C; or zero-shot labels and words of voxels"),
     "segmentation": (evaluate_segmentation, "classes of pixels by rendered features: clusters and linear probes"),
-    "fusion": (evaluate_fusion, "what the fused map makes of drives: occupancy, calibration, and ghosts of what moved"),
     "points": (
         evaluate_points,
         "classes, things and sentences by features of points of rooms: zero-shot, or by probes",

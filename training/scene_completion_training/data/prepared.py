@@ -23,11 +23,7 @@ from scene_completion_ros.picture_files import decode_picture, to_rgb
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, cameras_ahead, holds_exact_voxels
 from scene_completion_training.arrays import Bytes, Floats, Halves, Mask
 from scene_completion_training.data import voxel_evidence
-from scene_completion_training.data.stereo import (
-    MeasuredDepth,
-    depth_meter,
-    measured_depth,
-)
+from scene_completion_training.data.stereo import MeasuredDepth, depth_meter, measured_depth
 from scene_completion_training.data.store import Arrays, Entry, Store, damaged, keyed, mapped_arrays
 from scene_completion_training.viewpoint import Viewpoint, Volume
 

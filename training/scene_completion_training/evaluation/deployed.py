@@ -42,11 +42,7 @@ from scene_completion_ros.inference.evidence import (
 )
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.query_kernel import FieldKernel, hidden_reference
-from scene_completion_ros.inference.scene_query import (
-    CellDecoder,
-    inverse_distance_samples,
-    predicted_depth,
-)
+from scene_completion_ros.inference.scene_query import CellDecoder, inverse_distance_samples, predicted_depth
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.sequences.opening import lidar_depth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, mounting, reference_camera

@@ -220,11 +220,7 @@ def slab_scores(
     return tuple(float(part.mean()) if part.size else float("nan") for part in (*of_occupancy, *of_hidden))
 
 
-PROTOCOLS = {
-    "original": ORIGINAL,
-    "LiDAR only": LIDAR_ONLY_NEAR,
-    "LiDAR only, far": LIDAR_ONLY,
-}
+PROTOCOLS = {"original": ORIGINAL, "LiDAR only": LIDAR_ONLY_NEAR, "LiDAR only, far": LIDAR_ONLY}
 LIDAR = "velodyne"
 SAME_M = 1e-4  # poses of a LiDAR that differ by less are those of one scan, or of one that stood still
 

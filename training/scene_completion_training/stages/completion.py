@@ -29,12 +29,7 @@ from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.data.completion_samples import CompletionData, CompletionDataSettings, FrozenEncoder
 from scene_completion_training.data.taught_voxels import UNKNOWN
 from scene_completion_training.data.voxel_evidence import OF_NO_CLASS
-from scene_completion_training.losses import (
-    class_terms,
-    occupancy_cross_entropy,
-    surface_likelihood,
-    taught_occupancy,
-)
+from scene_completion_training.losses import class_terms, occupancy_cross_entropy, surface_likelihood, taught_occupancy
 from scene_completion_training.networks.density_field import part_of
 from scene_completion_training.networks.pixel_head import PixelHead, PixelView, scaled, stated_ground
 from scene_completion_training.networks.scene_decoder import CompletedCells, CompletedScene, Look, SceneDecoder, look_up

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 # What KIND stands for, and the rig of a street.
 KINDS = {
     "street": ("a town and a car's stereo pair", "stereo"),
-    "street-busy": ("the same, where vehicles and people move", "stereo"),
     "street-kitti360": ("with a fisheye to each side as well", "kitti360"),
     "street-delivery": ("a robot's pair of fisheyes of 120°, 0.4 m above the ground", "delivery"),
     "street-varied": ("a hilly town and one camera of any height, pitch, roll and lens", "varied"),
@@ -101,5 +100,5 @@ def _drive(args: argparse.Namespace) -> "RenderedDrive":
         size, leg = tuple(args.size or (640, 480)), max(1, round(STATION_S * rate))
         return RoomWalk(args.seed, args.frames, size, leg, supersampling=args.supersampling, rate_hz=rate)
     width, height = args.size or (None, None)
-    rig, busy = make_rig(width, height, kind=KINDS[args.kind][1]), args.kind == "street-busy"
-    return StreetDrive(args.seed, args.frames, rig, args.supersampling, args.rate or 10.0, busy=busy)
+    rig = make_rig(width, height, kind=KINDS[args.kind][1])
+    return StreetDrive(args.seed, args.frames, rig, args.supersampling, args.rate or 10.0)

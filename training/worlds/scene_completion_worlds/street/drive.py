@@ -21,10 +21,8 @@ from scene_completion_worlds.street.shading import Shader
 from scene_completion_worlds.street.sky import Sky
 from scene_completion_worlds.street.street_line import FRAME_RATE_HZ, drive_poses, longest_drive, stamps_ns
 from scene_completion_worlds.street.town import TownPlan, profile_of, role_of_seed
-from scene_completion_worlds.street.traffic import Moment
 
 BUILT_BEHIND_M, BUILT_AHEAD_M = 90.0, 230.0
-BUSY_BEHIND_M, BUSY_AHEAD_M = 20.0, 150.0  # where each frame builds a town of its own
 STAGE_M = 80.0  # of driving, after which the town is built anew around the rig
 JPEG_QUALITY = 92
 
@@ -158,12 +156,10 @@ class StreetDrive(RenderedDrive):
         rig: StreetRig,  # cameras, LiDAR and grid; they are mounted as the seed has it
         supersampling: int = 2,
         rate_hz: float = FRAME_RATE_HZ,
-        *,
-        busy: bool = False,  # traffic moves: the town is built anew for each frame
     ) -> None:
         self.rig = mounted(rig, seed)
         length = longest_drive(profile_of(seed), frames, rate_hz)
-        self.plan = TownPlan(seed, length, hilly=rig.level, busy=busy)
+        self.plan = TownPlan(seed, length, hilly=rig.level)
         poses = drive_poses(self.plan.line, self.plan.profile, frames, seed, rate_hz)
         cameras, places = dict(self.rig.cameras), dict(self.rig.rig_from_camera)
         super().__init__(seed, cameras, places, poses, stamps_ns(frames, rate_hz), rig.grid)
@@ -174,13 +170,10 @@ class StreetDrive(RenderedDrive):
     def renderer_at(self, index: int) -> Renderer:
         """What renders the stretch around a frame."""
         s, _ = self.plan.line.nearest(self.poses[index].translation[None, :2])
-        stage = index if self.plan.busy else int(s[0] // STAGE_M)
+        stage = int(s[0] // STAGE_M)
         if self._built is None or self._built[0] != stage:
             start, end = stage * STAGE_M - BUILT_BEHIND_M, (stage + 1) * STAGE_M + BUILT_AHEAD_M
-            if self.plan.busy:
-                start, end = float(s[0]) - BUSY_BEHIND_M, float(s[0]) + BUSY_AHEAD_M
-            moment = Moment((self.stamps[index] - self.stamps[0]) / 1e9, float(s[0]))
-            scene = build_scene(self.plan.build(start, end, moment))
+            scene = build_scene(self.plan.build(start, end))
             self._built = stage, Renderer(scene, Shader(scene, self._sky).colour, self._supersampling)
         return self._built[1]
 
@@ -204,7 +197,7 @@ class StreetDrive(RenderedDrive):
 
     def provenance(self) -> dict[str, Any]:
         """With the kind of street, and with the pose in the grid that a varied rig has."""
-        made = {**super().provenance(), "street": self.plan.profile.kind.value, "busy": self.plan.busy}
+        made = {**super().provenance(), "street": self.plan.profile.kind.value}
         if self.rig.level:
             made["voxel_grid"]["grid_from_camera"] = self.rig.grid_from_camera.matrix.tolist()
         return made

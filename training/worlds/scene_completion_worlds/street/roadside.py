@@ -9,7 +9,7 @@ from scene_completion_training.arrays import Random
 from scene_completion_worlds.street import road_users, street_objects
 from scene_completion_worlds.street.layout import Layout
 from scene_completion_worlds.street.parts import Part
-from scene_completion_worlds.street.street_line import SideProfile, StreetKind, StreetProfile
+from scene_completion_worlds.street.street_line import SideProfile, StreetKind
 from scene_completion_worlds.street.street_objects import LEAVES, crop, hedge, stump
 from scene_completion_worlds.street.textures import FLOORS
 
@@ -18,8 +18,8 @@ Maker = Callable[[Random], road_users.Vehicle]
 FENCES = ("planks", "rails", "mesh", "bars", "wall")
 
 
-def furnish(layout: Layout, *, traffic: bool = True) -> None:
-    """Fill a stretch of the street on both sides, and its lanes where `traffic` stands still."""
+def furnish(layout: Layout) -> None:
+    """Fill a stretch of the street on both sides, and its lanes."""
     for sign in (1, -1):
         side = layout.profile.side(sign)
         if layout.profile.kind in BUILT_UP:
@@ -34,8 +34,7 @@ def furnish(layout: Layout, *, traffic: bool = True) -> None:
         if layout.profile.kind in BUILT_UP:
             _backdrop(layout, sign, side)
     _corners(layout)
-    if traffic:
-        _traffic(layout)
+    _traffic(layout)
 
 
 def _houses(layout: Layout, sign: int, side: SideProfile) -> None:
@@ -307,16 +306,7 @@ def _corners(layout: Layout) -> None:
                     layout.place(make(rng), s, d, 0.0 if sign < 0 else np.pi)
 
 
-def lanes_of_others(profile: StreetProfile) -> list[tuple[int, float]]:
-    """The lanes but the rig's: the side, +1 for the left one, and metres to the left of the centre line."""
-    lanes: list[tuple[int, float]] = []
-    for sign in (1, -1):
-        side = profile.side(sign)
-        lanes += [(sign, sign * (side.median + (lane + 0.5) * side.lane)) for lane in range(side.lanes)]
-    return [(sign, d) for sign, d in lanes if abs(d - profile.drive_offset) >= 0.1]
-
-
-def lane_vehicle(rng: Random, kind: StreetKind) -> road_users.Vehicle:
+def _lane_vehicle(rng: Random, kind: StreetKind) -> road_users.Vehicle:
     """A vehicle as one meets it in the lanes of a kind of street."""
     usual = (road_users.car, road_users.van, road_users.truck)
     lorry: Maker = partial(road_users.truck, long=True) if kind is StreetKind.ARTERIAL else road_users.truck
@@ -327,11 +317,15 @@ def lane_vehicle(rng: Random, kind: StreetKind) -> road_users.Vehicle:
 def _traffic(layout: Layout) -> None:
     """Vehicles in all lanes but the rig's, and cyclists at the edge of the opposite one."""
     rng, profile = layout.rng, layout.profile
-    for sign, d in lanes_of_others(profile):
+    lanes = ((sign, lane) for sign in (1, -1) for lane in range(profile.side(sign).lanes))
+    for sign, lane in lanes:
         side = profile.side(sign)
+        d = sign * (side.median + (lane + 0.5) * side.lane)
+        if abs(d - profile.drive_offset) < 0.1:
+            continue
         s = layout.start + float(rng.uniform(4.0, 50.0))
         while s < layout.end - 7.0:
-            vehicle = lane_vehicle(rng, profile.kind)
+            vehicle = _lane_vehicle(rng, profile.kind)
             at_edge = sign * (side.road_edge - 0.7) if vehicle.width < 0.65 and side.lanes == 1 else d
             if layout.line.sharpest(s, 8.0) < 1 / 40.0 or vehicle.length < 5.0:
                 layout.place(vehicle.parts, s, at_edge, 0.0 if sign < 0 else np.pi)

@@ -23,7 +23,6 @@ from scene_completion_worlds.street.street_line import (
     make_street_line,
 )
 from scene_completion_worlds.street.textures import TextureAtlas, ground_textures, made_textures, road_textures
-from scene_completion_worlds.street.traffic import START, Moment, put_traffic
 
 Role = Literal["training", "validation", "test", "demo"]
 SEEDS_OF_ROLE: dict[Role, range] = {
@@ -66,11 +65,11 @@ class TownPlan:
     """A town that is laid out, but not built.
 
     A longer town of the same seed starts like a shorter one. Its length in metres, from s = 0, is what is driven; the
-    street goes on beyond. A hilly one has crests and dips, too. In a busy one traffic moves.
+    street goes on beyond. A hilly one has crests and dips, too.
     """
 
-    def __init__(self, seed: int, length: float, *, hilly: bool = False, busy: bool = False) -> None:
-        self.seed, self.length, self.busy = seed, length, busy
+    def __init__(self, seed: int, length: float, *, hilly: bool = False) -> None:
+        self.seed, self.length = seed, length
         rng = np.random.default_rng([seed, 1])
         self.profile = profile_of(seed)
         self.daylight = draw_daylight(rng)
@@ -97,15 +96,15 @@ class TownPlan:
         found = ground_textures(rng, wetness)
         return TextureAtlas(found | road_textures(rng, self.profile, wetness) | made_textures(rng))
 
-    def build(self, start: float, end: float, moment: Moment = START) -> Town:
-        """Build all sections that touch a stretch of the street, and traffic where it is at a moment."""
+    def build(self, start: float, end: float) -> Town:
+        """Build all sections that touch a stretch of the street."""
         first, last = int(np.floor(start / SECTION_M)), int(np.floor(end / SECTION_M))
         start = max(first * SECTION_M, self.line.start)
         end = min((last + 1) * SECTION_M, self.line.end)
         parts = make_ground(self.ground, start, end, self.atlas)
         for index in range(first, last + 1):
             parts += self.section(index)
-        return Town(self, parts + self._traffic(start, end, moment), start, end)
+        return Town(self, parts + self._vehicle_ahead(start, end), start, end)
 
     def _furnished(self, index: int) -> list[Part]:
         """What stands on the stretch of `SECTION_M` that starts at `index` times its length."""
@@ -113,16 +112,14 @@ class TownPlan:
         end = min((index + 1) * SECTION_M, self.line.end - 1.0)
         layout = Layout(np.random.default_rng([self.seed, 9, index + 1000]), self.ground, self._nursery, start, end)
         if end > start + 10.0:
-            furnish(layout, traffic=not self.busy)
+            furnish(layout)
         return layout.parts
 
-    def _traffic(self, start: float, end: float, moment: Moment) -> list[Part]:
-        """All that moves at a moment, or in a town that is not busy a vehicle in the rig's lane beyond the drive."""
+    def _vehicle_ahead(self, start: float, end: float) -> list[Part]:
+        """A vehicle in the rig's lane beyond the drive."""
         rng = np.random.default_rng([self.seed, 10])
         layout = Layout(rng, self.ground, self._nursery, start, end)
-        if self.busy:
-            put_traffic(layout, self.seed, moment)
-        elif start < (s := self.length + float(rng.uniform(16.0, 40.0))) < end - 10.0:
+        if start < (s := self.length + float(rng.uniform(16.0, 40.0))) < end - 10.0:
             vehicle = road_users.van(rng) if rng.random() < 0.3 else road_users.car(rng)
             layout.place(vehicle.parts, s, self.profile.drive_offset)
         return layout.parts
