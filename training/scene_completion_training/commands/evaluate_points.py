@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.report.pictures import Picture
-    from scene_completion_training.arrays import Reals
+    from scene_completion_training.arrays import Ints, Reals
     from scene_completion_training.evaluation.instances import Encoder
-    from scene_completion_training.evaluation.probes import PointMethod
+    from scene_completion_training.evaluation.probes import Levels, PointMethod
     from scene_completion_training.foundation.encoded_words import TextEncoder
     from scene_completion_training.points.data import PixelFeatures, PointSource
     from scene_completion_training.points.opening import Scenes
@@ -142,12 +142,16 @@ def _score_distilled(
     teachers, base = list(model.teachers), model.untrained()
     pictures: dict[str, Picture] = {}
     fitted, known = list[probes.PointProbe](), tuple[str, ...]()
+
+    def with_base(scene: PointScene, rows: Ints | None) -> Levels:
+        return (*model.features(scene, rows), base.features(scene, rows)[0])
+
     if training:
-        learned = probes.labelled_points(probes.PointMethod(name, model.features), _scenes(training), PROBED)
-        fitted, known = list(probes.fit_head_probes(learned, teachers)), learned.class_names
-        random = probes.labelled_points(probes.PointMethod(name, base.features), _scenes(training), PROBED)
-        of_base = probes.fit_linear_probe(random.values((0,)), random.classes, len(known))
-        first = probes.PointProbe("random weights, probe, trunk", (0,), of_base, known)
+        learned = probes.labelled_points(probes.PointMethod(name, with_base), _scenes(training), PROBED)
+        known, last = learned.class_names, len(teachers) + 1
+        of_base = probes.fit_linear_probe(learned.values((last,)), learned.classes, len(known))
+        fitted = [*probes.fit_head_probes(learned, teachers)]
+        fitted.append(probes.PointProbe("random weights, probe, trunk", (last,), of_base, known))
     settings = LiftingSettings(**{**model.configuration["lifting"], "points": 0})
     opened: dict[str, PixelFeatures] = {}
 
@@ -164,10 +168,9 @@ def _score_distilled(
             if known and scene.classes != known:
                 what, cure = "its classes are not those of --probe-on", "Name scenes with the same --labels"
                 raise ConfigurationError(what, where=number, cure=cure)
-            levels, true, group = model.features(scene), true_classes(scene), _group(scenes, scene.classes)
+            true, group = true_classes(scene), _group(scenes, scene.classes)
+            levels = with_base(scene, None) if fitted else model.features(scene)
             found = {probe.name: probe.labels(levels) for probe in fitted}
-            if fitted:
-                found[first.name] = first.labels(base.features(scene))
             shown: dict[str, Reals] = {"3D, trunk": levels[0]}
             if encoder:
                 if scene.classes not in banks:
