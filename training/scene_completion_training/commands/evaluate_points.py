@@ -16,6 +16,7 @@ Networks of stage `supervised_points` give classes themselves: the upper bound o
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     if pictures:
         args.pictures.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
-        write_picture(args.pictures / f"{name.replace('/', '-')}.png", picture)
+        write_picture(args.pictures / f"{re.sub(r'[^a-zA-Z0-9]+', '_', name).strip('_')}.png", picture)
     return 0
 
 
@@ -202,8 +203,9 @@ def _score_distilled(
                     confusions[key] = scene.classes, confusions[key][1] + counts if key in confusions else counts
             if args.pictures and number == next(iter(scenes)):
                 title = f"{prefix}{group}, {number}"
+                answers = {row: of for row, of in found.items() if "probe" not in row or "concatenation" in row}
                 pictures[title] = point_pictures.scene_sheet(
-                    title, scene.points, scene.classes, true, shown, found, spread
+                    title, scene.points, scene.classes, true, shown, answers, spread
                 )
     for key, (names, counts) in confusions.items():
         pictures[f"confusion, {key}"] = point_pictures.confusion_picture(key, counts, names)

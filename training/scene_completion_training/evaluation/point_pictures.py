@@ -97,7 +97,7 @@ def scene_sheet(
     for name, values in features.items():
         known = np.flatnonzero(np.any(values, axis=1))
         colours = np.tile(np.array(UNKNOWN, np.uint8), (len(points), 1))
-        colours[known] = principal_colours(values[known])
+        colours[known] = principal_colours(unit_vectors(values[known]))
         in_plane = plane_view(values[known], class_colours(true[known], count))
         rows.append([
             (f"{name}: principal components", oblique_view(points, colours)),
@@ -170,7 +170,7 @@ def curves_picture(title: str, curves: Mapping[str, Sequence[tuple[int, float]]]
     for share in np.linspace(0.0, 1.0, 5):
         step, value = (low + share * (high - low) for low, high in spans)
         draw_text(picture, f"{step:.0f}", (left + round(share * width), top + height + 18), centred=True)
-        draw_text(picture, f"{value:.3g}", (8, top + round((1.0 - share) * height) + 4))
+        draw_text(picture, f"{value:.4g}", (8, top + round((1.0 - share) * height) + 4))
     for number, of in enumerate(curves.values()):
         cv2.polylines(picture, [pixels(of)], False, spread_colour(number), 2, cv2.LINE_AA)
     legend = class_legend(list(curves), [spread_colour(number) for number in range(len(curves))], width=width)
