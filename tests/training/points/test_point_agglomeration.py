@@ -164,7 +164,7 @@ def test_a_checkpoint_is_scored_by_words_and_probes_on_another_room(
         "scene_completion_training.points.data.open_scenes",
         lambda path, **_: Scenes("rooms", (), {"a": lambda: places[path.name]}),
     )
-    assert main([*arguments[:-4], str(tmp_path / "none")]) == 2
+    assert main([*arguments[:-7], str(tmp_path / "none")]) == 2
     assert "a: its classes are not those of --probe-on" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
