@@ -318,6 +318,14 @@ def distance(student: Tensor, teacher: Tensor) -> Tensor:
     return (1.0 - functional.cosine_similarity(student, teacher - teacher.mean(dim=0), dim=1)).mean()
 
 
+def correlation(features: Tensor) -> Tensor:
+    """Sum of the squared covariances of features [P, D] with each other, by dimension (VICReg, eq. 4); standardised."""
+    centred = standardised(features)
+    centred = centred - centred.mean(dim=0)
+    covariance = centred.T @ centred / max(len(centred), 1)
+    return (covariance.square().sum() - covariance.diagonal().square().sum()) / len(covariance)
+
+
 def standardised(features: Tensor) -> Tensor:
     """Features [P, D] with mean 0 and deviation 1 over each row: a layer norm without weights."""
     return functional.layer_norm(features, features.shape[-1:])

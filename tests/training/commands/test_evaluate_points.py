@@ -83,6 +83,7 @@ def test_what_cannot_be_scored_is_refused(
     for more, sentence in (
         ([], "no scenes to fit probes"),
         ([*probed, "--phrases", str(trained), str(trained)], "sentences without their encoder"),
+        ([*probed, "--foundation", "any"], "no place for lifted features. Give --cache"),
         ([*probed, "--phrases", str(trained)], "1 files. Name that of --probe-on and that of --data, or 'made'"),
         ([*probed, "--ambiguity"], "no checkpoint has teachers. Name one of stage point_agglomeration"),
         (probed, "has no labels. Name scenes with labels, and their --labels"),

@@ -17,6 +17,7 @@ from scene_completion_training.masked_scenes import (
     SceneView,
     SceneViewSettings,
     View,
+    correlation,
     distance,
     effective_rank,
     keep_points,
@@ -237,6 +238,14 @@ def test_ranks_worked_by_hand() -> None:
     one, other = (torch.tensor(of) for of in ([1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 1.0, -1.0]))
     rows = torch.stack([one, -one] * 9 + [other, -other])
     assert effective_rank(rows) == pytest.approx(math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)), abs=1e-3)
+
+
+def test_correlations_worked_by_hand() -> None:
+    """Standardised (1, -1, 0, 0) is √2 times itself: covariances are -2 of one pair, or -1 of both pairs."""
+    one, other = (torch.tensor(of) for of in ([1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 1.0, -1.0]))
+    assert correlation(torch.stack([one, -one])).item() == pytest.approx(2 * 2.0**2 / 4, abs=1e-3)
+    assert correlation(torch.stack([one, -one, other, -other])).item() == pytest.approx(4 / 4, abs=1e-3)
+    assert correlation(torch.eye(4)).item() == pytest.approx(12 / 9 / 4, abs=1e-3)
 
 
 def test_the_teacher_follows_the_student(network: VoxelHUNet) -> None:

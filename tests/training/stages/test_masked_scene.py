@@ -109,6 +109,7 @@ def test_what_cannot_be_is_refused(rooms: Path, tmp_path: Path, changes: dict[st
         {"masking": "none", "ratio": 0.0, "directions": "one"},
         {"masking": "top_down"},
         {"loss_on": "last"},
+        {"predictor": True, "decorrelation": 0.5},
         {"network": HUNetSettings(len(POINT_FEATURES), (8, 12, 16), (8, 12, 16), blocks=0, attending=-1)},
     ],
 )
@@ -116,4 +117,6 @@ def test_every_ablation_trains(rooms: Path, tmp_path: Path, changes: dict[str, A
     train(small(rooms, tmp_path, steps=2, **changes), threads=1)
     said = {name: value for (name, step), value in curves(tmp_path, "").items() if step == 1}
     counted = [said[f"loss/level_{level}"] for level in range(1 if changes.get("loss_on") == "last" else 3)]
-    assert said["loss/total"] == pytest.approx(sum(counted), abs=1e-5)
+    correlation = said.get("loss/correlation", 0.0)
+    assert bool(correlation) == ("decorrelation" in changes)
+    assert said["loss/total"] == pytest.approx(sum(counted) + 0.5 * correlation, abs=1e-4)

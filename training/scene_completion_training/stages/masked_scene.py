@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scene_completion_ros.errors import ConfigurationError, TrainingError
 from scene_completion_training import masked_scenes
@@ -39,6 +39,10 @@ class MaskedSceneConfiguration(TrainingConfiguration):
     loss_on: Literal["all", "last"] = "all"  # levels with a loss: all of the decoder, or its last, the finest
     patch: int = 8  # voxels along the edge of a patch, a multiple of 2^(levels - 1)
     momentum: float = 0.996  # share of itself that the teacher keeps in the first step; it grows to 1
+    # Against features that lie along few directions; what the source does is not known. An MLP on each level between
+    # the student's features and the teacher's, which is left behind, and the weight of `masked_scenes.correlation`.
+    predictor: bool = False
+    decorrelation: float = 0.0
 
     def check(self) -> None:
         """Refuses masks that hide nothing, views that are none, and numbers that cannot be."""
@@ -57,10 +61,10 @@ class MaskedSceneConfiguration(TrainingConfiguration):
         if (self.masking == "none") != (self.ratio == 0.0):
             what = f"masking {self.masking} of a share of {self.ratio:g}"
             raise ConfigurationError(what, where="masking, ratio", cure="Take none and 0 together, or neither")
-        if not (0.0 <= self.ratio <= 1.0 and 0.0 <= self.momentum <= 1.0):
-            what = f"ratio {self.ratio}, momentum {self.momentum}"
-            cure = "Take a share and a momentum from 0 to 1"
-            raise ConfigurationError(what, where="ratio, momentum", cure=cure)
+        if not (0.0 <= self.ratio <= 1.0 and 0.0 <= self.momentum <= 1.0 and self.decorrelation >= 0.0):
+            what = f"ratio {self.ratio}, momentum {self.momentum}, decorrelation {self.decorrelation}"
+            cure = "Take a share and a momentum from 0 to 1, and no weight below 0"
+            raise ConfigurationError(what, where="ratio, momentum, decorrelation", cure=cure)
 
 
 class MaskedSceneStage(Stage):
@@ -75,6 +79,12 @@ class MaskedSceneStage(Stage):
         super().__init__(settings)
         self.student = VoxelHUNet(settings.network)
         self.field = copy.deepcopy(self.student).requires_grad_(False)
+        self.predictors = nn.ModuleList(
+            nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+            if settings.predictor
+            else nn.Identity()
+            for dim in self.student.dims
+        )
         self.collapsed: Tensor
         self.register_buffer("collapsed", torch.zeros(settings.network.levels, dtype=torch.int64))
         self._ended: float | None = None
@@ -92,7 +102,8 @@ class MaskedSceneStage(Stage):
     def weights(self) -> dict[str, float]:
         """Every level weighs the same, or the finest alone counts."""
         every = self.settings.loss_on == "all"
-        return {f"level_{level}": float(every or not level) for level in range(self.settings.network.levels)}
+        levels = {f"level_{level}": float(every or not level) for level in range(self.settings.network.levels)}
+        return levels | {"correlation": self.settings.decorrelation}
 
     def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Distance of the student's features at hidden points to the teacher's, a level each."""
@@ -113,7 +124,14 @@ class MaskedSceneStage(Stage):
             targets = sample_levels(levels_of_all, whole.pyramid, others[chosen])[0]
         self._watch(targets)
         answers = sample_levels(made, hidden.pyramid, places[chosen])[0]
-        return {f"level_{level}": masked_scenes.distance(answers[level], targets[level]) for level in range(levels)}
+        terms = {}
+        for level, (answer, predictor) in enumerate(zip(answers, self.predictors, strict=True)):
+            predicted = predictor(masked_scenes.standardised(answer))
+            terms[f"level_{level}"] = masked_scenes.distance(predicted, targets[level])
+        if settings.decorrelation:
+            counted = [answer for answer, weight in zip(answers, self.weights().values(), strict=False) if weight]
+            terms["correlation"] = torch.stack([masked_scenes.correlation(answer) for answer in counted]).sum()
+        return terms
 
     def _watch(self, targets: list[Tensor]) -> None:
         """Logs how the teacher's features differ; a TrainingError if a level's spread has been too small for too long.
@@ -156,5 +174,7 @@ class MaskedSceneStage(Stage):
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine for the student; the teacher follows it."""
         rate = self.settings.learning_rate
-        optimiser = torch.optim.AdamW(self.student.parameters(), rate, betas=BETAS, weight_decay=WEIGHT_DECAY)
+        optimiser = torch.optim.AdamW(
+            [*self.student.parameters(), *self.predictors.parameters()], rate, betas=BETAS, weight_decay=WEIGHT_DECAY
+        )
         return self.scheduled(optimiser, self.warmed_cosine)
