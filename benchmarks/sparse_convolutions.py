@@ -56,7 +56,7 @@ def room(count: int) -> VoxelSet:
     for number, (axis, at) in enumerate(((2, 0.0), (0, 0.0), (0, 1.0), (1, 0.0), (2, 0.3))):
         points[face == number, axis] = at * (size[axis] - EDGE)
     index = torch.cat([torch.zeros(count, 1), (points / EDGE).floor()], dim=1).long()
-    index = torch.unique(index, dim=0)
+    index = torch.unique(index, dim=0)  # type: ignore[no-untyped-call]
     x, y, z = (index[:, 1:].amax(dim=0) + 1).tolist()
     return VoxelSet.of(index, (x, y, z))[0]
 
