@@ -148,7 +148,14 @@ class LiveTokens:
         places = [(row, column) for row in range(len(views)) for column in range(views.shape[1])]
         wanted = [(place[0], int(views[place]), shifts[place].tolist()) for place in places]
         seen = torch.stack([shifted(images[row, view], (dy, dx)) for row, view, (dy, dx) in wanted])
-        tokens = target_features(self._extractor, 255.0 * seen, self.cell, self._upsampled, generator)
+        if self._upsampled == 1:
+            tokens = self._extractor.features(255.0 * seen, self.cell)
+        else:  # as many as pixels fill the memory: one image at a time, with crops of its own, in half precision
+            each = (
+                target_features(self._extractor, 255.0 * one, self.cell, self._upsampled, generator)
+                for one in seen[:, None]
+            )
+            tokens = torch.cat([found.half() for found in each])
         features = tokens.new_zeros(*images.shape[:2], *tokens.shape[1:])
         offsets = torch.zeros(*images.shape[:2], 2, dtype=torch.int64, device=images.device)
         for token, (row, view, (dy, dx)) in zip(tokens, wanted, strict=True):
