@@ -32,6 +32,7 @@ SLOW = (
     "training/evaluation/test_deployed.py",
     "training/evaluation/test_segmentation.py",
     "training/evaluation/test_view_consistency.py",
+    "training/test_experiments.py",
     "training/test_export_again.py",
     "training/networks/test_trunks.py",
     "training/points/test_point_agglomeration.py",

