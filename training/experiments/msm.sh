@@ -34,12 +34,13 @@ labelled() {  # the same network, with labels
 }
 lane() {
   case $1 in
-    0) train masked; train masked_1 seed=1; train masked_2 seed=2; train top_down ablation.top_down_masking
-       labelled supervised; labelled fine_tuned start_from=masked/checkpoints/last.ckpt ;;
-    1) train one_direction ablation.one_direction; train no_masking ablation.no_masking
-       train last_level ablation.last_level_only; train attention network.attending=2
-       train attention_only ablation.attention_only; train published_rate learning_rate=0.0015
-       train plain predictor=false decorrelation=0; labelled supervised_share share=10 ;;
+    0) train masked; train masked_1 seed=1; train masked_2 seed=2
+       labelled supervised; labelled fine_tuned start_from=masked/checkpoints/last.ckpt; labelled supervised_share share=10
+       train attention network.attending=2 ;;
+    1) train no_masking ablation.no_masking; train top_down ablation.top_down_masking
+       train plain predictor=false decorrelation=0; train one_direction ablation.one_direction
+       train last_level ablation.last_level_only; train published_rate learning_rate=0.0015
+       train attention_only ablation.attention_only ;;
   esac
 }
 if [ "$LANES" = 2 ]; then lane 0 & first=$!; lane 1; wait $first; else lane 0; lane 1; fi
