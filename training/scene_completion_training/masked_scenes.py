@@ -319,15 +319,11 @@ def distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def correlation(features: Tensor) -> Tensor:
-    """Sum of the squared correlations of features [P, D] with each other, by dimension (the second term of VICReg).
-
-    Of covariances, as there, it would also fall where all features become the same.
-    """
+    """Sum of the squared covariances of features [P, D] with each other, by dimension (VICReg, eq. 4); standardised."""
     centred = standardised(features)
     centred = centred - centred.mean(dim=0)
-    centred = centred / centred.std(dim=0, correction=0).clamp(min=1e-4)
-    coefficients = centred.T @ centred / max(len(centred), 1)
-    return (coefficients.square().sum() - coefficients.diagonal().square().sum()) / len(coefficients)
+    covariance = centred.T @ centred / max(len(centred), 1)
+    return (covariance.square().sum() - covariance.diagonal().square().sum()) / len(covariance)
 
 
 def standardised(features: Tensor) -> Tensor:
