@@ -125,7 +125,7 @@ setup(
         f"{PACKAGE}.ros": ["*.xml"],
         f"{PACKAGE}.report": ["assets/**/*"],
         f"{WORLDS}.street": ["*.yaml"],
-        f"{TRAINING}.points": ["*.yaml"],
+        f"{TRAINING}.points": ["*.yaml", "rooms/*"],
         **{package: ["*.yaml", "*/*.yaml"] for package in CONFIGS},
     },
     # 68 MB that only a training reads.

@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 import safetensors
 import torch
+import yaml
 
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, SequenceError
+from scene_completion_training import CONFIGS
 from scene_completion_training.masked_scenes import POINT_FEATURES
+from scene_completion_training.points import features
 from scene_completion_training.points.features import (
     NETWORK,
+    SHIPPED,
     WEIGHTS,
     PointNetwork,
     open_network,
@@ -64,6 +68,19 @@ def test_an_exported_network_gives_the_same_with_weights_in_half_precision(check
     assert (about["name"], about["licence"]) == ("small", "Apache-2.0")
     with pytest.raises(BundleError, match="large"):
         PointNetwork.open(tmp_path / "large")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_network_is_that_of_its_configuration(name: str) -> None:
+    configuration = yaml.safe_load((CONFIGS / f"{name}_masked_scene.yaml").read_text())
+    network, edge = open_network(Path(name))
+    assert edge == configuration["data"]["voxel_size"]
+    assert {"inputs": 6, "encoder": list(network.settings.encoder), "decoder": list(network.settings.decoder)} == (
+        configuration["network"]
+    )
+    folder = Path(features.__file__).with_name(name)
+    assert json.loads((folder / NETWORK).read_text())["licence"] == "Apache-2.0"
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 12 << 20
 
 
 def test_a_foreign_network_is_refused(checkpoint: Path, tmp_path: Path) -> None:

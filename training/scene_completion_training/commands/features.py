@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=OPTIONS, help="what features are computed of")
     meaning = "configuration of a training and values that replace its own, recordings, or a cloud"
     parser.add_argument("inputs", nargs="+", type=place, action=Paths, metavar="INPUT", help=meaning)
-    meaning = "model of images, checkpoint of a feature field, or network of points"
+    meaning = "model of images, checkpoint of a feature field, or network of points (`rooms` comes with the package)"
     parser.add_argument("--model", type=place, required=True, metavar="MODEL", help=meaning)
     made = Output(
         ("manifest.json", "features", "classes.json", "clusters.safetensors", "cluster_*.png", "features.safetensors")

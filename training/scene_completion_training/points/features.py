@@ -1,7 +1,7 @@
 """Off-the-shelf features of points, by a network of stage `masked_scene` that was trained on rooms (MSM).
 
 from scene_completion_training.points.features import PointNetwork
-levels = PointNetwork.open("networks/mine").levels(points, colours, normals)  # of each level, float16 [N, D_l]
+levels = PointNetwork.open("rooms").levels(points, colours, normals)  # of each level, float16 [N, D_l]
 """
 
 import json
@@ -31,15 +31,18 @@ from scene_completion_training.sparse.voxel_set import sample_levels
 from scene_completion_training.workers import accelerator
 
 NETWORK, WEIGHTS = "network.json", "network.safetensors"
+SHIPPED = ("rooms",)  # networks that come with the package, next to this file
 
 
 def open_network(source: Path) -> tuple[VoxelHUNet, float]:
     """The network of a checkpoint or of a folder that `export_network` wrote, and the edge of its voxels, metres.
 
-    Of stage `masked_scene` it is the teacher, the average of all that its student was. Raises BundleError where it is
-    neither, or was not trained on points.
+    A name of `SHIPPED` is a folder, too. Of stage `masked_scene` it is the teacher, the average of all that its student
+    was. Raises BundleError where it is neither, or was not trained on points.
     """
     cure = "Name the checkpoint of a training with stage `masked_scene`, or what `scene-completion export` made of it"
+    if str(source) in SHIPPED and not source.exists():
+        source = Path(__file__).with_name(str(source))
     if source.is_dir():
         remembered = read_json(source / NETWORK, BundleError, cure=cure, kind=dict)
         arrays = read_tensors(source / WEIGHTS, BundleError, cure=cure)
