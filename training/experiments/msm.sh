@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Masked Scene Modeling, small: rendered rooms, trainings, scores. What exists is not made again, and a training that was
 # cut goes on. In an environment with the extra `train`:    bash training/experiments/msm.sh
-#   OUT=runs/msm      folder for all of it             ROOMS=64 TEST_ROOMS=20   rooms to learn from, and to score on
+#   OUT=runs/msm      folder for all of it             ROOMS=64 PROBED=16 TEST_ROOMS=8   rooms to learn from without
+#                                                      and with labels (a part of them), and to score on
 #   STEPS=300         of each training                 LANES=2                  trainings at a time, a core each
 #   ENCODER=...       text encoder of the sentences; without it there are none
 #   MODEL=... LAYER=11   2D model whose lifted features are scored, too; without it there are none
 set -euo pipefail
 HERE="$(cd "$(dirname "$0")/.." && pwd)" CONFIG="$(cd "$(dirname "$0")/.." && pwd)/configs/rooms_masked_scene.yaml"
-OUT=${OUT:-runs/msm} ROOMS=${ROOMS:-64} TEST_ROOMS=${TEST_ROOMS:-20} STEPS=${STEPS:-300} LANES=${LANES:-2}
+OUT=${OUT:-runs/msm} ROOMS=${ROOMS:-64} PROBED=${PROBED:-16} TEST_ROOMS=${TEST_ROOMS:-8} STEPS=${STEPS:-300} LANES=${LANES:-2}
 ENCODER=${ENCODER-sentence-transformers/all-MiniLM-L6-v2} MODEL=${MODEL-facebook/dinov2-small} LAYER=${LAYER:-11}
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 mkdir -p "$OUT/logs" && cd "$OUT"
@@ -20,6 +21,8 @@ render() {  # FOLDER FIRST COUNT
 }
 render train 0 "$ROOMS"
 render test 2000 "$TEST_ROOMS"
+mkdir -p rooms/labelled
+for n in $(seq 0 $((PROBED - 1))); do ln -sfn "../train/$n" "rooms/labelled/$n"; done
 
 train() {  # NAME KEY=VALUE ...
   local name=$1; shift
@@ -30,7 +33,7 @@ train() {  # NAME KEY=VALUE ...
 }
 labelled() {  # the same network, with labels
   local name=$1; shift
-  CONFIG="$HERE/configs/rooms_supervised.yaml" train "$name" "$@"
+  CONFIG="$HERE/configs/rooms_supervised.yaml" train "$name" 'data.sources=[{folder: labelled}]' "$@"
 }
 lane() {
   case $1 in
@@ -49,7 +52,7 @@ score() {  # NAME --checkpoint FILE ... OPTIONS
   local name=$1; shift
   [ -f "scores/$name/results.json" ] && return
   echo "$(date +%T) scores of $name"
-  scene-completion evaluate points --probe-on rooms/train --data rooms/test "$@" --output "scores/$name" \
+  scene-completion evaluate points --probe-on rooms/labelled --data rooms/test "$@" --output "scores/$name" \
     > "logs/scores_$name.log" 2>&1
 }
 of() { for name in "$@"; do printf '%s ' "$name/checkpoints/last.ckpt"; done; }

@@ -161,7 +161,7 @@ def _score_distilled(
             opened[one] = PixelTeacher(**model.teachers[one]).open(model.device.type)
         return opened[one]
 
-    store, banks = Store(args.cache), {}
+    store, banks = Store(args.cache) if args.cache else None, {}
     confusions: dict[str, tuple[tuple[str, ...], NDArray[np.int64]]] = {}
     for source, scenes in data:
         kept = {**vars(source), "folder": str(Path(source.folder).resolve())}
@@ -180,7 +180,7 @@ def _score_distilled(
                     )
                 rows, lifted = banks[scene.classes].rows(phrases(scene.classes)), None
                 teacher = model.teacher_of(rows)
-                if args.cache:
+                if store:
                     pixels = {teacher: teacher_of(teacher)}
                     seen = keep_lifted(store, kept, number, lambda: scene, pixels, settings)  # noqa: B023 - called at once
                     lifted = seen.at(teacher, np.arange(len(scene)))
