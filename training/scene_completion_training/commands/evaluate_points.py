@@ -292,17 +292,20 @@ def _phrases(file: Path | None) -> Callable[[PointScene], list[tuple[str, int]]]
 def _frozen_methods(
     args: argparse.Namespace, files: Sequence[Path], distilled: Sequence[Path]
 ) -> Iterator[PointMethod]:
-    """Each network, the same with random weights, 2D models, what these were distilled into, and colour alone."""
+    """Each network, each size with random weights, 2D models, what these were distilled into, and colour alone."""
     from scene_completion_training.checkpoints import run_name
     from scene_completion_training.data.store import Store
     from scene_completion_training.evaluation.probes import PointMethod, PointModel, colour_alone, lifted_features
     from scene_completion_training.points.data import PixelTeacher
     from scene_completion_training.points.features import PointNetwork
 
+    known: list[object] = []
     for file in files:
         name, network = run_name(file), PointNetwork.open(file)
         yield PointMethod(name, network.of_scene)
-        yield PointMethod(f"{name}, random weights", network.untrained(0).of_scene)
+        if (made := (network.network.settings, network.voxel_size)) not in known:  # the same for all of them
+            known.append(made)
+            yield PointMethod(f"{name}, random weights", network.untrained(0).of_scene)
     if args.foundation:
         model, layer = foundation(args)
         teacher = PixelTeacher(Path(model).name, model=model, layer=layer)
