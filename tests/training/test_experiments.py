@@ -38,28 +38,32 @@ def small_dinov2(folder: Path) -> Path:
 @pytest.mark.timeout(3600)
 def test_masked_scene_modelling(tmp_path: Path) -> None:
     model = small_dinov2(tmp_path / "dinov2")
-    rows = scored(
-        "msm", tmp_path / "out", ROOMS=3, TEST_ROOMS=1, STEPS=2, LANES=1, ENCODER=ENCODER, MODEL=model, LAYER=1
-    )
+    small = {"ROOMS": 3, "TEST_ROOMS": 1, "STEPS": 2, "LANES": 1, "FRAMES": 4, "MODEL": model, "LAYER": 1}
+    rows = scored("msm", tmp_path / "out", ENCODER=ENCODER, **small)
     assert rows.keys() == {"masked", "seeds", "ablations", "labelled"}
     linear = {name.removesuffix(", linear") for name in rows["masked"] if name.endswith(", linear")}
     assert linear == {"masked", "masked, random weights", "dinov2, lifted", "colour alone"}
     assert {"supervised", "fine_tuned", "supervised_share"} <= rows["labelled"]
-    assert {name.partition(",")[0] for name in rows["ablations"]} > {
-        "top_down",
-        "no_masking",
-        "attention_only",
-        "plain",
-    }
+    ablated = {name.partition(",")[0] for name in rows["ablations"]}
+    assert ablated > {"top_down", "no_masking", "attention_only", "plain"}
 
 
 @pytest.mark.timeout(3600)
 def test_cua_o3d(tmp_path: Path) -> None:
     model = small_dinov2(tmp_path / "dinov2")
     models = {"DINOV2": model, "LAYER": 1, "DEPTH": model, "ENCODER": ENCODER}
-    rows = scored("cua_o3d", tmp_path / "out", ROOMS=2, LABELLED=2, TEST_ROOMS=1, STEPS=2, **models)
+    rows = scored("cua_o3d", tmp_path / "out", ROOMS=2, LABELLED=2, TEST_ROOMS=1, STEPS=2, FRAMES=4, **models)
     assert {"3D", "2D, lifted", "2D and 3D, raw mean", "probe, concatenation"} <= rows["learned"]
     assert rows.keys() == {
         "learned", "text_alone", "text_and_dinov2", "equal_weights", "slides", "dinov2_alone", "depth_alone",
         "supervised", "supervised_geometry",
     }  # fmt: skip
+
+
+@pytest.mark.timeout(3600)
+def test_scenedino(tmp_path: Path) -> None:
+    model = small_dinov2(tmp_path / "dinov2")
+    small = {"TRAIN": 101, "TEST": 2001, "FIELD_STEPS": 2, "SEMANTICS_STEPS": 3, "MODEL": model, "LAYER": 1}
+    rows = scored("scenedino", tmp_path / "out", **small)
+    ablations = ["no_downsampler", "no_smoothness", "no_decomposition", "no_distillation", "no_knn", "no_neighbourhood"]
+    assert rows.keys() == {f"{name}_0" for name in ["full", "five_crop", *ablations]}

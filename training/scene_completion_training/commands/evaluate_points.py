@@ -90,8 +90,11 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_training.foundation.encoded_words import TextEncoder
     from scene_completion_training.networks.agglomerated_field import AgglomeratedPoints
     from scene_completion_training.networks.supervised_points import SupervisedPoints
+    from scene_completion_training.points.features import SHIPPED
 
-    kinds = {file: None if file.is_dir() else Checkpoint.read(file).stage_class.field_class for file in args.checkpoint}
+    networks = {file for file in args.checkpoint if file.is_dir() or str(file) in SHIPPED}
+    checkpoints = [file for file in args.checkpoint if file not in networks]
+    kinds = dict.fromkeys(networks) | {file: Checkpoint.read(file).stage_class.field_class for file in checkpoints}
     distilled, supervised = (
         [file for file in args.checkpoint if kinds[file] is kind] for kind in (AgglomeratedPoints, SupervisedPoints)
     )

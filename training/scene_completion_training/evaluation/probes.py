@@ -151,7 +151,8 @@ def lifted_features(store: Store, teacher: PixelTeacher) -> Callable[[PointScene
     opened, settings = {teacher.name: teacher.open(accelerator().type)}, LiftingSettings(points=0)
 
     def features(scene: PointScene, rows: Ints | None) -> Levels:
-        source = {"folder": scene.name, "points": zlib.crc32(scene.points.tobytes())}
+        views = [[view.name, *view.world_from_camera.translation.tolist()] for view in scene.views]
+        source = {"folder": scene.name, "points": zlib.crc32(scene.points.tobytes()), "views": views}
         lifted = keep_lifted(store, source, scene.name, lambda: scene, opened, settings)
         return (lifted.at(teacher.name, np.arange(len(scene)) if rows is None else rows),)
 
@@ -358,7 +359,7 @@ class PointModel:
         self.teachers = {teacher["name"]: teacher for teacher in self.configuration["teachers"]}
 
     def untrained(self) -> "PointModel":
-        """The same with weights that have learned nothing: the base initialisation."""
+        """The same with weights that have learned nothing."""
         other = copy.copy(self)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -478,6 +479,10 @@ class SupervisedModel:
         if scene.classes != self.class_names:
             what = f"its {len(scene.classes)} classes are not the {len(self.class_names)} that {self._file} learned"
             raise ConfigurationError(what, where=scene.name, cure="Name the --labels of its training")
+        colour = self._settings["network"] == "minkowski" and self._settings["data"]["input"] == "colour"
+        if colour and scene.colours is None:
+            cure = "Name scenes that have them, or a network of data.input=ones"
+            raise ConfigurationError("has no colours", where=f"scene {scene.name}", cure=cure)
         generator = np.random.default_rng(0)
         place = (scene.points - scene.points.min(axis=0)) / np.float32(self._settings["data"]["voxel_size"])
         features = point_features(len(scene), scene.colours, scene.normals)

@@ -35,7 +35,7 @@ from scene_completion_training.data.prepared import Drive
 from scene_completion_training.data.store import Entry, damaged
 from scene_completion_training.foundation.backbone import DenseExtractor, ModelIdentity
 from scene_completion_training.foundation.model_files import Normalisation
-from scene_completion_training.randomness import drawn
+from scene_completion_training.randomness import drawn, samples_of
 
 LARGEST_HALF = 65504.0
 
@@ -151,9 +151,10 @@ class LiveTokens:
         if self._upsampled == 1:
             tokens = self._extractor.features(255.0 * seen, self.cell)
         else:  # as many as pixels fill the memory: one image at a time, with crops of its own, in half precision
+            own = samples_of(generator, len(views))
             each = (
-                target_features(self._extractor, 255.0 * one, self.cell, self._upsampled, generator)
-                for one in seen[:, None]
+                target_features(self._extractor, 255.0 * one, self.cell, self._upsampled, own[row])
+                for one, (row, _, _) in zip(seen[:, None], wanted, strict=True)
             )
             tokens = torch.cat([found.half() for found in each])
         features = tokens.new_zeros(*images.shape[:2], *tokens.shape[1:])

@@ -41,7 +41,7 @@ def open_network(source: Path) -> tuple[VoxelHUNet, float]:
     was. Raises BundleError where it is neither, or was not trained on points.
     """
     cure = "Name the checkpoint of a training with stage `masked_scene`, or what `scene-completion export` made of it"
-    if str(source) in SHIPPED and not source.exists():
+    if str(source) in SHIPPED and not (source / NETWORK).is_file():
         source = Path(__file__).with_name(str(source))
     if source.is_dir():
         remembered = read_json(source / NETWORK, BundleError, cure=cure, kind=dict)
