@@ -303,6 +303,8 @@ class SemanticsConfiguration(Configuration):
         if not self.distilled and (self.steps > 1 or not self.knn or self.crops != "balls"):
             what, cure = "without a head nothing is learned", "Take steps=1, and leave out knn and crops"
             raise ConfigurationError(what, where="distilled", cure=cure)
+        if not self.distilled and self.devices * self.nodes > 1:
+            raise ConfigurationError("nothing is learned on several", where="devices, nodes", cure="Take one device")
         if self.crops == "five_squares" and math.isqrt(self.crop_points) ** 2 != self.crop_points:
             what, cure = f"{self.crop_points} points fill no square", "Take a square number, such as 256"
             raise ConfigurationError(what, where="crop_points", cure=cure)
