@@ -1,6 +1,7 @@
 """Make the pictures of the documents: `python docs/make_pictures.py`, in the repository's root.
 
-The shipped student of streets completes one image of the bundled drive, that of rooms one of a rendered room.
+The shipped student of streets completes one image of the bundled drive, that of rooms one of a rendered room. Densities
+from above are those of a rendered town.
 """
 
 from __future__ import annotations
@@ -8,19 +9,22 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from scene_completion_ros.bags.reader import DEMO_DRIVE
+from scene_completion_ros.cli import main as scene_completion
 from scene_completion_ros.commands.arguments import chosen_words, set_words
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, ROOM_GRID, VoxelGrid
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
-from scene_completion_ros.inference.bundle import open_student
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, open_student
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.mapping.clearing import ClearingRays
 from scene_completion_ros.mapping.ground_map import FREE, UNKNOWN, GroundProjection, ignored_labels
+from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.report.pictures import (
     MapScale,
     Picture,
@@ -102,6 +106,18 @@ def ground(voxels: SemanticVoxels, camera: Camera) -> Picture:
     return picture
 
 
+def profiles() -> Picture:
+    """Densities from above of both students of streets, and the exact voxels."""
+    with tempfile.TemporaryDirectory() as folder:
+        town = ["world", "street-kitti360", "--seed", "2001", "--frames", "1", "--size", "928", "280"]
+        scene_completion([*town, "--supersampling", "1", "--output", f"{folder}/town"])
+        students = [str(DEFAULT_BUNDLE), str(DEFAULT_BUNDLE.with_name("street"))]
+        scored = ["evaluate", "geometry", "--profiles", "--data", f"{folder}/town", "--bundle", *students]
+        scene_completion([*scored, "--output", f"{folder}/profiles"])
+        (file,) = Path(folder, "profiles").glob("*.png")
+        return fit_width(read_rgb(file), 880)
+
+
 def with_legend(picture: Picture, entries: dict[str, tuple[int, int, int]]) -> Picture:
     """A picture and, below it, the names of colours."""
     drawn = class_legend(list(entries), list(entries.values()), width=picture.shape[1] - 24)
@@ -127,6 +143,7 @@ def main() -> None:
         "voxels.webp": street(crossing, there, dict(zip(bundle.class_names, bundle.class_colours, strict=True))),
         "nav2_map.webp": with_legend(next_to_map(tiles, ground(voxels, camera), title="", width=480), COLOURS),
         "room.webp": room(),
+        "profile.webp": profiles(),
         "words.webp": words_panel(image, voxels, done.matches, camera=camera),
     }
     args.output.mkdir(parents=True, exist_ok=True)
