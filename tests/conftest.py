@@ -36,6 +36,7 @@ SLOW = (
     "training/test_export_again.py",
     "training/networks/test_trunks.py",
     "training/points/test_point_agglomeration.py",
+    "training/points/test_text_teacher.py",
     "training/stages/test_completion.py",
     "training/stages/test_features.py",
     "training/stages/test_masked_scene.py",

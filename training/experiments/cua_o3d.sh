@@ -5,36 +5,14 @@
 #   STEPS=200          of each training                                                teacher's layer, and to score on
 #   DINOV2=... DEPTH=... ENCODER=...               the models, whose features have 384 numbers
 # The text-aligned teacher, in LSeg's place, is a linear layer on DINOv2 that learned from labels of rooms of its own.
-set -euo pipefail
-CONFIGS="$(cd "$(dirname "$0")/../configs" && pwd)"
+. "$(dirname "$0")/common.sh"
 OUT=${OUT:-runs/cua_o3d} ROOMS=${ROOMS:-48} LABELLED=${LABELLED:-16} TEST_ROOMS=${TEST_ROOMS:-8} STEPS=${STEPS:-200}
 DINOV2=${DINOV2:-facebook/dinov2-small} DEPTH=${DEPTH:-depth-anything/Depth-Anything-V2-Small-hf}
 ENCODER=${ENCODER:-sentence-transformers/all-MiniLM-L6-v2} LAYER=${LAYER:-11} FRAMES=${FRAMES:-16}
-export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
-for name in DINOV2 DEPTH ENCODER; do [ ! -e "${!name}" ] || printf -v "$name" %s "$(realpath "${!name}")"; done
-mkdir -p "$OUT/logs" && cd "$OUT"
-
-# Another run with other settings would mix two: it needs a folder of its own.
-settings() { for name in "$@"; do echo "$name=${!name}"; done; }
-once() {  # NAME COMMAND ...: a step with a log of its own
-  local name=$1; shift
-  [ -f "logs/$name.done" ] && return
-  echo "$(date +%T) $name"
-  "$@" >> "logs/$name.log" 2>&1 || { echo "failed, see $PWD/logs/$name.log" >&2; return 1; }
-  touch "logs/$name.done"
-}
-render() {  # FOLDER FIRST COUNT
-  for n in $(seq "$2" $(($2 + $3 - 1))); do
-    [ -d "rooms/$1/$n/sequence" ] || scene-completion world room --seed "$n" --frames "$FRAMES" --rate 0.6 \
-      --size 320 240 --supersampling 1 --output "rooms/$1/$n" >> logs/rooms.log 2>&1
-  done
-}
-settings ROOMS LABELLED TEST_ROOMS STEPS DINOV2 DEPTH ENCODER LAYER FRAMES > logs/settings.new
-[ ! -f logs/settings ] || cmp -s logs/settings logs/settings.new || { echo "$PWD has other settings: give another OUT" >&2; exit 1; }
-mv logs/settings.new logs/settings
-render train 0 "$ROOMS"
-render labelled 900 "$LABELLED"
-render test 2000 "$TEST_ROOMS"
+begin "DINOV2 DEPTH ENCODER" "ROOMS LABELLED TEST_ROOMS STEPS LAYER FRAMES"
+rooms train 0 "$ROOMS"
+rooms labelled 900 "$LABELLED"
+rooms test 2000 "$TEST_ROOMS"
 once text python -m scene_completion_training.points.text_teacher --labelled rooms/labelled --views rooms/train rooms/test \
   --model "$DINOV2" --layer "$LAYER" --text-encoder "$ENCODER" --cache lifted --output text
 

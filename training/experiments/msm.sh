@@ -6,41 +6,22 @@
 #   STEPS=300         of each training                 LANES=2                  trainings at a time, a core each
 #   ENCODER=...       text encoder of the sentences; without it there are none
 #   MODEL=... LAYER=11   2D model whose lifted features are scored, too; without it there are none
-set -euo pipefail
-HERE="$(cd "$(dirname "$0")/.." && pwd)" CONFIG="$(cd "$(dirname "$0")/.." && pwd)/configs/rooms_masked_scene.yaml"
+. "$(dirname "$0")/common.sh"
 OUT=${OUT:-runs/msm} ROOMS=${ROOMS:-64} PROBED=${PROBED:-16} TEST_ROOMS=${TEST_ROOMS:-8} STEPS=${STEPS:-300} LANES=${LANES:-2}
 ENCODER=${ENCODER-sentence-transformers/all-MiniLM-L6-v2} MODEL=${MODEL-facebook/dinov2-small} LAYER=${LAYER:-11} FRAMES=${FRAMES:-16}
-export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
-for name in MODEL ENCODER; do [ ! -e "${!name}" ] || printf -v "$name" %s "$(realpath "${!name}")"; done
-mkdir -p "$OUT/logs" && cd "$OUT"
-# Another run with other settings would mix two: it needs a folder of its own.
-settings() { for name in "$@"; do echo "$name=${!name}"; done; }
-settings ROOMS PROBED TEST_ROOMS STEPS MODEL ENCODER LAYER FRAMES > logs/settings.new
-[ ! -f logs/settings ] || cmp -s logs/settings logs/settings.new || { echo "$PWD has other settings: give another OUT" >&2; exit 1; }
-mv logs/settings.new logs/settings
-
-render() {  # FOLDER FIRST COUNT
-  for n in $(seq "$2" $(($2 + $3 - 1))); do
-    [ -d "rooms/$1/$n/sequence" ] || scene-completion world room --seed "$n" --frames "$FRAMES" --rate 0.6 \
-      --size 320 240 --supersampling 1 --output "rooms/$1/$n" >> logs/rooms.log 2>&1
-  done
-}
-render train 0 "$ROOMS"
-render test 2000 "$TEST_ROOMS"
+begin "MODEL ENCODER" "ROOMS PROBED TEST_ROOMS STEPS LAYER FRAMES"
+rooms train 0 "$ROOMS"
+rooms test 2000 "$TEST_ROOMS"
 mkdir -p rooms/labelled
 for n in $(seq 0 $(((PROBED < ROOMS ? PROBED : ROOMS) - 1))); do ln -sfn "../train/$n" "rooms/labelled/$n"; done
 
 train() {  # NAME KEY=VALUE ...
-  local name=$1; shift
-  [ -f "$name/done" ] && return
-  echo "$(date +%T) $name"
-  scene-completion train --config "$CONFIG" data.root=rooms data.workers=0 data.cache=kept "steps=$STEPS" "$@" \
-    "output=$name" >> "logs/$name.log" 2>&1 || { echo "failed, see $PWD/logs/$name.log" >&2; return 1; }
-  touch "$name/done"
+  once "$1" scene-completion train --config "$CONFIGS/rooms_masked_scene.yaml" data.root=rooms data.workers=0 data.cache=kept \
+    "steps=$STEPS" "output=$1" "${@:2}"
 }
 labelled() {  # the same network, with labels
-  local name=$1; shift
-  CONFIG="$HERE/configs/rooms_supervised.yaml" train "$name" 'data.sources=[{folder: labelled}]' "$@"
+  once "$1" scene-completion train --config "$CONFIGS/rooms_supervised.yaml" data.root=rooms data.workers=0 data.cache=kept \
+    "steps=$STEPS" "output=$1" 'data.sources=[{folder: labelled}]' "${@:2}"
 }
 lane() {
   case $1 in
@@ -53,14 +34,14 @@ lane() {
        train attention_only ablation.attention_only ;;
   esac
 }
-if [ "$LANES" = 2 ]; then lane 0 & first=$!; lane 1 || { wait $first; exit 1; }; wait $first; else lane 0; lane 1; fi
+if [ "$LANES" = 2 ]; then
+  lane 0 & jobs=$!; lane 1 & jobs="$jobs $!"; failed=0
+  for job in $jobs; do wait "$job" || failed=1; done  # both end before this does
+  [ $failed = 0 ]
+else lane 0; lane 1; fi
 
 score() {  # NAME --checkpoint FILE ... OPTIONS
-  local name=$1; shift
-  [ -f "scores/$name/results.json" ] && return
-  echo "$(date +%T) scores of $name"
-  scene-completion evaluate points --probe-on rooms/labelled --data rooms/test "$@" --output "scores/$name" \
-    > "logs/scores_$name.log" 2>&1 || { echo "failed, see $PWD/logs/scores_$name.log" >&2; return 1; }
+  once "scores_$1" scene-completion evaluate points --probe-on rooms/labelled --data rooms/test --output "scores/$1" "${@:2}"
 }
 of() { for name in "$@"; do printf '%s ' "$name/checkpoints/last.ckpt"; done; }
 score masked --checkpoint $(of masked) --ablations ${ENCODER:+--phrases made --text-encoder "$ENCODER"} \

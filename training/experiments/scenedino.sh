@@ -5,28 +5,12 @@
 #   OUT=runs/scenedino   folder for all of it    FIELD_STEPS=500 SEMANTICS_STEPS=300   of each training
 #   MODEL=... LAYER=11   the 2D model            SEED=0                                 of the trainings and clusters
 #   TRAIN="101 ..." TEST="2001 ..."              seeds of the towns
-set -euo pipefail
-CONFIGS="$(cd "$(dirname "$0")/../configs" && pwd)"
+. "$(dirname "$0")/common.sh"
 OUT=${OUT:-runs/scenedino} MODEL=${MODEL:-facebook/dinov2-small} LAYER=${LAYER:-11} SEED=${SEED:-0}
 FIELD_STEPS=${FIELD_STEPS:-500} SEMANTICS_STEPS=${SEMANTICS_STEPS:-300}
 TRAIN=${TRAIN:-$(seq 101 112)} TEST=${TEST:-$(seq 2001 2006)}
 STUDENT="$(python -c 'from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE; print(DEFAULT_BUNDLE)')"
-export OMP_NUM_THREADS=${THREADS:-1} OMP_WAIT_POLICY=PASSIVE
-for name in MODEL; do [ ! -e "${!name}" ] || printf -v "$name" %s "$(realpath "${!name}")"; done
-mkdir -p "$OUT/logs" && cd "$OUT"
-
-# Another run with other settings would mix two: it needs a folder of its own.
-settings() { for name in "$@"; do echo "$name=${!name}"; done; }
-once() {  # NAME COMMAND ...: a step with a log of its own
-  local name=$1; shift
-  [ -f "logs/$name.done" ] && return
-  echo "$(date +%T) $name"
-  "$@" >> "logs/$name.log" 2>&1 || { echo "failed, see $PWD/logs/$name.log" >&2; return 1; }
-  touch "logs/$name.done"
-}
-settings FIELD_STEPS SEMANTICS_STEPS MODEL LAYER TRAIN TEST > logs/settings.new
-[ ! -f logs/settings ] || cmp -s logs/settings logs/settings.new || { echo "$PWD has other settings: give another OUT" >&2; exit 1; }
-mv logs/settings.new logs/settings
+begin MODEL "FIELD_STEPS SEMANTICS_STEPS LAYER TRAIN TEST"
 for n in $TRAIN $TEST; do
   once "town_$n" scene-completion world street-kitti360 --seed "$n" --frames 6 --rate 2.5 --size 928 280 \
     --supersampling 1 --output "towns/$n"
