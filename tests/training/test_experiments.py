@@ -68,3 +68,11 @@ def test_scenedino(tmp_path: Path) -> None:
     rows = scored("scenedino", tmp_path / "out", **small)
     ablations = ["no_downsampler", "no_smoothness", "no_decomposition", "no_distillation", "no_knn", "no_neighbourhood"]
     assert rows.keys() == {f"{name}_0" for name in ["full", "five_crop", *ablations]}
+
+
+@pytest.mark.timeout(3600)
+def test_knowledge_distillation_on_real_drives(tmp_path: Path, shared_data: Path) -> None:
+    drive = "[{folder: kitti_windows/sequences/00}]"
+    rows = scored("kdbts", tmp_path / "out", STEPS=2, LOSSES="full", WINDOWS="06", DRIVES=drive, DATA=shared_data)
+    assert rows.keys() == {"teacher_full_0", "student_full_0", "baseline_full_0"}
+    assert len(rows["teacher_full_0"]) == 2  # of one view, and of four

@@ -21,30 +21,30 @@ DATA=(data.root=towns "data.sources=[${sources%, }]" data.cache=prepared)
 FIELD=("${DATA[@]}" "start_from=$STUDENT")
 features() { once "$1" scene-completion features images "$CONFIGS/feature_field.yaml" "${FIELD[@]}" --model "$MODEL" \
   --layer "$LAYER" --output "$1" "${@:2}"; }
-features tokens
-features tokens_upsampled --upsampled 2
-
 field() {  # NAME TARGETS KEY=VALUE ...
   once "$1_$SEED" scene-completion train --config "$CONFIGS/feature_field.yaml" "${FIELD[@]}" "steps=$FIELD_STEPS" \
     "half_resolution_steps=$FIELD_STEPS" "seed=$SEED" "features.targets=$2" "output=$1_$SEED" "${@:3}"
 }
-field full tokens
-field no_downsampler tokens_upsampled ablation.no_downsampler
-field no_smoothness tokens ablation.no_smoothness
-field no_decomposition tokens ablation.no_decomposition
-
-# Ablated fields get the whole second stage; ablations of the second stage see the whole field.
-semantics() {  # NAME FIELD KEY=VALUE ...
+first=($TRAIN)
+row() {  # NAME FIELD KEY=VALUE ...: the second stage of a field, and its scores
   once "semantics_$1_$SEED" scene-completion train --config "$CONFIGS/semantics.yaml" "${DATA[@]}" "seed=$SEED" \
     "features_from=$2_$SEED/checkpoints/last.ckpt" "output=semantics_$1_$SEED" "${@:3}"
+  once "scores_$1_$SEED" scene-completion evaluate semantics --student "$STUDENT" --data $(places $TEST) --every 2 \
+    --checkpoint "semantics_$1_$SEED/checkpoints/last.ckpt" --cluster-on $(places "${first[@]:0:6}") \
+    --name-on $(places "${first[@]:0:4}") --seed "$SEED" --output "scores/$1_$SEED"
 }
-for name in full no_downsampler no_smoothness no_decomposition; do semantics "$name" "$name" "steps=$SEMANTICS_STEPS"; done
-semantics no_distillation full ablation.no_distillation
-for name in no_knn no_neighbourhood five_crop; do semantics "$name" full "steps=$SEMANTICS_STEPS" "ablation.$name"; done
-
-first=($TRAIN)
-for name in full no_downsampler no_smoothness no_decomposition no_distillation no_knn no_neighbourhood five_crop; do
-  once "scores_${name}_$SEED" scene-completion evaluate semantics --student "$STUDENT" --data $(places $TEST) --every 2 \
-    --checkpoint "semantics_${name}_$SEED/checkpoints/last.ckpt" --cluster-on $(places "${first[@]:0:6}") \
-    --name-on $(places "${first[@]:0:4}") --seed "$SEED" --output "scores/${name}_$SEED"
-done
+# Densities are those of the student in all rows: what differs is what space is, never where it is full. The weight of
+# smoothness is the published one, for features of 384 numbers: 0.25 / √384.
+WEIGHT=features.smoothness=0.01276 LEARN=steps=$SEMANTICS_STEPS
+features tokens --variants 4
+field full tokens $WEIGHT
+row full full $LEARN
+row no_distillation full ablation.no_distillation
+for name in no_knn no_neighbourhood five_crop; do row "$name" full $LEARN "ablation.$name"; done
+field no_smoothness tokens ablation.no_smoothness
+row no_smoothness no_smoothness $LEARN
+field no_decomposition tokens $WEIGHT ablation.no_decomposition
+row no_decomposition no_decomposition $LEARN
+features tokens_upsampled --upsampled 2
+field no_downsampler tokens_upsampled $WEIGHT ablation.no_downsampler
+row no_downsampler no_downsampler $LEARN

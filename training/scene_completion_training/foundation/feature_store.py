@@ -93,8 +93,8 @@ def target_features(
 ) -> Tensor:
     """Tokens of images [B, 3, H, W] in 0..255, `upsampled` times as many along each side: [B, D, h, w].
 
-    More than once they are bilinear, and the mean of what the image, its mirror image and `CROPS` random crops of it,
-    mirrored or not, have at a place (`upsample-gt` of SceneDINO's code, the alternative to its downsampler).
+    More than once they have length one, are bilinear, and the mean of what the image, its mirror image and `CROPS` random
+    crops of it, mirrored or not, have at a place (`upsample-gt` of SceneDINO's code, the alternative to its downsampler).
     """
     if upsampled == 1:
         return extractor.features(images, cell)
@@ -113,7 +113,7 @@ def target_features(
         seen = functional.interpolate(
             images[..., top:bottom, left:right], images.shape[-2:], mode="bilinear", antialias=True
         )
-        tokens = extractor.features(seen.flip(-1) if mirrored else seen, cell)
+        tokens = functional.normalize(extractor.features(seen.flip(-1) if mirrored else seen, cell), dim=1)
         within = (places - corner.to(places)) / extent.to(places)  # of the crop, 0 to 1
         inside = ((within >= 0.0) & (within <= 1.0)).all(dim=-1)
         u = 1.0 - within[..., 1] if mirrored else within[..., 1]

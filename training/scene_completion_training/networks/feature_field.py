@@ -240,12 +240,15 @@ class CropBuffer(nn.Module):
 
     @torch.no_grad()
     def partners(self, crops: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
-        """For crops [N, P, D] one each of those nearest by mean feature, and any one; None before it holds enough."""
+        """For crops [N, P, D] one each of those nearest by mean feature, and any one; None before it holds enough.
+
+        The nearest of all does not count: in a training it is the crop itself, which was pushed before.
+        """
         filled = int(self.filled)
-        if filled < NEAREST:
+        if filled <= NEAREST:
             return None
         mean = functional.normalize(crops.mean(dim=1), dim=-1, eps=1e-6)
-        nearest = (mean @ self.means[:filled].T).topk(NEAREST, dim=1).indices.cpu()
+        nearest = (mean @ self.means[:filled].T).topk(NEAREST + 1, dim=1).indices[:, 1:].cpu()
         one = torch.randint(NEAREST, (len(crops), 1), generator=generator)
         any_one = torch.randint(filled, (len(crops),), generator=generator)
         chosen = torch.gather(nearest, 1, one)[:, 0]

@@ -404,7 +404,13 @@ class SemanticsStage(SingleImageStage):
         if self.head is None:
             return {pair: torch.zeros((), device=self.device, requires_grad=True) for pair in losses.PAIRS}
         crops, images = self.crops(batch, generator), len(batch["image"])
-        ready = int(self.buffer.filled) >= feature_field.NEAREST
+        if self.training:
+            every = losses.gathered(crops, images * max(BINS, rendering.SQUARES))
+            if len(every):
+                self.buffer.push(every)
+            ready = len(every) > 0 and int(self.buffer.filled) > feature_field.NEAREST
+            processes = self.settings.devices * self.settings.nodes
+            self.found += self.found.new_tensor([images * processes, len(every), ready])
         # Processes share the buffer, and each draws from it by itself.
         own = samples_of(generator, images)[0]
         partners = self.buffer.partners(crops, own) if len(crops) else None
@@ -420,12 +426,6 @@ class SemanticsStage(SingleImageStage):
                 code = codes if pair == "self" else self.head(other)
                 force = forces[pair]
                 terms[pair] = share * force.weight * losses.correspondence_loss(crops, other, codes, code, force.shift)
-        if self.training:
-            every = losses.gathered(crops, images * max(BINS, rendering.SQUARES))
-            processes = self.settings.devices * self.settings.nodes
-            self.found += self.found.new_tensor([images * processes, len(every), ready and len(every) > 0])
-            if len(every):
-                self.buffer.push(every)
         return terms
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
