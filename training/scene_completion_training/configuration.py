@@ -229,8 +229,9 @@ def read_configuration(path: Path, overrides: list[str], kind: type[Completed]) 
     `ablation.NAME` stands for the values that `ablations/STAGE.yaml` of the configurations gives that name, and for an
     output folder with the name behind its own.
 
-    Raises ConfigurationError where the file cannot be read, names no stage there is or one of another kind, or a value
-    cannot be used. `kind`: `TrainingConfiguration` for anything, `Configuration` for a density field.
+    Raises ConfigurationError where the file cannot be read, names no stage there is or one of another kind, a value
+    cannot be used, or an ablation changes nothing. `kind`: `TrainingConfiguration` for anything, `Configuration` for a
+    density field.
     """
     content = read_yaml(path, ConfigurationError, cure="Name a YAML file")
     named = [override.partition("=")[2] for override in overrides if override.startswith("stage=")]
@@ -251,7 +252,13 @@ def read_configuration(path: Path, overrides: list[str], kind: type[Completed]) 
     except (argparse.ArgumentError, TypeError, ValueError) as error:  # a text where settings belong
         what = " ".join(str(error).split())
         raise ConfigurationError(what, where=str(path), cure="Correct it, or the KEY=VALUE that sets it") from error
-    return made(**{name: value for name, value in vars(parsed).items() if name != "config"})
+    found = made(**{name: value for name, value in vars(parsed).items() if name != "config"})
+    for ablation in ablations:
+        without = read_configuration(path, [override for override in overrides if override != ablation], kind)
+        if dataclasses.replace(found, output="") == dataclasses.replace(without, output=""):
+            what = f"{ablation} changes nothing: its values are those of {path}"
+            raise ConfigurationError(what, where="ablation", cure="Leave it out")
+    return found
 
 
 def _ablated(stage: str, names: Sequence[str], given: Sequence[str], output: str) -> Iterator[str]:
@@ -271,7 +278,6 @@ def _ablated(stage: str, names: Sequence[str], given: Sequence[str], output: str
                     what = f"{ABLATION}{name} sets {key}, which {source} sets, too"
                     raise ConfigurationError(what, where="ablation", cure="Leave out one of them")
             yield f"{key}={value if isinstance(value, str) else json.dumps(value)}"
-        set_by |= dict.fromkeys(known[name], f"{ABLATION}{name}")
         set_by |= dict.fromkeys(known[name], f"{ABLATION}{name}")
     if "output" not in set_by:
         yield f"output={'_'.join([output, *names])}"

@@ -28,9 +28,10 @@ from scene_completion_training.data.module import SequencesData
 from scene_completion_training.data.view_batches import DataNeeds
 from scene_completion_training.export import FoldedEncoder, encoder_onnx, export_bundle, export_labelled
 from scene_completion_training.foundation.feature_store import FeatureStore
+from scene_completion_training.networks import feature_field
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField, MultiViewField, sample_map
-from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation
+from scene_completion_training.networks.feature_field import CropBuffer, FeatureField, FeatureObservation
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.stages.agglomeration import AgglomerationStage
 from scene_completion_training.stages.density import DistillationSettings, StudentStage
@@ -298,6 +299,23 @@ def test_where_the_points_of_crops_lie(trainings: Trainings, monkeypatch: pytest
     assert [of.shape for of in asked("five_squares")] == [(5 * 16 * 32, 3)]
 
 
+def test_a_crop_is_compared_with_others_and_never_taken_for_its_own_neighbour() -> None:
+    """Five crops, two of which are alike, are pushed and then looked up: the four others are each a neighbour."""
+    torch.manual_seed(0)
+    crops = torch.nn.functional.normalize(torch.randn(5, 8, 16), dim=-1)
+    buffer, generator = CropBuffer(6, 8, 16), torch.Generator().manual_seed(0)
+    buffer.push(crops[:4])
+    assert buffer.partners(crops[:4], generator) is None
+    buffer.push(crops[4:])
+    met = {number: set[int]() for number in range(5)}
+    for _ in range(60):
+        partners = buffer.partners(crops, generator)
+        assert partners is not None
+        for number, one in enumerate(partners[0]):
+            met[number].add(int((crops - one).flatten(1).norm(dim=1).argmin()))
+    assert met == {number: set(range(5)) - {number} for number in range(5)}
+
+
 @pytest.mark.usefixtures("few_points")
 def test_without_similar_crops_the_other_pairs_are_what_is_learned(trainings: Trainings) -> None:
     stage = make_stage(trainings.configuration("semantics", knn=False))
@@ -311,7 +329,7 @@ def test_without_similar_crops_the_other_pairs_are_what_is_learned(trainings: Tr
 def test_semantics_that_learned_nothing_say_so(
     trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is occupied, or all crops came in the first step: of the last step there is no checkpoint."""
+    """Nothing is occupied, or there were too few crops to compare with: of the last step there is no checkpoint."""
     monkeypatch.setattr(SemanticsStage, "occupied", lambda stage, logit: logit != logit)
     configuration = trainings.configuration("semantics", tmp_path / "empty", steps=3)
     with pytest.raises(TrainingError, match="nothing was learned: 0 crops of 16 occupied points in 3 images"):
@@ -320,6 +338,7 @@ def test_semantics_that_learned_nothing_say_so(
     with pytest.raises(TrainingError, match="nothing was learned"):  # also where it goes on
         train(configuration)
     monkeypatch.undo()
+    monkeypatch.setattr(feature_field, "NEAREST", 5)  # as many as one step has
     with pytest.raises(TrainingError, match="nothing was learned: [1-9]"):
         train(trainings.configuration("semantics", tmp_path / "one", steps=1, crops="five_squares"))
 

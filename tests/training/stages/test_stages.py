@@ -155,6 +155,7 @@ def test_another_package_adds_stages_by_an_entry_point(
         ("single_view", {"views": {"aside": 1.5}}, "a share from 0 to 1"),
         ("single_view", {"views": {"aside": float("nan")}}, "a share from 0 to 1"),
         ("student", {"encoder_views": 5}, "^encoder_views:"),
+        ("teacher", {"view_dropout": 50.0}, r"^view_dropout: 50\.0\. Take a share"),
         ("student", {"depth_only_steps": 2}, "^depth_only_steps:"),
         ("student", {"encoder": "resnet50"}, "^encoder:"),
         ("student", {"checkpoint_every": 4, "ema_decay": 0.5}, "^ema_start:"),

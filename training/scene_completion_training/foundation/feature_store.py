@@ -93,8 +93,8 @@ def target_features(
 ) -> Tensor:
     """Tokens of images [B, 3, H, W] in 0..255, `upsampled` times as many along each side: [B, D, h, w].
 
-    More than once they have length one, are bilinear, and the mean of what the image, its mirror image and `CROPS` random
-    crops of it, mirrored or not, have at a place (`upsample-gt` of SceneDINO's code, the alternative to its downsampler).
+    More than once they have length one, are bilinear, and the mean of what the image, its mirror image and `CROPS`
+    random crops of it, mirrored or not, have at a place (`upsample-gt` of SceneDINO's code, in place of a downsampler).
     """
     if upsampled == 1:
         return extractor.features(images, cell)

@@ -77,6 +77,13 @@ class TeacherConfiguration(SeveralViewsConfiguration):
     # What is averaged over the views: features of a point as in MVBTS, or its densities before softplus.
     fusion: Literal["features", "densities"] = "features"
 
+    def check(self) -> None:
+        """Refuses shares that are none, or that leave no view but the first."""
+        super().check()
+        if not 0.0 <= self.view_dropout < 1.0:
+            cure = "Take a share from 0 to below 1"
+            raise ConfigurationError(f"{self.view_dropout}", where="view_dropout", cure=cure)
+
 
 class TeacherStage(FieldStage):
     """Trains a `MultiViewField` from batches of `ViewSamples` with several encoder views."""
