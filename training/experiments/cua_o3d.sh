@@ -23,24 +23,28 @@ distil() {  # NAME KEY=VALUE ...
   once "$1" scene-completion train --config "$CONFIGS/rooms_agglomeration.yaml" data.workers=0 "teachers=$TEACHERS" \
     "steps=$STEPS" "output=$1" "${@:2}"
 }
-distil learned
-distil text_alone 'only=[text]'
-distil dinov2_alone 'only=[dinov2]'
-distil depth_alone 'only=[depth]'
-distil text_and_dinov2 'only=[text,dinov2]' regulariser=none
-distil equal_weights ablation.equal_weights
-distil slides ablation.slides
 labelled() { once "$1" scene-completion train --config "$CONFIGS/rooms_supervised.yaml" network=minkowski data.workers=0 \
   'data.sources=[{folder: train, labels: scannet20}]' data.voxel_size=0.1 data.cache=kept "steps=$STEPS" "output=$1" "${@:2}"; }
-labelled supervised
-labelled supervised_geometry ablation.geometry_alone
-
 scores() {  # NAME OPTION ...
   once "scores_$1" scene-completion evaluate points --checkpoint "$1/checkpoints/last.ckpt" --data rooms/test \
     --labels scannet20 --output "scores/$1" "${@:2}"
 }
 WORDS=(--text-encoder "$ENCODER" --cache lifted) PROBES=(--probe-on rooms/train)
+row() {  # NAME KEY=VALUE ...
+  distil "$@"
+  scores "$1" "${WORDS[@]}" "${PROBES[@]}"
+}
+distil learned
 scores learned "${WORDS[@]}" "${PROBES[@]}" --ambiguity --pictures pictures
-for name in text_alone text_and_dinov2 equal_weights slides; do scores "$name" "${WORDS[@]}" "${PROBES[@]}"; done
-for name in dinov2_alone depth_alone; do scores "$name" "${PROBES[@]}"; done
-for name in supervised supervised_geometry; do scores "$name"; done
+row slides ablation.slides
+row equal_weights ablation.equal_weights
+row text_alone 'only=[text]' regulariser=none
+row text_and_dinov2 'only=[text,dinov2]' regulariser=none
+labelled supervised
+scores supervised
+labelled supervised_geometry ablation.geometry_alone
+scores supervised_geometry
+for name in dinov2 depth; do
+  distil "${name}_alone" "only=[$name]" regulariser=none
+  scores "${name}_alone" "${PROBES[@]}"
+done

@@ -184,6 +184,18 @@ def test_the_rate_falls_by_a_power_of_what_is_left(tmp_path: Path, tiny_dinov2: 
     assert factors == pytest.approx([1.0, 0.5**0.9, 0.0])
 
 
+@pytest.mark.parametrize(("given", "rate"), [(0.0, 1e-3), (0.02, 0.02)])
+def test_uncertainties_may_have_a_rate_of_their_own(given: float, rate: float, tmp_path: Path, tiny_dinov2: Path) -> None:
+    stage = make_stage(training(tmp_path, tiny_dinov2, learning_rate=1e-3, uncertainty_rate=given))
+    groups = stage.configure_optimizers()["optimizer"].param_groups
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    own = {id(parameter) for parameter in stage.uncertainty.parameters()}
+    warm = groups[0]["lr"] / 1e-3  # the first step's share of the rate
+    assert {rates[name] for name in own} == {pytest.approx(rate * warm)}
+    assert {of for name, of in rates.items() if name not in own} == {groups[0]["lr"]}
+    assert len(rates) == sum(1 for _ in stage.parameters())
+
+
 @pytest.mark.usefixtures("two_rooms")
 def test_what_cannot_be_is_refused(tmp_path: Path, tiny_dinov2: Path) -> None:
     for changes, expected in (

@@ -260,6 +260,9 @@ class PointAgglomerationConfiguration(TrainingConfiguration):
     heads: HeadKind = "linear"  # "linear" as CUA-O3D released them, or "mlp" as in its paper
     # Of the weights of teachers: "log1p_square" as released, "log1p" as in the paper, "log"; "none" weighs all alike.
     regulariser: losses.Regulariser = "log1p_square"
+    # Learning rate of the uncertainties, 0 for that of the network. Adam moves log p by no more than the sum of the
+    # rates of all steps: few steps would end before p has come to its optimum.
+    uncertainty_rate: float = 0.0
     demean: bool = True  # false: teachers with loss "demeaned_cosine" are compared by "cosine"
 
     def completed(self) -> "PointAgglomerationConfiguration":
@@ -326,8 +329,10 @@ class PointAgglomerationStage(Stage):
 
     def configure_optimizers(self) -> Any:
         """Adam on the network and the uncertainties."""
-        optimiser = torch.optim.Adam(self.parameters(), self.settings.learning_rate)
-        return self.scheduled(optimiser, self.polynomial)
+        settings = self.settings
+        rate = settings.uncertainty_rate or settings.learning_rate
+        groups = [{"params": self.field.parameters()}, {"params": self.uncertainty.parameters(), "lr": rate}]
+        return self.scheduled(torch.optim.Adam(groups, settings.learning_rate), self.polynomial)
 
     def polynomial(self, step: int) -> float:
         """Factor on the learning rate: linear over the warm-up, times (1 - step / steps)^0.9."""
