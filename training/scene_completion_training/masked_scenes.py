@@ -327,7 +327,7 @@ def correlation(features: Tensor) -> Tensor:
 
 
 def missing_deviation(features: Tensor) -> Tensor:
-    """How far the deviations of features [P, D], standardised, are below 1 over the points, mean over D (VICReg, eq. 1).
+    """How far the deviations over the points of features [P, D], standardised, are below 1; mean (VICReg, eq. 1).
 
     It is what keeps small covariances from being those of features that hardly differ from their mean.
     """

@@ -1,6 +1,7 @@
 """Voxels of points, and features of pixels at points: visibility, means, the cache, and kinds of teachers."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +81,16 @@ SETTINGS = LiftingSettings(width=CAMERA.width, tolerance=0.05, border=2, points=
 class Constant:
     """The same features at every pixel of a view: its number, and one."""
 
-    key = "constant"
+    def key(self, scene: str) -> str:
+        return "constant"
 
     def at(self, scene: PointScene, view: RgbdView, image: NDArray[np.uint8], pixels: Tensor) -> Tensor:
         return torch.tensor([float(view.name[-1]), 1.0]).expand(len(pixels), 2)
 
 
 class Other(Constant):
-    key = "other"
+    def key(self, scene: str) -> str:
+        return "other"
 
 
 def bank(dim: int = 8) -> TextBank:
@@ -211,12 +214,25 @@ def test_files_that_hold_no_features_are_refused(tmp_path: Path) -> None:
             FeatureFiles(tmp_path).at(SCENE, SCENE.views[0], SCENE.views[0].image(), torch.zeros(1, 2))
 
 
+def test_features_of_files_are_lifted_again_once_a_file_of_the_scene_has_changed(tmp_path: Path) -> None:
+    files, other = FeatureFiles(tmp_path), tmp_path / "other"
+    for folder in (tmp_path / "a", other):
+        folder.mkdir()
+    np.save(tmp_path / "a" / "view_0.npy", np.zeros((2, 3, 3), np.float32))
+    first = files.key("a")
+    np.save(other / "view_0.npy", np.zeros((2, 3, 3), np.float32))
+    assert files.key("a") == first
+    os.utime(tmp_path / "a" / "view_0.npy", ns=(1, 1))
+    second = files.key("a")
+    np.save(tmp_path / "a" / "view_1.npy", np.zeros((2, 3, 3), np.float32))
+    assert len({first, second, files.key("a"), files.key("none")}) == 4
+
+
 def test_tokens_of_a_model_are_read_where_they_lie(tiny_dinov2: Path) -> None:
     teacher = PixelTeacher("dino", model=str(tiny_dinov2), cell=16)
     opened, image = teacher.open(), SCENE.views[0].image()
     tokens = opened._extractor.features(torch.from_numpy(image).permute(2, 0, 1)[None], 16)
     found = opened.at(SCENE, SCENE.views[0], image, torch.tensor([[7.5, 7.5], [23.5, 39.5]]))
     torch.testing.assert_close(found, torch.stack([tokens[0, :, 0, 0], tokens[0, :, 2, 1]]), rtol=1e-4, atol=1e-4)
-    assert "cells of 16" in opened.key and opened.key == teacher.open().key != PixelTeacher(
-        "dino", model=str(tiny_dinov2), cell=8
-    ).open().key  # fmt: skip
+    smaller = PixelTeacher("dino", model=str(tiny_dinov2), cell=8).open()
+    assert "cells of 16" in opened.key("a") and opened.key("a") == teacher.open().key("a") != smaller.key("a")

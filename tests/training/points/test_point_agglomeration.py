@@ -185,7 +185,9 @@ def test_the_rate_falls_by_a_power_of_what_is_left(tmp_path: Path, tiny_dinov2: 
 
 
 @pytest.mark.parametrize(("given", "rate"), [(0.0, 1e-3), (0.02, 0.02)])
-def test_uncertainties_may_have_a_rate_of_their_own(given: float, rate: float, tmp_path: Path, tiny_dinov2: Path) -> None:
+def test_uncertainties_may_have_a_rate_of_their_own(
+    given: float, rate: float, tmp_path: Path, tiny_dinov2: Path
+) -> None:
     stage = make_stage(training(tmp_path, tiny_dinov2, learning_rate=1e-3, uncertainty_rate=given))
     groups = stage.configure_optimizers()["optimizer"].param_groups
     rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}

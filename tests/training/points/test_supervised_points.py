@@ -49,7 +49,7 @@ def training(folder: Path, **changes: Any) -> SupervisedPointsConfiguration:
 
 @pytest.mark.parametrize("network", ["minkowski", "hu_net"])
 def test_a_training_learns_the_classes_and_is_scored_as_a_row(
-    network: str, rooms: Callable[..., None], tmp_path: Path
+    network: str, rooms: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rooms("train", 0, 1, step=0.15)
     rooms("test", 2, step=0.15)
@@ -62,6 +62,10 @@ def test_a_training_learns_the_classes_and_is_scored_as_a_row(
     (row,) = json.loads((tmp_path / "scores" / "results.json").read_text())["scores"]["points"]
     assert row["method"] == "run, supervised" and row["without_feature"] == 0
     assert row["accuracy"] > 0.6 and row["mean_iou"] > 0.3
+    model, scene, some = SupervisedModel(checkpoint), room(2, step=0.15), np.array([3, 40, 7])
+    monkeypatch.setattr("scene_completion_training.evaluation.probes.REPEATS", 1)
+    assert model.labels(scene, some).tolist() == model.labels(scene)[some].tolist()  # one voxelisation
+    assert model.hierarchical == (network == "hu_net")
     other = dataclasses.replace(room(2, step=0.15), classes=(*CLASSES, "door"))
     with pytest.raises(ConfigurationError, match=r"its 6 classes are not the 5 that .* learned. Name the --labels"):
         SupervisedModel(checkpoint).labels(other)
@@ -82,6 +86,9 @@ def test_a_share_of_the_scenes_and_some_points_are_those_of_the_probes(
     rooms: Callable[..., None], tmp_path: Path
 ) -> None:
     rooms("train", *range(4), step=0.15)
+    none = make_stage(training(tmp_path, share=1.0, output=str(tmp_path / "none"))).make_data()
+    with pytest.raises(ConfigurationError, match=r"share: 1 % of 4 scenes is none of them. Take 25\.0 or more"):
+        none.setup("fit")
     data = make_stage(training(tmp_path, share=50.0, points=20)).make_data()
     data.setup("fit")
     chosen = sorted(np.random.default_rng(0).permutation(4)[:2].tolist())

@@ -64,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-encoder", type=place, metavar="MODEL", help=meaning)
     meaning = "also features of pixels by this 2D model (and hidden layer), or by `files:FOLDER`, lifted to points"
     add_foundation(parser, meaning)
+    add_number(parser, "--cell", 14, "pixels along a side of its tokens (4 for Stable Diffusion)")
     meaning = "where lifted features are kept; without it their rows are left out"
     parser.add_argument("--cache", type=Output(()), metavar="DIR", help=meaning)
     add_paths(parser, "--probe-on", "FOLDER", "labelled scenes that probes are fitted to")
@@ -186,6 +187,9 @@ def _score_distilled(
                 if store:
                     pixels = {teacher: teacher_of(teacher)}
                     seen = keep_lifted(store, kept, number, lambda: scene, pixels, settings)  # noqa: B023 - called at once
+                    if not np.array_equal(seen.points, scene.points):
+                        what, cure = "its kept features are of other points", "Name another folder"
+                        raise ConfigurationError(what, where=f"--cache, {number}", cure=cure)
                     lifted = seen.at(teacher, np.arange(len(scene)))
                     shown["2D, lifted"] = lifted
                 of_teacher = levels[1 + teachers.index(teacher)]
@@ -219,17 +223,19 @@ def _score_distilled(
 
 
 def _score_supervised(scores: Scores, file: Path, data: Sequence[Scenes]) -> None:
-    """Score a network that was trained with labels."""
+    """Score a network that was trained with labels: HUNet on the points that probes of MSM are scored on."""
     from scene_completion_ros.progress import watched
     from scene_completion_training.checkpoints import run_name
     from scene_completion_training.evaluation import probes
-    from scene_completion_training.points.scene import true_classes
+    from scene_completion_training.points.scene import drawn_rows, true_classes
 
     model = probes.SupervisedModel(file)
     method = probes.ScoredMethod(f"{run_name(file)}, supervised", model.class_names)
     for scenes in data:
         for _, scene in watched(scenes.items(), "scene"):
-            answer = probes.ProbeAnswer(model.labels(scene), true_classes(scene))
+            rows = drawn_rows(scene, MOST_SCORED) if model.hierarchical else None
+            true = true_classes(scene)[slice(None) if rows is None else rows]
+            answer = probes.ProbeAnswer(model.labels(scene, rows), true)
             scores.add(_group(scenes, scene.classes), method, answer, metrics=[probes.POINTS])
 
 
@@ -311,7 +317,7 @@ def _frozen_methods(
             yield PointMethod(f"{name}, random weights", network.untrained(0).of_scene)
     if args.foundation:
         model, layer = foundation(args)
-        teacher = PixelTeacher(Path(model).name, model=model, layer=layer)
+        teacher = PixelTeacher(Path(model).name, model=model, layer=layer, cell=args.cell)
         yield PointMethod(f"{teacher.name}, lifted", lifted_features(Store(args.cache), teacher))
     if files or args.foundation:
         for file in distilled:

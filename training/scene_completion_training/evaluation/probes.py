@@ -469,10 +469,11 @@ class SupervisedModel:
         self.network = SupervisedPoints.of(self._settings, len(self.class_names))
         self.network.load_state_dict(dict(stored.state))
         self.network.to(self.device).eval().requires_grad_(False)
+        self.hierarchical = self._settings["network"] == "hu_net"
 
     @torch.inference_mode()
-    def labels(self, scene: PointScene) -> Ints:
-        """Classes [N] of all points, by the mean logits of `REPEATS` voxelisations.
+    def labels(self, scene: PointScene, rows: Ints | None = None) -> Ints:
+        """Classes [n] at rows of a scene, by one voxelisation; of all its points by the mean logits of `REPEATS`.
 
         Raises ConfigurationError where the scene has another list of classes than the training.
         """
@@ -487,10 +488,10 @@ class SupervisedModel:
         place = (scene.points - scene.points.min(axis=0)) / np.float32(self._settings["data"]["voxel_size"])
         features = point_features(len(scene), scene.colours, scene.normals)
         total = np.zeros((len(scene), len(self.class_names)), np.float32)
-        for _ in range(REPEATS):
+        for _ in range(REPEATS if rows is None else 1):
             at = np.asarray(place + generator.uniform(0.0, OFFSETS, 3), np.float32)
             cells, chosen, _ = voxels_of(at, generator)
             inputs = network_inputs(features[chosen], self._settings["network"], self._settings["data"]["input"])
             index, points = (functional.pad(torch.from_numpy(of), (1, 0)).to(self.device) for of in (cells, at))
             total += self.network(index, torch.from_numpy(inputs).to(self.device), points).cpu().numpy()
-        return np.asarray(total.argmax(axis=1), np.int64)
+        return np.asarray(total.argmax(axis=1), np.int64)[slice(None) if rows is None else rows]

@@ -156,7 +156,7 @@ def keep_lifted(
     """
     place = keyed(Path(source["folder"]).name, [_VERSION, source, asdict(settings)])
     entry, points = store.entry("lifted scenes", place), f"{name}/points"
-    files = {teacher: f"{name}/{keyed('features', one.key)}" for teacher, one in teachers.items()}
+    files = {teacher: f"{name}/{keyed('features', one.key(name))}" for teacher, one in teachers.items()}
     missing = {teacher: one for teacher, one in teachers.items() if files[teacher] not in entry}
     if missing or points not in entry:
         scene = read()
@@ -195,9 +195,8 @@ class PixelTeacher(TeacherSpec):
 class PixelFeatures(Protocol):
     """Features of the pixels of views."""
 
-    @property
-    def key(self) -> str:
-        """What its features follow from, besides the image."""
+    def key(self, scene: str) -> str:
+        """What its features of a scene follow from, besides the images."""
 
     def at(self, scene: PointScene, view: RgbdView, image: Bytes, pixels: Tensor) -> Tensor:
         """Features [N, D] of pixels.
@@ -214,10 +213,12 @@ class ExtractedFeatures:
         self._extractor, self._cell = extractor, cell
 
     @cached_property
-    def key(self) -> str:
+    def _identity(self) -> str:
+        return str(dataclasses.replace(self._extractor.identity, name="", text_encoder=""))
+
+    def key(self, scene: str) -> str:
         """See `PixelFeatures`; reads the weights."""
-        identity = dataclasses.replace(self._extractor.identity, name="", text_encoder="")
-        return f"{identity} in cells of {self._cell}"
+        return f"{self._identity} in cells of {self._cell}"
 
     def at(self, scene: PointScene, view: RgbdView, image: Bytes, pixels: Tensor) -> Tensor:
         """See `PixelFeatures`."""
@@ -235,7 +236,11 @@ class FeatureFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.key = f"files of {folder.resolve()}"
+
+    def key(self, scene: str) -> str:
+        """See `PixelFeatures`: the files of the scene, with their sizes and times."""
+        found = [(file.name, file.stat()) for file in sorted((self._folder / scene).glob("*"))]
+        return f"files of {self._folder.resolve()}: {[(name, of.st_size, of.st_mtime_ns) for name, of in found]}"
 
     def at(self, scene: PointScene, view: RgbdView, image: Bytes, pixels: Tensor) -> Tensor:
         """See `PixelFeatures`; a `ConfigurationError` where the file is missing or holds nothing such."""

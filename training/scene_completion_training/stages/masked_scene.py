@@ -64,7 +64,9 @@ class MaskedSceneConfiguration(TrainingConfiguration):
         if (self.masking == "none") != (self.ratio == 0.0):
             what = f"masking {self.masking} of a share of {self.ratio:g}"
             raise ConfigurationError(what, where="masking, ratio", cure="Take none and 0 together, or neither")
-        if not (0.0 <= self.ratio <= 1.0 and 0.0 <= self.momentum <= 1.0 and min(self.decorrelation, self.variance) >= 0.0):
+        if not (
+            0.0 <= self.ratio <= 1.0 and 0.0 <= self.momentum <= 1.0 and min(self.decorrelation, self.variance) >= 0.0
+        ):
             what = f"ratio {self.ratio}, momentum {self.momentum}, decorrelation {self.decorrelation}, {self.variance}"
             cure = "Take a share and a momentum from 0 to 1, and no weight below 0"
             raise ConfigurationError(what, where="ratio, momentum, decorrelation, variance", cure=cure)

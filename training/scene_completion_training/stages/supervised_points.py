@@ -133,7 +133,11 @@ class LabelledData(TrainingData):
             entry = self.store.entry("labelled scenes", keyed(Path(place["folder"]).name, [VERSION, place]))
             found |= keep_labelled(source.open(root), entry, source.folder)
         order = np.random.default_rng(0).permutation(len(found))
-        some = order[: max(1, round(self.given.share / 100.0 * len(found)))]
+        count = round(self.given.share / 100.0 * len(found))
+        if found and not count:
+            what = f"{self.given.share:g} % of {len(found)} scenes is none of them"
+            raise ConfigurationError(what, where="share", cure=f"Take {100.0 / len(found):.1f} or more")
+        some = order[:count]
         files = {name: file for number, (name, file) in enumerate(found.items()) if number in some}
         lists, labelled = dict[tuple[str, ...], str](), set[int]()
         for name, file in files.items():
