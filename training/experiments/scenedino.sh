@@ -33,8 +33,8 @@ row() {  # NAME FIELD KEY=VALUE ...: the second stage of a field, and its scores
     --checkpoint "semantics_$1_$SEED/checkpoints/last.ckpt" --cluster-on $(places "${first[@]:0:6}") \
     --name-on $(places "${first[@]:0:4}") --seed "$SEED" --output "scores/$1_$SEED"
 }
-# Densities are those of the student in all rows: what differs is what space is, never where it is full. The weight of
-# smoothness is the published one, for features of 384 numbers: 0.25 / √384.
+# Densities are those of the student in all rows; IoU differs by clusters that get no class. The weight of smoothness is
+# the published one, for features of 384 numbers: 0.25 / √384.
 WEIGHT=features.smoothness=0.01276 LEARN=steps=$SEMANTICS_STEPS
 features tokens --variants 4
 field full tokens $WEIGHT
