@@ -1,7 +1,8 @@
 """Make the pictures of the documents: `python docs/make_pictures.py`, in the repository's root.
 
 The shipped student of streets completes one image of the bundled drive, that of rooms one of a rendered room. Densities
-from above are those of a rendered town.
+from above are those of a rendered town. With `--experiment OUT` it also takes those of
+`training/experiments/cua_o3d.sh`.
 """
 
 from __future__ import annotations
@@ -50,6 +51,12 @@ CLEARING = "end of a clearing ray"
 COLOURS = CELLS | {CLEARING: (0, 150, 0)}
 ROOM, VIEW = 7003, 0  # floor plan that no training knows, and view of it
 BELOW_CEILING = VoxelGrid(ROOM_GRID.origin, ROOM_GRID.voxel_size, (*ROOM_GRID.shape[:2], 44))
+EXPERIMENT = {
+    "features.webp": "recordings_20_classes_2000.png",
+    "uncertainty.webp": "uncertainty.png",
+    "confusion.webp": "confusion_recordings_20_classes_2D_and_3D_mean.png",
+}
+"""Pictures of features of points, by the names that `evaluate points --pictures` gave them."""
 HEIGHT, LOWEST, HIGHEST = 1.65, 0.3, 2.0
 """Of the camera, and of the band in which voxels are obstacles, metres above the ground."""
 
@@ -128,6 +135,7 @@ def main() -> None:
     """Make them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("docs/pictures"), metavar="DIR")
+    parser.add_argument("--experiment", type=Path, metavar="OUT", help="folder of training/experiments/cua_o3d.sh")
     args = parser.parse_args()
     bundle, drive = open_student(None), open_recording(DEMO_DRIVE)
     name = reference_camera(drive)
@@ -146,6 +154,9 @@ def main() -> None:
         "profile.webp": profiles(),
         "words.webp": words_panel(image, voxels, done.matches, camera=camera),
     }
+    for file, found in EXPERIMENT.items() if args.experiment else ():
+        picture = read_rgb(args.experiment / "pictures" / found)
+        made[file] = fit_width(picture, min(picture.shape[1], 860))
     args.output.mkdir(parents=True, exist_ok=True)
     for file, picture in made.items():
         (args.output / file).write_bytes(encode_picture(picture, ".webp", quality=88))

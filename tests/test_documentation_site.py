@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from tests.checkout import ROOT, run_python
@@ -38,6 +40,11 @@ def test_every_document_and_every_room_has_a_page(site: Path) -> None:
 
 
 def test_the_command_makes_all_pictures_of_the_documents(tmp_path: Path) -> None:
-    done = run_python("docs/make_pictures.py", "--output", tmp_path)
+    experiment, made = tmp_path / "experiment" / "pictures", tmp_path / "made"
+    experiment.mkdir(parents=True)
+    results = "recordings_20_classes_2000", "uncertainty", "confusion_recordings_20_classes_2D_and_3D_mean"
+    for name in results:  # of a training
+        cv2.imwrite(str(experiment / f"{name}.png"), np.zeros((20, 900, 3), np.uint8))
+    done = run_python("docs/make_pictures.py", "--output", made, "--experiment", experiment.parent)
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (ROOT / "docs" / "pictures").iterdir()}
+    assert {path.name for path in made.iterdir()} == {path.name for path in (ROOT / "docs" / "pictures").iterdir()}
