@@ -331,7 +331,8 @@ class PointAgglomerationStage(Stage):
         """Adam on the network and the uncertainties."""
         settings = self.settings
         rate = settings.uncertainty_rate or settings.learning_rate
-        groups = [{"params": self.field.parameters()}, {"params": self.uncertainty.parameters(), "lr": rate}]
+        groups: list[dict[str, Any]] = [{"params": self.field.parameters()}]
+        groups.append({"params": self.uncertainty.parameters(), "lr": rate})
         return self.scheduled(torch.optim.Adam(groups, settings.learning_rate), self.polynomial)
 
     def polynomial(self, step: int) -> float:
