@@ -38,7 +38,7 @@ def small_dinov2(folder: Path) -> Path:
 @pytest.mark.timeout(3600)
 def test_masked_scene_modelling(tmp_path: Path) -> None:
     model = small_dinov2(tmp_path / "dinov2")
-    small = {"ROOMS": 3, "TEST_ROOMS": 1, "STEPS": 2, "LANES": 1, "FRAMES": 4, "MODEL": model, "LAYER": 1}
+    small = {"ROOMS": 3, "TEST_ROOMS": 1, "STEPS": 2, "SHARE": 50, "LANES": 1, "FRAMES": 4, "MODEL": model, "LAYER": 1}
     rows = scored("msm", tmp_path / "out", ENCODER=ENCODER, **small)
     assert rows.keys() == {"masked", "seeds", "ablations", "labelled"}
     linear = {name.removesuffix(", linear") for name in rows["masked"] if name.endswith(", linear")}

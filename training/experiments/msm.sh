@@ -3,13 +3,15 @@
 # cut goes on. In an environment with the extra `train`:    bash training/experiments/msm.sh
 #   OUT=runs/msm      folder for all of it
 #   ROOMS=64 PROBED=16 TEST_ROOMS=8   rooms to learn from, those of them with labels, and rooms to score on
+#   SHARE=10          percent of the rooms with labels, for the row of few labels
 #   STEPS=300         of each training                 LANES=2                  trainings at a time, a core each
 #   ENCODER=...       text encoder of the sentences; without it there are none
 #   MODEL=... LAYER=11   2D model whose lifted features are scored, too; without it there are none
 . "$(dirname "$0")/common.sh"
 OUT=${OUT:-runs/msm} ROOMS=${ROOMS:-64} PROBED=${PROBED:-16} TEST_ROOMS=${TEST_ROOMS:-8} STEPS=${STEPS:-300} LANES=${LANES:-2}
+SHARE=${SHARE:-10}
 ENCODER=${ENCODER-sentence-transformers/all-MiniLM-L6-v2} MODEL=${MODEL-facebook/dinov2-small} LAYER=${LAYER:-11} FRAMES=${FRAMES:-16}
-begin "MODEL ENCODER" "ROOMS PROBED TEST_ROOMS STEPS LAYER FRAMES"
+begin "MODEL ENCODER" "ROOMS PROBED TEST_ROOMS STEPS SHARE LAYER FRAMES"
 rooms train 0 "$ROOMS"
 rooms test 2000 "$TEST_ROOMS"
 mkdir -p rooms/labelled
@@ -26,7 +28,7 @@ labelled() {  # the same network, with labels
 lane() {
   case $1 in
     0) train masked; train masked_1 seed=1; train masked_2 seed=2
-       labelled supervised; labelled fine_tuned start_from=masked/checkpoints/last.ckpt; labelled supervised_share share=10
+       labelled supervised; labelled fine_tuned start_from=masked/checkpoints/last.ckpt; labelled supervised_share "share=$SHARE"
        train attention network.attending=2 ;;
     1) train no_masking ablation.no_masking; train top_down ablation.top_down_masking
        train plain predictor=false decorrelation=0; train one_direction ablation.one_direction
