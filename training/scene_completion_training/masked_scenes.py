@@ -326,15 +326,6 @@ def correlation(features: Tensor) -> Tensor:
     return (covariance.square().sum() - covariance.diagonal().square().sum()) / len(covariance)
 
 
-def missing_deviation(features: Tensor) -> Tensor:
-    """How far the deviations over the points of features [P, D], standardised, are below 1; mean (VICReg, eq. 1).
-
-    It is what keeps small covariances from being those of features that hardly differ from their mean.
-    """
-    deviation = (standardised(features).var(dim=0, correction=0) + 1e-4).sqrt()
-    return functional.relu(1.0 - deviation).mean()
-
-
 def standardised(features: Tensor) -> Tensor:
     """Features [P, D] with mean 0 and deviation 1 over each row: a layer norm without weights."""
     return functional.layer_norm(features, features.shape[-1:])

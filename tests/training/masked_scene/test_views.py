@@ -22,7 +22,6 @@ from scene_completion_training.masked_scenes import (
     effective_rank,
     keep_points,
     masked_voxels,
-    missing_deviation,
     momentum,
     pairs_in_one,
     point_features,
@@ -239,15 +238,6 @@ def test_ranks_worked_by_hand() -> None:
     one, other = (torch.tensor(of) for of in ([1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 1.0, -1.0]))
     rows = torch.stack([one, -one] * 9 + [other, -other])
     assert effective_rank(rows) == pytest.approx(math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)), abs=1e-3)
-
-
-def test_missing_deviations_worked_by_hand() -> None:
-    """None of two opposite features, all of two that are the same, and some where one of four differs in sign."""
-    one = torch.tensor([1.0, 1.0, -1.0, -1.0])
-    assert missing_deviation(torch.stack([one, -one])).item() == pytest.approx(0.0, abs=1e-3)
-    assert missing_deviation(torch.stack([one, one])).item() == pytest.approx(1.0 - 0.01, abs=1e-3)
-    expected = 1.0 - math.sqrt(1.0 - 0.5**2)  # of a value that is 1, 1, 1 and -1
-    assert missing_deviation(torch.stack([one, one, one, -one])).item() == pytest.approx(expected, abs=1e-3)
 
 
 def test_correlations_worked_by_hand() -> None:

@@ -300,7 +300,7 @@ def test_where_the_points_of_crops_lie(trainings: Trainings, monkeypatch: pytest
 
 
 def test_a_crop_is_compared_with_others_and_never_taken_for_its_own_neighbour() -> None:
-    """Five crops, two of which are alike, are pushed and then looked up: the four others are each a neighbour."""
+    """Five crops are pushed and then looked up: the four others are each a neighbour."""
     torch.manual_seed(0)
     crops = torch.nn.functional.normalize(torch.randn(5, 8, 16), dim=-1)
     buffer, generator = CropBuffer(6, 8, 16), torch.Generator().manual_seed(0)

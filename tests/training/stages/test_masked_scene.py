@@ -110,7 +110,6 @@ def test_what_cannot_be_is_refused(rooms: Path, tmp_path: Path, changes: dict[st
         {"masking": "top_down"},
         {"loss_on": "last"},
         {"predictor": True, "decorrelation": 0.5},
-        {"variance": 0.5},
         {"network": HUNetSettings(len(POINT_FEATURES), (8, 12, 16), (8, 12, 16), blocks=0, attending=-1)},
     ],
 )
@@ -120,6 +119,4 @@ def test_every_ablation_trains(rooms: Path, tmp_path: Path, changes: dict[str, A
     counted = [said[f"loss/level_{level}"] for level in range(1 if changes.get("loss_on") == "last" else 3)]
     correlation = said.get("loss/correlation", 0.0)
     assert bool(correlation) == ("decorrelation" in changes)
-    deviation = said.get("loss/missing_deviation", 0.0)
-    assert bool(deviation) == ("variance" in changes)
-    assert said["loss/total"] == pytest.approx(sum(counted) + 0.5 * correlation + 0.5 * deviation, abs=1e-4)
+    assert said["loss/total"] == pytest.approx(sum(counted) + 0.5 * correlation, abs=1e-4)

@@ -40,12 +40,10 @@ class MaskedSceneConfiguration(TrainingConfiguration):
     loss_on: Literal["all", "last"] = "all"  # levels with a loss: all of the decoder, or its last, the finest
     patch: int = 8  # voxels along the edge of a patch, a multiple of 2^(levels - 1)
     momentum: float = 0.996  # share of itself that the teacher keeps in the first step; it grows to 1
-    # Against features that lie along few directions, or near their mean; what the source does is not known. An MLP on
-    # each level between the student's features and the teacher's, which is left behind, and the weights of
-    # `masked_scenes.correlation` and `masked_scenes.missing_deviation`.
+    # Against features that lie along few directions; what the source does is not known. An MLP on each level between
+    # the student's features and the teacher's, which is left behind, and the weight of `masked_scenes.correlation`.
     predictor: bool = False
     decorrelation: float = 0.0
-    variance: float = 0.0
 
     def check(self) -> None:
         """Refuses masks that hide nothing, views that are none, and numbers that cannot be."""
@@ -64,12 +62,10 @@ class MaskedSceneConfiguration(TrainingConfiguration):
         if (self.masking == "none") != (self.ratio == 0.0):
             what = f"masking {self.masking} of a share of {self.ratio:g}"
             raise ConfigurationError(what, where="masking, ratio", cure="Take none and 0 together, or neither")
-        if not (
-            0.0 <= self.ratio <= 1.0 and 0.0 <= self.momentum <= 1.0 and min(self.decorrelation, self.variance) >= 0.0
-        ):
-            what = f"ratio {self.ratio}, momentum {self.momentum}, decorrelation {self.decorrelation}, {self.variance}"
+        if not (0.0 <= self.ratio <= 1.0 and 0.0 <= self.momentum <= 1.0 and self.decorrelation >= 0.0):
+            what = f"ratio {self.ratio}, momentum {self.momentum}, decorrelation {self.decorrelation}"
             cure = "Take a share and a momentum from 0 to 1, and no weight below 0"
-            raise ConfigurationError(what, where="ratio, momentum, decorrelation, variance", cure=cure)
+            raise ConfigurationError(what, where="ratio, momentum, decorrelation", cure=cure)
 
 
 class MaskedSceneStage(Stage):
@@ -108,7 +104,7 @@ class MaskedSceneStage(Stage):
         """Every level weighs the same, or the finest alone counts."""
         every = self.settings.loss_on == "all"
         levels = {f"level_{level}": float(every or not level) for level in range(self.settings.network.levels)}
-        return levels | {"correlation": self.settings.decorrelation, "missing_deviation": self.settings.variance}
+        return levels | {"correlation": self.settings.decorrelation}
 
     def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Distance of the student's features at hidden points to the teacher's, a level each."""
@@ -133,10 +129,9 @@ class MaskedSceneStage(Stage):
         for level, (answer, predictor) in enumerate(zip(answers, self.predictors, strict=True)):
             predicted = predictor(masked_scenes.standardised(answer))
             terms[f"level_{level}"] = masked_scenes.distance(predicted, targets[level])
-        counted = [answer for answer, weight in zip(answers, self.weights().values(), strict=False) if weight]
-        for name in ("correlation", "missing_deviation"):
-            if self.weights()[name]:
-                terms[name] = torch.stack([getattr(masked_scenes, name)(answer) for answer in counted]).sum()
+        if settings.decorrelation:
+            counted = [answer for answer, weight in zip(answers, self.weights().values(), strict=False) if weight]
+            terms["correlation"] = torch.stack([masked_scenes.correlation(answer) for answer in counted]).sum()
         return terms
 
     def _watch(self, targets: list[Tensor]) -> None:
