@@ -129,10 +129,12 @@ def test_what_is_refused(root: Path, checkpoint: Path, tmp_path: Path, capsys: p
     LinearProbe(np.zeros((19, 9), np.float32), np.zeros(19, np.float32)).save(probe)
     data = ("--data", drive(root))
     sscbench = ("--sscbench", labels, *data)
+    others = ("--name-on", drive(root, OTHER), "--allow-missing")
     for options, message in (
         ((*sscbench, "--checkpoint", field), "no labelled frames"),
         ((*sscbench, "--checkpoint", field, "--frames", scored, "--name-frames", naming), "1 frames give names"),
         ((*sscbench, "--checkpoint", field, "--name-on", drive(root)), "2 frames give names"),
+        ((*sscbench, "--checkpoint", field, *others, "--cluster-on", drive(root)), "is scored as well"),
         ((*sscbench, "--checkpoint", field, "--frames", missing), "1 of its 2 frames are not in the recordings"),
         ((*sscbench, "--checkpoint", field, "--student", root), "checkpoints alone"),
         ((*sscbench,), "nothing to score"),

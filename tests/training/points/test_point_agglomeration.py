@@ -159,6 +159,11 @@ def test_a_checkpoint_is_scored_by_words_and_probes_on_another_room(
     model._input = "colour"
     with pytest.raises(ConfigurationError, match="scene room 2: has no colours, which the network takes"):
         model.features(replace(scene, colours=None))
+    moved = Scenes("rooms", (), {"room 2": lambda: replace(scene, points=scene.points + 1.0)})
+    with monkeypatch.context() as other:
+        other.setattr("scene_completion_training.points.data.open_scenes", lambda path, **_: moved)
+        assert main([*arguments[:-7], str(tmp_path / "none")]) == 2
+    assert "--cache, room 2: its kept features are of other points" in capsys.readouterr().err
     places = {"train": room(0, step=0.15, views=3), "test": replace(scene, classes=(*CLASSES, "door"))}
     monkeypatch.setattr(
         "scene_completion_training.points.data.open_scenes",

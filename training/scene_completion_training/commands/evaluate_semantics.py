@@ -112,10 +112,6 @@ def _run_sscbench(args: argparse.Namespace) -> int:
             raise ConfigurationError("no labelled frames", where="--name-frames", cure=cure)
         drives = [kitti_360.kitti_360(folder) for folder in args.cluster_on]
         clustered = [(drive, index) for drive in drives for index in range(0, len(drive), args.every)]
-        listed = {(sequence.name, sequence.frames[index].stamp_ns) for sequence, index in scored}
-        if both := sum((drive.name, drive.frames[index].stamp_ns) in listed for drive, index in clustered):
-            what = f"{both} frames make clusters and are scored"
-            raise ConfigurationError(what, where="--cluster-on", cure="Name drives that are not scored")
         shown, labels, sampling = clustered or named, placed_frames(named), semantic_evaluation.SCENEDINO
         models += semantic_evaluation.fit_models(
             fields, sampling, shown, labels, clusters=CLUSTERS, seed=args.seed, match=match_cityscapes
