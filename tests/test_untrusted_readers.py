@@ -126,7 +126,7 @@ READERS = {
     ),
     "parameters": Reader(
         "robot.yaml",
-        "{/**: {ros__parameters: {threads: 2, fusion.enabled: true, odometry.frame: odom}}}",
+        "{/**: {ros__parameters: {threads: 2, scale.wait: true, odometry.frame: odom}}}",
         by(f"{ROS}ros.parameters:read_parameters"),
     ),
     "student": Reader(MANIFEST, student, of_folder(StudentBundle.load)),

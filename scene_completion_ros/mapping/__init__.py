@@ -1,1 +1,1 @@
-"""What planners need, made of completed voxels: a map of the ground, free space, clearing points, frames fused."""
+"""What planners need, made of completed voxels: a map of the ground, free space, clearing points."""

@@ -24,14 +24,26 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
+from scene_completion_ros.evaluation.semantic_classes import GROUND_CLASSES
 from scene_completion_ros.jit import inlined, kernel
-from scene_completion_ros.mapping.evidence import thresholds_of
 from scene_completion_ros.voxels.occupancy import Thresholds
 from scene_completion_ros.voxels.occupancy_kernel import axis_indices, occupied_voxels
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, VoxelState
 
 UNOBSERVED, FREE_SEEN, FREE_INFERRED, SURFACE, COMPLETED = (np.uint8(state) for state in VoxelState)
 ZERO = np.float32(0.0)
+UNLABELLED = "unlabelled"
+
+
+def thresholds_of(thresholds: Thresholds, class_names: Sequence[str]) -> NDArray[np.float32]:
+    """Those of labels, float32 [256], by the names of the first ones.
+
+    What is named neither as a ground nor as unlabelled is an obstacle, as is the asphalt of a vocabulary.
+    """
+    of_labels = np.full(256, thresholds.obstacle, np.float32)
+    low = [name in (*GROUND_CLASSES, UNLABELLED) for name in class_names]
+    of_labels[: len(class_names)][low] = thresholds.ground
+    return of_labels
 
 
 class DenseVoxels(NamedTuple):
@@ -158,8 +170,8 @@ class Matches:
 def all_matches(voxels: SemanticVoxels, answers: Sequence[tuple[SemanticVoxels, Sequence[PhraseMatches]]]) -> Matches:
     """What answers a query among voxels.
 
-    `voxels`: those that count: of several images fused, or joined with earlier ones; `answers`: the voxels of each
-    image on the same grid, and which of them each phrase was found in.
+    `voxels`: those that count: of several images fused; `answers`: the voxels of each image on the same grid, and which
+    of them each phrase was found in.
     """
     parts = [
         (found.score, found.probability, own.index.take(found.voxels, axis=0), number)

@@ -138,24 +138,6 @@ def _kernel() -> Callable[..., None]:
     return follow
 
 
-def clearing_voxels(fused: SemanticVoxels, now: SemanticVoxels) -> SemanticVoxels:
-    """The voxels that clearing rays are to be followed through.
-
-    Memory must not clear, for something may have entered the space that it calls free. But it must not keep the frame
-    from clearing what it sees itself. Close to the camera rays lie in the image where the centres of voxels do not, and
-    only memory covers it. Returns the fused voxels with other states: `FREE_SEEN` is left only where the
-    frame alone agrees. What memory calls free is unobserved where the frame does not observe it, and inferred free
-    elsewhere. What is occupied stays so, remembered or not. `fused`: a frame joined with memory; `now`: the same frame
-    alone.
-    """
-    assert fused.grid == now.grid
-    free = (fused.state == VoxelState.FREE_SEEN) | (fused.state == VoxelState.FREE_INFERRED)
-    not_seen_free = free & (now.state != VoxelState.FREE_SEEN)
-    unobserved = now.state == VoxelState.UNOBSERVED
-    instead = np.where(unobserved, np.uint8(VoxelState.UNOBSERVED), np.uint8(VoxelState.FREE_INFERRED))
-    return replace(fused, state=np.where(not_seen_free, instead, fused.state))
-
-
 def obstacle_points(
     voxels: SemanticVoxels, frame_from_grid: RigidTransform | None = None, *, ignored: Iterable[int] = ()
 ) -> NDArray[np.float32]:

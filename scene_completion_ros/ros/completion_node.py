@@ -181,7 +181,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         )
         self._while_configured.enter_context(forwarded_log(self._logger))
         student = Student(bundle, grid, self._logger)
-        thread = InferenceThread(student, grid, outputs, self.counters, self._logger, vocabulary)
+        thread = InferenceThread(student, outputs, self.counters, self._logger, vocabulary)
         self._thread = thread
         self._while_configured.callback(thread.close)
         self._words = WordsInput(

@@ -7,14 +7,13 @@ has not set yet cannot be read.
 import ctypes
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError, SceneCompletionError, in_words
 from scene_completion_ros.geometry.cameras import Camera
@@ -25,7 +24,6 @@ from scene_completion_ros.inference.cells import volume_pose
 from scene_completion_ros.inference.completer import Completer, Completion, mounting_warnings
 from scene_completion_ros.inference.encoder import engine_for_cpu
 from scene_completion_ros.inference.label_query import Words
-from scene_completion_ros.mapping.clearing import clearing_voxels
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
@@ -50,7 +48,7 @@ class Placement:
     # Pose of the map in its frame: identity, or what lays it on the ground below a camera.
     frame_from_map: RigidTransform = field(default_factory=RigidTransform.identity)
     # Pose of the grid in the odometry frame, at the stamp of the image, or why there is none: images can do without.
-    # None where successive images are not joined.
+    # None where no image waits for it.
     odometry_from_grid: RigidTransform | NotYetError | None = None
     # What the map takes for the height of the camera above the ground, metres, where that is unknown; None
     # where it is known.
@@ -125,26 +123,11 @@ class Scene:
     pose: PoseToCome | None = None  # becomes the pose of the grid in the odometry frame; None where it is not needed
     # Those that are published: of the one image, or of several fused; `join` sets it.
     voxels: SemanticVoxels = field(init=False)
-    # Without those of earlier images, where `voxels` have them; otherwise None.
-    voxels_of_moment: SemanticVoxels | None = None
 
     @property
     def placement(self) -> Placement:
         """Where the voxels lie; where there are several cameras, that of the first."""
         return self.frames[0].placement
-
-    @property
-    def odometry_from_grid(self) -> RigidTransform | NotYetError | None:
-        """That of the oldest image (see `Placement`), whose stamp the voxels have."""
-        return min(self.frames, key=lambda frame: frame.stamp_ns).placement.odometry_from_grid
-
-    def clearing_voxels(self) -> SemanticVoxels:
-        """The voxels that clearing rays are followed through: what is remembered clears nothing."""
-        return self.voxels if self.voxels_of_moment is None else clearing_voxels(self.voxels, self.voxels_of_moment)
-
-
-# Gives the calibrated probability of all voxels, float32 [X, Y, Z]; it may have to be fetched from a GPU.
-Probability: TypeAlias = Callable[[], NDArray[np.float32]]
 
 
 # Metres by which a corner of the grid may be wrong after the camera has moved in it: a quarter of a voxel.

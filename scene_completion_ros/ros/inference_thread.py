@@ -1,6 +1,5 @@
-"""The thread in which a scene goes through the stages: completed, joined with earlier ones, published."""
+"""The thread in which a scene goes through the stages: completed, joined, published."""
 
-import functools
 import math
 import threading
 import time
@@ -8,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,6 @@ from sensor_msgs.msg import PointCloud2
 
 from scene_completion_ros.errors import BundleError, CameraError, GpuError, ImageError, SceneCompletionError, in_words
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.resampling import decoder_shrink
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
@@ -24,10 +22,9 @@ from scene_completion_ros.inference.completer import Completer, SeenImage
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, EvidenceEstimator, sensed_depth
 from scene_completion_ros.inference.label_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.motion_scale import Scale
-from scene_completion_ros.inference.text_bank import UNKNOWN, Vocabulary
+from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.mapping.camera_fusion import fuse_views
-from scene_completion_ros.mapping.ground_map import ignored_names
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.images import announced_size, decode_depth, read_xyz
 from scene_completion_ros.ros.conversions import to_rgb
@@ -37,20 +34,15 @@ from scene_completion_ros.ros.frame import (
     Frame,
     NotYetError,
     PoseToCome,
-    Probability,
     Scene,
     Student,
 )
-from scene_completion_ros.ros.health.diagnostics import TIMES_KEPT, DepthReport, FusionReport, InferenceRecord
+from scene_completion_ros.ros.health.diagnostics import TIMES_KEPT, DepthReport, InferenceRecord
 from scene_completion_ros.ros.health.judgement import FrameCounters, Record
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.publishers import Outputs
 from scene_completion_ros.ros.waiting import NewestWorker
 from scene_completion_ros.voxels.cloud_kernel import compile_kernel
-from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
-
-if TYPE_CHECKING:  # imported by what joins images, which is off by default
-    from scene_completion_ros.mapping.temporal_fusion import FusionSettings, TemporalFusion
 
 MOST_WAITING = 30  # images whose pose has not come yet; older ones are left out
 
@@ -301,131 +293,7 @@ class ImageCompleter:
         return camera
 
 
-# Half-life of what is out of view, as a part of the time after which it is forgotten. At its end a voxel that was as
-# sure as can be is about as probable as the thresholds of students.
-HALF_LIFE = 0.4
-ALONE, STARTED = "published alone", "map started anew"  # keys of warnings
-
-
-class SceneMemory:
-    """Joins scenes with a map of the scenes before them; belongs to the inference thread.
-
-    The map is forgotten in another `Epoch`, and where `TemporalFusion` finds that stamps or poses have jumped. It is
-    made for the first image that wants it, and released with the first that does not. `bundle`: the student;
-    `counters`: warn of what could not be joined, and of a map that was started anew; `record`: takes note of it.
-    """
-
-    def __init__(
-        self, grid: VoxelGrid, bundle: StudentBundle, counters: FrameCounters, record: Record[FusionReport]
-    ) -> None:
-        self._grid, self._bundle, self._counters = grid, bundle, counters
-        self._record = record
-        self._map: TemporalFusion | None = None
-        self._epoch: Epoch | None = None
-        self._relabel = False
-
-    def prepare(self, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
-        """Make the map, and compile what fills it, before an image needs them."""
-        if parameters.fusion_enabled and self._map is None:
-            from scene_completion_ros.mapping.temporal_fusion import compile_fusion
-
-            compile_fusion()
-            self._map_for(grid_from_camera, parameters)
-
-    def relabel(self) -> None:
-        """Labels have another meaning from the next scene on: those that are remembered are forgotten."""
-        self._relabel = True
-
-    def join(self, scene: Scene) -> None:
-        """Set the voxels of a scene whose frames are completed: those of its cameras, joined with what is remembered.
-
-        Where they cannot be joined, they are those of this moment alone, which is counted and warned about. The map is
-        not used where joining is off, or where the images came before it was. Raises GpuError: what is known of
-        all voxels could not be fetched from a GPU.
-        """
-        parameters = scene.parameters
-        scene.voxels, probability = self._of_all_cameras(scene)
-        odometry_from_grid = scene.odometry_from_grid
-        if not parameters.fusion_enabled:
-            self._release()
-            return
-        if odometry_from_grid is None:
-            return
-        fusion = self._map_for(scene.voxels.grid_from_camera, parameters)
-        if scene.epoch != self._epoch:
-            if self._epoch is not None:
-                fusion.reset()
-                self._record.happened("started", "the node was activated, enabled or reset, or time went back")
-            self._epoch = scene.epoch
-        if isinstance(odometry_from_grid, NotYetError):
-            self._record.happened("alone", str(odometry_from_grid))
-            why = f"voxels are those of one image, not joined with earlier ones: {odometry_from_grid}"
-            self._counters.warn(ALONE, why)
-            return
-        if self._relabel:
-            fusion.relabel(label_of_no_class(scene.voxels, parameters))
-            self._relabel = False
-        fusion.threads = parameters.threads or None
-        fused = fusion.fuse(scene.voxels, probability(), odometry_from_grid)
-        if fused.reset:
-            self._record.happened("started", fused.reset)
-            self._counters.warn(STARTED, f"the node forgets earlier images: {fused.reset}")
-        self._record.change(
-            joined=self._record.report.joined + 1,
-            map_voxels=fusion.memory.weight.size,
-            map_mb=fusion.megabytes,
-            age_s=fusion.age_s,
-        )
-        scene.voxels_of_moment, scene.voxels = scene.voxels, fused.voxels
-
-    def _of_all_cameras(self, scene: Scene) -> tuple[SemanticVoxels, Probability]:
-        completions = [frame.completion for frame in scene.frames]
-        if len(completions) == 1:
-            return completions[0].voxels, lambda: completions[0].probability
-        with kernel_threads(scene.parameters.threads or None):
-            voxels, probability = fuse_views(
-                [completion.voxels for completion in completions],
-                [completion.probability for completion in completions],
-                self._bundle.thresholds,
-            )
-        return voxels, lambda: probability
-
-    def _map_for(self, grid_from_camera: RigidTransform, parameters: NodeParameters) -> "TemporalFusion":
-        from scene_completion_ros.mapping.temporal_fusion import TemporalFusion
-
-        settings = settings_of(parameters)
-        if self._map is not None and self._map.settings != settings:
-            self._map = None  # two would need twice the memory
-            self._record.happened("started", "its parameters were changed")
-        if self._map is None:
-            self._map = TemporalFusion(self._grid, grid_from_camera, self._bundle.thresholds, settings)
-        return self._map
-
-    def _release(self) -> None:
-        if self._map is not None:
-            self._map = None
-            self._record.change(map_voxels=0, map_mb=0.0, age_s=0.0)
-
-
-def settings_of(parameters: NodeParameters) -> "FusionSettings":
-    """How long memory lasts. Only what the image sees is seen: nothing is cleared from memory."""
-    from scene_completion_ros.mapping.temporal_fusion import FusionSettings
-
-    lasts = parameters.fusion_forget_after or math.inf
-    return FusionSettings(seen_for=0.0, forget_after=lasts, half_life=HALF_LIFE * lasts)
-
-
-def label_of_no_class(voxels: SemanticVoxels, parameters: NodeParameters) -> int:
-    """Label of voxels without a class: unknown, or a class that is an obstacle, for that is what it may be."""
-    names = voxels.class_names
-    if UNKNOWN in names:
-        return names.index(UNKNOWN)
-    ignored = ignored_names(parameters.obstacle_ignored_classes)
-    return next((label for label, name in enumerate(names) if name not in ignored), 0)
-
-
 CLOSE_TIMEOUT_S = 5.0
-_MEMORY = "/memory"  # no name of a camera
 
 
 class InferenceThread:
@@ -437,7 +305,6 @@ class InferenceThread:
     def __init__(
         self,
         student: Student,  # what completes images; released where this thread ends
-        grid: VoxelGrid,
         outputs: Outputs,  # where results go; they must outlive this thread
         counters: FrameCounters,
         logger: Any,
@@ -454,13 +321,12 @@ class InferenceThread:
         self._choosing = threading.Lock()
         self.student = student
         self._words = Words(vocabulary)  # those of images to come
-        # These six belong to the inference thread.
+        # These five belong to the inference thread.
         self._now = self._words
         self._in_hand: tuple[Frame, ...] = ()
         self._scaling = ScaleEstimator(self.record.scales)
         sensing = DepthReader(self.record.depth, counters)
         self._completing = ImageCompleter(student, counters, logger, self._scaling, sensing)
-        self._memory = SceneMemory(grid, student.bundle, counters, self.record.fusion)
         self._wanted = True
         self._worker: NewestWorker[Scene] = NewestWorker(
             self._handle,
@@ -479,7 +345,6 @@ class InferenceThread:
     def prepare(self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
         """Have the completer built before an image needs it; never for something older than a waiting image has."""
         self._to_prepare[name] = lambda: self.student.prepare(name, camera, grid_from_camera, parameters)
-        self._to_prepare[_MEMORY] = functools.partial(self._memory.prepare, grid_from_camera, parameters)
         self._worker.prepare(self._prepare)
 
     def submit(self, frames: tuple[Frame, ...], parameters: NodeParameters, pose: PoseToCome | None = None) -> None:
@@ -514,7 +379,7 @@ class InferenceThread:
         self.record.forget()
 
     def forget(self) -> None:
-        """Join no image that is submitted from now on with those before it: time began anew."""
+        """Use nothing of the images before for those that are submitted from now on: time began anew."""
         self._epoch = self._epoch._replace(era=self._epoch.era + 1)
 
     def select(self, change: Callable[[Words], Words]) -> None:
@@ -535,7 +400,7 @@ class InferenceThread:
         self._in_hand = scene.frames
         self._take(scene.words)
         if self._results_wanted():
-            with_labels = self._outputs.labels_wanted(scene.parameters)
+            with_labels = self._outputs.labels_wanted()
             self._completing.complete(scene, with_query=self._outputs.query.wanted, with_labels=with_labels)
             self._in_hand = scene.frames
             if scene.frames and self._joined_and_published(scene):
@@ -548,7 +413,7 @@ class InferenceThread:
     def _joined_and_published(self, scene: Scene) -> bool:
         joining_s = time.perf_counter()
         try:
-            self._memory.join(scene)
+            self._join(scene)
         except GpuError as error:  # what is known of all voxels is fetched from there
             self.student.gpu_failed(error, scene.parameters)
             self._drop(scene.frames, DropReason.GPU_FAILED, str(error))
@@ -568,6 +433,18 @@ class InferenceThread:
             self._outputs.publish_times(scene, times_ms)
         return True
 
+    def _join(self, scene: Scene) -> None:
+        """Set the voxels of a scene whose frames are completed: those of its cameras together."""
+        completions = [frame.completion for frame in scene.frames]
+        scene.voxels = completions[0].voxels
+        if len(completions) > 1:
+            with kernel_threads(scene.parameters.threads or None):
+                scene.voxels, _ = fuse_views(
+                    [completion.voxels for completion in completions],
+                    [completion.probability for completion in completions],
+                    self.student.bundle.thresholds,
+                )
+
     def _prepare(self) -> None:
         for name in list(self._to_prepare):  # what is added meanwhile comes after an image that waits
             self._to_prepare.pop(name)()
@@ -579,7 +456,6 @@ class InferenceThread:
         before, self._now = self._now, words
         if words.vocabulary is not before.vocabulary:
             vocabulary = _vocabulary(words.vocabulary)
-            self._memory.relabel()
             self._outputs.publish_legend(self.student.bundle, vocabulary)
             self.record.words.change(classes=() if vocabulary is None else vocabulary.names, asked=True)
         if words.queried is not before.queried:

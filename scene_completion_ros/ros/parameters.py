@@ -28,7 +28,7 @@ PathKind = Literal["file", "student", "text bank"]
 SHIPPED = "shipped"  # the text bank of the student bundle, as parameter `vocabulary`
 LONGEST_PATH = 4095
 # What parameters are grouped by: `image_qos` of `NodeParameters` is `image.qos` for everybody else.
-GROUPS = ("image", "sync", "grid", "transform", "odometry", "scale", "depth", "fusion", "camera", "obstacle")
+GROUPS = ("image", "sync", "grid", "transform", "odometry", "scale", "depth", "camera", "obstacle")
 ParameterValue = bool | int | float | str
 
 # What `ros2 param describe` calls the types.
@@ -237,8 +237,7 @@ class NodeParameters:
     )
     odometry_frame: str = _parameter(
         "odom",
-        "Frame with z up in which the world stands still for `fusion.enabled`, and in which the robot moves without "
-        "jumps: `odom` of REP 105, not `map`.",
+        "Frame with z up in which the robot moves without jumps, for `scale.from`: `odom` of REP 105, not `map`.",
     )
     extrinsics_file: str = _parameter(
         "",
@@ -262,18 +261,6 @@ class NodeParameters:
         "all cameras, or a depth image (16UC1, 32FC1) aligned to the images of one. Empty: none. An image takes what "
         "is nearest within `sync.tolerance`, for which, and for the transform of a cloud, it waits up to "
         "`sync.timeout`.",
-    )
-    fusion_enabled: bool = _live(
-        False,
-        "Join the voxels of each image with those of the images before it, in a map that stands still in "
-        "`odometry.frame`. `transform.source` has to place the grid in that frame. Depth stays that of "
-        "one image.",
-    )
-    fusion_forget_after: float = _live(
-        5.0,
-        "Seconds out of view until a voxel is unobserved again; its half-life is 0.4 of that. 0: it never fades. A "
-        "change starts the map anew.",
-        bounds=(0.0, 3600.0),
     )
     base_frame: str = _live(
         "",

@@ -285,8 +285,7 @@ class Placements:
     def place(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> Placement:
         """Where an image's voxels lie, by its parameters. Raises NotYetError where a transform for that is missing."""
         placement = self._place(frame_id, stamp_ns, parameters)
-        scaled = parameters.scale_wait and parameters.scale_from != "off"
-        if not (scaled or parameters.fusion_enabled):
+        if not parameters.scale_wait or parameters.scale_from == "off":
             return placement
         try:
             return replace(placement, odometry_from_grid=self.in_odometry(frame_id, stamp_ns, parameters))
@@ -360,7 +359,6 @@ def _tolerance_ns(parameters: NodeParameters) -> int:
 def check_frames(parameters: NodeParameters) -> None:
     """Raise SceneCompletionError, which names them, where the parameters about frames do not fit each other."""
     kind = source_kind(parameters)
-    _check_odometry(parameters)
     cameras = names_in(parameters.cameras)
     _check_cameras(cameras, parameters.grid_frame)
     fixed = bool(parameters.extrinsics_file)  # which holds at least one
@@ -414,33 +412,3 @@ def camera_pose(parameters: NodeParameters) -> RigidTransform:
     rotation = rotation_of_angles(0.0, math.radians(parameters.camera_pitch), 0.0)
     forward = RigidTransform(rotation, np.array([0.0, 0.0, parameters.camera_height]))
     return forward @ OPTICAL_FROM_FORWARD.inverse()
-
-
-def _check_odometry(parameters: NodeParameters) -> None:
-    """Check that something can place the grid in the odometry frame, for `fusion.enabled`.
-
-    Raises SceneCompletionError where nothing can, with what to name; TransformError where the file of fixed transforms
-    is malformed.
-    """
-    odometry = parameters.odometry_frame
-    if not parameters.fusion_enabled or (odometry and odometry == parameters.grid_frame):
-        return
-    if not odometry:
-        what = "fusion.enabled has no frame to join images in"
-        cure = "Name the frame in which the robot moves without jumps, such as odom"
-        raise SceneCompletionError(what, where="parameters fusion.enabled, odometry.frame", cure=cure)
-    kind = source_kind(parameters)
-    if kind == "tf2" or (kind == "topics" and names_in(f"{parameters.transform_topics},{parameters.odometry_topics}")):
-        return
-    fixed = fixed_transforms(parameters)
-    known = {name.strip("/") for extrinsic in fixed for name in (extrinsic.parent, extrinsic.child)}
-    if odometry not in known:
-        reason = (
-            f"extrinsics_file knows {', '.join(sorted(known))} only" if known else "there is no source of transforms"
-        )
-        raise SceneCompletionError(
-            f"it is unknown where the voxel grid is in {odometry!r}: {reason}",
-            where="parameters fusion.enabled, transform.source",
-            cure="Set transform.source to topics and name odometry.topics or transform.topics, or set it to tf2. For a "
-            f"camera that never moves, give its place in {odometry} in an extrinsics_file",
-        )

@@ -171,9 +171,9 @@ class Outputs:
         """Whether a result has a subscriber; processing times alone are no reason to complete an image."""
         return self.query.wanted or any(subscribed(publisher) for publisher, _ in self._results.values())
 
-    def labels_wanted(self, parameters: NodeParameters) -> bool:
-        """Whether labels of voxels are needed: more than depth and free space, or the map of memory."""
-        return parameters.fusion_enabled or any(
+    def labels_wanted(self) -> bool:
+        """Whether labels of voxels are needed: more than depth and free space."""
+        return any(
             subscribed(publisher) for topic, (publisher, _) in self._results.items() if topic not in self._unlabelled
         )
 
@@ -266,8 +266,9 @@ class Outputs:
 
     def _clearing(self, scene: Scene) -> list[Any]:
         """Rays of every camera in its own frame, whose origin readers take for that of the rays."""
-        voxels = scene.clearing_voxels()
-        return [points_message(self._rays_of(frame)(voxels), frame.stamp_ns, frame.frame_id) for frame in scene.frames]
+        return [
+            points_message(self._rays_of(frame)(scene.voxels), frame.stamp_ns, frame.frame_id) for frame in scene.frames
+        ]
 
     def _rays_of(self, frame: Frame) -> ClearingRays:
         completion, parameters = frame.completion, frame.parameters

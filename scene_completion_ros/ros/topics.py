@@ -54,8 +54,8 @@ def _service(name: str, type_name: str, meaning: str = "") -> str:
 _CLOUD, _IMAGE, _TEXT = "sensor_msgs/msg/PointCloud2", "sensor_msgs/msg/Image", "std_msgs/msg/String"
 _INFO = "sensor_msgs/msg/CameraInfo"
 
-# The values of `~/debug/processing_time`, in milliseconds. `fuse` joins what several cameras see, and earlier images
-# (next to none without `cameras` and `fusion.enabled`). `total` is image array to voxels. `latency` is arrival of the
+# The values of `~/debug/processing_time`, in milliseconds. `fuse` joins what several cameras see
+# (next to none without `cameras`). `total` is image array to voxels. `latency` is arrival of the
 # image message to publication of its voxels, waiting included.
 STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "fuse", "total", "publish", "latency")
 

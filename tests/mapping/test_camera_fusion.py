@@ -5,8 +5,7 @@ import pytest
 
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.mapping.camera_fusion import DenseVoxels, all_matches, fuse_dense, fuse_views
-from scene_completion_ros.mapping.evidence import thresholds_of
+from scene_completion_ros.mapping.camera_fusion import DenseVoxels, all_matches, fuse_dense, fuse_views, thresholds_of
 from scene_completion_ros.voxels.occupancy import Thresholds
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, VoxelState
 from tests.mapping.twins import fuse_dense_reference

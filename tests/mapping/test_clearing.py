@@ -1,16 +1,12 @@
-import itertools
-
 import numpy as np
 import pytest
 
 from scene_completion_ros.mapping.clearing import (
     ClearingRays,
-    clearing_voxels,
     free_distances,
     obstacle_points,
     seen_free_cubes,
 )
-from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.mapping.twins import free_distances_reference, voxels_along
 from tests.voxels.samples import CAMERA, COMPLETED, FREE, GRID, INFERRED, SURFACE, UNOBSERVED, street, voxels_of
 
@@ -77,22 +73,6 @@ def test_clearing_points_of_a_street() -> None:
     assert to_the_wall.sum() > 100
     assert 3.7 < forward[to_the_wall].max() < 4.0
     assert forward[left / forward < -0.1].max() > 11.0
-
-
-def test_every_pair_of_states() -> None:
-    pairs = np.array(list(itertools.product(VoxelState, VoxelState)), dtype=np.uint8).reshape(5, 5, 2)
-    fused, now = voxels_of(pairs[..., 0][None]), voxels_of(pairs[..., 1][None])
-    found = clearing_voxels(fused, now)
-    rows = {
-        UNOBSERVED: [UNOBSERVED] * 5,
-        FREE: [UNOBSERVED, FREE, INFERRED, INFERRED, INFERRED],
-        INFERRED: [UNOBSERVED, INFERRED, INFERRED, INFERRED, INFERRED],
-        SURFACE: [SURFACE] * 5,
-        COMPLETED: [COMPLETED] * 5,
-    }
-    np.testing.assert_array_equal(found.state[0], [rows[state] for state in VoxelState])
-    np.testing.assert_array_equal(found.index, fused.index)
-    np.testing.assert_array_equal(fused.state[0], pairs[..., 0])  # what was given stays as it was
 
 
 def test_obstacles_are_occupied_voxels_of_other_classes() -> None:

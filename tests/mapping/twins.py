@@ -1,128 +1,12 @@
-"""The readable twins of the kernels of maps, for the tests that feed both; `recall` and `integrate` join evidence."""
+"""The readable twins of the kernels of maps, for the tests that feed both."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.mapping.camera_fusion import DenseVoxels
 from scene_completion_ros.mapping.clearing import MARGIN, TOUCH
-from scene_completion_ros.mapping.evidence import HEARSAY, NOTHING
 from scene_completion_ros.mapping.ground_map import FREE, OCCUPIED, UNKNOWN
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
-
-
-def recall(memory, lower, turn, shift, frame, rules, now, fused) -> None:
-    """See `evidence.recall`."""
-    sizes = np.array(memory.weight.shape, dtype=np.int64)
-    state = frame.state
-    centres = np.moveaxis(np.indices(state.shape), 0, -1) + 0.5  # [X, Y, Z, 3]
-    places = centres @ turn.T + shift
-    slot, inside = _slots(np.floor(places).astype(np.int64), lower, sizes)
-    age = now - memory.observed[slot].astype(np.int64)
-    known = inside & (memory.weight[slot] > 0.0) & (age <= rules.forget_after)
-    fade = np.where(known, rules.fades[np.clip(age, 0, len(rules.fades) - 1)].astype(np.float64), 0.0)
-
-    total, weighted, best = np.zeros((3, *state.shape))
-    agreed, agreement = np.zeros(state.shape, dtype=np.uint8), np.zeros(state.shape)
-    corner = np.floor(places - 0.5).astype(np.int64)
-    for offset in np.ndindex(2, 2, 2):
-        neighbour = corner + offset
-        share = np.prod(1.0 - np.abs(places - 0.5 - neighbour), axis=-1)
-        near, there = _slots(neighbour, lower, sizes)
-        weight = np.where(there, share * memory.weight[near], 0.0)
-        total += weight
-        weighted += weight * memory.log_odds[near]
-        vote = weight * memory.agreement[near]
-        wins = vote > best
-        best[wins], agreed[wins], agreement[wins] = vote[wins], memory.label[near][wins], memory.agreement[near][wins]
-    mean = np.divide(weighted, total, out=np.zeros_like(total), where=total > 0.0)
-
-    in_view = state != VoxelState.UNOBSERVED
-    sees = (state == VoxelState.FREE_SEEN) | (state == VoxelState.SURFACE)
-    new = np.where(sees, 1.0, rules.inferred_weight)
-    limit = frame.nearness * _limit(memory, slot, state, frame.label, rules)
-    old = np.where(known, np.minimum(total * fade, limit), 0.0)
-    joined = np.where(old > 0.0, (old * mean + new * frame.log_odds) / (old + new), frame.log_odds)
-    log_odds = np.where(in_view, joined, rules.prior + (mean - rules.prior) * fade).astype(np.float32)
-    stated = in_view | known
-    votes = state >= VoxelState.SURFACE
-    aged = np.where(in_view, old, 1.0)
-    label, confidence = _voted(agreed, agreement, aged, frame.label, frame.confidence, np.where(votes, new, 0.0))
-    of_voxels = np.where(confidence > HEARSAY, rules.thresholds[label], np.float32(rules.threshold))
-    # Where there is no memory the frame's own state holds: log odds are rounded.
-    occupied = np.where(in_view & (old == 0.0), state >= VoxelState.SURFACE, stated & (log_odds >= of_voxels))
-
-    seen = sees | (known & (now - memory.seen[slot].astype(np.int64) <= rules.seen_for))
-    contradicted = state >= VoxelState.SURFACE
-    remembered_free = known & (memory.seen_free[slot] > 0) & seen & ~contradicted
-    free_seen = (state == VoxelState.FREE_SEEN) | remembered_free
-    occupied_state = np.where(seen, VoxelState.SURFACE, VoxelState.COMPLETED)
-    free_state = np.where(free_seen, VoxelState.FREE_SEEN, VoxelState.FREE_INFERRED)
-    fused.log_odds[...] = np.where(stated, log_odds, NOTHING)
-    fused.state[...] = np.where(stated, np.where(occupied, occupied_state, free_state), VoxelState.UNOBSERVED)
-
-    fused.label[...] = np.where(occupied, label, 0)
-    fused.confidence[...] = np.where(occupied, confidence, 0.0)
-
-
-def integrate(memory, lower, turn, shift, frame, rules, now) -> None:
-    """See `evidence.integrate`."""
-    sizes = np.array(memory.weight.shape, dtype=np.int64)
-    local = np.moveaxis(np.indices(tuple(sizes)), 0, -1)
-    voxel = np.floor((local + 0.5 - shift) @ turn).astype(np.int64)
-    inside = np.all((voxel >= 0) & (voxel < frame.state.shape), axis=-1)
-    local, source = local[inside], tuple(voxel[inside].T)
-    in_view = frame.state[source] != VoxelState.UNOBSERVED
-    source = tuple(axis[in_view] for axis in source)
-    slot = tuple(((local[in_view] + lower) % sizes).T)
-
-    state = frame.state[source]
-    sees = (state == VoxelState.FREE_SEEN) | (state == VoxelState.SURFACE)
-    new = np.where(sees, 1.0, rules.inferred_weight)
-    limit = frame.nearness[source] * _limit(memory, slot, state, frame.label[source], rules)
-    age = now - memory.observed[slot].astype(np.int64)
-    fresh = age <= rules.forget_after
-    kept = memory.weight[slot].astype(np.float64) * rules.fades[np.clip(age, 0, len(rules.fades) - 1)]
-    old = np.where(fresh, np.minimum(kept, limit), 0.0)
-    memory.log_odds[slot] = (old * memory.log_odds[slot] + new * frame.log_odds[source]) / (old + new)
-    memory.weight[slot] = old + new
-    memory.observed[slot] = now
-    memory.seen[slot] = np.where(sees, now, memory.seen[slot])
-    occupied = state >= VoxelState.SURFACE
-    free = np.where(occupied, 0, np.where(state == VoxelState.FREE_SEEN, 1, memory.seen_free[slot]))
-    memory.seen_free[slot] = free
-    memory.label[slot], memory.agreement[slot] = _voted(
-        memory.label[slot],
-        memory.agreement[slot].astype(np.float64),
-        old,
-        frame.label[source],
-        frame.confidence[source],
-        np.where(occupied, new, 0.0),
-    )
-
-
-def _limit(memory, slot, state, label, rules) -> NDArray[np.float64]:
-    """Largest weight of memory: a road user is where the newest frame says, in memory and in the frame."""
-    remembered = rules.movable[memory.label[slot]] & (memory.agreement[slot] > HEARSAY)
-    moves = remembered & (memory.log_odds[slot] >= rules.thresholds[memory.label[slot]])
-    moves |= rules.movable[label] & (state >= VoxelState.SURFACE)
-    sees = (state == VoxelState.FREE_SEEN) | (state == VoxelState.SURFACE)
-    limit = np.where(sees, rules.seen_limit, rules.inferred_limit)
-    return np.where(moves, np.minimum(limit, rules.movable_limit), limit)
-
-
-def _slots(local, lower, sizes) -> tuple[tuple[NDArray[np.int64], ...], NDArray[np.bool_]]:
-    """Places in memory of voxels [..., 3] counted from the lower corner of the box, and which of them it holds."""
-    inside = np.all((local >= 0) & (local < sizes), axis=-1)
-    return tuple(np.moveaxis((local + lower) % sizes, -1, 0)), inside
-
-
-def _voted(label, agreement, old, new_label, new_confidence, new) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Majority of labels with two numbers of memory (Boyer and Moore's vote, weighted); no vote where `new` is 0."""
-    sign = np.where(label == new_label, 1.0, -1.0)
-    total = np.where(old + new > 0.0, old + new, 1.0)
-    joined = np.where(new > 0.0, (old * agreement + sign * new * new_confidence) / total, agreement)
-    turned = (joined < 0.0) | ((old == 0.0) & (new > 0.0))
-    return np.where(turned, new_label, label).astype(np.uint8), np.abs(joined).astype(np.float32)
 
 
 def fuse_dense_reference(views, thresholds) -> DenseVoxels:

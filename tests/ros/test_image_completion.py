@@ -1,8 +1,7 @@
-"""What motion, sensors of depth and memory say about images: right to the pixel, and left out where it cannot be."""
+"""What motion and sensors of depth say about images: right to the pixel, and left out where it cannot be."""
 
 import math
 from concurrent.futures import Future
-from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
@@ -23,17 +22,8 @@ from scene_completion_ros.ros.conversions import points_message, with_data
 from scene_completion_ros.ros.frame import DepthReading, Epoch, Frame, NotYetError, PoseToCome, Scene
 from scene_completion_ros.ros.health.diagnostics import DepthReport
 from scene_completion_ros.ros.health.judgement import Record
-from scene_completion_ros.ros.inference_thread import (
-    MOST_WAITING,
-    DepthReader,
-    ScaleEstimator,
-    label_of_no_class,
-    settings_of,
-)
-from scene_completion_ros.ros.parameters import NodeParameters
+from scene_completion_ros.ros.inference_thread import MOST_WAITING, DepthReader, ScaleEstimator
 from tests.inference.test_motion_scale import CAMERA, STEP_NS, seen_from
-from tests.mapping.test_temporal_fusion import GRID, TENTH, at, fuse, make
-from tests.voxels.samples import COMPLETED, INFERRED, SURFACE, UNOBSERVED, voxels_of
 
 NOW = Epoch(0, 0)
 
@@ -243,38 +233,3 @@ def test_what_cannot_be_right_is_left_out_with_the_reason() -> None:
     bench.refused(points_message(np.zeros((0, 3), np.float32), Header()), "none of 0 points lies in the image")
     bench.refused(points_message(np.array([[0.0, 0.0, -5.0]], np.float32), Header()), "none of 1 points")
     assert bench.see(depth_image(wall, "16UC1")) is not None  # and the next one counts again
-
-
-@pytest.mark.parametrize(
-    ("names", "ignored", "label"),
-    [
-        (("car", "tree", "unknown"), "auto", 2),
-        (("road", "car", "wall"), "auto", 1),  # the first that is an obstacle
-        (("road", "car", "wall"), "road, car", 2),
-        (("road", "car", "wall"), "", 0),
-        (("road", "terrain", "parking"), "auto", 0),  # there is none
-    ],
-)
-def test_a_voxel_without_a_class_is_unknown_or_an_obstacle(names: tuple[str, ...], ignored: str, label: int) -> None:
-    voxels = replace(voxels_of([[[SURFACE]]]), class_names=names)
-    assert label_of_no_class(voxels, NodeParameters(obstacle_ignored_classes=ignored)) == label
-
-
-@pytest.mark.parametrize(
-    ("forget_after", "kept"),
-    [
-        (5.0, {3: COMPLETED, 5: INFERRED, 6: UNOBSERVED}),
-        (60.0, {6: COMPLETED, 36: COMPLETED, 61: UNOBSERVED}),
-        (0.0, {6: COMPLETED, 61: COMPLETED, 300: COMPLETED}),
-    ],
-)
-def test_what_is_out_of_view_is_remembered_for_the_time_of_the_parameter(
-    forget_after: float, kept: dict[int, int]
-) -> None:
-    settings = settings_of(NodeParameters(fusion_forget_after=forget_after))
-    fusion = make(**vars(settings))
-    fuse(fusion, np.full(GRID.shape, 0.99), 0, at())
-    out_of_view = np.full(GRID.shape, np.nan)
-    for second in range(max(kept) + 1):
-        state = fuse(fusion, out_of_view, 10 * second * TENTH, at()).voxels.state
-        assert second not in kept or (state == kept[second]).all(), second

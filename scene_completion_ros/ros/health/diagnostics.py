@@ -320,48 +320,6 @@ def words_status(report: WordsReport, now_s: float, recent_s: float) -> Status:
 
 
 @dataclass(frozen=True)
-class FusionReport:
-    """The map of earlier images, and what was joined with it."""
-
-    joined: int = 0  # images (or sets of several cameras) joined with the map since the node was configured
-    alone: Event = Event()  # one was published without being joined
-    started: Event = Event()  # the map was started anew, the first time not counted
-    map_voxels: int = 0  # voxels that the map holds; 0 where there is none
-    map_mb: float = 0.0  # memory of the map, megabytes
-    age_s: float = 0.0  # seconds between the stamps of the first and the last image in the map
-
-
-def fusion_status(report: FusionReport, now_s: float, recent_s: float, *, wanted: bool) -> Status:
-    """The map of earlier images, and whether images are joined with it.
-
-    `now_s`: now, by `time.perf_counter`; `recent_s`: how long an image that had to do without the map is a warning,
-    seconds; `wanted`: parameter `fusion.enabled`.
-    """
-    alone = report.alone.values("last published alone", now_s)
-    values = {
-        "images joined": str(report.joined),
-        "images published alone": str(report.alone.count),
-        "map voxels": str(report.map_voxels),
-        "map MB": f"{report.map_mb:.1f}",
-        "map age s": f"{report.age_s:.1f}",
-        "times started anew": str(report.started.count),
-        **report.started.values("last started anew", now_s),
-        **alone,
-    }
-    if not wanted:
-        return Status("fusion", Level.OK, "off (parameter fusion.enabled)", values)
-    if report.alone.recent(now_s, recent_s):
-        message = (
-            f"the node published the voxels of {report.alone.count} images without those of earlier ones, the last "
-            f"{alone['last published alone']}"
-        )
-        return Status("fusion", Level.WARN, message, values)
-    if not report.joined:
-        return Status("fusion", Level.OK, "waiting for the first image", values)
-    return Status("fusion", Level.OK, f"map of {report.age_s:.1f} s, {report.map_mb:.0f} MB", values)
-
-
-@dataclass(frozen=True)
 class DepthReport:
     """What a sensor of depth gave to images."""
 
@@ -394,7 +352,6 @@ class InferenceRecord:
     """Written by the inference thread. `vocabulary`: what labels mean at first; None for the classes of the bundle."""
 
     def __init__(self, student: Student, vocabulary: Vocabulary | None = None) -> None:
-        self.fusion = Record(FusionReport())  # what became of the map of earlier images
         self.scales: dict[str, Scale] = {}  # by what depths are multiplied, by the names of the cameras
         self.depth = Record(DepthReport())  # what a sensor of depth gave to images
         at_first = WordsReport() if vocabulary is None else WordsReport(vocabulary.names, asked=True)
@@ -550,7 +507,6 @@ class Diagnostics:
         else:
             found.append(inference_status(record, drops, processed=counts.processed, unwanted=counts.unwanted))
             found.append(outputs_status(observed.subscribers, counts.warned, record.result_age_s(now_s)))
-        found += _of_fusion(observed, now_s)
         if record is not None and observed.parameters.depth_topic:
             found.append(depth_status(record.depth.report, now_s, DROPS_WINDOW_S))
         if record is not None and (record.words.report.asked or record.words.report.refused.count):
@@ -598,14 +554,3 @@ class Diagnostics:
                     self._node.get_logger().error(f"{status.name}: {status.message}")
             elif before is not None:
                 self._node.get_logger().info(f"{status.name}: in order again: {status.message}")
-
-
-def _of_fusion(observed: Observed, now_s: float) -> list[Status]:
-    """Nothing where fusion was never on."""
-    record, wanted = observed.inference, observed.parameters.fusion_enabled
-    if record is None:
-        return [idle_status("fusion", observed.state)] if wanted else []
-    report = record.fusion.report
-    if not wanted and report == FusionReport():
-        return []
-    return [fusion_status(report, now_s, DROPS_WINDOW_S, wanted=wanted)]

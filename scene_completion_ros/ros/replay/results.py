@@ -15,7 +15,6 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.messages.images import decode_image
 from scene_completion_ros.report.summaries import occupied_median
-from scene_completion_ros.ros.parameters import names_in
 
 
 @dataclass
@@ -141,7 +140,6 @@ OF_TRANSFORMS = (
     "odometry.frame",
     "extrinsics_file",
     "base_frame",
-    "fusion.enabled",
 )
 
 
@@ -150,8 +148,7 @@ def check_topics(
 ) -> None:
     """Raise SceneCompletionError where further topics do not fit the recording or the node, with what would.
 
-    `also`: what is played besides the images; `parameters`: those of the node, which get neither depth nor the poses of
-    images that it joins from anywhere else.
+    `also`: what is played besides the images; `parameters`: those of the node, which gets depth from nowhere else.
     """
     for topic in also:
         if topic not in recorded or topic == image_topic:
@@ -161,14 +158,3 @@ def check_topics(
     if depth and depth not in also:
         cure = f"Add --also {depth}, under the full name that the recording has"
         raise SceneCompletionError("the replay does not play it", where=f"parameter depth.topic, {depth}", cure=cure)
-    names = ",".join(str(parameters.get(name, "")) for name in ("transform.topics", "odometry.topics"))
-    source = parameters.get("transform.source", "auto")
-    if source == "auto":  # as `source_kind` of the node has it
-        placed = parameters.get("extrinsics_file") or parameters.get("camera.height")
-        source = "topics" if names_in(names) else "parameters" if placed else "tf2"
-    heard = {"topics": names, "tf2": "/tf"}.get(str(source), "")
-    wanted = tuple(name.partition("=")[0] for name in names_in(heard))
-    if parameters.get("fusion.enabled") and wanted and set(also).isdisjoint(wanted):
-        what = f"fusion.enabled needs {', '.join(wanted)}, which the replay does not play"
-        cure = "Play the recorded topic too, with --also, under the full name that the parameter has"
-        raise SceneCompletionError(what, where="parameter fusion.enabled", cure=cure)

@@ -95,7 +95,7 @@ def test_sections_of_any_namespace_count_and_those_of_others_do_not(tmp_path: Pa
         tmp_path,
         """
 /**:
-  ros__parameters: {threads: 2, fusion.enabled: true, use_sim_time: true, qos_overrides: {a: 1}}
+  ros__parameters: {threads: 2, scale.wait: true, use_sim_time: true, qos_overrides: {a: 1}}
 front:
   scene_completion:
     ros__parameters: {threads: 3}
@@ -106,14 +106,14 @@ controller_server:
 """,
         without=("bundle",),
     )
-    assert found == {"threads": 3, "fusion.enabled": True, "odometry.frame": "wheels"}
+    assert found == {"threads": 3, "scale.wait": True, "odometry.frame": "wheels"}
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("/**: {ros__parameters: {fusion: {enabeld: true}}}", "parameter fusion.enabeld is unknown.*fusion.enabled"),
-        ("/**: {ros__parameters: {fusion.forget_after: 2}}", "written with a decimal point"),
+        ("/**: {ros__parameters: {scale: {wiat: true}}}", "parameter scale.wiat is unknown.*scale.wait"),
+        ("/**: {ros__parameters: {sync.timeout: 2}}", "written with a decimal point"),
         ("/**: {ros__parameters: {bundle: /nowhere}}", "there is no folder /nowhere"),
         ("amcl: {ros__parameters: {alpha: 2}}", "no parameters of the node scene_completion, but of /amcl"),
         ("threads: 2", "no parameters of the node scene_completion, but of none"),
