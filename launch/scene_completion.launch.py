@@ -13,19 +13,6 @@ from scene_completion_ros.ros.launching.settings import (
 )
 from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
 
-ARGUMENTS = {
-    "image_topic": ("/camera/image_raw", "Image topic, without /compressed"),
-    "camera_info_topic": ("/camera/camera_info", "CameraInfo of that image"),
-    "image_transport": (
-        "",
-        "raw, or compressed, which subscribes to image_topic/compressed; empty leaves it to params_file",
-    ),
-    "fixed_frame": (
-        "camera_optical_frame",
-        "Fixed frame of RViz: the frame of the image, or any other that tf connects with it",
-    ),
-}
-
 
 def processes(context: LaunchContext, given: dict[str, str]) -> list[Any]:
     """The node, and what else was asked for."""
@@ -41,4 +28,4 @@ def processes(context: LaunchContext, given: dict[str, str]) -> list[Any]:
 
 def generate_launch_description() -> LaunchDescription:
     """Declare the arguments and the processes."""
-    return described(ARGUMENTS, processes)
+    return described(processes)

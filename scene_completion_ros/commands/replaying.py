@@ -45,10 +45,10 @@ from scene_completion_ros.whole_files import write_whole
 
 VOXELS_TOPIC, LEGEND_TOPIC = map(topics.default_name, (topics.VOXELS, topics.LEGEND))
 LOWEST_SHARE_OUT = 0.8  # of the frames of the bundled drive
-_NODE_STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "fuse", "publish")
+_NODE_STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "publish")
 _ONLY_THROUGH_THE_NODE = ("rate", "also", "params_file")
 # Parameters that a replay decides about itself.
-_OWN = ("bundle", "grid.file", "engine", "autostart", "image.transport", "image.qos", "grid.frame", "cameras")
+_OWN = ("bundle", "grid.file", "engine", "autostart", "image.transport", "image.qos", "grid.frame")
 
 
 def replay(args: argparse.Namespace, progress: Progress) -> int:

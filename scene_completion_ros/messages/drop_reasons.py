@@ -43,7 +43,6 @@ class DropReason(str, Enum):
         "input",
         "the image waited for something when a recording began anew",
     )
-    NOT_TOGETHER = "no image of the other cameras at its time", "input", "with several `cameras`: the image fits no set"
     NO_TRANSFORM = "no transform", "input", "no transforms of its stamp came within `sync.timeout`"
     BAD_TRANSFORM = "bad transform", "input", "a transform, not an image, that is not rigid or names no frames"
     NO_CAMERA_INFO = "no CameraInfo", "calibration", "no usable CameraInfo has come yet"

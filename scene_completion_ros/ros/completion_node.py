@@ -23,7 +23,7 @@ from scene_completion_ros.ros.health.diagnostics import Diagnostics, Observed
 from scene_completion_ros.ros.health.judgement import FrameCounters, forwarded_log
 from scene_completion_ros.ros.inference_thread import InferenceThread
 from scene_completion_ros.ros.inputs import Inputs
-from scene_completion_ros.ros.parameters import NodeParameters, names_in
+from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.placements import check_frames, fixed_transforms
 from scene_completion_ros.ros.publishers import Outputs
 from scene_completion_ros.ros.services import Dictionary, Services, WordsInput
@@ -53,7 +53,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._thread: InferenceThread | None = None
         self._outputs: Outputs | None = None
         self._words: WordsInput | None = None
-        self._orders: dict[str, StampOrder] = {}
+        self._order = StampOrder()
         self._grid_from_camera = RigidTransform.identity()
         self._while_configured, self._while_active = ExitStack(), ExitStack()
         self._problem: SceneCompletionError | None = None
@@ -86,7 +86,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             enabled=thread is None or thread.enabled,
             parameters=self._parameters.snapshot(),
             counts=self.counters.counts(),
-            inputs={} if self.inputs is None else self.inputs.records,
+            input=None if self.inputs is None else self.inputs.camera.record,
             inference=None if thread is None else thread.record,
             subscribers={} if self._outputs is None else self._outputs.subscribers(),
         )
@@ -94,8 +94,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
     def reset(self) -> None:
         """Forget what images left behind, not parameters, model, calibration, counts. Raises if not configured."""
         self._configured_thread().reset()
-        for order in self._orders.values():
-            order.forget()
+        self._order.forget()
         if self.inputs is not None:
             self.inputs.restart(DropReason.RESET)
 
@@ -177,7 +176,6 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             self._while_configured,
             vocabulary=None if vocabulary is None else vocabulary.vocabulary,
             best_effort=parameters.output_qos == "sensor_data",
-            cameras=names_in(parameters.cameras),
         )
         self._while_configured.enter_context(forwarded_log(self._logger))
         student = Student(bundle, grid, self._logger)
@@ -187,7 +185,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._words = WordsInput(
             self._node, self._parameters, bundle, dictionary, thread, self.counters, self._while_configured
         )
-        self._orders = {}
+        self._order = StampOrder()
         self._problem = None
         self._logger.info("inactive: configured")
 
@@ -200,7 +198,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
                 self._parameters,
                 thread,
                 self.counters,
-                self._orders,
+                self._order,
                 self._grid_from_camera,
                 self._while_active,
             )

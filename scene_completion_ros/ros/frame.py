@@ -1,6 +1,6 @@
-"""What travels through the node: the frame of one image, and the scene that frames of one moment make.
+"""What travels through the node: the frame of one image.
 
-The stages fill them in, one after the other: `receive`, `place`, `complete`, `join`, `publish`. A field that a stage
+The stages fill it in, one after the other: `receive`, `place`, `submit`, `complete`, `publish`. A field that a stage
 has not set yet cannot be read.
 """
 
@@ -25,7 +25,6 @@ from scene_completion_ros.inference.completer import Completer, Completion, moun
 from scene_completion_ros.inference.encoder import engine_for_cpu
 from scene_completion_ros.inference.label_query import Words
 from scene_completion_ros.ros.parameters import NodeParameters
-from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 
 class NotYetError(SceneCompletionError):
@@ -73,11 +72,21 @@ class DepthReading:
     camera_from_sensor: RigidTransform  # pose of its frame in the camera's optical frame
 
 
+class Epoch(NamedTuple):
+    """What is remembered of images of another epoch is of no use to these."""
+
+    activation: int  # number of the node's activation; disabling and resetting count as well
+    era: int  # how often time had begun anew
+
+
+# Pose of the grid in the odometry frame at the stamp of an image, or why there is none, once that is known.
+PoseToCome: TypeAlias = Future[RigidTransform | NotYetError]
+
+
 @dataclass(eq=False)
 class Frame:
     """One image on its way through the node."""
 
-    name: str  # name of its camera; empty where there is one camera only
     topic: str  # where the message came from, for warnings
     message: Any
     stamp_ns: int  # its stamp, nanoseconds
@@ -87,6 +96,9 @@ class Frame:
     placement: Placement = field(init=False)  # where its voxels lie; `place` sets it
     # What a sensor saw of its depths, or why that is unknown; None without a depth topic. `receive` sets it.
     depth: DepthReading | NotYetError | None = None
+    words: Words = field(init=False)  # those of the moment when it was handed to the inference thread, by `submit`
+    epoch: Epoch = field(init=False)  # likewise
+    pose: PoseToCome | None = None  # becomes the pose of the grid in the odometry frame; None where it is not needed
     completion: Completion = field(init=False)  # the result of the student; `complete` sets it
     decode_ms: float = field(init=False)  # milliseconds that decoding took, likewise
 
@@ -101,35 +113,6 @@ class Frame:
         return str(self.message.header.frame_id).strip("/")
 
 
-class Epoch(NamedTuple):
-    """What is remembered of images of another epoch is of no use to these."""
-
-    activation: int  # number of the node's activation; disabling and resetting count as well
-    era: int  # how often time had begun anew
-
-
-# Pose of the grid in the odometry frame at the stamp of an image, or why there is none, once that is known.
-PoseToCome: TypeAlias = Future[RigidTransform | NotYetError]
-
-
-@dataclass(eq=False)
-class Scene:
-    """The image of the one camera, or images of several that belong together, and what they became."""
-
-    frames: tuple[Frame, ...]  # at least one; from `complete` on those that could be completed
-    parameters: NodeParameters  # those of when the last one arrived
-    words: Words  # those of the moment when they were handed to the inference thread
-    epoch: Epoch
-    pose: PoseToCome | None = None  # becomes the pose of the grid in the odometry frame; None where it is not needed
-    # Those that are published: of the one image, or of several fused; `join` sets it.
-    voxels: SemanticVoxels = field(init=False)
-
-    @property
-    def placement(self) -> Placement:
-        """Where the voxels lie; where there are several cameras, that of the first."""
-        return self.frames[0].placement
-
-
 # Metres by which a corner of the grid may be wrong after the camera has moved in it: a quarter of a voxel.
 LARGEST_SHIFT = 0.05
 ModelState = Literal["waiting for a calibration", "building", "ready", "unusable"]
@@ -137,7 +120,7 @@ ModelState = Literal["waiting for a calibration", "building", "ready", "unusable
 
 @dataclass(frozen=True)
 class ModelReport:
-    """The model for a camera."""
+    """The model for the camera."""
 
     state: ModelState = "waiting for a calibration"  # what it is doing
     engine: str = ""  # what runs the student; empty where none does
@@ -166,20 +149,20 @@ class _Made:
 
 
 class Student:
-    """A student, and one completer for each camera; they belong to the inference thread.
+    """A student, and its completer for the camera, which belongs to the inference thread.
 
-    A completer stays until the next one of its camera is ready. Where that one cannot be built, the former goes on as
-    soon as the former calibration is back, also if the bundle is gone from the disk by then.
+    A completer stays until the next one is ready. Where that one cannot be built, the former goes on as soon as the
+    former calibration is back, also if the bundle is gone from the disk by then.
     """
 
     def __init__(self, bundle: StudentBundle, grid: VoxelGrid, logger: Any) -> None:
         self.bundle = bundle  # what it was made of
-        self.models: dict[str, ModelReport] = {}  # those of now, by the names of their cameras
-        # When a model was built anew because the calibration of its camera changed (`time.perf_counter`).
+        self.model = ModelReport()  # that of now
+        # When the model was built anew because the calibration changed (`time.perf_counter`).
         self.rebuilt_s: deque[float] = deque(maxlen=100)
         self._grid, self._logger = grid, logger
-        self._made: dict[str, _Made] = {}
-        self._unusable: dict[str, tuple[_MadeFor, str]] = {}  # what could not be built last, and why
+        self._made: _Made | None = None
+        self._unusable: tuple[_MadeFor, str] | None = None  # what could not be built last, and why
         self._gpu_failed = False
 
     @property
@@ -188,28 +171,27 @@ class Student:
         return f"{self.bundle.name} ({self.bundle.folder})"
 
     def release(self) -> None:
-        """Release them all."""
-        self._made.clear()
+        """Release the completer."""
+        self._made = None
 
-    def prepare(self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
-        """Build the completer of a camera before an image needs it, at a pose that is a guess: it moves none.
+    def prepare(self, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
+        """Build the completer before an image needs it, at a pose that is a guess: it moves none.
 
         `grid_from_camera`: the guess, unless a better one is known from images; `parameters`: those that images will
         have.
         """
-        known = self._made[name].grid_from_camera if name in self._made else grid_from_camera
-        self.get(name, camera, known, parameters)
+        known = grid_from_camera if self._made is None else self._made.grid_from_camera
+        self.get(camera, known, parameters)
 
     def get(
         self,
-        name: str,
         camera: Camera,
         grid_from_camera: RigidTransform,
         parameters: NodeParameters,  # those of the image
         # Pose of the camera in an upright frame on the ground; None where it is unknown.
         upright_from_camera: RigidTransform | None = None,
     ) -> Completer | None:
-        """The completer of a camera, built or moved if need be.
+        """The completer, built or moved if need be.
 
         Moving one costs the preparation of the voxel query, not that of the encoder. It is not moved as long as no
         corner of the grid is off by more than `LARGEST_SHIFT`; nor is the mounting that a student takes as input.
@@ -217,25 +199,24 @@ class Student:
         Returns None where the camera cannot be used; why was logged.
         """
         wanted = _MadeFor(camera, parameters.threads)
-        made = self._made.get(name)
+        made = self._made
         if made is not None and made.made_for.fits(wanted):
-            if self.models[name].error:  # that of a camera which is gone again
-                self.models[name] = made.report()
+            if self.model.error:  # that of a calibration which is gone again
+                self.model = made.report()
             if largest_shift(self._grid, made.grid_from_camera, grid_from_camera) > LARGEST_SHIFT:
                 made.completer = made.completer.placed(grid_from_camera)
                 made.grid_from_camera = grid_from_camera
             made.completer = self._mounted(made.completer, upright_from_camera)
             return made.completer
-        tried, why = self._unusable.get(name, (None, ""))
-        if tried is not None and tried.fits(wanted):
-            self.models[name] = ModelReport("unusable", error=why)
+        if self._unusable is not None and self._unusable[0].fits(wanted):
+            self.model = ModelReport("unusable", error=self._unusable[1])
             return None
         if made is not None and made.made_for.threads == wanted.threads:
             self.rebuilt_s.append(time.perf_counter())
-        completer = self._build(name, camera, grid_from_camera, parameters)
+        completer = self._build(camera, grid_from_camera, parameters)
         if completer is not None:
             completer = self._mounted(completer, upright_from_camera)
-            self._made[name] = _Made(wanted, grid_from_camera, completer, warnings=completer.warnings)
+            self._made = _Made(wanted, grid_from_camera, completer, warnings=completer.warnings)
         return completer
 
     def _mounted(self, completer: Completer, upright_from_camera: RigidTransform | None) -> Completer:
@@ -248,13 +229,13 @@ class Student:
         poses = (volume_pose(pose, self.bundle.height_above_ground) for pose in (before, now))
         return completer.mounted(now) if largest_shift(self.bundle.grid, *poses) > LARGEST_SHIFT else completer
 
-    def check_mounting(self, name: str, upright_from_camera: RigidTransform | None, parameters: NodeParameters) -> None:
+    def check_mounting(self, upright_from_camera: RigidTransform | None, parameters: NodeParameters) -> None:
         """Warn of a camera that stands otherwise than those of the training, or sees nothing of the grid.
 
         It is looked at when the first image is placed, and again when parameters of its place changed.
         `upright_from_camera`: pose of the camera in an upright frame on the ground; None where it is unknown.
         """
-        made = self._made.get(name)
+        made = self._made
         if made is None:
             return
         unseen = made.completer.out_of_view()
@@ -266,75 +247,71 @@ class Student:
             warnings = [f"{warning}: set camera.height and camera.pitch, or base_frame" for warning in warnings]
         if unseen is not None:
             warnings.append(str(unseen))
-        self._warn(name, warnings)
+        self._warn(warnings)
         made.warnings = [*made.completer.warnings, *warnings]
-        self.models[name] = made.report()
+        self.model = made.report()
 
-    def _warn(self, name: str, warnings: Sequence[str]) -> None:
+    def _warn(self, warnings: Sequence[str]) -> None:
         for warning in warnings:
-            self._logger.warning(f"{name}: {warning}" if name else warning)
+            self._logger.warning(warning)
 
     def gpu_failed(self, error: GpuError, parameters: NodeParameters) -> None:
         """The GPU failed while an image was completed: from now on the CPU works, where `engine` is auto.
 
-        Otherwise all cameras are unusable until the node is cleaned up and configured again.
+        Otherwise the camera is unusable until the node is cleaned up and configured again.
         """
         if parameters.engine == "auto":
             self._fall_back(str(error))
             return
-        for name, made in self._made.items():
-            self._unusable[name] = made.made_for, str(error)
-            self.models[name] = ModelReport("unusable", error=str(error))
-        self._made.clear()
+        if self._made is not None:
+            self._unusable = self._made.made_for, str(error)
+            self.model = ModelReport("unusable", error=str(error))
+        self._made = None
         self._logger.error(f"the node cannot complete images any more: {error}")
 
     def _fall_back(self, failure: str) -> None:
         self._gpu_failed = True
-        self._made.clear()  # the cameras share one encoder
-        self._unusable.clear()
+        self._made = self._unusable = None
         self._logger.warning(f"from now on the CPU runs the student, because the GPU failed: {failure}")
 
-    def _build(
-        self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters
-    ) -> Completer | None:
-        of_which = f"of {name} " if name else ""
-        self.models[name] = ModelReport("building")
+    def _build(self, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> Completer | None:
+        self.model = ModelReport("building")
         started_s = time.perf_counter()
         try:
             with freed_memory_returned():
-                completer = self._completer_or_cpu(name, camera, grid_from_camera, parameters)
+                completer = self._completer_or_cpu(camera, grid_from_camera, parameters)
         except Exception as error:
             why = in_words(error)
-            self._unusable[name] = _MadeFor(camera, parameters.threads), why
-            self.models[name] = ModelReport("unusable", error=why)
-            self._logger.error(f"images {of_which or 'of this camera '}cannot be completed: {why}")
+            self._unusable = _MadeFor(camera, parameters.threads), why
+            self.model = ModelReport("unusable", error=why)
+            self._logger.error(f"images of this camera cannot be completed: {why}")
             return None
-        self._warn(name, completer.warnings)
-        self.models[name] = ModelReport("ready", completer.engine, warnings=tuple(completer.warnings))
+        self._warn(completer.warnings)
+        self.model = ModelReport("ready", completer.engine, warnings=tuple(completer.warnings))
         self._logger.info(
-            f"ready for {camera.width}x{camera.height} images {of_which}".rstrip()
-            + f", fx {camera.fx:.1f} px, {camera.distortion_model} distortion, "
-            f"after {time.perf_counter() - started_s:.1f} s"
+            f"ready for {camera.width}x{camera.height} images, fx {camera.fx:.1f} px, {camera.distortion_model} "
+            f"distortion, after {time.perf_counter() - started_s:.1f} s"
         )
         return completer
 
     def _completer_or_cpu(
-        self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters
+        self, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters
     ) -> Completer:
         try:
             return self._completer(camera, grid_from_camera, parameters)
         except GpuError as error:  # the engine could be made, but not run
-            if parameters.engine != "auto" and name not in self._made:
+            if parameters.engine != "auto" and self._made is None:
                 raise
             failure = str(error)
         # Not in the handler, where the error would keep what is on the GPU.
-        if self._made.pop(name, None) is not None:  # its memory may be too small for the former and the next at once
-            return self._completer_or_cpu(name, camera, grid_from_camera, parameters)
+        if self._made is not None:  # its memory may be too small for the former and the next at once
+            self._made = None
+            return self._completer_or_cpu(camera, grid_from_camera, parameters)
         self._fall_back(failure)
         return self._completer(camera, grid_from_camera, parameters)
 
     def _completer(self, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> Completer:
-        alike = (made.completer.encoder for made in self._made.values() if made.made_for.threads == parameters.threads)
+        alike = self._made is not None and self._made.made_for.threads == parameters.threads
         return Completer(
             self.bundle,
             camera,
@@ -342,7 +319,7 @@ class Student:
             grid_from_camera=grid_from_camera,
             engine=engine_for_cpu(self.bundle) if self._gpu_failed else parameters.engine,
             threads=parameters.threads or None,
-            encoder=next(alike, None),  # of another camera or calibration: images are completed one by one
+            encoder=self._made.completer.encoder if self._made is not None and alike else None,
         )
 
 

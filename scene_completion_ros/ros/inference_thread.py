@@ -1,10 +1,10 @@
-"""The thread in which a scene goes through the stages: completed, joined, published."""
+"""The thread in which a frame goes through the last stages: completed, published."""
 
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,10 +21,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, SeenImage
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, EvidenceEstimator, sensed_depth
 from scene_completion_ros.inference.label_query import FoldedVocabulary, Words
-from scene_completion_ros.inference.motion_scale import Scale
 from scene_completion_ros.inference.text_bank import Vocabulary
-from scene_completion_ros.jit import kernel_threads
-from scene_completion_ros.mapping.camera_fusion import fuse_views
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.images import announced_size, decode_depth, read_xyz
 from scene_completion_ros.ros.conversions import to_rgb
@@ -34,7 +31,6 @@ from scene_completion_ros.ros.frame import (
     Frame,
     NotYetError,
     PoseToCome,
-    Scene,
     Student,
 )
 from scene_completion_ros.ros.health.diagnostics import TIMES_KEPT, DepthReport, InferenceRecord
@@ -57,7 +53,7 @@ class _Seen:
 
 
 @dataclass(eq=False)
-class _Camera:
+class _Measured:
     estimator: EvidenceEstimator
     of: tuple[StudentBundle, Epoch, str]  # whose depths these are, since when, and of which frame: no others count
     waiting: deque[_Seen] = field(default_factory=deque)
@@ -71,92 +67,90 @@ class ScaleEstimator:
     is scaled by those before it alone: no image waits for a measurement that has not begun.
     """
 
-    def __init__(self, scales: dict[str, Scale]) -> None:
-        self._scales = scales  # of the last measurement, by the names of the cameras
+    def __init__(self, record: InferenceRecord) -> None:
+        self._record = record  # takes the scale of the last measurement
         self._pool = ThreadPoolExecutor(1, "scale")
-        self._cameras: dict[str, _Camera] = {}
+        self._measured: _Measured | None = None
 
     def evidence(
         self,
         frame: Frame,
         completer: Completer,
-        epoch: Epoch,
         seen: SeenImage,
         sensed: NDArray[np.float32] | None = None,
-        coming: PoseToCome | None = None,
     ) -> Evidence:
-        """What is known of the depths of an image that the network has seen.
+        """What is known of the depths of an image that the network has seen; `sensed`: see `Evidence`.
 
-        `sensed`: see `Evidence`; `coming`: see `Scene.pose`: corners want it, and none waits for it.
+        Corners want the pose of the frame, and none waits for it.
         """
         if frame.parameters.scale_from == "off" or seen.own_depth is None:
-            if self._cameras.pop(frame.name, None) is not None:
-                self._pool.submit(self._scales.pop, frame.name, None)  # behind what is measured now
+            if self._measured is not None:
+                self._measured = None
+                self._pool.submit(setattr, self._record, "scale", None)  # behind what is measured now
             return NO_EVIDENCE if sensed is None else Evidence(sensed=sensed)
-        camera, of = self._cameras.get(frame.name), (completer.bundle, epoch, frame.frame_id)
-        if camera is None or camera.of != of:
-            camera = self._cameras[frame.name] = _Camera(completer.evidence_estimator(corners=True), of)
-        self._finish(frame.name, camera)
-        camera.estimator.corners = frame.parameters.scale_from == "corners"
+        measured, of = self._measured, (completer.bundle, frame.epoch, frame.frame_id)
+        if measured is None or measured.of != of:
+            measured = self._measured = _Measured(completer.evidence_estimator(corners=True), of)
+        self._finish(measured)
+        measured.estimator.corners = frame.parameters.scale_from == "corners"
         try:
-            pose = _pose_of(frame, coming) or "the pose has not come"
-            return camera.estimator.evidence(seen.image, seen.own_depth, pose, frame.stamp_ns, sensed)
+            pose = _pose_of(frame) or "the pose has not come"
+            return measured.estimator.evidence(seen.image, seen.own_depth, pose, frame.stamp_ns, sensed)
         except Exception as error:  # a failed measurement must not cost an image
-            camera.estimator.forget(in_words(error))
-            return Evidence(camera.estimator.scale, sensed)
+            measured.estimator.forget(in_words(error))
+            return Evidence(measured.estimator.scale, sensed)
 
-    def follow(self, scene: Scene) -> None:
-        """Measure the images of a scene, as soon as it is known where their cameras were."""
-        for frame in scene.frames:
-            camera, depth = self._cameras.get(frame.name), frame.completion.own_depth
-            placed = frame.placement.odometry_from_grid
-            pose = placed if placed is not None else scene.pose
-            if camera is None or depth is None:
-                continue
-            if pose is None:
-                pose = NotYetError("the camera's motion is unknown", may_come=False)
-            image, grid_from_camera = frame.completion.image, frame.placement.grid_from_camera
-            camera.waiting.append(_Seen(image, depth, frame.stamp_ns, grid_from_camera, pose))
-            while len(camera.waiting) > MOST_WAITING:
-                camera.waiting.popleft()
-            self._begin(frame.name, camera)
+    def follow(self, frame: Frame) -> None:
+        """Measure an image, as soon as it is known where its camera was."""
+        measured, depth = self._measured, frame.completion.own_depth
+        placed = frame.placement.odometry_from_grid
+        pose = placed if placed is not None else frame.pose
+        if measured is None or depth is None:
+            return
+        if pose is None:
+            pose = NotYetError("the camera's motion is unknown", may_come=False)
+        image, grid_from_camera = frame.completion.image, frame.placement.grid_from_camera
+        measured.waiting.append(_Seen(image, depth, frame.stamp_ns, grid_from_camera, pose))
+        while len(measured.waiting) > MOST_WAITING:
+            measured.waiting.popleft()
+        self._begin(measured)
 
-    def _finish(self, name: str, camera: _Camera) -> None:
+    def _finish(self, measured: _Measured) -> None:
         """Wait for what can be measured of the images so far: the same in each run."""
-        self._begin(name, camera)
-        if camera.work is not None:
-            camera.work.result()
+        self._begin(measured)
+        if measured.work is not None:
+            measured.work.result()
 
-    def _begin(self, name: str, camera: _Camera) -> None:
+    def _begin(self, measured: _Measured) -> None:
         """Hand those images to the thread whose pose is known, in order."""
-        while camera.waiting:
-            seen = camera.waiting[0]
+        while measured.waiting:
+            seen = measured.waiting[0]
             pose = seen.pose
             if isinstance(pose, Future):
                 if not pose.done():
                     return
                 pose = pose.result()
-            camera.waiting.popleft()
-            camera.work = self._pool.submit(self._measure, name, camera, seen, pose)
+            measured.waiting.popleft()
+            measured.work = self._pool.submit(self._measure, measured.estimator, seen, pose)
 
-    def _measure(self, name: str, camera: _Camera, seen: _Seen, grid: RigidTransform | NotYetError) -> None:
-        pose, estimator = grid.what if isinstance(grid, NotYetError) else grid @ seen.grid_from_camera, camera.estimator
+    def _measure(self, estimator: EvidenceEstimator, seen: _Seen, grid: RigidTransform | NotYetError) -> None:
+        pose = grid.what if isinstance(grid, NotYetError) else grid @ seen.grid_from_camera
         try:
             estimator.add(seen.image, seen.depth, pose, seen.stamp_ns)
         except Exception as error:  # a failed measurement must not cost an image
             estimator.forget(in_words(error))
-        self._scales[name] = estimator.scale
+        self._record.scale = estimator.scale
 
     def close(self) -> None:
         """End the thread after what it does now."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _pose_of(frame: Frame, coming: PoseToCome | None) -> RigidTransform | None:
+def _pose_of(frame: Frame) -> RigidTransform | None:
     """Pose of the camera in the odometry frame; None where it has not come."""
     grid = frame.placement.odometry_from_grid
-    if not isinstance(grid, RigidTransform) and coming is not None and coming.done():
-        grid = coming.result()
+    if not isinstance(grid, RigidTransform) and frame.pose is not None and frame.pose.done():
+        grid = frame.pose.result()
     return grid @ frame.placement.grid_from_camera if isinstance(grid, RigidTransform) else None
 
 
@@ -174,7 +168,7 @@ class DepthReader:
 
     def __init__(self, record: Record[DepthReport], counters: FrameCounters) -> None:
         self._record, self._counters = record, counters
-        self._rays: dict[str, tuple[Camera, int, NDArray[np.float32]]] = {}
+        self._rays: tuple[Camera, int, NDArray[np.float32]] | None = None
 
     def sensed(self, frame: Frame, bundle: StudentBundle, seen: SeenImage) -> NDArray[np.float32] | None:
         """`Evidence.sensed` of an image that the network has seen; None where there is none."""
@@ -221,50 +215,45 @@ class DepthReader:
         depth = decode_depth(message)
         camera = frame.camera.of_resized_image(depth.shape[1], depth.shape[0])
         step = max(1, int(2.0 * min(camera.axial_focal_lengths) / max(canonical.fx, canonical.fy)))
-        kept = self._rays.get(frame.name)
+        kept = self._rays
         if kept is None or kept[:2] != (camera, step):
             rays = camera.unproject(camera.pixel_centres()[step // 2 :: step, step // 2 :: step])
-            kept = self._rays[frame.name] = camera, step, np.asarray(rays, np.float32)
+            kept = self._rays = camera, step, np.asarray(rays, np.float32)
         z = np.nan_to_num(depth[step // 2 :: step, step // 2 :: step], nan=0.0, posinf=0.0, neginf=0.0)
         return np.asarray((kept[2] * z[..., None]).reshape(-1, 3), np.float32)
 
 
 class ImageCompleter:
-    """Completes frames of scenes, in the inference thread; one that cannot be completed is dropped, with a warning."""
+    """Completes frames, in the inference thread; one that cannot be completed is dropped, with a warning."""
 
     def __init__(
         self, student: Student, counters: FrameCounters, logger: Any, scaling: ScaleEstimator, sensing: DepthReader
     ) -> None:
         self._student, self._counters, self._logger = student, counters, logger
         self._scaling, self._sensing = scaling, sensing
-        self._resized: dict[str, tuple[int, ...]] = {}  # by camera, sizes that were warned of
+        self._resized: tuple[int, ...] = ()  # sizes that were warned of
 
-    def complete(self, scene: Scene, *, with_query: bool, with_labels: bool) -> None:
-        """Leave those frames in a scene that could be completed; `with_query`, `with_labels`: what they need."""
-        words = scene.words
-        words = Words(words.vocabulary, words.queried if with_query else None, with_labels)
-        scene.frames = tuple(frame for frame in scene.frames if self._completed(frame, words, scene))
-
-    def _completed(self, frame: Frame, words: Words, scene: Scene) -> bool:
-        student, epoch = self._student, scene.epoch
-        started_s, placement, parameters = time.perf_counter(), frame.placement, frame.parameters
+    def complete(self, frame: Frame, *, with_query: bool, with_labels: bool) -> bool:
+        """Whether a frame could be completed; `with_query`, `with_labels`: what is needed of it."""
+        student, words, parameters = self._student, frame.words, frame.parameters
+        started_s, placement = time.perf_counter(), frame.placement
         try:
             camera = self._camera_of(frame)  # before decoding: the proportions alone refuse most that is damaged
             pixels = to_rgb(frame.message, decoder_shrink(camera, student.bundle.canonical))
             frame.decode_ms = 1e3 * (time.perf_counter() - started_s)
             upright = placement.upright_from_camera(parameters)
-            completer = student.get(frame.name, camera, placement.grid_from_camera, parameters, upright)
+            completer = student.get(camera, placement.grid_from_camera, parameters, upright)
             if completer is None:
                 why = "see the error about the camera of these images"
                 self._counters.drop(DropReason.UNUSABLE_CAMERA, why, header=frame.header)
                 return False
-            student.check_mounting(frame.name, upright, parameters)
+            student.check_mounting(upright, parameters)
             completer.set_vocabulary(words.vocabulary)
-            completer.set_query(words.queried)
+            completer.set_query(words.queried if with_query else None)
             seen = completer.see(pixels)
             sensed = self._sensing.sensed(frame, completer.bundle, seen)
-            evidence = self._scaling.evidence(frame, completer, epoch, seen, sensed, scene.pose)
-            frame.completion = completer.complete(seen, frame.stamp_ns, labels=words.labels, evidence=evidence)
+            evidence = self._scaling.evidence(frame, completer, seen, sensed)
+            frame.completion = completer.complete(seen, frame.stamp_ns, labels=with_labels, evidence=evidence)
             if warning := frame.completion.warning:
                 self._counters.warn(f"{frame.topic}: blind", f"{frame.topic}: {warning}")
             return True
@@ -275,16 +264,14 @@ class ImageCompleter:
             self._counters.drop(DropReason.GPU_FAILED, str(error), header=frame.header)
         except BundleError as error:
             self._counters.drop(DropReason.NOT_FINITE, str(error), header=frame.header)
-        except Exception as error:  # it must not keep the images of other cameras from being completed
-            self._counters.drop_after(error, frame.header)
         return False
 
     def _camera_of(self, frame: Frame) -> Camera:
         width, height = announced_size(frame.message)
         camera = frame.camera.of_resized_image(width, height)
         sizes = width, height, frame.camera.width, frame.camera.height
-        if camera is not frame.camera and self._resized.get(frame.name) != sizes:
-            self._resized[frame.name] = sizes
+        if camera is not frame.camera and self._resized != sizes:
+            self._resized = sizes
             self._logger.warning(
                 f"{frame.topic}: images are {width}x{height}, calibrated for {frame.camera.width}x"
                 f"{frame.camera.height}: the node scales the calibration, as for resized images. If they are cropped "
@@ -297,9 +284,9 @@ CLOSE_TIMEOUT_S = 5.0
 
 
 class InferenceThread:
-    """Takes the newest scene, and hands it from stage to stage, in a thread of its own.
+    """Takes the newest frame, and hands it from stage to stage, in a thread of its own.
 
-    A scene brings along calibration, pose and parameters, of when its images arrived, and gets the words here.
+    A frame brings along calibration, pose and parameters, of when its image arrived, and gets the words here.
     """
 
     def __init__(
@@ -317,20 +304,20 @@ class InferenceThread:
         self._overtaken_by: DropReason = DropReason.DEACTIVATED
         self.enabled = True  # images are completed; otherwise they are dropped as they come
         self.record = InferenceRecord(student, _vocabulary(vocabulary))  # what became of the last images
-        self._to_prepare: dict[str, Callable[[], object]] = {}
+        self._to_prepare: deque[Callable[[], object]] = deque(maxlen=1)  # for the newest calibration
         self._choosing = threading.Lock()
         self.student = student
         self._words = Words(vocabulary)  # those of images to come
         # These five belong to the inference thread.
         self._now = self._words
-        self._in_hand: tuple[Frame, ...] = ()
-        self._scaling = ScaleEstimator(self.record.scales)
+        self._in_hand: Frame | None = None
+        self._scaling = ScaleEstimator(self.record)
         sensing = DepthReader(self.record.depth, counters)
         self._completing = ImageCompleter(student, counters, logger, self._scaling, sensing)
         self._wanted = True
-        self._worker: NewestWorker[Scene] = NewestWorker(
+        self._worker: NewestWorker[Frame] = NewestWorker(
             self._handle,
-            on_replaced=lambda replaced: self._drop(replaced.frames, DropReason.NEWER_IMAGE),
+            on_replaced=lambda replaced: self._drop(replaced, DropReason.NEWER_IMAGE),
             on_error=self._on_error,
             on_end=self._release,
         )
@@ -342,18 +329,19 @@ class InferenceThread:
         vocabulary = _vocabulary(self._words.vocabulary)
         return self.student.bundle.class_names if vocabulary is None else vocabulary.legend_names
 
-    def prepare(self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
+    def prepare(self, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
         """Have the completer built before an image needs it; never for something older than a waiting image has."""
-        self._to_prepare[name] = lambda: self.student.prepare(name, camera, grid_from_camera, parameters)
+        self._to_prepare.append(lambda: self.student.prepare(camera, grid_from_camera, parameters))
         self._worker.prepare(self._prepare)
 
-    def submit(self, frames: tuple[Frame, ...], parameters: NodeParameters, pose: PoseToCome | None = None) -> None:
-        """Complete images that belong together, unless newer ones come before their turn (see `Scene`)."""
+    def submit(self, frame: Frame) -> None:
+        """Complete an image, unless a newer one comes before its turn."""
         with self._choosing:  # no image with the words before comes after one with the next
+            frame.words, frame.epoch = self._words, self._epoch
             if self.enabled:
-                self._worker.submit(Scene(frames, parameters, self._words, self._epoch, pose))
+                self._worker.submit(frame)
                 return
-        self._drop(frames, DropReason.DISABLED)
+        self._drop(frame, DropReason.DISABLED)
 
     def end_activation(self, reason: DropReason = DropReason.DEACTIVATED) -> None:
         """Publish nothing any more of the images submitted so far, which are counted under a reason."""
@@ -362,7 +350,7 @@ class InferenceThread:
             self._overtaken_by = reason
         given_up = self._worker.give_up()
         if given_up is not None:
-            self._drop(given_up.frames, reason)
+            self._drop(given_up, reason)
 
     def set_enabled(self, enabled: bool) -> None:
         """Complete images, or drop them; once disabled, nothing is published of those submitted so far either."""
@@ -396,58 +384,41 @@ class InferenceThread:
                 f"the inference thread did not end within {CLOSE_TIMEOUT_S:.0f} s; it ends after its present work"
             )
 
-    def _handle(self, scene: Scene) -> None:
-        self._in_hand = scene.frames
-        self._take(scene.words)
+    def _handle(self, frame: Frame) -> None:
+        self._in_hand = frame
+        self._take(frame.words)
         if self._results_wanted():
             with_labels = self._outputs.labels_wanted()
-            self._completing.complete(scene, with_query=self._outputs.query.wanted, with_labels=with_labels)
-            self._in_hand = scene.frames
-            if scene.frames and self._joined_and_published(scene):
-                self._scaling.follow(scene)
+            completed = self._completing.complete(frame, with_query=self._outputs.query.wanted, with_labels=with_labels)
+            if completed and self._published(frame):
+                self._scaling.follow(frame)
         else:
-            for _ in scene.frames:
-                self._counters.count("unwanted")
-        self._in_hand = ()
+            self._counters.count("unwanted")
+        self._in_hand = None
 
-    def _joined_and_published(self, scene: Scene) -> bool:
-        joining_s = time.perf_counter()
-        try:
-            self._join(scene)
-        except GpuError as error:  # what is known of all voxels is fetched from there
-            self.student.gpu_failed(error, scene.parameters)
-            self._drop(scene.frames, DropReason.GPU_FAILED, str(error))
-            return False
-        joined_s = time.perf_counter()
+    def _published(self, frame: Frame) -> bool:
+        completed_s = time.perf_counter()
         with self._publishing:
-            if scene.epoch.activation != self._epoch.activation:
-                self._drop(scene.frames, self._overtaken_by)
+            if frame.epoch.activation != self._epoch.activation:
+                self._drop(frame, self._overtaken_by)
                 return False
-            self._outputs.publish(scene)
-            self._in_hand = ()  # whatever fails from here on, they were published
+            self._outputs.publish(frame)
+            self._in_hand = None  # whatever fails from here on, it was published
             published_s = time.perf_counter()
-            for _ in scene.frames:
-                self._counters.count("processed")
-            times_ms = _times_ms(scene, joining_s, joined_s, published_s)
+            self._counters.count("processed")
+            times_ms = {
+                **frame.completion.timings_ms,
+                "decode": frame.decode_ms,
+                "publish": 1e3 * (published_s - completed_s),
+                "latency": 1e3 * (published_s - frame.arrived_s),
+            }
             self.record.completed(times_ms)
-            self._outputs.publish_times(scene, times_ms)
+            self._outputs.publish_times(frame, times_ms)
         return True
 
-    def _join(self, scene: Scene) -> None:
-        """Set the voxels of a scene whose frames are completed: those of its cameras together."""
-        completions = [frame.completion for frame in scene.frames]
-        scene.voxels = completions[0].voxels
-        if len(completions) > 1:
-            with kernel_threads(scene.parameters.threads or None):
-                scene.voxels, _ = fuse_views(
-                    [completion.voxels for completion in completions],
-                    [completion.probability for completion in completions],
-                    self.student.bundle.thresholds,
-                )
-
     def _prepare(self) -> None:
-        for name in list(self._to_prepare):  # what is added meanwhile comes after an image that waits
-            self._to_prepare.pop(name)()
+        if self._to_prepare:  # what comes meanwhile is prepared after an image that waits
+            self._to_prepare.pop()()
         compile_kernel()  # of clouds, so that the first one is as fast as any
         self._take(self._words)
 
@@ -480,27 +451,11 @@ class InferenceThread:
         self.student.release()
 
     def _on_error(self, error: Exception) -> None:
-        frames, self._in_hand = self._in_hand, ()  # none where it was a preparation
-        for header in [frame.header for frame in frames] or [None]:
-            self._counters.drop_after(error, header)
+        frame, self._in_hand = self._in_hand, None  # none where it was a preparation
+        self._counters.drop_after(error, None if frame is None else frame.header)
 
-    def _drop(self, frames: tuple[Frame, ...], reason: DropReason, why: str = "") -> None:
-        for frame in frames:
-            self._counters.drop(reason, why, header=frame.header)
-
-
-def _times_ms(scene: Scene, joining_s: float, joined_s: float, published_s: float) -> Mapping[str, float]:
-    """Milliseconds by stage (see `topics.STAGES`), those of several cameras together."""
-    completions = [frame.completion for frame in scene.frames]
-    stages = {stage: sum(one.timings_ms[stage] for one in completions) for stage in completions[0].timings_ms}
-    return {
-        **stages,
-        "decode": sum(frame.decode_ms for frame in scene.frames),
-        "fuse": 1e3 * (joined_s - joining_s),
-        "total": stages["total"] + 1e3 * (joined_s - joining_s),
-        "publish": 1e3 * (published_s - joined_s),
-        "latency": 1e3 * (published_s - min(frame.arrived_s for frame in scene.frames)),
-    }
+    def _drop(self, frame: Frame, reason: DropReason, why: str = "") -> None:
+        self._counters.drop(reason, why, header=frame.header)
 
 
 def _vocabulary(words: FoldedVocabulary | None) -> Vocabulary | None:

@@ -2,11 +2,10 @@
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 from rclpy.clock import JumpThreshold
@@ -27,15 +26,13 @@ from scene_completion_ros.ros.health.diagnostics import InputRecord
 from scene_completion_ros.ros.health.judgement import FrameCounters
 from scene_completion_ros.ros.inference_thread import InferenceThread
 from scene_completion_ros.ros.messages import LATCHED_QOS, stamp_nanoseconds
-from scene_completion_ros.ros.parameters import NodeParameters, names_in
+from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.placements import Placements, make_transform_source
 from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
 from scene_completion_ros.ros.waiting import (
     PUBLISHERS_PERIOD_S,
     READINGS_KEPT,
     AdaptiveSubscription,
-    ImageSets,
-    Poll,
     StampMatch,
     noted_subscription,
     polled_room,
@@ -58,7 +55,6 @@ class CameraInput:
         self,
         node: Any,
         parameters: DeclaredParameters,
-        name: str,  # name of the camera, before the names of its topics; empty where there is one camera only
         deliver: Callable[[Frame], None],
         # Called with calibration and parameters before an image needs them.
         prepare: Callable[[Camera, NodeParameters], None],
@@ -67,7 +63,7 @@ class CameraInput:
         order: StampOrder,
         resources: ExitStack,
     ) -> None:
-        self._node, self._parameters, self.name = node, parameters, name
+        self._node, self._parameters = node, parameters
         self._deliver, self._prepare_model, self._restart = deliver, prepare, restart
         self._counters, self._order, self._resources = counters, order, resources
         # The newest usable message, how it was read, and what for.
@@ -77,13 +73,12 @@ class CameraInput:
         self._prepared_for: tuple[Camera, NodeParameters] | None = None
         self._heard_latched = False
         at_start = parameters.snapshot()
-        prefix = f"{name}/" if name else ""
         # As image_transport does: the base name is remapped, the transport is appended to the result.
-        topic, image_type = self._node.resolve_topic_name(f"{prefix}{IMAGE}"), Image
+        topic, image_type = self._node.resolve_topic_name(IMAGE), Image
         if at_start.image_transport == "compressed":
             topic, image_type = f"{topic}/compressed", CompressedImage
         self._image_topic = topic
-        self._camera_info_topic = self._node.resolve_topic_name(f"{prefix}{CAMERA_INFO}")
+        self._camera_info_topic = self._node.resolve_topic_name(CAMERA_INFO)
         self.record = InputRecord(
             topic,
             f"sensor_msgs/msg/{image_type.__name__}",
@@ -179,7 +174,7 @@ class CameraInput:
         if not self._is_in_order(message.header, stamp_ns):
             return
         self._prepare(camera, parameters)
-        frame = Frame(self.name, self._image_topic, message, stamp_ns, arrived_s, parameters)
+        frame = Frame(self._image_topic, message, stamp_ns, arrived_s, parameters)
         frame.camera = camera
         self._deliver(frame)
 
@@ -208,8 +203,8 @@ CameraFromSensor = Callable[[Frame, str], RigidTransform]
 class DepthInput:
     """Subscribes to the topic of a depth sensor, of its publishers' type, and finds the message of an image's time.
 
-    A cloud goes with the images of every camera, a depth image with those in whose frame it is. Callbacks run in the
-    executor's thread, and read no data.
+    A cloud goes with every image, a depth image with those in whose frame it is. Callbacks run in the executor's
+    thread, and read no data.
     """
 
     def __init__(
@@ -264,7 +259,7 @@ class DepthInput:
             )
         age_ns = stamp_ns - stamp_nanoseconds(message.header.stamp)
         reading = DepthReading(message, age_ns, camera_from(frame, sensor))
-        self._match.forget(stamp_ns - 2 * tolerance_ns)  # another camera may have been a little earlier
+        self._match.forget(stamp_ns - tolerance_ns)
         return reading
 
     def _look_for_publishers(self) -> None:
@@ -315,10 +310,9 @@ class Inputs:
     """Subscribes to images, CameraInfo and transforms as long as the node is active.
 
     All of it runs in the executor's thread, and nothing there blocks. An image whose transforms are not there yet waits
-    in a queue while the inference thread goes on with what it has. Of several cameras, images of one moment are brought
-    together first; one whose transforms do not come does not keep the others back. Where time goes back (stamps of
-    images or the clock, in a recording that begins anew), whatever is remembered of the time before is forgotten.
-    Raises SceneCompletionError where the source of transforms cannot be had.
+    in a queue while the inference thread goes on with what it has. Where time goes back (stamps of images or the clock,
+    in a recording that begins anew), whatever is remembered of the time before is forgotten. Raises
+    SceneCompletionError where the source of transforms cannot be had.
     """
 
     def __init__(
@@ -327,70 +321,44 @@ class Inputs:
         parameters: DeclaredParameters,
         thread: InferenceThread,
         counters: FrameCounters,
-        orders: dict[str, StampOrder],  # stamps of the images so far, by camera
+        order: StampOrder,  # stamps of the images so far
         grid_from_camera: RigidTransform,  # pose of the camera's optical frame in a grid that is attached to it
         resources: ExitStack,
     ) -> None:
         at_start = parameters.snapshot()
-        self._thread, self._counters, self._orders = thread, counters, orders
+        self._thread, self._counters, self._order = thread, counters, order
         self._room = polled_room(node, self._admit, self._turn_away, self._refuse, resources)
         resources.callback(self.give_up, DropReason.DEACTIVATED)
         self._poses = polled_room(node, self._find_pose, _without_pose, _refuse_pose, resources)
-        self._names = names_in(at_start.cameras)
-        self._sets: ImageSets[Frame] = ImageSets(
-            self._names,
-            self._on_set,
-            lambda frame: counters.drop(DropReason.NOT_TOGETHER, header=frame.header),
-            on_waiting=lambda: self._poll_sets.start(),
-        )
-        self._poll_sets = Poll(node, self._sets.look, resources)
         on_bad_transform = functools.partial(counters.drop, DropReason.BAD_TRANSFORM)
         self._source = make_transform_source(node, at_start, self._look, on_bad_transform, resources)
         self._placements = Placements(self._source, grid_from_camera, thread.student.bundle.height_above_ground)
         self._depth: DepthInput | None = None
         if at_start.depth_topic:
             self._depth = DepthInput(node, at_start.depth_topic, counters, self._look, resources)
-        # Of the last images that were handed on: stamp, and when they arrived (`time.perf_counter`).
+        # Of the last image that was handed on: stamp, and when it arrived (`time.perf_counter`).
         self._last: tuple[int, float] | None = None
         backward = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False)
         jumps = node.get_clock().create_jump_callback(backward, post_callback=self._on_clock_jump)
         resources.callback(jumps.unregister)
-        self.cameras = [
-            CameraInput(
-                node,
-                parameters,
-                name,
-                self._on_frame,
-                functools.partial(self._prepare, name),
-                self.restart,
-                counters,
-                orders.setdefault(name, StampOrder()),
-                resources,
-            )
-            for name in self._names or ("",)
-        ]
+        self.camera = CameraInput(
+            node, parameters, self._enter, self._prepare, self.restart, counters, order, resources
+        )
 
     def check(self, parameters: NodeParameters) -> None:
         """Raise CameraError where the calibration at hand has nothing to offer for these parameters."""
-        for camera in self.cameras:
-            camera.check(parameters)
-
-    @property
-    def records(self) -> dict[str, InputRecord]:
-        """What arrived, by the name of the camera."""
-        return {camera.name: camera.record for camera in self.cameras}
+        self.camera.check(parameters)
 
     def give_up(self, reason: DropReason) -> None:
         """Count all images that wait here as dropped."""
-        for frame in chain(self._sets.empty(), *self._room.empty()):
+        for frame in self._room.empty():
             self._counters.drop(reason, header=frame.header)
         for wanted in self._poses.empty():
             _refuse_pose(wanted)
 
     def restart(self, reason: DropReason = DropReason.TIME_WENT_BACK) -> None:
-        """Time begins anew, for all cameras at once: images that wait are dropped, for `reason`."""
-        for order in self._orders.values():
-            order.forget()
+        """Time begins anew: images that wait are dropped, for `reason`."""
+        self._order.forget()
         self.give_up(reason)
         if self._source is not None:
             self._source.forget()
@@ -399,50 +367,33 @@ class Inputs:
         self._thread.forget()
         self._last = None
 
-    def _prepare(self, name: str, camera: Camera, parameters: NodeParameters) -> None:
-        self._thread.prepare(name, camera, self._placements.expected(parameters), parameters)
+    def _prepare(self, camera: Camera, parameters: NodeParameters) -> None:
+        self._thread.prepare(camera, self._placements.expected(parameters), parameters)
 
-    def _on_frame(self, frame: Frame) -> None:
-        if self._names:
-            tolerance_ns = round(1e9 * frame.parameters.sync_tolerance)
-            timeout_s = frame.parameters.sync_timeout
-            self._sets.add(frame.name, frame.stamp_ns, frame, tolerance_ns=tolerance_ns, timeout_s=timeout_s)
-        else:
-            self._room.enter((frame,), frame.parameters.sync_timeout)
+    def _enter(self, frame: Frame) -> None:
+        self._room.enter(frame, frame.parameters.sync_timeout)
 
-    def _on_set(self, frames: list[Frame], missing: list[str]) -> None:
-        for name in missing:
-            self._counters.count_missing(name)
-        self._room.enter(tuple(frames), _newest(frames).sync_timeout)
+    def _admit(self, frame: Frame) -> None:
+        self._place(frame)
+        missing = frame.placement.odometry_from_grid
+        if isinstance(missing, NotYetError) and missing.may_come:
+            raise missing  # it is waited for, but not in vain: `_turn_away` goes on without it
+        self._sense(frame, final=False)
+        self._submit(frame)
 
-    def _admit(self, frames: tuple[Frame, ...]) -> None:
-        for frame in frames:
+    def _turn_away(self, frame: Frame, error: NotYetError) -> None:
+        """Go on without what did not come, if that is not the place of the image."""
+        try:
             self._place(frame)
-        for frame in frames:
-            missing = frame.placement.odometry_from_grid
-            if isinstance(missing, NotYetError) and missing.may_come:
-                raise missing  # it is waited for, but not in vain: `_turn_away` goes on without it
-        for frame in frames:
-            self._sense(frame, final=False)
-        self._submit(frames)
+        except NotYetError as missing:
+            self._counters.drop(DropReason.NO_TRANSFORM, f"{frame.topic}: {missing}", header=frame.header)
+            return
+        self._sense(frame, final=True)
+        self._submit(frame)
 
-    def _turn_away(self, frames: tuple[Frame, ...], error: NotYetError) -> None:
-        """Go on with those images that have their transforms."""
-        placed = []
-        for frame in frames:
-            try:
-                self._place(frame)
-                self._sense(frame, final=True)
-                placed.append(frame)
-            except NotYetError as missing:  # of each image its own, not only of the first
-                self._counters.drop(DropReason.NO_TRANSFORM, f"{frame.topic}: {missing}", header=frame.header)
-        if placed:
-            self._submit(tuple(placed))
-
-    def _refuse(self, frames: tuple[Frame, ...]) -> None:
-        for frame in frames:
-            why = f"{frame.topic}: too many images wait for transforms already"
-            self._counters.drop(DropReason.NO_TRANSFORM, why, header=frame.header)
+    def _refuse(self, frame: Frame) -> None:
+        why = f"{frame.topic}: too many images wait for transforms already"
+        self._counters.drop(DropReason.NO_TRANSFORM, why, header=frame.header)
 
     def _place(self, frame: Frame) -> None:
         frame.placement = self._placements.place(frame.frame_id, frame.stamp_ns, frame.parameters)
@@ -459,24 +410,22 @@ class Inputs:
                 raise
             frame.depth = error.with_traceback(None)
 
-    def _submit(self, frames: tuple[Frame, ...]) -> None:
-        parameters, stamp_ns = _newest(frames), max(frame.stamp_ns for frame in frames)
-        arrived_s = max(frame.arrived_s for frame in frames)
+    def _submit(self, frame: Frame) -> None:
+        parameters = frame.parameters
         if parameters.largest_rate and self._last is not None:
             last_ns, last_s = self._last
-            since_s = 1e-9 * (stamp_ns - last_ns) or arrived_s - last_s  # stamps of some drivers stand still
+            # Stamps of some drivers stand still.
+            since_s = 1e-9 * (frame.stamp_ns - last_ns) or frame.arrived_s - last_s
             if since_s * parameters.largest_rate < 1.0 - _EARLY:
-                for frame in frames:
-                    self._counters.drop(DropReason.ABOVE_RATE, header=frame.header)
+                self._counters.drop(DropReason.ABOVE_RATE, header=frame.header)
                 return
-        self._last = stamp_ns, arrived_s
-        pose: PoseToCome | None = None
+        self._last = frame.stamp_ns, frame.arrived_s
         scaled = parameters.scale_from != "off" and self._thread.student.bundle.takes_evidence
-        if scaled and self._source is not None and frames[0].placement.odometry_from_grid is None:
-            wanted = _WantedPose(frames[0])  # for scale: no image waits for that
+        if scaled and self._source is not None and frame.placement.odometry_from_grid is None:
+            wanted = _WantedPose(frame)  # for scale: no image waits for that
             self._poses.enter(wanted, parameters.sync_timeout)
-            pose = wanted.pose
-        self._thread.submit(frames, parameters, pose)
+            frame.pose = wanted.pose
+        self._thread.submit(frame)
 
     def _look(self) -> None:
         self._room.look()
@@ -497,8 +446,3 @@ def _without_pose(wanted: _WantedPose, error: NotYetError) -> None:
 
 def _refuse_pose(wanted: _WantedPose) -> None:
     wanted.pose.set_result(NotYetError("too many images wait for transforms, or the node stopped", may_come=False))
-
-
-def _newest(frames: Sequence[Frame]) -> NodeParameters:
-    """The parameters of when the last one arrived."""
-    return max(frames, key=lambda frame: frame.arrived_s).parameters

@@ -70,16 +70,15 @@ def data_of_size(message: Any, size: int) -> NDArray[np.uint8]:
 
 def processing_time_message(
     times_ms: Mapping[str, float],  # milliseconds by stage
-    evidence: Mapping[str, Mapping[str, float | str]],  # camera -> `Evidence.summary` of its image
+    evidence: Mapping[str, float | str],  # `Evidence.summary` of the image
     stamp_ns: int,
     frame_id: str,
 ) -> Any:
-    """What it took and what it rests on, as a DiagnosticArray with the header of the voxels: a status, and one each."""
+    """What it took and what it rests on, as a DiagnosticArray with the header of the voxels: a status each."""
     values = [KeyValue(key=stage, value=f"{milliseconds:.3f}") for stage, milliseconds in times_ms.items()]
-    statuses = [DiagnosticStatus(name="processing time", message="ms", values=values)]
-    for camera, summary in evidence.items():
-        values = [KeyValue(key=key, value=str(value)) for key, value in summary.items()]
-        statuses.append(DiagnosticStatus(name=EVIDENCE, hardware_id=camera, values=values))
+    times = DiagnosticStatus(name="processing time", message="ms", values=values)
+    values = [KeyValue(key=key, value=str(value)) for key, value in evidence.items()]
+    statuses = [times, DiagnosticStatus(name=EVIDENCE, values=values)]
     return DiagnosticArray(header=_header(stamp_ns, frame_id), status=statuses)
 
 
@@ -88,9 +87,9 @@ def processing_times(message: Any) -> dict[str, float]:
     return {value.key: float(value.value) for value in message.status[0].values}
 
 
-def evidence_of(message: Any, camera: str = "") -> dict[str, float | str]:
-    """The `Evidence.summary` of a camera's image in such a message."""
-    statuses = (status for status in message.status if (status.name, status.hardware_id) == (EVIDENCE, camera))
+def evidence_of(message: Any) -> dict[str, float | str]:
+    """The `Evidence.summary` of the image in such a message."""
+    statuses = (status for status in message.status if status.name == EVIDENCE)
     values = [(value.key, value.value) for status in statuses for value in status.values]
     return {key: value if key == WHY else float(value) for key, value in values}
 

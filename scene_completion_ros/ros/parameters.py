@@ -182,23 +182,14 @@ class NodeParameters:
         False,
         "The image is already rectified: the projection matrix P of the CameraInfo holds, its distortion does not.",
     )
-    cameras: str = _parameter(
-        "",
-        "Names of several cameras, with commas between them. The node fuses their voxels into one grid. Each camera "
-        "has the topics `<name>/image` and `<name>/camera_info`. Needs `grid.frame`. Empty: one camera, with `image` "
-        "and `camera_info`.",
-    )
     sync_tolerance: float = _live(
         0.02,
-        "Largest difference, seconds, between the stamps of images that are fused, and of an image and its depth "
-        "(`depth.topic`).",
+        "Largest difference, seconds, between the stamps of an image and its depth (`depth.topic`).",
         bounds=(0.0, 10.0),
     )
     sync_timeout: float = _live(
         0.2,
-        "Seconds that an image waits for images of the other cameras, then for transforms and depth of its stamp. "
-        "Without transforms it is dropped. If a camera stays silent that long, the node goes on without it until it "
-        "sends an image again.",
+        "Seconds that an image waits for transforms and depth of its stamp. Without transforms it is dropped.",
         bounds=(0.0, 10.0),
     )
     grid_file: str = _parameter(
@@ -257,10 +248,9 @@ class NodeParameters:
     )
     depth_topic: str = _parameter(
         "",
-        "Topic of a depth sensor, which `street` and `room` take into account where it sees something: a cloud, for "
-        "all cameras, or a depth image (16UC1, 32FC1) aligned to the images of one. Empty: none. An image takes what "
-        "is nearest within `sync.tolerance`, for which, and for the transform of a cloud, it waits up to "
-        "`sync.timeout`.",
+        "Topic of a depth sensor, which `street` and `room` take into account where it sees something: a cloud, or "
+        "a depth image (16UC1, 32FC1) aligned to the images. Empty: none. An image takes what is nearest within "
+        "`sync.tolerance`, for which, and for the transform of a cloud, it waits up to `sync.timeout`.",
     )
     base_frame: str = _live(
         "",

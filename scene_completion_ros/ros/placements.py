@@ -4,7 +4,6 @@ Transforms come from tf2, from topics of transforms and odometry, from a file of
 """
 
 import math
-import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -186,9 +185,7 @@ def camera_by_parameters(parameters: NodeParameters) -> bool:
     """Whether `camera.height` and `camera.pitch` alone place the camera; with `auto`, where nothing else was given."""
     if parameters.transform_source != "auto":
         return parameters.transform_source == "parameters" and not parameters.extrinsics_file
-    return parameters.camera_height > 0.0 and not (
-        _names_topics(parameters) or parameters.extrinsics_file or parameters.cameras
-    )
+    return parameters.camera_height > 0.0 and not (_names_topics(parameters) or parameters.extrinsics_file)
 
 
 def source_kind(parameters: NodeParameters) -> SourceKind:
@@ -261,9 +258,6 @@ def transform_message(extrinsic: Extrinsic, stamp_ns: int = 0) -> Any:
     translation.x, translation.y, translation.z = extrinsic.parent_from_child.translation.tolist()
     rotation.x, rotation.y, rotation.z, rotation.w = extrinsic.parent_from_child.quaternion.tolist()
     return message
-
-
-_CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 class Placements:
@@ -359,8 +353,6 @@ def _tolerance_ns(parameters: NodeParameters) -> int:
 def check_frames(parameters: NodeParameters) -> None:
     """Raise SceneCompletionError, which names them, where the parameters about frames do not fit each other."""
     kind = source_kind(parameters)
-    cameras = names_in(parameters.cameras)
-    _check_cameras(cameras, parameters.grid_frame)
     fixed = bool(parameters.extrinsics_file)  # which holds at least one
     if kind == "topics" and not (fixed or parameters.transform_topics or parameters.odometry_topics):
         raise SceneCompletionError(
@@ -370,10 +362,6 @@ def check_frames(parameters: NodeParameters) -> None:
         )
     if kind != "parameters" or fixed:
         return
-    if cameras:
-        what = "camera.height and camera.pitch are those of one camera"
-        cure = "Name an extrinsics_file, or let topics or tf2 say where the cameras are"
-        raise SceneCompletionError(what, where="parameters cameras, transform.source", cure=cure)
     if parameters.base_frame and parameters.grid_frame and parameters.base_frame != parameters.grid_frame:
         raise SceneCompletionError(
             f"camera.height and camera.pitch place the camera in {parameters.base_frame}, not in "
@@ -390,18 +378,6 @@ def check_frames(parameters: NodeParameters) -> None:
             cure="Give camera.height and camera.pitch, or name an extrinsics_file, "
             "transform.topics or odometry.topics, or have a ROS 2 distribution sourced, so that tf2 can say it",
         )
-
-
-def _check_cameras(names: tuple[str, ...], grid_frame: str) -> None:
-    wrong = [name for name in names if not _CAMERA_NAME.fullmatch(name)]
-    if wrong or len(set(names)) < len(names):
-        what = f"{', '.join(map(repr, wrong or names))} cannot be names of cameras"
-        cure = "Give each a name of its own, of letters, digits and _, such as: front, left"
-        raise SceneCompletionError(what, where="parameter cameras", cure=cure)
-    if names and not grid_frame:
-        what = "several cameras share one grid, which must be attached to a frame"
-        cure = "Name the frame of the robot, such as base_link, in grid.frame"
-        raise SceneCompletionError(what, where="parameters cameras, grid.frame", cure=cure)
 
 
 def camera_pose(parameters: NodeParameters) -> RigidTransform:

@@ -54,10 +54,9 @@ def _service(name: str, type_name: str, meaning: str = "") -> str:
 _CLOUD, _IMAGE, _TEXT = "sensor_msgs/msg/PointCloud2", "sensor_msgs/msg/Image", "std_msgs/msg/String"
 _INFO = "sensor_msgs/msg/CameraInfo"
 
-# The values of `~/debug/processing_time`, in milliseconds. `fuse` joins what several cameras see
-# (next to none without `cameras`). `total` is image array to voxels. `latency` is arrival of the
-# image message to publication of its voxels, waiting included.
-STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "fuse", "total", "publish", "latency")
+# The values of `~/debug/processing_time`, in milliseconds. `total` is image array to voxels. `latency` is arrival of
+# the image message to publication of its voxels, waiting included.
+STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "total", "publish", "latency")
 
 
 IMAGE = _in("image", _IMAGE, "the images; best effort by default", only_with="image.transport: raw")
@@ -126,7 +125,7 @@ _service("~/set_parameters", "rcl_interfaces/srv/SetParameters")
 _service("~/set_parameters_atomically", "rcl_interfaces/srv/SetParametersAtomically")
 _service("~/get_type_description", "type_description_interfaces/srv/GetTypeDescription")
 
-# All topics, those of every managed node included. `cameras` has `<name>/image` and so on instead of the one's.
+# All topics, those of every managed node included.
 TOPICS = tuple(_topics.values())
 SERVICES = tuple(_services.values())  # all services, those of every managed node included
 
@@ -139,8 +138,3 @@ def topic_spec(name: str) -> TopicSpec:
 def default_name(name: str) -> str:
     """Full name of a topic as the node has it without namespace and remappings."""
     return name if name.startswith("/") else f"/{name}".replace("/~", f"/{NODE_NAME}")
-
-
-def depth_topics(camera: str = "") -> tuple[str, str]:
-    """Topics of depth and of its CameraInfo; with several cameras each has its own."""
-    return (f"~/depth/{camera}/image", f"~/depth/{camera}/camera_info") if camera else (DEPTH, DEPTH_CAMERA_INFO)

@@ -1,11 +1,10 @@
-"""Subscriptions, and waiting without blocking: items for what they need, images for others, messages for images."""
+"""Subscriptions, and waiting without blocking: items for what they need, messages for images."""
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Generic, TypeVar
 
@@ -206,99 +205,6 @@ def polled_room(
     room: WaitingRoom[Item] = WaitingRoom(admit, turn_away, refuse, on_waiting=lambda: poll.start())
     poll = Poll(node, room.look, resources)
     return room
-
-
-MOST_IMAGES = 10  # images of one camera that wait for those of others
-
-
-@dataclass(frozen=True, eq=False)
-class _WaitingImage(Generic[Item]):
-    stamp_ns: int
-    item: Item
-    deadline_s: float
-
-
-class ImageSets(Generic[Item]):
-    """Collects one image of every camera, all of one moment, newest first.
-
-    A set is delivered once there is an image of every camera within the tolerance. A camera that was waited for in vain
-    is left out, and no set waits for it again until an image of it comes. Stamps of sets only grow: an image that comes
-    after its time is unused.
-    """
-
-    def __init__(
-        self,
-        names: Sequence[str],
-        # Called with the images of a set in the order of the names, and the names of cameras it is without.
-        deliver: Callable[[list[Item], list[str]], None],
-        unused: Callable[[Item], None],  # called with each image that comes into no set
-        *,
-        # Called when an image waits: from then on `look` has to be called now and then.
-        on_waiting: Callable[[], None],
-    ) -> None:
-        self._deliver, self._unused, self._on_waiting = deliver, unused, on_waiting
-        self._queues: dict[str, deque[_WaitingImage[Item]]] = {name: deque() for name in names}
-        self._absent: set[str] = set()
-        self._delivered_ns: int | None = None
-        self._tolerance_ns = 0
-
-    def add(self, name: str, stamp_ns: int, item: Item, *, tolerance_ns: int, timeout_s: float) -> None:
-        """Take an image; `tolerance_ns`: most difference of stamps in a set; `timeout_s`: how long it may wait."""
-        self._absent.discard(name)
-        self._tolerance_ns = tolerance_ns
-        if self._delivered_ns is not None and stamp_ns <= self._delivered_ns:
-            self._unused(item)
-            return
-        queue = self._queues[name]
-        if len(queue) >= MOST_IMAGES:
-            self._unused(queue.popleft().item)
-        queue.append(_WaitingImage(stamp_ns, item, time.monotonic() + timeout_s))
-        found = self._around(stamp_ns)
-        if found.keys() | self._absent >= self._queues.keys():
-            self._hand_over(found)
-        if any(self._queues.values()):
-            self._on_waiting()
-
-    def look(self) -> bool:
-        """Deliver what waited long enough, without the cameras that it waited for; whether images still wait."""
-        now_s = time.monotonic()
-        while overdue := [
-            waiting for queue in self._queues.values() for waiting in queue if waiting.deadline_s <= now_s
-        ]:
-            found = self._around(min(waiting.stamp_ns for waiting in overdue))
-            self._absent |= self._queues.keys() - found.keys()
-            self._hand_over(found)
-        return any(self._queues.values())
-
-    def empty(self) -> list[Item]:
-        """Forget everything: time began anew. The images that waited."""
-        items = [waiting.item for queue in self._queues.values() for waiting in queue]
-        for queue in self._queues.values():
-            queue.clear()
-        self._delivered_ns = None
-        return items
-
-    def _around(self, stamp_ns: int) -> dict[str, _WaitingImage[Item]]:
-        """The image of each camera that is nearest to a stamp, as far as all of them lie within the tolerance."""
-        near: dict[str, _WaitingImage[Item]] = {}
-        for name, queue in self._queues.items():
-            if queue:
-                nearest = min(queue, key=lambda waiting: abs(waiting.stamp_ns - stamp_ns))
-                if abs(nearest.stamp_ns - stamp_ns) <= self._tolerance_ns:
-                    near[name] = nearest
-        last_ns = max(waiting.stamp_ns for waiting in near.values())
-        return {name: waiting for name, waiting in near.items() if last_ns - waiting.stamp_ns <= self._tolerance_ns}
-
-    def _hand_over(self, found: dict[str, _WaitingImage[Item]]) -> None:
-        self._delivered_ns = max(waiting.stamp_ns for waiting in found.values())
-        used = {id(waiting) for waiting in found.values()}
-        for queue in self._queues.values():
-            while queue and queue[0].stamp_ns <= self._delivered_ns:
-                waiting = queue.popleft()
-                if id(waiting) not in used:
-                    self._unused(waiting.item)
-        missing = [name for name in self._queues if name not in found]
-        self._deliver([found[name].item for name in self._queues if name in found], missing)
 
 
 READINGS_KEPT = 30  # messages: a replay runs half a second ahead

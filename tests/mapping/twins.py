@@ -3,40 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.mapping.camera_fusion import DenseVoxels
 from scene_completion_ros.mapping.clearing import MARGIN, TOUCH
 from scene_completion_ros.mapping.ground_map import FREE, OCCUPIED, UNKNOWN
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
-
-
-def fuse_dense_reference(views, thresholds) -> DenseVoxels:
-    """The rule, readable. `thresholds`: probability from which a voxel of each label is occupied."""
-    state, probability = views.state, views.probability
-    seen = (state == VoxelState.FREE_SEEN) | (state == VoxelState.SURFACE)
-    observed = state != VoxelState.UNOBSERVED
-    any_seen = seen.any(axis=0)
-    say = np.where(any_seen, seen, observed)  # [N, V]
-    count = say.sum(axis=0)
-    mean = (np.where(say, probability, 0).sum(axis=0, dtype=np.float32) / np.maximum(count, 1)).astype(np.float32)
-    voter = say & (state >= VoxelState.SURFACE)
-    weight = np.where(voter, probability * views.confidence, 0)
-    label, confidence = np.zeros(mean.shape, np.uint8), np.zeros_like(mean)
-    weights = np.where(voter, probability, 0).sum(axis=0)
-    most = np.full(mean.shape, -1.0)
-    for candidate in np.unique(views.label):  # ascending, so that the lower one stays where votes are equal
-        elects = voter & (views.label == candidate)
-        votes = np.where(elects, weight, 0).sum(axis=0)
-        better = elects.any(axis=0) & (votes > most)
-        label[better], most[better] = candidate, votes[better]
-    occupied = (mean >= thresholds[label]) & voter.any(axis=0)
-    fused = np.select(
-        [count == 0, occupied & any_seen, occupied, any_seen],
-        [VoxelState.UNOBSERVED, VoxelState.SURFACE, VoxelState.COMPLETED, VoxelState.FREE_SEEN],
-        VoxelState.FREE_INFERRED,
-    ).astype(np.uint8)
-    label[~occupied] = 0
-    confidence[occupied] = most[occupied] / np.maximum(weights[occupied], 1e-12)
-    return DenseVoxels(fused, mean, label, confidence)
 
 
 def voxels_along(origin, direction, shape) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

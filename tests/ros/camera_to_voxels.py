@@ -209,7 +209,7 @@ class CameraToVoxels:
 
     @contextmanager
     def impatient(self) -> Iterator[None]:
-        """Images without a pose, or a set without a camera, do not hold up those after them for long."""
+        """Images without a pose do not hold up those after them for long."""
         self.wait_for(0.2)
         try:
             yield

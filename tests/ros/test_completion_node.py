@@ -120,11 +120,11 @@ def node(graph: Graph, own: ExplainingNode, model: Model) -> Iterator[Completion
 
 
 def calibrate(node: CompletionNode, camera: Camera) -> None:
-    node.inputs.cameras[0]._on_camera_info(messages.camera_info_message(camera, 0, "front"))
+    node.inputs.camera._on_camera_info(messages.camera_info_message(camera, 0, "front"))
 
 
 def show(node: CompletionNode, stamp_ns: int) -> None:
-    node.inputs.cameras[0]._on_image(messages.image_message(np.zeros((24, 32, 3), np.uint8), stamp_ns, "front"))
+    node.inputs.camera._on_image(messages.image_message(np.zeros((24, 32, 3), np.uint8), stamp_ns, "front"))
 
 
 def show_in_turn(node: CompletionNode, *stamps_ns: int) -> None:
@@ -224,7 +224,7 @@ def test_the_largest_rate_goes_by_arrival_where_stamps_stand_still(
 def test_frames_lose_the_slash_that_ros_1_put_before_them(graph: Graph, node: CompletionNode, model: Model) -> None:
     published = graph.collect(PointCloud2, f"{graph.namespace}/{topics.NODE_NAME}/voxels")
     calibrate(node, CAMERA)
-    node.inputs.cameras[0]._on_image(messages.image_message(np.zeros((24, 32, 3), np.uint8), 1, "/front"))
+    node.inputs.camera._on_image(messages.image_message(np.zeros((24, 32, 3), np.uint8), 1, "/front"))
     assert graph.until(lambda: bool(published))
     assert published[0].header.frame_id == "front"
     assert NodeParameters(grid_frame="/base_link", base_frame="/a/b").grid_frame == "base_link"

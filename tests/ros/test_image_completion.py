@@ -19,8 +19,8 @@ from scene_completion_ros.inference.completer import Completer, SeenImage
 from scene_completion_ros.inference.evidence import WHY, EvidenceEstimator
 from scene_completion_ros.inference.motion_scale import MotionScale, Scale
 from scene_completion_ros.ros.conversions import points_message, with_data
-from scene_completion_ros.ros.frame import DepthReading, Epoch, Frame, NotYetError, PoseToCome, Scene
-from scene_completion_ros.ros.health.diagnostics import DepthReport
+from scene_completion_ros.ros.frame import DepthReading, Epoch, Frame, NotYetError, PoseToCome
+from scene_completion_ros.ros.health.diagnostics import DepthReport, InferenceRecord
 from scene_completion_ros.ros.health.judgement import Record
 from scene_completion_ros.ros.inference_thread import MOST_WAITING, DepthReader, ScaleEstimator
 from tests.inference.test_motion_scale import CAMERA, STEP_NS, seen_from
@@ -32,8 +32,8 @@ class Bench:
     """A drive towards two walls whose depths a student says a fifth too near."""
 
     def __init__(self, takes_evidence: bool = True) -> None:
-        self.scales, self.number = dict[str, Scale](), 0
-        self.scaling = ScaleEstimator(self.scales)
+        self.record, self.number = SimpleNamespace(scale=None), 0
+        self.scaling = ScaleEstimator(cast(InferenceRecord, self.record))
         covered = np.ones((CAMERA.height, CAMERA.width), np.bool_)
         self.completer = cast(
             Completer,
@@ -45,6 +45,16 @@ class Bench:
             ),
         )
 
+    @property
+    def measured(self) -> Any:
+        return self.scaling._measured
+
+    @property
+    def scale(self) -> Scale:
+        """What was measured last."""
+        assert self.record.scale is not None
+        return cast(Scale, self.record.scale)
+
     def image(
         self, pose: PoseToCome | None = None, epoch: Epoch = NOW, scale_from: str = "odometry", frame_id: str = "camera"
     ) -> float:
@@ -54,18 +64,19 @@ class Bench:
         depth = 1.0 / cv2.resize(1.0 / depth, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         odometry = RigidTransform(np.eye(3), place) if pose is None else None
         frame: Any = SimpleNamespace(
-            name="",
             frame_id=frame_id,
             stamp_ns=(1 + self.number) * STEP_NS,
             parameters=SimpleNamespace(scale_from=scale_from),
             placement=SimpleNamespace(odometry_from_grid=odometry, grid_from_camera=RigidTransform.identity()),
             completion=SimpleNamespace(image=image, own_depth=depth / 1.2),
+            epoch=epoch,
+            pose=pose,
         )
         own = (depth / 1.2).astype(np.float32) if self.completer.bundle.takes_evidence else None
         seen = SeenImage(image, None, own, {})
-        evidence = self.evidence = self.scaling.evidence(cast(Frame, frame), self.completer, epoch, seen, coming=pose)
+        evidence = self.evidence = self.scaling.evidence(cast(Frame, frame), self.completer, seen)
         self.corners = evidence.sensed
-        self.scaling.follow(cast(Scene, SimpleNamespace(frames=(frame,), pose=pose)))
+        self.scaling.follow(cast(Frame, frame))
         self.number += 1
         return 0.0 if evidence.scale is None else evidence.scale.factor
 
@@ -74,7 +85,7 @@ def test_each_image_is_scaled_by_those_before_it() -> None:
     bench = Bench()
     factors = [bench.image() for _ in range(10)]
     assert factors[:3] == [1.0] * 3 and abs(factors[-1] - 1.2) < 0.06
-    assert bench.scales[""].described().startswith("1.")
+    assert bench.scale.described().startswith("1.")
     again = Bench()
     assert [again.image() for _ in range(10)] == factors  # the thread of its own changes nothing
     bench.scaling.close()
@@ -87,7 +98,7 @@ def test_what_belongs_to_another_time_is_forgotten() -> None:
     assert bench.image(epoch=Epoch(1, 0)) == 1.0
     assert bench.image(epoch=Epoch(1, 0), scale_from="off") == 0.0
     bench.scaling._pool.shutdown()
-    assert not bench.scales  # and is not shown
+    assert bench.record.scale is None  # and is not shown
     bench = Bench()
     assert bench.image(Future(), frame_id="of the warm-up of a replay") == 1.0  # its pose never comes
     assert abs([bench.image() for _ in range(10)][-1] - 1.2) < 0.06
@@ -123,13 +134,13 @@ def test_no_image_waits_for_its_pose() -> None:
     assert abs(last - 1.2) < 0.06
     for _ in range(MOST_WAITING + 3):
         bench.image(Future())
-    assert len(bench.scaling._cameras[""].waiting) == MOST_WAITING
+    assert len(bench.measured.waiting) == MOST_WAITING
     missing: PoseToCome = Future()
     missing.set_result(NotYetError("no transform from odom", may_come=False))
-    bench.scaling._cameras[""].waiting.clear()
+    bench.measured.waiting.clear()
     bench.image(missing)
-    work = bench.scaling._cameras[""].work
-    assert work is not None and work.result() is None and "no odometry: no transform" in bench.scales[""].why
+    work = bench.measured.work
+    assert work is not None and work.result() is None and "no odometry: no transform" in bench.scale.why
     assert bench.image() == 1.0
     assert bench.evidence.summary() == {WHY: "no odometry: no transform from odom"}
 
@@ -181,7 +192,7 @@ class SensorBench:
         if depth is not None and not isinstance(depth, NotYetError):
             reading = DepthReading(depth, 5_000_000, pose or RigidTransform.identity())
         own = np.full((16, 32), OWN_M, np.float32)
-        frame: Any = SimpleNamespace(name="", topic="/image", camera=self.camera, depth=reading)
+        frame: Any = SimpleNamespace(topic="/image", camera=self.camera, depth=reading)
         seen = SeenImage(np.zeros((32, 64, 3), np.uint8), None, own, {})
         return self.sensing.sensed(cast(Frame, frame), cast(StudentBundle, SimpleNamespace(canonical=CANONICAL)), seen)
 

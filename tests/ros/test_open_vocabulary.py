@@ -16,7 +16,6 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.inference.label_query import FoldedVocabulary
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
-from scene_completion_ros.mapping.camera_fusion import all_matches
 from scene_completion_ros.messages.words import GivenEmbeddings, RequestedWords
 from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.services import Dictionary
@@ -25,7 +24,6 @@ from tests.inference.small_bundle import ENCODER, make_small_bundle, small_bank,
 from tests.ros.camera_to_voxels import (
     CAMERA,
     OK,
-    SECOND_NS,
     WARN,
     CameraToVoxels,
     is_cloud_of,
@@ -35,7 +33,6 @@ from tests.ros.camera_to_voxels import (
 )
 from tests.ros.graph import Graph, NodeUnderTest
 from tests.ros.moving_robot import LATCHED
-from tests.ros.test_several_cameras import MILLISECOND_NS, Rig, start_rig
 
 Start = Callable[..., Any]
 ENCODED = {"id": ENCODER["text_encoder"], "sha256": ENCODER["text_encoder_sha256"]}
@@ -233,13 +230,14 @@ def matches_in(message: Any) -> NDArray[np.void]:
 
 def assert_are(cloud: NDArray[np.void], completion: Completion) -> None:
     voxels = completion.voxels
-    matches = all_matches(voxels, [(voxels, completion.matches)])
-    centres = np.asarray(voxels.grid.origin) + (matches.index + 0.5) * voxels.grid.voxel_size
+    index = np.concatenate([voxels.index[found.voxels] for found in completion.matches])
+    centres = np.asarray(voxels.grid.origin) + (index + 0.5) * voxels.grid.voxel_size
     places = voxels.grid_from_camera.inverse().apply(centres)
     np.testing.assert_allclose(np.stack([cloud[axis] for axis in "xyz"], axis=-1), places, atol=1e-4)
-    np.testing.assert_array_equal(cloud["phrase"], matches.phrase)
-    np.testing.assert_allclose(cloud["score"], matches.score, atol=1e-4)
-    np.testing.assert_allclose(cloud["probability"], matches.probability, atol=1e-3)
+    for number, found in enumerate(completion.matches):
+        of_phrase = cloud[cloud["phrase"] == number]
+        np.testing.assert_allclose(of_phrase["score"], found.score, atol=1e-4)
+        np.testing.assert_allclose(of_phrase["probability"], found.probability, atol=1e-3)
 
 
 def test_a_query_finds_voxels(talkative: Talkative, truth: Truth) -> None:
@@ -287,46 +285,3 @@ def test_free_text_brings_its_embeddings(talkative: Talkative, truth: Truth) -> 
     words = truth.vocabulary("tree", "a pram of my aunt", given=given)
     assert talkative.legend["text_bank_sha256"] == words.vocabulary.bank_sha256 != small_bank().sha256
     assert is_cloud_of(talkative.show(1), truth.of(1, words=words).voxels)
-
-
-class TalkingRig(Rig, Talkative):
-    """Two cameras, and a node with a vocabulary and a query."""
-
-
-def test_cameras_have_one_vocabulary_and_answer_together(
-    start: Start, completer: Callable[..., Completer], student: StudentBundle, truth: Truth, tmp_path: Path
-) -> None:
-    def of_student(*arguments: Any, **settings: Any) -> Completer:
-        return completer(*arguments, bundle=student, **settings)
-
-    def start_talking(*arguments: str, kind: Any, **further: Any) -> Any:
-        return start(*arguments, kind=TalkingRig, bundle=student.folder, **further)
-
-    rig = start_rig(start_talking, of_student, tmp_path)
-    assert rig.graph.until(rig.heard)
-    rig.name("car, tree", "car", "tree", "unknown")
-    rig.ask("zebra crossing, sky", "zebra crossing", "sky")
-    for one in rig.completers.values():
-        one.set_vocabulary(truth.vocabulary("car", "tree"))
-        one.set_query(truth.query("zebra crossing", "sky"))
-
-    stamp_ns = 10 * SECOND_NS
-
-    def send() -> None:
-        nonlocal stamp_ns
-        stamp_ns += MILLISECOND_NS
-        rig.send("front", 1, stamp_ns)
-        rig.send("left", 2, stamp_ns)
-
-    assert rig.graph.repeat(send, lambda: stamp_ns in map(stamp_of, rig.found)), rig.node.log
-    front, left = rig.view("front", 1), rig.view("left", 2)
-    fused, _ = rig.joined([front, left])
-    points = matches_in(rig.stamped(rig.found, stamp_ns))
-    matches = all_matches(fused, [(view.voxels, view.matches) for view in (front, left)])
-    assert len(matches.index) > max(
-        len(all_matches(fused, [(view.voxels, view.matches)]).index) for view in (front, left)
-    )
-    centres = np.asarray(fused.grid.origin) + (matches.index + 0.5) * fused.grid.voxel_size
-    np.testing.assert_allclose(np.stack([points[axis] for axis in "xyz"], axis=-1), centres, atol=1e-4)
-    np.testing.assert_array_equal(points["phrase"], matches.phrase)
-    rig.node.end_well()

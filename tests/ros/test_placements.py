@@ -106,10 +106,6 @@ def test_what_is_missing_is_waited_for(given: dict[str, str]) -> None:
         ({"grid_frame": BASE}, "parameters grid.frame, .*: it is unknown where the camera is"),
         ({"base_frame": BASE, "grid_frame": ODOM, "camera_height": 1.2}, "Take one frame for both"),
         ({"transform_source": "topics"}, "transform.source is topics, but no topic is named"),
-        ({"cameras": "front, left", "grid_frame": BASE, "camera_height": 1.2}, "those of one camera"),
-        ({"cameras": "front, left"}, "must be attached to a frame"),
-        ({"cameras": "front, front", "grid_frame": BASE}, "cannot be names of cameras"),
-        ({"cameras": "../front", "grid_frame": BASE}, "'../front' cannot be names of cameras"),
     ],
 )
 def test_frames_that_nothing_places_are_refused(

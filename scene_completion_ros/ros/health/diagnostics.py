@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ from scene_completion_ros.inference.motion_scale import Scale
 from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.ros.dds import profile_path, profile_variable
-from scene_completion_ros.ros.frame import ModelReport, Student
+from scene_completion_ros.ros.frame import Student
 from scene_completion_ros.ros.health.judgement import (
     Counts,
     Drops,
@@ -36,7 +36,6 @@ from scene_completion_ros.ros.health.judgement import (
     idle_status,
     lifecycle_status,
     memory_status,
-    of_camera,
     outputs_status,
 )
 from scene_completion_ros.ros.messages import stamp_nanoseconds
@@ -96,7 +95,7 @@ class Publishers:
 
 
 class InputRecord:
-    """The record of one camera in one activation; written and read in the executor's thread."""
+    """The record of the camera in one activation; written and read in the executor's thread."""
 
     def __init__(
         self,
@@ -130,7 +129,7 @@ class InputRecord:
 
 @dataclass(frozen=True)
 class CameraFacts:
-    """One camera at the moment that it is judged."""
+    """The camera at the moment that it is judged."""
 
     record: InputRecord
     image_publishers: Publishers  # who publishes images
@@ -143,7 +142,7 @@ class CameraFacts:
         return self.now_s - (self.record.since_s if arrivals.last_s is None else arrivals.last_s)
 
 
-def input_status(camera: CameraFacts, received: int, drops: Drops, name: str = "input") -> Status:
+def input_status(camera: CameraFacts, received: int, drops: Drops) -> Status:
     """How images arrive. `received`: images received since the node started."""
     record, shape, rate_hz = camera.record, camera.record.shape, camera.record.images.rate_hz(camera.now_s)
     values = {
@@ -160,9 +159,9 @@ def input_status(camera: CameraFacts, received: int, drops: Drops, name: str = "
     silent_s = camera.silent_s(record.images)
     if silent_s > LONGEST_SILENCE_S:
         cause = _cause_of_silence(camera)
-        return Status(name, Level.ERROR, f"no image for {silent_s:.1f} s: {cause}", values, cause)
+        return Status("input", Level.ERROR, f"no image for {silent_s:.1f} s: {cause}", values, cause)
     if record.images.last_s is None:
-        return Status(name, Level.OK, f"waiting for the first image on {record.image_topic}", values)
+        return Status("input", Level.OK, f"waiting for the first image on {record.image_topic}", values)
     warnings = _several(record.image_topic, camera.image_publishers)
     if problems := drops.problems(judged_by="input"):
         warnings.append(f"images dropped in the last {drops.recent_s:.0f} s: {problems}; the log explains each")
@@ -176,13 +175,11 @@ def input_status(camera: CameraFacts, received: int, drops: Drops, name: str = "
     if record.lost:
         warnings.append(f"the middleware lost {record.lost} images since activation: {_cure_of_loss(camera)}")
     if warnings:
-        return Status(name, Level.WARN, "; ".join(warnings), values)
-    return Status(name, Level.OK, f"{rate_hz:.1f} images/s", values)
+        return Status("input", Level.WARN, "; ".join(warnings), values)
+    return Status("input", Level.OK, f"{rate_hz:.1f} images/s", values)
 
 
-def calibration_status(
-    camera: CameraFacts, drops: Drops, warnings: tuple[str, ...], name: str = "calibration"
-) -> Status:
+def calibration_status(camera: CameraFacts, drops: Drops, warnings: tuple[str, ...]) -> Status:
     """Whether the CameraInfo is there, recent, and fits; `warnings`: how it differs from the student's training."""
     record, topic, used = camera.record, camera.record.camera_info_topic, camera.record.camera
     values = {"topic": topic, "CameraInfo received since activation": str(record.camera_infos.count)}
@@ -193,26 +190,26 @@ def calibration_status(
         )
     silent_s = camera.silent_s(record.camera_infos)
     if used is None:
-        return _no_camera(camera, silent_s, values, name)
+        return _no_camera(camera, silent_s, values)
     several = _several(topic, camera.camera_info_publishers)
     problems = drops.problems(DropReason.BAD_CAMERA_INFO)
     if problems:
         message = f"dropped in the last {drops.recent_s:.0f} s: {problems}; the last usable CameraInfo stays in use"
-        return Status(name, Level.WARN, "; ".join([*several, message]), values)
+        return Status("calibration", Level.WARN, "; ".join([*several, message]), values)
     size, shape = (used.width, used.height), record.shape
     if shape is not None and not _proportions_fit(used, shape):
         message = (
             f"images are {shape.width}x{shape.height}, but {topic} is for {size[0]}x{size[1]}: scale both or neither, "
             "write a crop into its roi, or remap camera_info to the calibration of this image"
         )
-        return Status(name, Level.ERROR, message, values)
+        return Status("calibration", Level.ERROR, message, values)
     image_silent_s = camera.silent_s(record.images)
     if record.camera_infos.count > 1 and silent_s > LONGEST_SILENCE_S >= image_silent_s:
         message = f"CameraInfo stopped {silent_s:.1f} s ago, images go on: the node completes them with the last one; "
-        return Status(name, Level.WARN, f"{message}check the driver (ros2 topic hz {topic})", values)
+        return Status("calibration", Level.WARN, f"{message}check the driver (ros2 topic hz {topic})", values)
     if several or warnings:
-        return Status(name, Level.WARN, "; ".join([*several, *warnings]), values)
-    return Status(name, Level.OK, f"{size[0]}x{size[1]}, fx {used.fx:.1f} px, as the student knows it", values)
+        return Status("calibration", Level.WARN, "; ".join([*several, *warnings]), values)
+    return Status("calibration", Level.OK, f"{size[0]}x{size[1]}, fx {used.fx:.1f} px, as the student knows it", values)
 
 
 def _proportions_fit(camera: Camera, shape: ImageShape) -> bool:
@@ -223,20 +220,20 @@ def _proportions_fit(camera: Camera, shape: ImageShape) -> bool:
         return False
 
 
-def _no_camera(camera: CameraFacts, silent_s: float, values: dict[str, str], name: str) -> Status:
+def _no_camera(camera: CameraFacts, silent_s: float, values: dict[str, str]) -> Status:
     record, topic = camera.record, camera.record.camera_info_topic
     if record.camera_infos.count:
         message = f"no message on {topic} was usable: calibrate the camera; the log has the reason"
-        return Status(name, Level.ERROR, message, values)
+        return Status("calibration", Level.ERROR, message, values)
     if silent_s <= LONGEST_SILENCE_S:
-        return Status(name, Level.OK, f"waiting for CameraInfo on {topic}", values)
+        return Status("calibration", Level.OK, f"waiting for CameraInfo on {topic}", values)
     count = len(camera.camera_info_publishers.types)
     if not count:
         cure = f"no publisher on {topic}: start the driver's, or remap it (-r camera_info:=<topic>)"
     else:
         cure = f"{_publishers(count)} on {topic}, but nothing arrives: a CameraInfo sent only once must be latched"
     message = f"CameraInfo is missing for {silent_s:.1f} s, and without it the node completes no image: {cure}"
-    return Status(name, Level.ERROR, message, values, cure)
+    return Status("calibration", Level.ERROR, message, values, cure)
 
 
 def _cause_of_silence(camera: CameraFacts) -> str:
@@ -352,7 +349,7 @@ class InferenceRecord:
     """Written by the inference thread. `vocabulary`: what labels mean at first; None for the classes of the bundle."""
 
     def __init__(self, student: Student, vocabulary: Vocabulary | None = None) -> None:
-        self.scales: dict[str, Scale] = {}  # by what depths are multiplied, by the names of the cameras
+        self.scale: Scale | None = None  # by what depths are multiplied
         self.depth = Record(DepthReport())  # what a sensor of depth gave to images
         at_first = WordsReport() if vocabulary is None else WordsReport(vocabulary.names, asked=True)
         self.words = Record(at_first)  # what voxels are compared with
@@ -368,7 +365,7 @@ class InferenceRecord:
             return None if self._result_s is None else now_s - self._result_s
 
     def completed(self, times_ms: Mapping[str, float]) -> None:
-        """A scene was completed and published, in these times by stage."""
+        """An image was completed and published, in these times by stage."""
         with self._lock:
             self._result_s = time.perf_counter()
             self._times_ms.append(dict(times_ms))
@@ -378,7 +375,7 @@ class InferenceRecord:
         with self._lock:
             self._times_ms.clear()
             self._result_s = None
-        self.scales.clear()
+        self.scale = None
         self.depth.report = DepthReport()
 
     def times(self) -> dict[str, NDArray[np.float64]]:
@@ -390,24 +387,23 @@ class InferenceRecord:
 
 def inference_status(record: InferenceRecord, drops: Drops, *, processed: int, unwanted: int) -> Status:
     """The model, and how long images take. `processed`: images completed since the node started."""
-    models, times = dict(record.student.models) or {"": ModelReport()}, record.times()
+    model, scale, times = record.student.model, record.scale, record.times()
     values = {
         "student": record.student.title,
         "images completed": str(processed),
         "images without subscribers": str(unwanted),
+        "model": model.state,
+        "engine": model.engine,
     }
-    for camera, model in models.items():
-        values |= {of_camera("model", camera): model.state, of_camera("engine", camera): model.engine}
-    for camera, scale in dict(record.scales).items():
-        values[of_camera("scale by motion", camera)] = scale.described()
+    if scale is not None:
+        values["scale by motion"] = scale.described()
     for stage, time_ms in times.items():
         p95 = np.percentile(time_ms, 95)
         values[f"{stage} ms"] = f"mean {time_ms.mean():.2f}, p95 {p95:.2f}, max {time_ms.max():.2f}"
     problems = drops.problems(judged_by="inference")
-    unusable = {name or "this camera": model.error for name, model in models.items() if model.error}
-    errors = [f"images of {name} cannot be completed: {error}" for name, error in unusable.items()]
-    if errors:
-        return Status("inference", Level.ERROR, "; ".join(errors), values)
+    if model.error:
+        message = f"images of this camera cannot be completed: {model.error}"
+        return Status("inference", Level.ERROR, message, values)
     if problems:
         cure = "see the log, and report internal errors"
         message = f"images dropped in the last {drops.recent_s:.0f} s: {problems}; {cure}"
@@ -422,8 +418,7 @@ def inference_status(record: InferenceRecord, drops: Drops, *, processed: int, u
         )
         return Status("inference", Level.WARN, message, values)
     slowest = [f"{stage} {times[stage].mean():.1f} ms" for stage in ("latency", "total") if stage in times]
-    states = [f"{name} {model.state}".strip() for name, model in models.items()]
-    message = ", ".join([*states, *slowest])
+    message = ", ".join([model.state, *slowest])
     if (busy_s := record.busy_s()) > LONGEST_WORK_S:
         message = f"nothing has come of {record.student.title} for {busy_s:.0f} s: {message}"
         return Status("inference", Level.WARN, message, values)
@@ -444,8 +439,7 @@ class Observed:
     enabled: bool  # images are completed, as far as `~/set_enabled` is concerned
     parameters: NodeParameters  # the values of that moment
     counts: Counts  # what became of the images
-    # What arrived, by the name of the camera; nothing unless active.
-    inputs: Mapping[str, InputRecord] = field(default_factory=dict)
+    input: InputRecord | None = None  # what arrived; None unless active
     inference: InferenceRecord | None = None  # what the inference thread did; None while unconfigured
     subscribers: Mapping[str, int] = field(default_factory=dict)  # number of subscribers of each result, by topic
 
@@ -479,8 +473,8 @@ class Diagnostics:
         observed = self._observe()
         statuses = self.statuses(observed)
         self._log_changes(statuses)
-        frames = [record.shape.frame_id for record in observed.inputs.values() if record.shape is not None]
-        hardware_id = ", ".join(filter(None, frames)) or "camera"
+        shape = None if observed.input is None else observed.input.shape
+        hardware_id = "camera" if shape is None else shape.frame_id or "camera"
         array = DiagnosticArray(
             status=[
                 DiagnosticStatus(
@@ -514,21 +508,15 @@ class Diagnostics:
         return [*found, memory_status()]
 
     def _of_input(self, observed: Observed, drops: Drops, now_s: float) -> list[Status]:
-        inference = observed.inference
-        if not observed.inputs or inference is None:
+        record, inference = observed.input, observed.inference
+        if record is None or inference is None:
             return [idle_status(name, observed.state) for name in ("input", "calibration")]
-        found = []
-        for name, record in observed.inputs.items():
-            image, info = self._publishers(record.image_topic), self._publishers(record.camera_info_topic)
-            camera = CameraFacts(record, image, info, now_s, self._middleware)
-            status = input_status(camera, observed.counts.received, drops, of_camera("input", name))
-            if name:
-                missing = str(observed.counts.missing.get(name, 0))
-                status = replace(status, values={**status.values, "sets completed without it": missing})
-            found.append(status)
-            warnings = inference.student.models.get(name, ModelReport()).warnings
-            found.append(calibration_status(camera, drops, warnings, of_camera("calibration", name)))
-        return found
+        image, info = self._publishers(record.image_topic), self._publishers(record.camera_info_topic)
+        camera = CameraFacts(record, image, info, now_s, self._middleware)
+        return [
+            input_status(camera, observed.counts.received, drops),
+            calibration_status(camera, drops, inference.student.model.warnings),
+        ]
 
     def _publishers(self, topic: str) -> Publishers:
         found = self._node.get_publishers_info_by_topic(topic)
@@ -545,7 +533,7 @@ class Diagnostics:
 
     def _log_changes(self, statuses: list[Status]) -> None:
         for status in statuses:
-            if not status.name.startswith(LOGGED):
+            if status.name not in LOGGED:
                 continue
             before = self._faults.pop(status.name, None)
             if status.level == Level.ERROR:

@@ -33,8 +33,6 @@ class Counts:
     unwanted: int = 0  # images whose results had no subscriber
     dropped: Counter[DropReason] = field(default_factory=Counter)  # messages that came to nothing, by reason
     warned: Counter[str] = field(default_factory=Counter)  # warnings by key, those that were not logged included
-    # How often images of the other cameras were completed without that of a camera, by its name.
-    missing: Counter[str] = field(default_factory=Counter)
 
 
 class FrameCounters(Counts):
@@ -76,13 +74,6 @@ class FrameCounters(Counts):
         """Count a message that met an unforeseen error."""
         self.drop(DropReason.INTERNAL_ERROR, in_words(error), header=header)
 
-    def count_missing(self, camera: str) -> None:
-        """Images of other cameras went on without one of this camera."""
-        with self._lock:
-            self.missing[camera] += 1
-            count = self.missing[camera]
-        self.warn(f"missing {camera}", f"no image of camera {camera} at the time of the others, {count} so far")
-
     def warn(self, key: str, text: str) -> None:
         """Log a warning, at most every `WARNING_PERIOD_S` for each key."""
         now = time.monotonic()
@@ -102,9 +93,6 @@ class FrameCounters(Counts):
             counts = (
                 f"received {self.received} images, processed {self.processed}, dropped {total} ({reasons or 'none'})"
             )
-            if self.missing:
-                cameras = ", ".join(f"{name} {count} times" for name, count in sorted(self.missing.items()))
-                counts = f"{counts}, missing {cameras}"
             return f"{counts}, no subscriber for {self.unwanted}" if self.unwanted else counts
 
 
@@ -212,11 +200,6 @@ class Drops:
         wanted = {*reasons, *(reason for reason in DropReason if reason.judged_by == judged_by)}
         drops = [(count, reason) for reason, count in sorted(self.recent.items()) if reason in wanted and count]
         return ", ".join(f"{count} {reason} ({reason.meaning})" for count, reason in drops)
-
-
-def of_camera(what: str, camera: str) -> str:
-    """Name of a part, or of a value, that there is once for each camera; without its name where there is only one."""
-    return f"{what} {camera}".rstrip()
 
 
 def lifecycle_status(state: str, problem: str, *, enabled: bool) -> Status:

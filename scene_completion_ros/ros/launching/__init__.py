@@ -1,1 +1,1 @@
-"""What the launch files share; needs no ROS."""
+"""What the launch file is made of; needs no ROS."""

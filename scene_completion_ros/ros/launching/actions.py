@@ -1,4 +1,4 @@
-"""What the launch files start, each in one way; the only module that needs launch and launch_ros."""
+"""What the launch file starts; the only module that needs launch and launch_ros."""
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +15,19 @@ from scene_completion_ros.ros.dds import missing_profile
 from scene_completion_ros.ros.topics import NODE_NAME
 
 PACKAGE = "scene_completion_ros"
-# Arguments of all launch files: default and description.
-COMMON: dict[str, tuple[Any, str]] = {
-    "params_file": ("", "Parameters of the node; empty: the file in config/ that has the name of the launch file"),
+# Arguments of the launch file: default and description.
+ARGUMENTS: dict[str, tuple[Any, str]] = {
+    "image_topic": ("/camera/image_raw", "Image topic, without /compressed"),
+    "camera_info_topic": ("/camera/camera_info", "CameraInfo of that image"),
+    "image_transport": (
+        "",
+        "raw, or compressed, which subscribes to image_topic/compressed; empty leaves it to params_file",
+    ),
+    "fixed_frame": (
+        "camera_optical_frame",
+        "Fixed frame of RViz: the frame of the image, or any other that tf connects with it",
+    ),
+    "params_file": ("", "Parameters of the node; empty: config/scene_completion.yaml"),
     "bundle": ("", "Student bundle: folder or name; empty leaves it to params_file"),
     "autostart": ("", "false leaves the node unconfigured for its manager; empty leaves it to params_file"),
     "use_sim_time": ("", "Time from /clock; empty: true where there is a bag, otherwise left to params_file"),
@@ -37,21 +47,18 @@ CHOICES = {
 }
 
 
-def described(
-    arguments: Mapping[str, tuple[Any, str]], processes: Callable[[LaunchContext, dict[str, str]], Sequence[Any]]
-) -> LaunchDescription:
-    """A launch description: its arguments, the profile of Fast DDS, and what follows from the arguments.
+def described(processes: Callable[[LaunchContext, dict[str, str]], Sequence[Any]]) -> LaunchDescription:
+    """A launch description: the arguments, the profile of Fast DDS, and what follows from the arguments.
 
-    `arguments`: those besides `COMMON`; `processes`: called with the values of all arguments; what to start.
+    `processes`: called with the values of all arguments; what to start.
     """
-    arguments = {**arguments, **COMMON}
     declared = [
         DeclareLaunchArgument(name, default_value=default, description=description, choices=CHOICES.get(name))
-        for name, (default, description) in arguments.items()
+        for name, (default, description) in ARGUMENTS.items()
     ]
 
     def started(context: LaunchContext) -> list[Any]:
-        return list(processes(context, {name: LaunchConfiguration(name).perform(context) for name in arguments}))
+        return list(processes(context, {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}))
 
     environment = [SetEnvironmentVariable(name, value) for name, value in missing_profile().items()]
     return LaunchDescription([*declared, *environment, OpaqueFunction(function=started)])

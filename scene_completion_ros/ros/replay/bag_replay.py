@@ -49,8 +49,8 @@ def replay_over_dds(
     # announced its drop. A number plays in real time, that many times as fast as recorded.
     rate: float | None = None,
     also: Collection[str] = (),  # further recorded topics to publish
-    # Parameters of the node, by name, without `grid.frame` and `cameras`: a replay takes voxels to be in the frame of
-    # one image. In lock step `sync.timeout` is at least 3 s.
+    # Parameters of the node, by name, without `grid.frame`: a replay takes voxels to be in the frame of the image. In
+    # lock step `sync.timeout` is at least 3 s.
     node_parameters: Mapping[str, object] | None = None,
     # Filled while the replay goes on, so that it can be read after an interruption.
     statistics: ReplayStatistics | None = None,

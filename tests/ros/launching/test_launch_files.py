@@ -1,33 +1,28 @@
-"""Launch files, what they declare and would start, and RViz configurations, without `launch` and RViz.
+"""The launch file, what it declares and would start, and the RViz configuration, without `launch` and RViz.
 
-`test_launch_runs` runs the launch files where launch is installed.
+`test_launch_runs` runs the launch file where launch is installed.
 """
 
 import ast
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 
 from scene_completion_ros.bags.reader import DEMO_DRIVE
-from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.geometry.grids import read_grid
-from scene_completion_ros.geometry.transforms import read_extrinsics
 from scene_completion_ros.inference.bundle import shipped_students
 from scene_completion_ros.ros import topics
-from scene_completion_ros.ros.launching.settings import launched_cameras
 from scene_completion_ros.ros.parameters import SCHEMA, NodeParameters, read_parameters
 from scene_completion_ros.ros.placements import check_frames
 from scene_completion_ros.ros.topics import TOPICS
 from tests.checkout import ROOT
 
-LAUNCH = ROOT / "launch"
+LAUNCH_FILE = ROOT / "launch" / "scene_completion.launch.py"
 ACTIONS = ROOT / "scene_completion_ros" / "ros" / "launching" / "actions.py"
 
 
@@ -100,43 +95,21 @@ def as_text(value: Any) -> Any:
 
 
 @pytest.fixture
-def launch_file(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], LaunchFile]:
-    """Reads a launch file of the package, by its name, without `launch`."""
-    return lambda name: LaunchFile(LAUNCH / name, monkeypatch)
+def live(monkeypatch: pytest.MonkeyPatch) -> LaunchFile:
+    """The launch file of the package, read without `launch`."""
+    return LaunchFile(LAUNCH_FILE, monkeypatch)
 
 
-FILES = sorted(path.name for path in LAUNCH.glob("*.launch.py"))
-
-
-@pytest.fixture
-def live(launch_file: Callable[[str], LaunchFile]) -> LaunchFile:
-    return launch_file("scene_completion.launch.py")
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_arguments_change_what_is_started(name: str, launch_file: Callable[[str], LaunchFile], grid_file: Path) -> None:
-    file = launch_file(name)
+def test_arguments_change_what_is_started(live: LaunchFile) -> None:
     base = {"bag": str(DEMO_DRIVE), "rviz": "true"}
-    others = {
-        "rviz": "false",
-        "use_sim_time": "false",
-        "cameras": "north, south",
-        "image_topics": "/{camera}/other",
-        "camera_info_topics": "/{camera}/other",
-        "grid": str(grid_file),
-        "grid_file": str(grid_file),
-    }
+    others = {"rviz": "false", "use_sim_time": "false"}
 
     def outcome(**given: str) -> Any:
-        try:
-            return as_text(file.started(**given))
-        except SceneCompletionError as error:  # such as a bag or a topic that is not there
-            return str(error)
+        return as_text(live.started(**given))
 
     before = outcome(**base)
-    assert not isinstance(before, str)
     assert outcome(**base) == before
-    for argument, settings in file.declared().items():
+    for argument, settings in live.declared().items():
         choices = [choice for choice in settings.get("choices") or [] if choice not in ("", settings["default_value"])]
         other = others.get(argument, choices[0] if choices else "other")
         assert outcome(**{**base, argument: other}) != before, argument
@@ -164,7 +137,7 @@ def test_the_parameter_file_is_overridden_only_with_what_was_given(
     assert others == ([overrides] if overrides else [])
 
 
-def test_rviz_shows_what_was_launched(live: LaunchFile, launch_file: Callable[[str], LaunchFile]) -> None:
+def test_rviz_shows_what_was_launched(live: LaunchFile) -> None:
     _, rviz = live.started(rviz="true", namespace="robot", image_topic="/cam/image_raw", use_sim_time="true")
     assert rviz.settings["arguments"] == ["-d", str(RVIZ), "-f", "camera_optical_frame"]
     assert rviz.settings["parameters"] == [{"use_sim_time": True}]
@@ -177,54 +150,9 @@ def test_rviz_shows_what_was_launched(live: LaunchFile, launch_file: Callable[[s
     }
     _, rviz = live.started(rviz="true", rviz_config="/my/own.rviz", fixed_frame="odom")
     assert rviz.settings["arguments"] == ["-d", "/my/own.rviz", "-f", "odom"]
-    _, rviz = launch_file("multi_camera.launch.py").started(rviz="true")
-    renamed = dict(rviz.settings["remappings"])
-    assert rviz.settings["arguments"][2:] == ["-f", "base_link"] and renamed["/image"] == "/front/image_raw"
-    assert renamed["/scene_completion/depth/image"] == "/scene_completion/depth/front/image"
 
 
 CONFIG = ROOT / "config"
-EXTRINSICS = CONFIG / "multi_camera_extrinsics.yaml"
-NAMES = ("front", "left", "right")
-
-
-def test_one_node_fuses_all(launch_file: Callable[[str], LaunchFile]) -> None:
-    (node,) = launch_file("multi_camera.launch.py").started()
-    file, overrides = node.settings["parameters"]
-    assert Path(file) == CONFIG / "multi_camera.yaml"
-    assert overrides == {"cameras": "front, left, right", "grid.file": str(CONFIG / "multi_camera_grid.yaml")}
-    assert sorted(node.settings["remappings"]) == [
-        (f"{name}/{topic}", f"/{name}/{topic.replace('image', 'image_raw')}")
-        for name in NAMES
-        for topic in ("camera_info", "image")
-    ]
-
-
-@pytest.mark.parametrize(
-    ("names", "topics", "words"),
-    [
-        ("", "/{camera}", "names no cameras"),
-        ("a,a", "/{camera}", "twice"),
-        ("a,b", "/one", "does not give one value for each of the cameras a, b"),
-    ],
-)
-def test_what_does_not_fit_is_refused(names: str, topics: str, words: str) -> None:
-    with pytest.raises(SceneCompletionError, match=words):
-        launched_cameras(names, topics, "/{camera}/camera_info")
-
-
-def test_the_example_files_fit_the_node_and_each_other() -> None:
-    given = read_parameters(CONFIG / "multi_camera.yaml")
-    values: dict[str, Any] = {spec.field: given[spec.name] for spec in SCHEMA if spec.name in given}
-    check_frames(NodeParameters(**values))
-    grid, _ = read_grid(CONFIG / "multi_camera_grid.yaml")
-    mounts = read_extrinsics(EXTRINSICS)
-    assert {mount.parent for mount in mounts} == {given["grid.frame"]}
-    assert [mount.child for mount in mounts] == [f"{name}_optical_frame" for name in NAMES]
-    for mount in mounts:  # inside the grid, upright, and what lies 10 m ahead of each as well
-        assert grid.index_of(mount.parent_from_child.translation[None])[1].all()
-        assert grid.index_of(mount.parent_from_child.apply(np.array([[0.0, 0.0, 10.0]])))[1].all()
-        assert mount.parent_from_child.rotation[2, 1] == pytest.approx(-1.0)
 
 
 def test_the_settings_of_a_small_robot_fit_the_node() -> None:

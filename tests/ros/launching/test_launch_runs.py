@@ -1,4 +1,4 @@
-"""The launch files, run by launch itself: only where launch, launch_ros and this package are installed for real."""
+"""The launch file, run by launch itself: only where launch, launch_ros and this package are installed for real."""
 
 import importlib.util
 import signal
@@ -10,12 +10,10 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from scene_completion_ros.ros import messages
 from tests.checkout import ROOT
-from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, some_image
+from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, some_image
 from tests.ros.graph import Graph, NodeUnderTest
 
-LAUNCH = ROOT / "launch"
 RUN = str(Path(__file__).with_name("run_launch_file.py"))
-NAMES = ("front", "left", "right")
 
 
 def launch_can_run() -> bool:
@@ -47,53 +45,38 @@ def params_file(bundle_folder: Path, tmp_path: Path, grid_file: Path) -> Path:
     return path
 
 
-def answered(graph: Graph, process: NodeUnderTest, cameras: dict[str, str]) -> str:
-    """Frame of the voxels that answer images of cameras (name -> namespace of their topics)."""
-    create = graph.node.create_publisher
-    images = {name: create(Image, f"{topics}/image_raw", 10) for name, topics in cameras.items()}
-    infos = {name: create(CameraInfo, f"{topics}/camera_info", 10) for name, topics in cameras.items()}
+def answered(graph: Graph, process: NodeUnderTest) -> str:
+    """Frame of the voxels that answer the images of a camera."""
+    image = graph.node.create_publisher(Image, "front/image_raw", 10)
+    info = graph.node.create_publisher(CameraInfo, "front/camera_info", 10)
     clouds = graph.collect(PointCloud2, f"{graph.namespace}/scene_completion/voxels")
     stamp_ns = SECOND_NS
 
-    def all_there() -> bool:
+    def there() -> bool:
         nonlocal stamp_ns
         stamp_ns += SECOND_NS
-        for name in cameras:
-            frame = f"{name}_optical_frame"
-            infos[name].publish(messages.camera_info_message(CAMERA, stamp_ns, frame))
-            images[name].publish(messages.image_message(some_image(1), stamp_ns, frame))
+        info.publish(messages.camera_info_message(CAMERA, stamp_ns, FRAME))
+        image.publish(messages.image_message(some_image(1), stamp_ns, FRAME))
         return graph.until(lambda: bool(clouds), 1.0)
 
-    assert graph.until(lambda: all_there() or process.process.poll() is not None), process.log
+    assert graph.until(lambda: there() or process.process.poll() is not None), process.log
     assert clouds and clouds[-1].width, process.log
     return clouds[-1].header.frame_id
 
 
-ONE = {"image_topic": "{}/front/image_raw", "camera_info_topic": "{}/front/camera_info", "log_level": "debug"}
-SEVERAL = {
-    "image_topics": "{}/{{camera}}/image_raw", "camera_info_topics": "{}/{{camera}}/camera_info",
-    "extrinsics_file": f"{ROOT}/config/multi_camera_extrinsics.yaml", "grid_frame": "base_link",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("file", "cameras", "given", "frame"),
-    [
-        ("scene_completion.launch.py", NAMES[:1], ONE, "front_optical_frame"),
-        ("multi_camera.launch.py", NAMES, SEVERAL, "base_link"),
-    ],
-)
-def test_cameras_are_answered_and_an_interrupt_ends_all(
-    file: str, cameras: tuple[str, ...], given: dict[str, str], frame: str,
-    graph: Graph, bundle_folder: Path, params_file: Path, grid_file: Path, tmp_path: Path,
-) -> None:  # fmt: skip
-    arguments = {name: value.format(graph.namespace) for name, value in given.items()}
-    arguments |= {} if given is ONE else {"grid_file": str(grid_file)}
-    arguments |= {"namespace": graph.namespace, "bundle": str(bundle_folder), "params_file": str(params_file)}
-    command = [RUN, str(LAUNCH / file), *(f"{name}:={value}" for name, value in arguments.items())]
+def test_a_camera_is_answered_and_an_interrupt_ends_all(
+    graph: Graph, bundle_folder: Path, params_file: Path, tmp_path: Path
+) -> None:
+    topics = f"{graph.namespace}/front"
+    arguments = {
+        "image_topic": f"{topics}/image_raw", "camera_info_topic": f"{topics}/camera_info", "log_level": "debug",
+        "namespace": graph.namespace, "bundle": str(bundle_folder), "params_file": str(params_file),
+    }  # fmt: skip
+    launch_file = ROOT / "launch" / "scene_completion.launch.py"
+    command = [RUN, str(launch_file), *(f"{name}:={value}" for name, value in arguments.items())]
     process = NodeUnderTest(command, tmp_path / "log")
     try:
-        assert answered(graph, process, {name: f"{graph.namespace}/{name}" for name in cameras}) == frame
+        assert answered(graph, process) == FRAME
         process.end_well(signal.SIGINT)
         assert "process has finished cleanly" in process.log
     finally:
