@@ -147,9 +147,7 @@ class _Replay:
     def _motion(self) -> tuple[RecordedMotion | None, str]:
         """How the camera moved, if that gives the student its scale; why it does not, or nothing."""
         parameters = self.parameters
-        cloud = self.reader.topics.get(str(parameters.get("depth.topic")))
-        # The same transforms have to hold the sensor; the node subscribes to the named ones.
-        if self.sources.scale == "off" or cloud == CLOUD_TYPE or not parameters.keys().isdisjoint(OF_TRANSFORMS):
+        if self.sources.scale == "off" or not parameters.keys().isdisjoint(OF_TRANSFORMS):
             return None, ""
         if not self.bundle.takes_evidence:
             return None, f"the student {self.bundle.name} takes only its image"

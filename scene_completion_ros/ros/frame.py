@@ -63,15 +63,6 @@ class Placement:
         return self.map_from_grid @ self.grid_from_camera
 
 
-@dataclass(frozen=True, eq=False)
-class DepthReading:
-    """What a sensor of depth saw when an image was taken."""
-
-    message: Any  # sensor_msgs/Image in the frame of the image, or sensor_msgs/PointCloud2
-    age_ns: int  # by how much it is older than the image
-    camera_from_sensor: RigidTransform  # pose of its frame in the camera's optical frame
-
-
 class Epoch(NamedTuple):
     """What is remembered of images of another epoch is of no use to these."""
 
@@ -94,8 +85,6 @@ class Frame:
     parameters: NodeParameters  # those of that moment
     camera: Camera = field(init=False)  # the calibration that belongs to it; `receive` sets it
     placement: Placement = field(init=False)  # where its voxels lie; `place` sets it
-    # What a sensor saw of its depths, or why that is unknown; None without a depth topic. `receive` sets it.
-    depth: DepthReading | NotYetError | None = None
     words: Words = field(init=False)  # those of the moment when it was handed to the inference thread, by `submit`
     epoch: Epoch = field(init=False)  # likewise
     pose: PoseToCome | None = None  # becomes the pose of the grid in the odometry frame; None where it is not needed

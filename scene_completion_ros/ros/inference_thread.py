@@ -1,6 +1,5 @@
 """The thread in which a frame goes through the last stages: completed, published."""
 
-import math
 import threading
 import time
 from collections import deque
@@ -11,30 +10,28 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sensor_msgs.msg import PointCloud2
 
-from scene_completion_ros.errors import BundleError, CameraError, GpuError, ImageError, SceneCompletionError, in_words
+from scene_completion_ros.errors import BundleError, CameraError, GpuError, ImageError, in_words
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.resampling import decoder_shrink
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, SeenImage
-from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, EvidenceEstimator, sensed_depth
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, EvidenceEstimator
 from scene_completion_ros.inference.label_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.messages.drop_reasons import DropReason
-from scene_completion_ros.messages.images import announced_size, decode_depth, read_xyz
+from scene_completion_ros.messages.images import announced_size
 from scene_completion_ros.ros.conversions import to_rgb
 from scene_completion_ros.ros.frame import (
-    DepthReading,
     Epoch,
     Frame,
     NotYetError,
     PoseToCome,
     Student,
 )
-from scene_completion_ros.ros.health.diagnostics import TIMES_KEPT, DepthReport, InferenceRecord
-from scene_completion_ros.ros.health.judgement import FrameCounters, Record
+from scene_completion_ros.ros.health.diagnostics import InferenceRecord
+from scene_completion_ros.ros.health.judgement import FrameCounters
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.publishers import Outputs
 from scene_completion_ros.ros.waiting import NewestWorker
@@ -72,14 +69,8 @@ class ScaleEstimator:
         self._pool = ThreadPoolExecutor(1, "scale")
         self._measured: _Measured | None = None
 
-    def evidence(
-        self,
-        frame: Frame,
-        completer: Completer,
-        seen: SeenImage,
-        sensed: NDArray[np.float32] | None = None,
-    ) -> Evidence:
-        """What is known of the depths of an image that the network has seen; `sensed`: see `Evidence`.
+    def evidence(self, frame: Frame, completer: Completer, seen: SeenImage) -> Evidence:
+        """What is known of the depths of an image that the network has seen.
 
         Corners want the pose of the frame, and none waits for it.
         """
@@ -87,7 +78,7 @@ class ScaleEstimator:
             if self._measured is not None:
                 self._measured = None
                 self._pool.submit(setattr, self._record, "scale", None)  # behind what is measured now
-            return NO_EVIDENCE if sensed is None else Evidence(sensed=sensed)
+            return NO_EVIDENCE
         measured, of = self._measured, (completer.bundle, frame.epoch, frame.frame_id)
         if measured is None or measured.of != of:
             measured = self._measured = _Measured(completer.evidence_estimator(corners=True), of)
@@ -95,10 +86,10 @@ class ScaleEstimator:
         measured.estimator.corners = frame.parameters.scale_from == "corners"
         try:
             pose = _pose_of(frame) or "the pose has not come"
-            return measured.estimator.evidence(seen.image, seen.own_depth, pose, frame.stamp_ns, sensed)
+            return measured.estimator.evidence(seen.image, seen.own_depth, pose, frame.stamp_ns)
         except Exception as error:  # a failed measurement must not cost an image
             measured.estimator.forget(in_words(error))
-            return Evidence(measured.estimator.scale, sensed)
+            return Evidence(measured.estimator.scale)
 
     def follow(self, frame: Frame) -> None:
         """Measure an image, as soon as it is known where its camera was."""
@@ -154,83 +145,11 @@ def _pose_of(frame: Frame) -> RigidTransform | None:
     return grid @ frame.placement.grid_from_camera if isinstance(grid, RigidTransform) else None
 
 
-MOST_POINTS = 200_000  # of a cloud: about four for each pixel that takes one
-SENSED_DEVIATION = 0.02  # standard deviation of depths of the sensor, as a share of them
-MOST_RATIO = 3.0  # between depths of the sensor and of the network: beyond it, units or the pose are wrong
-
-
-class DepthReader:
-    """Reads what sensors of depth saw; belongs to the inference thread.
-
-    Depths are compared with those that the image shows. An image whose depth cannot be used is completed without it,
-    and the log and the record give the reason.
-    """
-
-    def __init__(self, record: Record[DepthReport], counters: FrameCounters) -> None:
-        self._record, self._counters = record, counters
-        self._rays: tuple[Camera, int, NDArray[np.float32]] | None = None
-
-    def sensed(self, frame: Frame, bundle: StudentBundle, seen: SeenImage) -> NDArray[np.float32] | None:
-        """`Evidence.sensed` of an image that the network has seen; None where there is none."""
-        if frame.depth is None:
-            return None
-        if isinstance(frame.depth, NotYetError):
-            self._record.happened("without", f"{frame.topic}: {frame.depth}")
-            return None
-        if seen.own_depth is None:
-            return None
-        try:
-            sensed = self._read(frame, frame.depth, bundle, seen.own_depth)
-        except SceneCompletionError as error:
-            self._record.happened("without", f"{frame.topic}: {error}")
-            self._counters.warn(f"{frame.topic}: depth", f"{frame.topic}: completed without depth: {error}")
-            return None
-        newest = frame.depth.age_ns / 1e6, float((sensed[1] > 0.0).mean())
-        self._record.change(last=(*self._record.report.last, newest)[-TIMES_KEPT:])
-        self._record.happened("sensed", "")
-        return sensed
-
-    def _read(
-        self, frame: Frame, reading: DepthReading, bundle: StudentBundle, own: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        if isinstance(reading.message, PointCloud2):
-            points = read_xyz(reading.message)
-            points = reading.camera_from_sensor.apply(points[:: 1 + len(points) // MOST_POINTS])
-        else:
-            points = self._unprojected(frame, reading.message, bundle.canonical)
-        sensed = sensed_depth(points, bundle.canonical, SENSED_DEVIATION)
-        known = sensed[1] > 0.0
-        if not known.any():
-            what = f"none of {len(points)} points lies in the image"
-            raise SceneCompletionError(what, where="depth", cure="Check its frame_id and the transform between both")
-        ratio = math.exp(float(np.median(sensed[0, known] - np.log(own[known]))))
-        if not 1.0 / MOST_RATIO <= ratio <= MOST_RATIO:
-            what = f"the sensor measures {ratio:.3g} times the depth of the network"
-            cure = "Check its units (16UC1: millimetres, 32FC1 and clouds: metres) and the transform between both"
-            raise SceneCompletionError(what, where="depth", cure=cure)
-        return sensed
-
-    def _unprojected(self, frame: Frame, message: Any, canonical: Camera) -> NDArray[np.float32]:
-        """The points [N, 3] of a depth image, about one for each pixel that takes one (optical frame, metres)."""
-        depth = decode_depth(message)
-        camera = frame.camera.of_resized_image(depth.shape[1], depth.shape[0])
-        step = max(1, int(2.0 * min(camera.axial_focal_lengths) / max(canonical.fx, canonical.fy)))
-        kept = self._rays
-        if kept is None or kept[:2] != (camera, step):
-            rays = camera.unproject(camera.pixel_centres()[step // 2 :: step, step // 2 :: step])
-            kept = self._rays = camera, step, np.asarray(rays, np.float32)
-        z = np.nan_to_num(depth[step // 2 :: step, step // 2 :: step], nan=0.0, posinf=0.0, neginf=0.0)
-        return np.asarray((kept[2] * z[..., None]).reshape(-1, 3), np.float32)
-
-
 class ImageCompleter:
     """Completes frames, in the inference thread; one that cannot be completed is dropped, with a warning."""
 
-    def __init__(
-        self, student: Student, counters: FrameCounters, logger: Any, scaling: ScaleEstimator, sensing: DepthReader
-    ) -> None:
-        self._student, self._counters, self._logger = student, counters, logger
-        self._scaling, self._sensing = scaling, sensing
+    def __init__(self, student: Student, counters: FrameCounters, logger: Any, scaling: ScaleEstimator) -> None:
+        self._student, self._counters, self._logger, self._scaling = student, counters, logger, scaling
         self._resized: tuple[int, ...] = ()  # sizes that were warned of
 
     def complete(self, frame: Frame, *, with_query: bool, with_labels: bool) -> bool:
@@ -251,8 +170,7 @@ class ImageCompleter:
             completer.set_vocabulary(words.vocabulary)
             completer.set_query(words.queried if with_query else None)
             seen = completer.see(pixels)
-            sensed = self._sensing.sensed(frame, completer.bundle, seen)
-            evidence = self._scaling.evidence(frame, completer, seen, sensed)
+            evidence = self._scaling.evidence(frame, completer, seen)
             frame.completion = completer.complete(seen, frame.stamp_ns, labels=with_labels, evidence=evidence)
             if warning := frame.completion.warning:
                 self._counters.warn(f"{frame.topic}: blind", f"{frame.topic}: {warning}")
@@ -312,8 +230,7 @@ class InferenceThread:
         self._now = self._words
         self._in_hand: Frame | None = None
         self._scaling = ScaleEstimator(self.record)
-        sensing = DepthReader(self.record.depth, counters)
-        self._completing = ImageCompleter(student, counters, logger, self._scaling, sensing)
+        self._completing = ImageCompleter(student, counters, logger, self._scaling)
         self._wanted = True
         self._worker: NewestWorker[Frame] = NewestWorker(
             self._handle,

@@ -1,4 +1,4 @@
-"""The inputs of the active node: images with their calibration, depth and transforms, for the inference thread."""
+"""The inputs of the active node: images with their calibration and transforms, for the inference thread."""
 
 import functools
 import time
@@ -11,17 +11,15 @@ from typing import Any
 from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from scene_completion_ros.errors import SceneCompletionError, in_words
 from scene_completion_ros.geometry.camera_info import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
-from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters
-from scene_completion_ros.ros.frame import DepthReading, Frame, NotYetError, PoseToCome
+from scene_completion_ros.ros.frame import Frame, NotYetError, PoseToCome
 from scene_completion_ros.ros.health.diagnostics import InputRecord
 from scene_completion_ros.ros.health.judgement import FrameCounters
 from scene_completion_ros.ros.inference_thread import InferenceThread
@@ -30,10 +28,6 @@ from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.placements import Placements, make_transform_source
 from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
 from scene_completion_ros.ros.waiting import (
-    PUBLISHERS_PERIOD_S,
-    READINGS_KEPT,
-    AdaptiveSubscription,
-    StampMatch,
     noted_subscription,
     polled_room,
 )
@@ -193,110 +187,6 @@ class CameraInput:
         return True
 
 
-TYPES = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/PointCloud2": PointCloud2}
-LARGEST_BYTES = 64_000_000  # of one message
-
-# Gives camera_from_sensor of a frame and the sensor's frame. Raises NotYetError where it is missing.
-CameraFromSensor = Callable[[Frame, str], RigidTransform]
-
-
-class DepthInput:
-    """Subscribes to the topic of a depth sensor, of its publishers' type, and finds the message of an image's time.
-
-    A cloud goes with every image, a depth image with those in whose frame it is. Callbacks run in the executor's
-    thread, and read no data.
-    """
-
-    def __init__(
-        self,
-        node: Any,
-        topic: str,
-        counters: FrameCounters,
-        on_arrival: Callable[[], None],  # called after each message
-        resources: ExitStack,
-    ) -> None:
-        self._node, self._topic, self._resources = node, node.resolve_topic_name(topic), resources
-        self._counters, self._on_arrival = counters, on_arrival
-        self._match = StampMatch(self._topic)
-        self._missed_ns: int | None = None  # stamp of the last image that waited in vain
-        self._unusable = NotYetError("it has no publisher", where=self._topic, may_come=False)
-        self._subscribed, self._warned_of = False, ""
-        self._timer = dds.steady_timer(node, PUBLISHERS_PERIOD_S, self._look_for_publishers, resources)
-        self._look_for_publishers()
-
-    def forget(self) -> None:
-        """Time began anew."""
-        self._match.forget()
-        self._missed_ns = None
-
-    def of(self, frame: Frame, bundle: StudentBundle, camera_from: CameraFromSensor, *, final: bool) -> DepthReading:
-        """What the sensor saw when a placed image was taken.
-
-        Raises NotYetError where there is nothing, or a nearer message or the transform of its frame may come. `final`:
-        the image waits no longer. An image that waited in vain is the last to wait, until the sensor has caught up.
-        """
-        if not bundle.takes_evidence:
-            what = f"student {bundle.name} makes nothing of what sensors of depth see"
-            if self._warned_of != bundle.name:
-                self._warned_of = bundle.name
-                self._node.get_logger().warning(f"depth.topic is set, but {what}")
-            raise NotYetError(what, may_come=False)
-        if not self._subscribed:
-            raise self._unusable.with_traceback(None)
-        stamp_ns, tolerance_ns = frame.stamp_ns, round(1e9 * frame.parameters.sync_tolerance)
-        settled = self._match.settled(stamp_ns, tolerance_ns)
-        if final and not settled and self._match.behind(stamp_ns):
-            self._missed_ns = stamp_ns
-        final = final or settled or self._missed_ns is not None
-        message = self._match.nearest(stamp_ns, tolerance_ns, final=final)
-        sensor, camera = str(message.header.frame_id), frame.frame_id
-        if isinstance(message, Image) and sensor.strip("/") != camera:
-            raise NotYetError(
-                f"depth images of frame {sensor!r} do not fit images of frame {camera!r}",
-                where=self._topic,
-                cure="Have the driver align depth to colour, or name its cloud, or one of depth_image_proc",
-                may_come=False,
-            )
-        age_ns = stamp_ns - stamp_nanoseconds(message.header.stamp)
-        reading = DepthReading(message, age_ns, camera_from(frame, sensor))
-        self._match.forget(stamp_ns - tolerance_ns)
-        return reading
-
-    def _look_for_publishers(self) -> None:
-        """Subscribe once a publisher gives the type."""
-        found = {info.topic_type for info in self._node.get_publishers_info_by_topic(self._topic)}
-        usable = sorted(found & TYPES.keys())
-        if usable:
-            self._subscribed = True
-            self._timer.cancel()
-            AdaptiveSubscription(
-                self._node,
-                TYPES[usable[0]],
-                self._topic,
-                lambda message, _: self._on_message(message),
-                depth=READINGS_KEPT,
-                resources=self._resources,
-            )
-        elif found:
-            self._unusable = NotYetError(
-                f"it is of type {', '.join(sorted(found))}, not {' or '.join(TYPES)}",
-                where=self._topic,
-                cure="Have compressed depth decompressed: ros2 run image_transport republish",
-                may_come=False,
-            )
-            self._counters.warn("depth: type", f"no depth: {self._unusable}")
-
-    def _on_message(self, message: Any) -> None:
-        if len(message.data) > LARGEST_BYTES:
-            what = f"a message of {len(message.data)} bytes, above {LARGEST_BYTES}"
-            self._counters.warn("depth: size", f"{self._topic}: the node leaves out {what}; reduce its resolution")
-            return
-        self._match.add(message)
-        if self._missed_ns is not None and not self._match.behind(self._missed_ns):
-            self._missed_ns = None
-        self._on_arrival()
-
-
 _EARLY = 0.1  # of a period by which an image may come too early for `largest_rate`: stamps jitter
 
 
@@ -333,9 +223,6 @@ class Inputs:
         on_bad_transform = functools.partial(counters.drop, DropReason.BAD_TRANSFORM)
         self._source = make_transform_source(node, at_start, self._look, on_bad_transform, resources)
         self._placements = Placements(self._source, grid_from_camera, thread.student.bundle.height_above_ground)
-        self._depth: DepthInput | None = None
-        if at_start.depth_topic:
-            self._depth = DepthInput(node, at_start.depth_topic, counters, self._look, resources)
         # Of the last image that was handed on: stamp, and when it arrived (`time.perf_counter`).
         self._last: tuple[int, float] | None = None
         backward = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False)
@@ -362,8 +249,6 @@ class Inputs:
         self.give_up(reason)
         if self._source is not None:
             self._source.forget()
-        if self._depth is not None:
-            self._depth.forget()
         self._thread.forget()
         self._last = None
 
@@ -378,17 +263,15 @@ class Inputs:
         missing = frame.placement.odometry_from_grid
         if isinstance(missing, NotYetError) and missing.may_come:
             raise missing  # it is waited for, but not in vain: `_turn_away` goes on without it
-        self._sense(frame, final=False)
         self._submit(frame)
 
     def _turn_away(self, frame: Frame, error: NotYetError) -> None:
-        """Go on without what did not come, if that is not the place of the image."""
+        """Go on without the pose in the odometry frame, but not without the place of the image."""
         try:
             self._place(frame)
         except NotYetError as missing:
             self._counters.drop(DropReason.NO_TRANSFORM, f"{frame.topic}: {missing}", header=frame.header)
             return
-        self._sense(frame, final=True)
         self._submit(frame)
 
     def _refuse(self, frame: Frame) -> None:
@@ -397,18 +280,6 @@ class Inputs:
 
     def _place(self, frame: Frame) -> None:
         frame.placement = self._placements.place(frame.frame_id, frame.stamp_ns, frame.parameters)
-
-    def _sense(self, frame: Frame, *, final: bool) -> None:
-        """Find out what a sensor saw of its depths. Raises NotYetError unless `final` where that may still come."""
-        if self._depth is None:
-            return
-        bundle, camera_from = self._thread.student.bundle, self._placements.camera_from_sensor
-        try:
-            frame.depth = self._depth.of(frame, bundle, camera_from, final=final)
-        except NotYetError as error:
-            if error.may_come and not final:
-                raise
-            frame.depth = error.with_traceback(None)
 
     def _submit(self, frame: Frame) -> None:
         parameters = frame.parameters

@@ -28,7 +28,7 @@ PathKind = Literal["file", "student", "text bank"]
 SHIPPED = "shipped"  # the text bank of the student bundle, as parameter `vocabulary`
 LONGEST_PATH = 4095
 # What parameters are grouped by: `image_qos` of `NodeParameters` is `image.qos` for everybody else.
-GROUPS = ("image", "sync", "grid", "transform", "odometry", "scale", "depth", "camera", "obstacle")
+GROUPS = ("image", "sync", "grid", "transform", "odometry", "scale", "camera", "obstacle")
 ParameterValue = bool | int | float | str
 
 # What `ros2 param describe` calls the types.
@@ -182,14 +182,9 @@ class NodeParameters:
         False,
         "The image is already rectified: the projection matrix P of the CameraInfo holds, its distortion does not.",
     )
-    sync_tolerance: float = _live(
-        0.02,
-        "Largest difference, seconds, between the stamps of an image and its depth (`depth.topic`).",
-        bounds=(0.0, 10.0),
-    )
     sync_timeout: float = _live(
         0.2,
-        "Seconds that an image waits for transforms and depth of its stamp. Without transforms it is dropped.",
+        "Seconds that an image waits for transforms of its stamp. Without transforms it is dropped.",
         bounds=(0.0, 10.0),
     )
     grid_file: str = _parameter(
@@ -245,12 +240,6 @@ class NodeParameters:
     scale_wait: bool = _live(
         False,
         "An image waits for the pose of its stamp, up to `sync.timeout`, so that a replay scales alike each time.",
-    )
-    depth_topic: str = _parameter(
-        "",
-        "Topic of a depth sensor, which `street` and `room` take into account where it sees something: a cloud, or "
-        "a depth image (16UC1, 32FC1) aligned to the images. Empty: none. An image takes what is nearest within "
-        "`sync.tolerance`, for which, and for the transform of a cloud, it waits up to `sync.timeout`.",
     )
     base_frame: str = _live(
         "",

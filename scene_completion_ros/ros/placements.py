@@ -26,7 +26,7 @@ from scene_completion_ros.geometry.transforms import (
     rotation_of_angles,
 )
 from scene_completion_ros.messages.transform_buffer import NoTransformError, TransformBuffer
-from scene_completion_ros.ros.frame import Frame, NotYetError, Placement
+from scene_completion_ros.ros.frame import NotYetError, Placement
 from scene_completion_ros.ros.messages import stamp_message
 from scene_completion_ros.ros.parameters import NodeParameters, names_in
 from scene_completion_ros.ros.waiting import AdaptiveSubscription
@@ -299,15 +299,6 @@ class Placements:
             raise NotYetError(f"it is unknown where the voxel grid is in {odometry!r}", may_come=False)
         found = self._source.lookup(odometry, grid_frame or frame_id, stamp_ns, _tolerance_ns(parameters))
         return found if grid_frame else found @ self._default.inverse()
-
-    def camera_from_sensor(self, frame: Frame, sensor: str) -> RigidTransform:
-        """Pose of a sensor's frame in that of a camera, when it took an image. Raises NotYetError if it is missing."""
-        if sensor.strip("/") == frame.frame_id:
-            return RigidTransform.identity()
-        if self._source is None:
-            cure = "Name an extrinsics_file or transform.topics, or have tf2 installed"
-            raise NotYetError(f"it is unknown where {sensor!r} is in {frame.frame_id!r}", cure=cure, may_come=False)
-        return self._source.lookup(frame.frame_id, sensor, frame.stamp_ns, _tolerance_ns(frame.parameters))
 
     def _place(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> Placement:
         base, grid_frame = parameters.base_frame, parameters.grid_frame

@@ -1,20 +1,17 @@
-"""Subscriptions, and waiting without blocking: items for what they need, messages for images."""
+"""Subscriptions, and waiting without blocking: items for what they need."""
 
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
-from itertools import pairwise
 from typing import Any, Generic, TypeVar
 
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
 
-from scene_completion_ros.messages.drop_reasons import CLOCK_JUMP_NS
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.frame import NotYetError
 from scene_completion_ros.ros.health.diagnostics import InputRecord
-from scene_completion_ros.ros.messages import stamp_nanoseconds
 
 Item = TypeVar("Item")
 # The submitting thread steps aside for so long where the other one can begin at once: they share the interpreter, and
@@ -205,75 +202,6 @@ def polled_room(
     room: WaitingRoom[Item] = WaitingRoom(admit, turn_away, refuse, on_waiting=lambda: poll.start())
     poll = Poll(node, room.look, resources)
     return room
-
-
-READINGS_KEPT = 30  # messages: a replay runs half a second ahead
-
-
-class StampMatch:
-    """The last messages of a sensor's topic, to be found by the stamps of images."""
-
-    def __init__(self, topic: str) -> None:
-        self._topic = topic
-        self._kept: deque[tuple[int, Any]] = deque(maxlen=READINGS_KEPT)
-        self._alike = 0
-
-    def add(self, message: Any) -> None:
-        """Keep a message, in the place of the last one if that has its stamp.
-
-        One more than a second before the last belongs to a recording started again.
-        """
-        stamp_ns = stamp_nanoseconds(message.header.stamp)
-        if self._kept and stamp_ns < self._kept[-1][0] - CLOCK_JUMP_NS:
-            self._kept.clear()
-        alike = bool(self._kept) and stamp_ns == self._kept[-1][0]
-        self._alike = self._alike + 1 if alike else 0
-        if alike:
-            self._kept.pop()
-        self._kept.append((stamp_ns, message))
-
-    def forget(self, until_ns: int | None = None) -> None:
-        """Forget messages of before a time, but not the last three; without a time all of them."""
-        if until_ns is None:
-            self._kept.clear()
-        while len(self._kept) > 3 and until_ns is not None and self._kept[0][0] < until_ns:
-            self._kept.popleft()
-
-    def nearest(self, stamp_ns: int, tolerance_ns: int, *, final: bool) -> Any:
-        """The message nearest to a stamp. Raises NotYetError where there is none that near, or a nearer one may come.
-
-        `tolerance_ns`: how far it may be from that; `final`: whether to take what is there, even if a nearer one may
-        still come.
-        """
-        if self.behind(stamp_ns) and not final:
-            raise self._missing(f"none after {stamp_ns} ns yet", may_come=True)
-        near = [(abs(stamp - stamp_ns), number) for number, (stamp, _) in enumerate(self._kept)]
-        if not near or min(near)[0] > tolerance_ns:
-            raise self._missing(f"none within {tolerance_ns / 1e9:.3f} s of {stamp_ns} ns", may_come=False)
-        return self._kept[min(near)[1]][1]
-
-    def behind(self, stamp_ns: int) -> bool:
-        """Whether all that came are of before a stamp."""
-        return not self._kept or self._kept[-1][0] < stamp_ns
-
-    def settled(self, stamp_ns: int, tolerance_ns: int) -> bool:
-        """Whether none nearer to a stamp is due, going by the shorter time between the last three: one may be lost."""
-        if len(self._kept) < 2:
-            return False
-        last = [stamp for stamp, _ in list(self._kept)[-3:]]
-        period_ns = min(after - before for before, after in pairwise(last))
-        reach_ns = min(tolerance_ns, *(abs(stamp - stamp_ns) for stamp, _ in self._kept))
-        return last[-1] + 0.75 * period_ns > stamp_ns + reach_ns
-
-    def _missing(self, what: str, *, may_come: bool) -> NotYetError:
-        newest = f"the last is of {self._kept[-1][0]} ns" if self._kept else "none came at all"
-        stuck = f", as are {self._alike} before it" if self._alike else ""
-        return NotYetError(
-            f"of {len(self._kept)} messages of depth {what}, {newest}{stuck}",
-            where=self._topic,
-            cure="Compare the stamps of both (ros2 topic echo --field header), and see sync.tolerance",
-            may_come=may_come,
-        )
 
 
 try:

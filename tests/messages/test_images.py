@@ -14,6 +14,7 @@ from scene_completion_ros.messages.images import (
     ENCODINGS,
     announced_size,
     check_image,
+    decode_depth,
     decode_image,
     decode_published_depth,
 )
@@ -210,6 +211,11 @@ def test_depth_of_the_node_keeps_what_is_too_far_or_unknown(big_endian: bool, pa
     np.testing.assert_array_equal(decode_published_depth(message), metres)
     if padding == 0:
         np.testing.assert_array_equal(message_to_cvimage(message), metres)  # the oracle reads the same numbers
+
+
+def test_what_is_no_depth_is_refused() -> None:
+    with pytest.raises(ImageError, match="encoding 'mono16' is no depth. Name a topic of 16UC1 or 32FC1"):
+        decode_depth(image(np.zeros((HEIGHT, WIDTH * 2), np.uint8), "mono16"))
 
 
 @pytest.mark.parametrize(

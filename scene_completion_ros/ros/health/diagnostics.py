@@ -316,41 +316,11 @@ def words_status(report: WordsReport, now_s: float, recent_s: float) -> Status:
     return Status("vocabulary", Level.OK, f"{named}, {len(report.phrases)} phrases looked for", values)
 
 
-@dataclass(frozen=True)
-class DepthReport:
-    """What a sensor of depth gave to images."""
-
-    sensed: Event = Event()  # an image had depth of the sensor
-    without: Event = Event()  # an image had to do without
-    # Of the last `TIMES_KEPT` images that had it: by how many ms it was older, and the share of pixels that it saw.
-    last: tuple[tuple[float, float], ...] = ()
-
-
-def depth_status(report: DepthReport, now_s: float, recent_s: float) -> Status:
-    """What the sensor contributes; a warning where images of the last `recent_s` seconds all had to do without."""
-    values = {
-        "images with depth of the sensor": str(report.sensed.count),
-        "images without": str(report.without.count),
-        **report.without.values("last without", now_s),
-    }
-    if report.last:
-        age_ms, share = np.median(np.array(report.last), axis=0)
-        values |= {"median age ms": f"{age_ms:.1f}", "pixels sensed": f"{100.0 * share:.1f} %"}
-    if report.without.recent(now_s, recent_s) and not report.sensed.recent(now_s, recent_s):
-        return Status("depth", Level.WARN, f"no image has depth of the sensor: {report.without.why}", values)
-    if not report.last:
-        return Status("depth", Level.OK, "waiting for the first image", values)
-    return Status(
-        "depth", Level.OK, f"{values['pixels sensed']} of the pixels, {values['median age ms']} ms old", values
-    )
-
-
 class InferenceRecord:
     """Written by the inference thread. `vocabulary`: what labels mean at first; None for the classes of the bundle."""
 
     def __init__(self, student: Student, vocabulary: Vocabulary | None = None) -> None:
         self.scale: Scale | None = None  # by what depths are multiplied
-        self.depth = Record(DepthReport())  # what a sensor of depth gave to images
         at_first = WordsReport() if vocabulary is None else WordsReport(vocabulary.names, asked=True)
         self.words = Record(at_first)  # what voxels are compared with
         self.student = student  # whose models are reported
@@ -376,7 +346,6 @@ class InferenceRecord:
             self._times_ms.clear()
             self._result_s = None
         self.scale = None
-        self.depth.report = DepthReport()
 
     def times(self) -> dict[str, NDArray[np.float64]]:
         """Milliseconds of the last `TIMES_KEPT` images by stage; empty where no image was completed."""
@@ -501,8 +470,6 @@ class Diagnostics:
         else:
             found.append(inference_status(record, drops, processed=counts.processed, unwanted=counts.unwanted))
             found.append(outputs_status(observed.subscribers, counts.warned, record.result_age_s(now_s)))
-        if record is not None and observed.parameters.depth_topic:
-            found.append(depth_status(record.depth.report, now_s, DROPS_WINDOW_S))
         if record is not None and (record.words.report.asked or record.words.report.refused.count):
             found.append(words_status(record.words.report, now_s, DROPS_WINDOW_S))
         return [*found, memory_status()]

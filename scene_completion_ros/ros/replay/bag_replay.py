@@ -77,16 +77,15 @@ def replay_over_dds(
     namespace = f"/replay_{os.getpid()}"
     poses = f"{namespace}/camera_odometry"
     parameters = {"image.qos": "reliable", **(node_parameters or {})}
-    check_topics(also, reader.topics, topic, parameters)
+    check_topics(also, reader.topics, topic)
     moving = {} if motion is None else {poses: ODOMETRY_TYPE}
-    depth = {str(parameters.get("depth.topic", ""))} - {""}
     source = Source(
         topic=topic,
         compressed=reader.topics[topic] == COMPRESSED_TYPE,
         camera=camera or reader.camera_for(topic),
         camera_info=None if camera else reader.camera_info(topic),
         also={name: reader.topics[name] for name in also} | moving,
-        awaited={*depth, *moving},
+        awaited=moving,
     )
     if motion is not None:
         parameters |= {"transform.source": "topics", "odometry.topics": poses, "odometry.frame": motion.world}

@@ -143,18 +143,9 @@ OF_TRANSFORMS = (
 )
 
 
-def check_topics(
-    also: Collection[str], recorded: Collection[str], image_topic: str, parameters: Mapping[str, object]
-) -> None:
-    """Raise SceneCompletionError where further topics do not fit the recording or the node, with what would.
-
-    `also`: what is played besides the images; `parameters`: those of the node, which gets depth from nowhere else.
-    """
+def check_topics(also: Collection[str], recorded: Collection[str], image_topic: str) -> None:
+    """Raise SceneCompletionError where topics that are played besides the images do not fit the recording."""
     for topic in also:
         if topic not in recorded or topic == image_topic:
             known = ", ".join(sorted(set(recorded) - {image_topic}))
             raise SceneCompletionError(f"no further topic {topic} is recorded", where="also", cure=f"Known: {known}")
-    depth = str(parameters.get("depth.topic", ""))
-    if depth and depth not in also:
-        cure = f"Add --also {depth}, under the full name that the recording has"
-        raise SceneCompletionError("the replay does not play it", where=f"parameter depth.topic, {depth}", cure=cure)
