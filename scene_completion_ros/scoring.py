@@ -31,12 +31,11 @@ class LidarOfBag:
     """The scan nearest in time to each image of a recording; holds two scans at a time.
 
     Has a reader of its own, so that scans can be read alongside the images. Use it as a context manager. `path`: the
-    recording; of its PointCloud2 topics the one with the most messages is taken, of the robot of the `image_topic`.
+    recording; of its PointCloud2 topics the one with the most messages is taken.
     """
 
-    def __init__(self, path: str | Path, image_topic: str = "") -> None:
-        self._reader, self._image_topic = BagReader(path), image_topic
-        self.warnings = self._reader.warnings  # what is doubtful about the transforms that were needed
+    def __init__(self, path: str | Path) -> None:
+        self._reader = BagReader(path)
         self.topic: str | None = None  # the topic with the most messages, if there is one
         self._scans: Iterator[CloudFrame] = iter(())
         self._transforms = TransformBuffer()
@@ -46,10 +45,10 @@ class LidarOfBag:
     def __enter__(self) -> "LidarOfBag":
         self._reader.open()
         counts = self._reader.counts
-        topics = self._reader.of_robot(self._reader.topics_of_type(CLOUD_TYPE), self._image_topic)
+        topics = self._reader.topics_of_type(CLOUD_TYPE)
         self.topic = max(topics, key=lambda topic: counts[topic], default=None)
         if self.topic is not None:
-            self._transforms = self._reader.tf_buffer(image_topic=self._image_topic)
+            self._transforms = self._reader.tf_buffer()
             self._scans = self._reader.point_clouds(self.topic)
             self._after = next(self._scans, None)
         return self

@@ -138,7 +138,7 @@ READERS = {
         of_text(read_vocabulary),
     ),
     "query": Reader("message.json", "phrases: [car]", of_text(read_query)),
-    "notice": Reader("notice.json", drop_notice(DropReason.RESET, 3, "camera"), of_text(read_drop_notice)),
+    "notice": Reader("notice.json", drop_notice(DropReason.DEACTIVATED, 3, "camera"), of_text(read_drop_notice)),
     "segments": Reader("scene.segs.json", "{segIndices: [1, 1, 2, 3]}", by(f"{TRAINING}points.datasets:_segments", 4)),
     "things": Reader(
         "scene.aggregation.json",

@@ -4,7 +4,7 @@ What is damaged or has no index is refused, with the tool that repairs it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,7 +27,6 @@ CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 CLOUD_TYPE = "sensor_msgs/msg/PointCloud2"
 ODOMETRY_TYPE = "nav_msgs/msg/Odometry"
 TRANSFORM_TYPE = "tf2_msgs/msg/TFMessage"
-_GLOBAL_TRANSFORMS = ("/tf", "/tf_static")
 _SECOND_NS = 1_000_000_000
 _NOT_PICTURES = ("compressedDepth", "theora", "ffmpeg")  # image transports that hold no single pictures
 _CALIBRATION_FIELDS = ("width", "height", "distortion_model", "d", "k", "p", "binning_x", "binning_y")
@@ -93,7 +92,6 @@ class BagReader:
     def __init__(self, path: Path | str, every: int = 1) -> None:
         self.path, self._every = Path(path), every
         self.losses: list[str] = []  # what of the recording cannot be read, in words
-        self.warnings: list[str] = []  # what is doubtful about the transforms that were looked up
         # Messages that could not be used, by topic and reason; each is counted once, however often it is read.
         self.skipped: Counter[str] = Counter()
         self._counted: set[tuple[str, int, int, str]] = set()
@@ -300,33 +298,19 @@ class BagReader:
             header = recorded.message.header
             yield CloudFrame(stamp_of(header) or recorded.stamp_ns, str(header.frame_id), xyz)
 
-    def of_robot(self, topics: Sequence[str], image_topic: str) -> list[str]:
-        """Those topics that belong to the robot of an image topic.
-
-        Where transforms have a namespace that the image topic lies in, such as /robot1, these are the topics in it, if
-        there are any, and transforms without a namespace. Else they are all.
-        """
-        spaces = {topic.rpartition("/")[0] for topic in self.topics_of_type(TRANSFORM_TYPE)}
-        robot = max((space for space in spaces if image_topic.startswith(f"{space}/")), key=len, default="")
-        own = [topic for topic in topics if robot and topic.startswith(f"{robot}/")]
-        return own + [topic for topic in topics if topic in _GLOBAL_TRANSFORMS] if own else list(topics)
-
     def tf_buffer(
         self,
         *,
         odometry_topic: str | None = None,  # also TOPIC=CHILD, with the frame that its poses are of
         within: Callable[[int], bool] = lambda _: True,
-        image_topic: str = "",  # take transforms of its robot alone, see `of_robot`
     ) -> TransformBuffer:
         """Collect the transforms of /tf and /tf_static, and the poses of an odometry topic if one is named.
 
-        Transforms with NaN, broken quaternions or places beyond any robot are left out and counted in `skipped`; what
-        is doubtful about others comes to `warnings` when they are looked up. `within`: whether to take what was
-        recorded at a bag time; /tf_static is always taken.
+        Transforms with NaN, broken quaternions or places beyond any robot are left out and counted in `skipped`.
+        `within`: whether to take what was recorded at a bag time; /tf_static is always taken.
         """
         buffer = TransformBuffer()
-        buffer.warnings = self.warnings
-        topics = self.of_robot(self.topics_of_type(TRANSFORM_TYPE), image_topic)
+        topics = self.topics_of_type(TRANSFORM_TYPE)
         odometry, _, child = (odometry_topic or "").partition("=")
 
         def wanted(recorded: BagMessage) -> bool:

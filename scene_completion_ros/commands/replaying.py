@@ -77,9 +77,6 @@ def replay(args: argparse.Namespace, progress: Progress) -> int:
             raise
         shown = running.write_scores()
         statistics = running.write_statistics(counts, {"scores": shown} if shown else {})
-        for doubt in dict.fromkeys([*running.reader.warnings, *running.lidar.warnings]):
-            progress.line(f"warning: {args.bag}: {doubt}")
-            running.report.notes.append(f"The transforms of the recording are doubtful: {doubt}")
         page = running.report.close(statistics, _headlines(statistics))
     if args.json:
         print(json.dumps(statistics))
@@ -111,7 +108,7 @@ class _Replay:
         self.words = chosen_words(args.words, bundle, words)
         # The grid, and the camera's pose in it.
         self.place = read_grid(args.grid) if args.grid else (bundle.grid, bundle.grid_from_camera)
-        self.lidar = stack.enter_context(LidarOfBag(args.bag, topic))
+        self.lidar = stack.enter_context(LidarOfBag(args.bag))
         self.scores = ReplayScores(self._truths(), PublishedGrid(*self.place))
         title = f"Completed voxels of {args.bag.resolve().name}"
         classes = (bundle.class_names, bundle.class_colours)

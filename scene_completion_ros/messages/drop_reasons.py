@@ -28,8 +28,6 @@ class DropReason(str, Enum):
 
     NEWER_IMAGE = "newer image arrived", "none", "the inference thread was busy, and takes the newest image"
     DEACTIVATED = "deactivated", "none", "the node was deactivated before the image was published"
-    DISABLED = "disabled", "none", "`~/set_enabled` has stopped the node"
-    RESET = "reset", "none", "`~/reset` gave up the images in hand"
     ABOVE_RATE = "above largest_rate", "none", "the image came earlier than `largest_rate` allows"
     BAD_IMAGE = (
         "bad image",
@@ -54,7 +52,7 @@ class DropReason(str, Enum):
 
 
 def drop_notice(reason: DropReason, stamp_ns: int, frame_id: str) -> str:
-    """The notice of an image as JSON, such as `{"stamp_ns": 1700000000, "frame_id": "camera", "reason": "reset"}`."""
+    """The notice of an image as JSON: `{"stamp_ns": 1700000000, "frame_id": "camera", "reason": "bad image"}`."""
     return json.dumps({"stamp_ns": stamp_ns, "frame_id": frame_id, "reason": reason.value})
 
 

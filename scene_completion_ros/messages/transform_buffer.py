@@ -1,6 +1,5 @@
 """The transforms of messages, with interpolated look-ups: of /tf, /tf_static and odometry, recorded or live."""
 
-import math
 from bisect import bisect_left, insort
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -8,7 +7,6 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BagError, TransformConflictError
 from scene_completion_ros.geometry.transforms import RigidTransform, TransformError
@@ -19,12 +17,6 @@ Problem = Literal["unconnected", "before", "after", "gap"]
 MAX_NORM_ERROR = 0.05  # of a quaternion: rounding is normalised away, anything else is a defect
 FARTHEST_M = 1e9  # of a position: chains of such transforms stay within the numbers of `RigidTransform`
 _SAME = 1e-3  # elements of two transforms that differ by less say the same
-# Of two tracks that take turns, the steps from one to the other take each other back; noise seldom does.
-_JUMP = 0.05  # metres, or change of an axis: a larger step than the pair moves is a jump
-_WINDOW = 8  # samples before and after a step that say how the pair moves
-_FEWEST_JUMPS = 10
-_SMALL = 0.3  # share of a jump
-_BACK = 0.8  # of the jumps that the next one takes back
 _CURES: dict[Problem, str] = {
     "unconnected": "Known frames: {frames}",
     "before": "Poses are not extrapolated: transforms must begin before the images do",
@@ -94,19 +86,17 @@ class TransformBuffer:
     all, in any order: that is for recordings.
 
     Of several topics that hold one pair of frames, the first alone is taken. A bag with such a pair is refused by
-    `check` and `lookup`, and what is doubtful about a pair is added to `warnings`, where that pair is asked for.
+    `check` and `lookup` where that pair is asked for.
     """
 
     def __init__(self, keep_ns: int | None = None) -> None:
         self._keep_ns = keep_ns
         # Transforms that were not taken, by reason (NaN, broken quaternion, a pair that another topic holds, too).
         self.rejected: Counter[str] = Counter()
-        self.warnings: list[str] = []
         self._edges: dict[tuple[str, str], _Edge] = {}
         self._neighbours: dict[str, list[str]] = {}
         self._topics: dict[tuple[str, str, bool], str] = {}  # by parent, child, and whether it is fixed
         self._contested: dict[tuple[str, str], str] = {}  # two topics, by parent and child
-        self._doubts: dict[tuple[str, str], str] = {}
         self._checked: set[tuple[str, str]] = set()
 
     @property
@@ -137,8 +127,6 @@ class TransformBuffer:
                 self.rejected[f"{' -> '.join(pair)}: {first} holds it, too"] += 1
                 self._contested.setdefault(pair, f"{first} and {topic}")
             return
-        if differs and pair not in self._doubts:
-            self._doubts[pair] = self._doubt(*pair, static=static, stamped=edge is None or edge.static is None)
         if parent == child or not parent or not child:
             self.rejected[f"{parent!r} -> {child!r}: a frame needs a parent of another name"] += 1
             return
@@ -244,10 +232,7 @@ class TransformBuffer:
             raise BagError(error.what, where=error.where or "/tf, /tf_static", cure=cure) from None
 
     def check(self, target: str, source: str) -> None:
-        """Add what is doubtful between two frames of a recording to `warnings`.
-
-        Raises TransformConflictError where several topics hold one pair of frames between them: names the topics.
-        """
+        """Raise TransformConflictError where several topics hold a pair of frames between two: names the topics."""
         if (target, source) in self._checked:
             return
         for upper, lower in pairwise(self._path(target.strip("/"), source.strip("/")) or ()):
@@ -258,9 +243,6 @@ class TransformBuffer:
                     where=topics,
                     cure="Leave one out in a copy: `rosbags-convert --src BAG --dst COPY --exclude-topic TOPIC`",
                 )
-            for doubt in (self._doubts.get(pair), self._two_tracks(*pair)):
-                if doubt and doubt not in self.warnings:
-                    self.warnings.append(doubt)
         self._checked.add((target, source))
 
     def root_of(self, frame: str) -> str:
@@ -281,36 +263,6 @@ class TransformBuffer:
             chain.append(parents[0])
         return chain[-1]
 
-    def _doubt(self, parent: str, child: str, *, static: bool, stamped: bool) -> str:
-        moving, fixed = (self._topics.get((parent, child, kind), "") for kind in (False, True))
-        name = f"{parent} -> {child}"
-        if static:
-            return f"{fixed}: the fixed transform {name} changes. The last one is used for the whole recording"
-        if stamped:
-            return (
-                f"{moving}: transforms {name} with one stamp differ, as of two nodes that publish it. The first of "
-                "each stamp is used; stop one of the nodes"
-            )
-        return f"{moving} and {fixed}: the transform {name} is on both, and differs. That of {fixed} is used"
-
-    def _two_tracks(self, parent: str, child: str) -> str:
-        """What to say where the samples of a pair jump to and fro between two tracks; empty where they do not."""
-        edge = self._edges[parent, child]
-        if edge.static is not None or len(edge.stamps) < 2 * _WINDOW:
-            return ""
-        jumps = _jumps(edge.stamps, [edge.samples[stamp_ns] for stamp_ns in edge.stamps])
-        back = np.linalg.norm(jumps[1:] + jumps[:-1], axis=1) < _SMALL * np.linalg.norm(jumps[:-1], axis=1)
-        if len(jumps) < _FEWEST_JUMPS or back.mean() < _BACK:
-            return ""
-        metres = float(np.median(np.linalg.norm(jumps[:, :3], axis=1)))
-        degrees = math.degrees(float(np.median(np.linalg.norm(jumps[:, 3:6], axis=1))))
-        topic = self._topics.get((parent, child, False), "")
-        return (
-            f"{topic}: transforms {parent} -> {child} jump to and fro {len(jumps)} times, by {metres:.2f} m and "
-            f"{degrees:.0f}°, as of two nodes that publish it. Poses are wrong: record with one of them "
-            f"(`ros2 topic info --verbose {topic}` names both)"
-        )
-
     def _add_pose(self, message: Any, child: str, translation: Any, rotation: Any, *, static: bool, topic: str) -> None:
         parent = message.header.frame_id
         position = np.array([translation.x, translation.y, translation.z], dtype=np.float64)
@@ -327,20 +279,6 @@ class TransformBuffer:
             self.add(parent, child, stamp_of(message.header), transform, static=static, topic=topic)
             return
         self.rejected[f"{parent} -> {child}: {reason}"] += 1
-
-
-def _jumps(stamps: list[int], samples: list[RigidTransform]) -> NDArray[np.float64]:
-    """Steps between neighbours that are not how the pair moves: position, metres, and two axes [M, 9]."""
-    places, times = np.empty((len(samples), 9)), np.array(stamps, dtype=np.int64)
-    for index, sample in enumerate(samples):
-        places[index, :3], places[index, 3:] = sample.translation, sample.rotation[:, :2].T.ravel()
-    steps = np.arange(len(samples) - 1)
-    low, high = np.maximum(steps - _WINDOW + 1, 0), np.minimum(steps + _WINDOW, len(samples) - 1)
-    share = (times[1:] - times[:-1]) / (times[high] - times[low])
-    unexpected = places[1:] - places[:-1] - share[:, None] * (places[high] - places[low])
-    lengths = np.linalg.norm(unexpected, axis=1)
-    jumps: NDArray[np.float64] = unexpected[lengths > max(_JUMP, _SMALL * float(np.quantile(lengths, 0.95)))]
-    return jumps
 
 
 def child_cure(topic: str) -> str:

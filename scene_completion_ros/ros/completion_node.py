@@ -16,7 +16,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import open_student
 from scene_completion_ros.inference.encoder import check_engine
 from scene_completion_ros.mapping.ground_map import ignored_labels
-from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
+from scene_completion_ros.messages.drop_reasons import StampOrder
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters
 from scene_completion_ros.ros.frame import Student, freed_memory_returned
 from scene_completion_ros.ros.health.diagnostics import Diagnostics, Observed
@@ -26,7 +26,7 @@ from scene_completion_ros.ros.inputs import Inputs
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.placements import check_frames, fixed_transforms
 from scene_completion_ros.ros.publishers import Outputs
-from scene_completion_ros.ros.services import Dictionary, Services, WordsInput
+from scene_completion_ros.ros.words_input import Dictionary, WordsInput
 
 
 class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types where it is not installed
@@ -34,7 +34,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
 
     | state | held |
     |---|---|
-    | unconfigured | parameters, counters, diagnostics, services |
+    | unconfigured | parameters, counters, diagnostics |
     | inactive | and bundle, publishers, latched legend, inference thread with the model of a camera, topics of words |
     | active | and the subscriptions to the image and its CameraInfo, and the calibration |
 
@@ -59,7 +59,6 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._problem: SceneCompletionError | None = None
         self._finalized = False
         self._diagnostics = Diagnostics(node, self.observed, self.counters.warn)
-        self._services = Services(node, self.reset, self.set_enabled)
         node.add_managed_entity(self)
 
     def start(self) -> None:
@@ -83,26 +82,12 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         return Observed(
             state="finalized" if self._finalized else state,
             problem="" if self._problem is None else str(self._problem),
-            enabled=thread is None or thread.enabled,
             parameters=self._parameters.snapshot(),
             counts=self.counters.counts(),
             input=None if self.inputs is None else self.inputs.camera.record,
             inference=None if thread is None else thread.record,
             subscribers={} if self._outputs is None else self._outputs.subscribers(),
         )
-
-    def reset(self) -> None:
-        """Forget what images left behind, not parameters, model, calibration, counts. Raises if not configured."""
-        self._configured_thread().reset()
-        self._order.forget()
-        if self.inputs is not None:
-            self.inputs.restart(DropReason.RESET)
-
-    def set_enabled(self, enabled: bool) -> None:
-        """Complete images, or drop them until this is called again or the node cleaned up. Raises if not configured."""
-        self._configured_thread().set_enabled(enabled)
-        if self.inputs is not None and not enabled:
-            self.inputs.give_up(DropReason.DISABLED)
 
     def on_configure(self, state: Any) -> Any:
         """Check the parameters, load the bundle, create publishers and inference thread."""
@@ -190,7 +175,8 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._logger.info("inactive: configured")
 
     def _activate(self) -> None:
-        thread = self._configured_thread()
+        thread = self._thread
+        assert thread is not None, "only a configured node is activated"
         self._while_active.callback(thread.end_activation)
         try:
             self.inputs = Inputs(
@@ -224,11 +210,6 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             finally:
                 self._while_configured.close()
             gc.collect()  # the thread and its worker refer to each other, and what they held is large
-
-    def _configured_thread(self) -> InferenceThread:
-        if self._thread is None:
-            raise SceneCompletionError("the node is not configured", cure="Configure it first")
-        return self._thread
 
     def _check_change(self, parameters: NodeParameters) -> None:
         """Raise SceneCompletionError where changed parameters do not fit each other, the bundle or the calibration."""

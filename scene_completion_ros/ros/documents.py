@@ -1,4 +1,4 @@
-"""What is written from the tables of topics and services and from the schema of the parameters.
+"""What is written from the table of topics and from the schema of the parameters.
 
 `python -m scene_completion_ros.ros.documents`, in the repository's root, writes `docs/parameters.md`,
 `config/scene_completion.yaml` and the tables of `docs/topics.md`.
@@ -68,15 +68,13 @@ def parameter_file() -> str:
 
 
 def tables() -> str:
-    """Topics and services of the node, in Markdown."""
+    """Topics of the node, in Markdown."""
     topics = ["| topic | type | | |", "|---|---|---|---|"]
     topics += [_topic_row(spec) for spec in TOPICS if spec.meaning]
-    services = ["| service | type | |", "|---|---|---|"]
-    services += [_row(f"`{spec.name}`", _short(spec.type_name), spec.meaning) for spec in SERVICES if spec.meaning]
-    common = [spec.name for spec in TOPICS if not spec.meaning] + [spec.name for spec in SERVICES if not spec.meaning]
+    common = [*(spec.name for spec in TOPICS if not spec.meaning), *SERVICES]
     managed = ", ".join(f"`{name}`" for name in common)
     has = "The node also has what every managed node of ROS 2 has:"
-    return "\n".join((*topics, "", *services, "", has, "", managed))
+    return "\n".join((*topics, "", has, "", managed))
 
 
 def with_tables(page: str) -> str:

@@ -66,7 +66,7 @@ class Placement:
 class Epoch(NamedTuple):
     """What is remembered of images of another epoch is of no use to these."""
 
-    activation: int  # number of the node's activation; disabling and resetting count as well
+    activation: int  # number of the node's activation
     era: int  # how often time had begun anew
 
 

@@ -219,8 +219,6 @@ class InferenceThread:
         # The holder of the lock either publishes or ends the activation, so that after its end nothing is published.
         self._publishing = threading.Lock()
         self._epoch = Epoch(0, 0)
-        self._overtaken_by: DropReason = DropReason.DEACTIVATED
-        self.enabled = True  # images are completed; otherwise they are dropped as they come
         self.record = InferenceRecord(student, _vocabulary(vocabulary))  # what became of the last images
         self._to_prepare: deque[Callable[[], object]] = deque(maxlen=1)  # for the newest calibration
         self._choosing = threading.Lock()
@@ -255,33 +253,15 @@ class InferenceThread:
         """Complete an image, unless a newer one comes before its turn."""
         with self._choosing:  # no image with the words before comes after one with the next
             frame.words, frame.epoch = self._words, self._epoch
-            if self.enabled:
-                self._worker.submit(frame)
-                return
-        self._drop(frame, DropReason.DISABLED)
+            self._worker.submit(frame)
 
-    def end_activation(self, reason: DropReason = DropReason.DEACTIVATED) -> None:
-        """Publish nothing any more of the images submitted so far, which are counted under a reason."""
+    def end_activation(self) -> None:
+        """Publish nothing any more of the images submitted so far."""
         with self._publishing:
             self._epoch = self._epoch._replace(activation=self._epoch.activation + 1)
-            self._overtaken_by = reason
         given_up = self._worker.give_up()
         if given_up is not None:
-            self._drop(given_up, reason)
-
-    def set_enabled(self, enabled: bool) -> None:
-        """Complete images, or drop them; once disabled, nothing is published of those submitted so far either."""
-        self.enabled = enabled
-        if not enabled:
-            self.end_activation(DropReason.DISABLED)
-
-    def reset(self) -> None:
-        """Forget what the images so far have left behind, and publish nothing more of them.
-
-        A stage forgets what it keeps from one image to the next where it meets an image of another epoch.
-        """
-        self.end_activation(DropReason.RESET)
-        self.record.forget()
+            self._drop(given_up, DropReason.DEACTIVATED)
 
     def forget(self) -> None:
         """Use nothing of the images before for those that are submitted from now on: time began anew."""
@@ -317,7 +297,7 @@ class InferenceThread:
         completed_s = time.perf_counter()
         with self._publishing:
             if frame.epoch.activation != self._epoch.activation:
-                self._drop(frame, self._overtaken_by)
+                self._drop(frame, DropReason.DEACTIVATED)
                 return False
             self._outputs.publish(frame)
             self._in_hand = None  # whatever fails from here on, it was published
@@ -371,8 +351,8 @@ class InferenceThread:
         frame, self._in_hand = self._in_hand, None  # none where it was a preparation
         self._counters.drop_after(error, None if frame is None else frame.header)
 
-    def _drop(self, frame: Frame, reason: DropReason, why: str = "") -> None:
-        self._counters.drop(reason, why, header=frame.header)
+    def _drop(self, frame: Frame, reason: DropReason) -> None:
+        self._counters.drop(reason, header=frame.header)
 
 
 def _vocabulary(words: FoldedVocabulary | None) -> Vocabulary | None:

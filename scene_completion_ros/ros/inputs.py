@@ -243,10 +243,10 @@ class Inputs:
         for wanted in self._poses.empty():
             _refuse_pose(wanted)
 
-    def restart(self, reason: DropReason = DropReason.TIME_WENT_BACK) -> None:
-        """Time begins anew: images that wait are dropped, for `reason`."""
+    def restart(self) -> None:
+        """Time begins anew: images that wait are dropped."""
         self._order.forget()
-        self.give_up(reason)
+        self.give_up(DropReason.TIME_WENT_BACK)
         if self._source is not None:
             self._source.forget()
         self._thread.forget()

@@ -1,4 +1,4 @@
-"""Topics and services of the node: each is one entry here, from which publishers and docs/topics.md are made.
+"""Topics of the node: each is one entry here, from which publishers and docs/topics.md are made.
 
 It needs no ROS. Names are those without namespace and remappings; a constant is the name of its topic.
 """
@@ -23,17 +23,7 @@ class TopicSpec:
     only_with: str = ""
 
 
-@dataclass(frozen=True)
-class ServiceSpec:
-    """A service of the node."""
-
-    name: str  # its name; `~` is the full name of the node
-    type_name: str  # its type, such as `std_srvs/srv/Trigger`
-    meaning: str = ""  # what it does, in a few words; empty for what every node has
-
-
 _topics: dict[str, TopicSpec] = {}
-_services: dict[str, ServiceSpec] = {}
 
 
 def _in(name: str, type_name: str, meaning: str, *, only_with: str = "") -> str:
@@ -43,11 +33,6 @@ def _in(name: str, type_name: str, meaning: str, *, only_with: str = "") -> str:
 
 def _out(name: str, type_name: str, meaning: str = "", *, latched: bool = False) -> str:
     _topics[name] = TopicSpec(name, type_name, "out", meaning, latched)
-    return name
-
-
-def _service(name: str, type_name: str, meaning: str = "") -> str:
-    _services[name] = ServiceSpec(name, type_name, meaning)
     return name
 
 
@@ -109,25 +94,23 @@ _out("~/transition_event", "lifecycle_msgs/msg/TransitionEvent")
 _out("/rosout", "rcl_interfaces/msg/Log", latched=True)
 _out("/parameter_events", "rcl_interfaces/msg/ParameterEvent")
 
-RESET = _service("~/reset", "std_srvs/srv/Trigger", "forgets stamps, transforms, times and earlier images")
-SET_ENABLED = _service("~/set_enabled", "std_srvs/srv/SetBool", "stops completing images, and goes on")
-# What every managed node has.
-_service("~/change_state", "lifecycle_msgs/srv/ChangeState")
-_service("~/get_state", "lifecycle_msgs/srv/GetState")
-_service("~/get_available_states", "lifecycle_msgs/srv/GetAvailableStates")
-_service("~/get_available_transitions", "lifecycle_msgs/srv/GetAvailableTransitions")
-_service("~/get_transition_graph", "lifecycle_msgs/srv/GetAvailableTransitions")
-_service("~/describe_parameters", "rcl_interfaces/srv/DescribeParameters")
-_service("~/get_parameters", "rcl_interfaces/srv/GetParameters")
-_service("~/get_parameter_types", "rcl_interfaces/srv/GetParameterTypes")
-_service("~/list_parameters", "rcl_interfaces/srv/ListParameters")
-_service("~/set_parameters", "rcl_interfaces/srv/SetParameters")
-_service("~/set_parameters_atomically", "rcl_interfaces/srv/SetParametersAtomically")
-_service("~/get_type_description", "type_description_interfaces/srv/GetTypeDescription")
-
+# The services, which every managed node has.
+SERVICES = (
+    "~/change_state",
+    "~/get_state",
+    "~/get_available_states",
+    "~/get_available_transitions",
+    "~/get_transition_graph",
+    "~/describe_parameters",
+    "~/get_parameters",
+    "~/get_parameter_types",
+    "~/list_parameters",
+    "~/set_parameters",
+    "~/set_parameters_atomically",
+    "~/get_type_description",
+)
 # All topics, those of every managed node included.
 TOPICS = tuple(_topics.values())
-SERVICES = tuple(_services.values())  # all services, those of every managed node included
 
 
 def topic_spec(name: str) -> TopicSpec:

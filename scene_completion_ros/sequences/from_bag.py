@@ -135,9 +135,9 @@ def _nearest(sorted_by_stamp: Sequence[_Stamped], stamp_ns: int, tolerance_ns: i
     return min(around, key=lambda one: abs(one.stamp_ns - stamp_ns), default=None)
 
 
-def list_depths(reader: BagReader, image_topic: str, frame_id: str) -> list[_Stamped]:
+def list_depths(reader: BagReader, frame_id: str) -> list[_Stamped]:
     """Depth images in the frame of a camera, sorted by stamp; of several topics the first."""
-    for topic in reader.of_robot(reader.topics_of_type(IMAGE_TYPES[0]), image_topic):
+    for topic in reader.topics_of_type(IMAGE_TYPES[0]):
         first = reader.first(topic)
         if first is None or str(first.encoding).lower() not in images.DEPTH_ENCODINGS:
             continue
@@ -146,7 +146,7 @@ def list_depths(reader: BagReader, image_topic: str, frame_id: str) -> list[_Sta
     return []
 
 
-def list_clouds(reader: BagReader, image_topic: str, lidar_topic: str | None) -> list[_Stamped]:
+def list_clouds(reader: BagReader, lidar_topic: str | None) -> list[_Stamped]:
     """The usable point clouds, sorted by stamp."""
     topics = reader.topics_of_type(CLOUD_TYPE)
     if lidar_topic is not None:
@@ -154,7 +154,6 @@ def list_clouds(reader: BagReader, image_topic: str, lidar_topic: str | None) ->
             what = f"no PointCloud2 topic {lidar_topic!r}"
             raise BagError(what, where=str(reader.path), cure=f"Name one of: {', '.join(topics) or 'none'}")
         topics = [lidar_topic]
-    topics = reader.of_robot(topics, image_topic)
     return sorted(_stamped(reader, topics, images.coordinates), key=itemgetter(0)) if len(topics) == 1 else []
 
 
@@ -218,8 +217,7 @@ class Recording:
         A clock that was started anew would mix two drives in one buffer. Broken transforms are counted in the reader's
         `skipped`.
         """
-        topic = self.topics[self.first_camera]
-        return self.reader.tf_buffer(odometry_topic=odometry_topic, within=self.window.holds, image_topic=topic)
+        return self.reader.tf_buffer(odometry_topic=odometry_topic, within=self.window.holds)
 
     def rig_from_camera(self, buffer: TransformBuffer, camera: str) -> RigidTransform:
         """From tf, or from P of a rectified pair with one frame. Raises BagError where neither has it."""
@@ -411,7 +409,6 @@ def _rig_from_camera_by_projection(reader: BagReader, first: str, other: str) ->
 
 def moving_transforms(
     reader: BagReader,
-    image_topic: str,
     frame: str,  # of the images
     transforms: Callable[[str | None], TransformBuffer],  # those of tf, and of an odometry topic if one is named
     world_frame: str | None = None,
@@ -427,7 +424,7 @@ def moving_transforms(
     buffer.check(world, frame)
     if buffer.has_path(world, frame) and not buffer.is_static(world, frame):
         return buffer, world, f"tf {world} -> {frame}"
-    found = reader.of_robot(reader.topics_of_type(ODOMETRY_TYPE), image_topic)
+    found = reader.topics_of_type(ODOMETRY_TYPE)
     odometries = [odometry_topic] if odometry_topic else found
     listed = ", ".join(odometries) or "none"
     if len(odometries) != 1:
@@ -459,7 +456,7 @@ class RecordedMotion:
         first = next((header for _, header in reader.readable([topic], lambda message: message.header)), None)
         self.frame = "" if first is None else str(first.frame_id)
         self._buffer, self.world, self.source = moving_transforms(
-            reader, topic, self.frame, lambda name: reader.tf_buffer(odometry_topic=name, image_topic=topic)
+            reader, self.frame, lambda name: reader.tf_buffer(odometry_topic=name)
         )
         self._path, self._topic = reader.path, topic
 
@@ -522,13 +519,10 @@ def posed_recording(
     happened to them.
     """
     reader, rig_frame, dropped = recording.reader, recording.rig_frame, recording.dropped
-    topic = recording.topics[recording.first_camera]
-    buffer, world, pose_source = moving_transforms(
-        reader, topic, rig_frame, recording.transforms, world_frame, odometry_topic
-    )
+    buffer, world, pose_source = moving_transforms(reader, rig_frame, recording.transforms, world_frame, odometry_topic)
     rig_from_camera = {name: recording.rig_from_camera(buffer, name) for name in recording.cameras}
-    clouds = list_clouds(reader, topic, lidar_topic)
-    depths = list_depths(reader, topic, rig_frame)
+    clouds = list_clouds(reader, lidar_topic)
+    depths = list_depths(reader, rig_frame)
     rig_from_sensor = {}
     for stamp_ns, frame_id, _ in clouds[:1]:
         try:
@@ -575,7 +569,7 @@ def recording_provenance(recording: Recording) -> dict[str, object]:
         "dropped_images": dict(recording.dropped),
         "skipped_messages": dict(reader.skipped),
         "losses": list(reader.losses),
-        "warnings": [*recording.warnings, *reader.warnings],
+        "warnings": list(recording.warnings),
     }
 
 

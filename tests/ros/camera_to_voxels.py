@@ -10,7 +10,6 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
-from std_srvs.srv import Trigger
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -131,12 +130,6 @@ class CameraToVoxels:
         """Lead the node through its states."""
         for transition in transitions:
             assert self.graph.change_state(topics.NODE_NAME, transition), self.node.log
-
-    def reset(self) -> Any:
-        """The node forgets what came before; its answer."""
-        answer = self.graph.call(Trigger, topics.RESET.replace("~", topics.NODE_NAME), Trigger.Request())
-        assert answer.success
-        return answer
 
     def until_logged(self, text: str, publish: Callable[[], object] = lambda: None) -> None:
         """Wait until the node logs something; publish again and again, for a reader misses what comes early."""

@@ -282,7 +282,6 @@ def test_the_running_node_accounts_for_every_message_and_goes_on(transport: str,
     draw = fuzzer.image if transport == "raw" else fuzzer.compressed_image
     running.start()
     before = running.show(some_image(1))
-    memory = running.diagnosed.fresh("memory")
 
     def said() -> tuple[Counter[Image], Counter[Image]]:
         """Images that were completed, and those that were dropped, without those of `show`."""
@@ -314,9 +313,6 @@ def test_the_running_node_accounts_for_every_message_and_goes_on(transport: str,
         return bool(running.show(some_image(1)).data == before.data)
 
     assert running.graph.until(as_before), running.node.log
-    memory_now = running.diagnosed.fresh("memory")
-    grown = {name: float(memory_now[name]) - float(memory[name]) for name in ("peak resident MB", "open files")}
-    assert grown["peak resident MB"] < LARGEST_GROWTH_KB / 1e3 and grown["open files"] <= 0, memory_now
     reasons = running.node.end_with_all_counted("bad CameraInfo")
     assert reasons["bad CameraInfo"] > 0 and reasons["bad image"] > 20
 

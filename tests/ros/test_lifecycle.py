@@ -14,7 +14,6 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from std_msgs.msg import String
-from std_srvs.srv import SetBool
 
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
@@ -24,13 +23,11 @@ from tests.ros import faulty_node
 from tests.ros.camera_to_voxels import (
     CAMERA,
     FRAME,
-    OK,
     SECOND_NS,
     CameraToVoxels,
     is_cloud_of,
     some_image,
     stamp_of,
-    values,
 )
 from tests.ros.graph import PATIENCE_S
 from tests.ros.moving_robot import LATCHED
@@ -184,51 +181,3 @@ def test_outputs_without_subscribers_are_not_computed(start: Start) -> None:
     received, processed, unwanted = map(int, counts.groups())
     assert processed >= 1 <= unwanted
     assert received >= processed + unwanted
-
-
-def test_reset_forgets_and_while_disabled_nothing_is_published_and_everything_counted(
-    start: Start, hold: tuple[Path, Path]
-) -> None:
-    held_while, reached = hold
-    served = start("-p", "image.qos:=reliable", script=faulty_node.__file__)
-
-    def set_enabled(enabled: bool) -> Any:
-        request = SetBool.Request(data=enabled)
-        return served.graph.call(SetBool, topics.SET_ENABLED.replace("~", topics.NODE_NAME), request)
-
-    diagnosed = served.diagnosed
-    served.start()
-    served.answer(served.image(1, 100 * SECOND_NS))
-    late = served.image(2, 100 * SECOND_NS - SECOND_NS // 2)
-    served.until_logged("stamp went back, 1 so far", lambda: served.images.publish(late))
-    assert served.reset().message == "forgot stamps, times and earlier images"
-
-    def forgot() -> bool:
-        parts = {name: values(status) for name, status in diagnosed.newest.items()}
-        return (
-            parts["outputs"].get("seconds since the last result") == "none yet"
-            and int(parts["inference"].get("images completed", 0)) >= 1  # counts go on
-        )
-
-    assert served.graph.until(lambda: bool(diagnosed.newest) and forgot()), served.node.log
-    served.answer(late)
-
-    held_while.touch()
-    served.images.publish(served.image(1, 110 * SECOND_NS))
-    assert served.graph.until(reached.exists), served.node.log
-    answer = set_enabled(False)
-    assert answer.success and "until ~/set_enabled is called with true" in answer.message
-    held_while.unlink()
-    diagnosed.until(
-        "lifecycle", OK, "active, but disabled by ~/set_enabled: call ~/set_enabled with data: true to go on"
-    )
-    served.images.publish(served.image(2, 111 * SECOND_NS))
-    assert served.graph.until(lambda: values(diagnosed.newest["input"]).get("dropped: disabled") == "2"), (
-        served.node.log
-    )
-    assert set_enabled(True).success
-    served.answer(served.image(3, 112 * SECOND_NS))
-    assert not set(served.stamps_ns) & {110 * SECOND_NS, 111 * SECOND_NS}
-    diagnosed.until("lifecycle", OK)
-    assert served.graph.until(lambda: values(diagnosed.newest["lifecycle"])["enabled"] == "true")
-    served.node.end_with_all_counted()

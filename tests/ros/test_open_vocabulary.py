@@ -18,7 +18,7 @@ from scene_completion_ros.inference.label_query import FoldedVocabulary
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.messages.words import GivenEmbeddings, RequestedWords
 from scene_completion_ros.ros import topics
-from scene_completion_ros.ros.services import Dictionary
+from scene_completion_ros.ros.words_input import Dictionary
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE, cloud_array_from_message
 from tests.inference.small_bundle import ENCODER, make_small_bundle, small_bank, small_space
 from tests.ros.camera_to_voxels import (

@@ -35,7 +35,6 @@ from scene_completion_ros.ros.health.judgement import (
     Status,
     idle_status,
     lifecycle_status,
-    memory_status,
     outputs_status,
 )
 from scene_completion_ros.ros.messages import stamp_nanoseconds
@@ -340,13 +339,6 @@ class InferenceRecord:
             self._result_s = time.perf_counter()
             self._times_ms.append(dict(times_ms))
 
-    def forget(self) -> None:
-        """Forget times; the model stays."""
-        with self._lock:
-            self._times_ms.clear()
-            self._result_s = None
-        self.scale = None
-
     def times(self) -> dict[str, NDArray[np.float64]]:
         """Milliseconds of the last `TIMES_KEPT` images by stage; empty where no image was completed."""
         with self._lock:
@@ -405,7 +397,6 @@ class Observed:
 
     state: str  # label of its state, such as "active"
     problem: str  # why the last transition failed; empty where it did not
-    enabled: bool  # images are completed, as far as `~/set_enabled` is concerned
     parameters: NodeParameters  # the values of that moment
     counts: Counts  # what became of the images
     input: InputRecord | None = None  # what arrived; None unless active
@@ -463,7 +454,7 @@ class Diagnostics:
         """One status a part."""
         now_s, counts, record = time.perf_counter(), observed.counts, observed.inference
         drops = self._recent(counts, now_s)
-        found = [lifecycle_status(observed.state, observed.problem, enabled=observed.enabled)]
+        found = [lifecycle_status(observed.state, observed.problem)]
         found += self._of_input(observed, drops, now_s)
         if record is None:
             found += [idle_status(name, observed.state) for name in ("inference", "outputs")]
@@ -472,7 +463,7 @@ class Diagnostics:
             found.append(outputs_status(observed.subscribers, counts.warned, record.result_age_s(now_s)))
         if record is not None and (record.words.report.asked or record.words.report.refused.count):
             found.append(words_status(record.words.report, now_s, DROPS_WINDOW_S))
-        return [*found, memory_status()]
+        return found
 
     def _of_input(self, observed: Observed, drops: Drops, now_s: float) -> list[Status]:
         record, inference = observed.input, observed.inference

@@ -5,16 +5,14 @@ cease, and takes a group with one stale part for broken. A node that was deactiv
 """
 
 import logging
-import resource
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
-from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from scene_completion_ros.errors import in_words
@@ -202,14 +200,11 @@ class Drops:
         return ", ".join(f"{count} {reason} ({reason.meaning})" for count, reason in drops)
 
 
-def lifecycle_status(state: str, problem: str, *, enabled: bool) -> Status:
+def lifecycle_status(state: str, problem: str) -> Status:
     """The state of the node, and what kept it from the next one."""
-    values = {"state": state, "enabled": str(enabled).lower()}
+    values = {"state": state}
     if problem:
         return Status("lifecycle", Level.ERROR, f"{state}: the last transition failed: {problem}", values)
-    if state == "active" and not enabled:
-        cure = "call ~/set_enabled with data: true to go on"
-        return Status("lifecycle", Level.OK, f"active, but disabled by ~/set_enabled: {cure}", values)
     hint = {
         "unconfigured": ": nothing is loaded; configure and activate it (ros2 lifecycle set)",
         "inactive": ": nothing is subscribed; activate it (ros2 lifecycle set)",
@@ -236,42 +231,3 @@ def outputs_status(subscribers: Mapping[str, int], warnings: Mapping[str, int], 
         return Status("outputs", Level.OK, message, values)
     wanted = sum(1 for count in subscribers.values() if count)
     return Status("outputs", Level.OK, f"{wanted} of {len(subscribers)} topics have subscribers", values)
-
-
-LARGEST_SHARE_OF_OPEN_FILES = 0.9
-
-
-# Values by the entries of /proc/self/status, which count kB of 1024 bytes.
-MEMORY = {
-    "resident MB": "VmRSS",  # in RAM: the next two and pages of files together
-    "own MB": "RssAnon",  # of it, what no other process shares (anonymous pages: heaps, stacks)
-    "shared MB": "RssShmem",  # of it, shared memory (the segments that the middleware hands messages over in)
-    "peak resident MB": "VmHWM",  # the most it ever was
-}
-
-
-def memory_status() -> Status:
-    """Memory, threads and open files of this process."""
-    lines: dict[str, str] = {}
-    folder, open_files = Path("/proc/self"), 0  # sockets included
-    with suppress(OSError):
-        text = (folder / "status").read_text(encoding="utf-8", errors="replace")
-        lines = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    with suppress(OSError):
-        open_files = len(list((folder / "fd").iterdir()))
-    values = {
-        name: f"{int(lines[entry].split()[0]) * 1024 / 1e6:.1f}" for name, entry in MEMORY.items() if entry in lines
-    }
-    if "Threads" in lines:
-        values["threads"] = lines["Threads"].strip()
-    if open_files:
-        values["open files"] = str(open_files)
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit != resource.RLIM_INFINITY:
-        values["open files allowed"] = str(limit)
-        if open_files > LARGEST_SHARE_OF_OPEN_FILES * limit:
-            message = f"{open_files} of {limit} files are open: raise the limit (ulimit -n) and report this"
-            return Status("memory", Level.WARN, message, values)
-    if "resident MB" not in values:
-        return Status("memory", Level.OK, "unknown on this system", values)
-    return Status("memory", Level.OK, f"{float(values['resident MB']):.0f} MB resident", values)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from lifecycle_msgs.msg import Transition
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
@@ -13,7 +12,7 @@ from scene_completion_ros.ros import messages, topics
 from tests.ros.camera_to_voxels import CAMERA, ERROR, FRAME, OK, SECOND_NS, WARN, CameraToVoxels, some_image, values
 
 LARGER_CAMERA = Camera(371.2, 371.2, 319.5, 99.5, 640, 200)
-PARTS = {"lifecycle", "input", "calibration", "inference", "outputs", "memory"}
+PARTS = {"lifecycle", "input", "calibration", "inference", "outputs"}
 BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 Start = Callable[..., CameraToVoxels]
@@ -75,11 +74,6 @@ def test_states_arrivals_and_faults_of_calibration(start: Start) -> None:
     assert "is for 320x96" in message.message
     diagnosed.until("input", WARN, "bad image", meanwhile=broken)
 
-    memory = values(diagnosed.newest["memory"])
-    status_of_process = Path(f"/proc/{running.node.process.pid}/status").read_text(encoding="utf-8")
-    resident_kb = int(status_of_process.split("VmRSS:")[1].split()[0])
-    assert float(memory["resident MB"]) == pytest.approx(resident_kb * 1024 / 1e6, rel=0.2)
-    assert int(memory["threads"]) > 1 < int(memory["open files"]) < int(memory["open files allowed"])
     assert "Traceback" not in running.node.log
 
 

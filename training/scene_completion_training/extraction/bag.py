@@ -117,7 +117,6 @@ def _extract(job: Job, folder: Path, report: BagReport, progress: Phase) -> None
                 report.warnings += dict.fromkeys(recording.warnings)
         finally:
             report.losses += reader.losses
-            report.warnings += reader.warnings
             report.skipped.update(reader.skipped)
 
 

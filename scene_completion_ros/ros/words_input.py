@@ -1,17 +1,15 @@
-"""The node's services (forget what was, stop and go on), and its topics of words."""
+"""The words that the node is asked for, by its parameter `vocabulary` and its topics of words."""
 
 import functools
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 from std_msgs.msg import String
-from std_srvs.srv import SetBool, Trigger
 
-from scene_completion_ros.errors import SceneCompletionError, VocabularyError, in_words
+from scene_completion_ros.errors import VocabularyError, in_words
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.label_query import FoldedVocabulary
 from scene_completion_ros.inference.text_bank import TextBank, Vocabulary
@@ -21,46 +19,9 @@ from scene_completion_ros.ros.declared_parameters import DeclaredParameters
 from scene_completion_ros.ros.health.judgement import FrameCounters
 from scene_completion_ros.ros.inference_thread import CLOSE_TIMEOUT_S, InferenceThread
 from scene_completion_ros.ros.parameters import SHIPPED, NodeParameters
-from scene_completion_ros.ros.topics import QUERY, RESET, SET_ENABLED, VOCABULARY
+from scene_completion_ros.ros.topics import QUERY, VOCABULARY
 from scene_completion_ros.ros.waiting import NewestWorker
 from scene_completion_ros.untrusted_files import shown
-
-
-class Services:
-    """The services live as long as their node; a refusal names the state."""
-
-    def __init__(
-        self,
-        node: Any,
-        reset: Callable[[], None],  # forgets what the images so far have left behind
-        # Completes images, or drops them until it is called again or the node is cleaned up. Both raise
-        # SceneCompletionError where the node is not configured.
-        set_enabled: Callable[[bool], None],
-    ) -> None:
-        self._node, self._forget, self._enable = node, reset, set_enabled
-        node.create_service(Trigger, RESET, self._reset)
-        node.create_service(SetBool, SET_ENABLED, self._set_enabled)
-
-    def _reset(self, request: Any, response: Any) -> Any:
-        return self._do(response, "reset", self._forget, "forgot stamps, times and earlier images")
-
-    def _set_enabled(self, request: Any, response: Any) -> Any:
-        done = "images are completed" if request.data else "images are dropped until ~/set_enabled is called with true"
-        what = "enabled" if request.data else "disabled"
-        return self._do(response, what, partial(self._enable, request.data), done)
-
-    def _do(self, response: Any, what: str, work: Callable[[], None], done: str) -> Any:
-        """Fill a response of Trigger or SetBool, and log it, as the caller may not be its operator."""
-        response.success, response.message = True, done
-        try:
-            work()
-        except SceneCompletionError as error:
-            response.success, response.message = False, f"not {what}: {error}"
-            self._node.get_logger().warning(response.message)
-        else:
-            self._node.get_logger().info(done)
-        return response
-
 
 _QUOTED = 3  # phrases that a message quotes
 
