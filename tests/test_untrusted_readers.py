@@ -119,11 +119,6 @@ READERS = {
         f"{{origin: [0, -2, -1], voxel_size: 0.2, shape: [8, 8, 8], grid_from_camera: {IDENTITY}, frame: f}}",
         by(f"{ROS}geometry.grids:read_grid"),
     ),
-    "extrinsics": Reader(
-        "extrinsics.yaml",
-        "[{parent: a, child: b, translation: [0, 0, 1], angles: [0, 0, 0], optical: true}]",
-        by(f"{ROS}geometry.transforms:read_extrinsics"),
-    ),
     "parameters": Reader(
         "robot.yaml",
         "{/**: {ros__parameters: {threads: 2, scale.wait: true, odometry.frame: odom}}}",

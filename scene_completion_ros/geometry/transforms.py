@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,7 +11,6 @@ from array_api_compat import array_namespace, device
 from numpy.typing import ArrayLike, NDArray
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.untrusted_files import JsonObject, read_yaml, shown
 
 Array: TypeAlias = Any  # a NumPy array or torch tensor; functions return the kind, dtype and device they are given
 
@@ -41,7 +39,7 @@ ROUNDING = 1e-3  # largest deviation of an element of RᵀR from the identity. F
 
 
 class TransformError(SceneCompletionError):
-    """A pose or extrinsic calibration is not a rigid transform."""
+    """A pose is not a rigid transform."""
 
 
 LARGEST = 1e12  # of the numbers of a transform; what is computed of them stays finite
@@ -207,60 +205,9 @@ def _slerp(first: NDArray[np.float64], second: NDArray[np.float64], fraction: fl
 OPTICAL_FROM_FORWARD = RigidTransform(np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]]), np.zeros(3))
 
 
-_KEYS = ("parent", "child", "translation", "rotation", "angles", "optical")
-_EXAMPLE = "Write a list of `{parent: base_link, child: front_optical, translation: [x, y, z], angles: [r, p, y]}`"
-
-
-@dataclass(frozen=True, eq=False)
-class Extrinsic:
-    """A fixed transform between two frames."""
-
-    parent: str  # frame that it maps into
-    child: str  # frame that it maps from
-    parent_from_child: RigidTransform
-
-
 def rotation_of_angles(roll: float, pitch: float, yaw: float) -> NDArray[np.float64]:
     """Rotation [3, 3] about the fixed axes x (roll), then y (pitch), then z (yaw), radians, as in URDF and tf."""
     return about(2, yaw) @ about(1, pitch) @ about(0, roll)
-
-
-def read_extrinsics(path: str | Path) -> list[Extrinsic]:
-    """Read fixed transforms from a YAML file.
-
-    `path`: a list of mappings with `parent`, `child` and `translation` (3 numbers, metres). Each also has either
-    `rotation` (unit quaternion x, y, z, w) or `angles` (roll, pitch, yaw in degrees). With `optical: true` they say how
-    the body of the camera stands (x forward, y left, z up). The child is its optical frame (x right, y down, z
-    forward). Raises TransformError: the file cannot be read, or an entry lacks something or is malformed: names file
-    and entry.
-    """
-    document = read_yaml(path, TransformError, cure=_EXAMPLE, kind=list)
-    if not document:
-        raise TransformError("is an empty list", where=str(path), cure=_EXAMPLE)
-    entries = {f"entry {number}": entry for number, entry in enumerate(document, start=1)}
-    fields = JsonObject(entries, path, kind=TransformError, cure=_EXAMPLE)
-    return [_extrinsic(fields.object(name)) for name in entries]
-
-
-def _extrinsic(fields: JsonObject) -> Extrinsic:
-    fields.only(_KEYS)
-    parent, child = (fields.text(key).strip("/") for key in ("parent", "child"))
-    if parent == child or not parent or not child:
-        raise fields.error("child", f"a frame needs a parent of another name, not {shown(parent)}")
-    turns = {"rotation", "angles"} & fields.values.keys()
-    if len(turns) != 1:
-        raise fields.error("", "needs one of rotation and angles")
-    translation = fields.numbers("translation", 3)
-    try:
-        if "rotation" in turns:
-            pose = RigidTransform.from_quaternion(fields.numbers("rotation", 4), translation)
-        else:
-            angles = np.radians(fields.numbers("angles", 3)).tolist()
-            pose = RigidTransform(rotation_of_angles(*angles), np.array(translation))
-    except TransformError as error:
-        raise error if error.where else fields.error("", error.what, error.cure) from None
-    optical = "optical" in fields.values and fields.flag("optical")
-    return Extrinsic(parent, child, pose @ OPTICAL_FROM_FORWARD.inverse() if optical else pose)
 
 
 def about(axis: int, angle: float) -> NDArray[np.float64]:

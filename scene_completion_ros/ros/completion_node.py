@@ -24,7 +24,7 @@ from scene_completion_ros.ros.health.judgement import FrameCounters, forwarded_l
 from scene_completion_ros.ros.inference_thread import InferenceThread
 from scene_completion_ros.ros.inputs import Inputs
 from scene_completion_ros.ros.parameters import NodeParameters
-from scene_completion_ros.ros.placements import check_frames, fixed_transforms
+from scene_completion_ros.ros.placements import check_frames
 from scene_completion_ros.ros.publishers import Outputs
 from scene_completion_ros.ros.words_input import Dictionary, WordsInput
 
@@ -148,7 +148,6 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         names = () if vocabulary is None else vocabulary.vocabulary.legend_names
         _check_ignored(parameters, (*bundle.class_names, *names))
         check_frames(parameters)
-        fixed_transforms(parameters)
         check_engine(bundle, parameters.engine, grid)
         self._grid_from_camera = grid_from_camera
         # From here on whatever fails is an error, after which all that there is by then is released: see `on_error`.

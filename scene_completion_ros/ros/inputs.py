@@ -201,8 +201,7 @@ class Inputs:
 
     All of it runs in the executor's thread, and nothing there blocks. An image whose transforms are not there yet waits
     in a queue while the inference thread goes on with what it has. Where time goes back (stamps of images or the clock,
-    in a recording that begins anew), whatever is remembered of the time before is forgotten. Raises
-    SceneCompletionError where the source of transforms cannot be had.
+    in a recording that begins anew), whatever is remembered of the time before is forgotten.
     """
 
     def __init__(

@@ -23,7 +23,6 @@ ImageTransport = Literal["raw", "compressed"]
 ImageQos = Literal["sensor_data", "reliable"]
 OutputQos = Literal["reliable", "sensor_data"]
 ScaleSource = Literal["off", "odometry", "corners"]
-TransformSourceName = Literal["parameters", "topics", "tf2", "auto"]
 PathKind = Literal["file", "student", "text bank"]
 SHIPPED = "shipped"  # the text bank of the student bundle, as parameter `vocabulary`
 LONGEST_PATH = 4095
@@ -199,36 +198,17 @@ class NodeParameters:
         "voxels in it. Empty: the grid is aligned with the camera, and voxels are published in the frame of the "
         "image.",
     )
-    transform_source: TransformSourceName = _parameter(
-        "auto",
-        "How the node learns where the camera is in `grid.frame` and `base_frame`. `parameters`: `extrinsics_file`, or "
-        "without one `camera.height` and `camera.pitch`. `topics`: `transform.topics`, `odometry.topics` and "
-        "`extrinsics_file`. `tf2`: tf and `extrinsics_file`. `auto` takes `topics` if some are named, else "
-        "`parameters` if `extrinsics_file` or `camera.height` is given, else `tf2` if it is installed. If none of "
-        "these places the camera, the node refuses the frame.",
-        choices=TransformSourceName,
-    )
-    transform_topics: str = _parameter(
-        "",
-        "Topics of geometry_msgs/TransformStamped, with commas between them. A transform on a latched topic (transient "
-        "local) is fixed.",
-    )
     transform_tolerance: float = _live(
         0.0, "Seconds for which the last transform still holds. The node extrapolates nothing else.", bounds=(0.0, 10.0)
     )
     odometry_topics: str = _parameter(
         "",
-        "Topics of nav_msgs/Odometry, with commas between them. `/odom=base_link` names the frame of poses without "
-        "`child_frame_id`.",
+        "Topics of nav_msgs/Odometry, with commas between them, which take the place of tf. `/odom=base_link` names "
+        "the frame of poses without `child_frame_id`.",
     )
     odometry_frame: str = _parameter(
         "odom",
         "Frame with z up in which the robot moves without jumps, for `scale.from`: `odom` of REP 105, not `map`.",
-    )
-    extrinsics_file: str = _parameter(
-        "",
-        "YAML of fixed transforms: a list of `parent`, `child`, `translation`, `rotation` or `angles`, and `optical`.",
-        path="file",
     )
     scale_from: ScaleSource = _live(
         "corners",
@@ -243,15 +223,14 @@ class NodeParameters:
     )
     base_frame: str = _live(
         "",
-        "Frame of `~/occupancy_grid`, with z up, that stands on the ground. `transform.source` places the camera "
-        "in it. Empty: `grid.frame`, or without one the frame of the image. That last map is for RViz, not for "
-        "Nav2.",
+        "Frame of `~/occupancy_grid`, with z up, that stands on the ground. Empty: `grid.frame`, or without one "
+        "the frame of the image. That last map is for RViz, not for Nav2.",
     )
     camera_height: float = _live(
         0.0,
-        "Height of the camera above the ground, metres; 0: not given. Without an `extrinsics_file` the camera stands "
-        "above the origin of `base_frame` or `grid.frame`, and looks along their x. Without both, 0 assumes for "
-        "`~/occupancy_grid` the height of the cameras that the student was trained with.",
+        "Height of the camera above the ground, metres, for a camera that stands above the origin of `base_frame` or "
+        "`grid.frame` and looks along their x. 0: `odometry.topics`, or without them tf, say where it is. Without both "
+        "frames, 0 assumes for `~/occupancy_grid` the height of the cameras that the student was trained with.",
         bounds=(0.0, 100.0),
     )
     camera_pitch: float = _live(0.0, "Degrees by which the camera looks down.", bounds=(-90.0, 90.0))

@@ -1,6 +1,6 @@
 """Where the voxels of an image lie: the camera in the grid, the grid in what is published, the grid in the map.
 
-Transforms come from tf2, from topics of transforms and odometry, from a file of fixed ones, or from parameters.
+Transforms come from topics of odometry, from tf2, or from parameters.
 """
 
 import math
@@ -8,26 +8,21 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache, partial
-from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
 from rclpy.time import Time
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.transforms import (
     OPTICAL_FROM_FORWARD,
-    Extrinsic,
     RigidTransform,
     TransformError,
-    read_extrinsics,
     rotation_of_angles,
 )
 from scene_completion_ros.messages.transform_buffer import NoTransformError, TransformBuffer
 from scene_completion_ros.ros.frame import NotYetError, Placement
-from scene_completion_ros.ros.messages import stamp_message
 from scene_completion_ros.ros.parameters import NodeParameters, names_in
 from scene_completion_ros.ros.waiting import AdaptiveSubscription
 
@@ -35,33 +30,23 @@ LARGEST_GAP_NS = 500_000_000  # between two transforms that is interpolated over
 KEEP_NS = 10_000_000_000  # as long as tf2 does
 DEPTH = 100  # transforms may come in bursts
 
-SourceKind = Literal["parameters", "topics", "tf2"]
-
 
 class TopicTransforms:
-    """Transforms from topics; a TransformStamped of a topic that all publishers latch is fixed, as of /tf_static."""
+    """Transforms from topics of odometry."""
 
     def __init__(
         self,
         node: Any,
-        transform_topics: tuple[str, ...],  # topics of geometry_msgs/TransformStamped
         # Topics of nav_msgs/Odometry: the pose of child_frame_id, or of FRAME with TOPIC=FRAME, in header.frame_id.
         odometry_topics: tuple[str, ...],
-        fixed: list[Extrinsic],
         on_arrival: Callable[[], None],
         on_rejected: Callable[[str], None],  # called with the reason for each transform that is left out
         resources: ExitStack,
     ) -> None:
         self._on_arrival, self._on_rejected = on_arrival, on_rejected
         self._buffer = TransformBuffer(keep_ns=KEEP_NS)
-        for extrinsic in fixed:
-            self._buffer.add(extrinsic.parent, extrinsic.child, 0, extrinsic.parent_from_child, static=True)
-        odometries = {topic: child for topic, _, child in (named.partition("=") for named in odometry_topics)}
-        self._topics = (*transform_topics, *odometries)
-        for topic in transform_topics:
-            heard = partial(self._on_transform, topic)
-            AdaptiveSubscription(node, TransformStamped, topic, heard, depth=DEPTH, resources=resources)
-        for topic, child in odometries.items():
+        self._topics = {topic: child for topic, _, child in (named.partition("=") for named in odometry_topics)}
+        for topic, child in self._topics.items():
             heard = partial(self._on_odometry, topic, child)
             AdaptiveSubscription(node, Odometry, topic, heard, depth=DEPTH, resources=resources)
 
@@ -74,27 +59,19 @@ class TopicTransforms:
         try:
             return self._buffer.find(target, source, stamp_ns, max_gap_ns=LARGEST_GAP_NS, tolerance_ns=tolerance_ns)
         except NoTransformError as error:
-            heard = ", ".join(self._topics) or "none: extrinsics_file alone"
             raise NotYetError(
                 error.what,
-                where=error.where or f"transforms (topics {heard})",
+                where=error.where or f"transforms (topics {', '.join(self._topics)})",
                 cure=error.cure,
-                may_come=bool(self._topics) and error.problem in ("unconnected", "after"),
+                may_come=error.problem in ("unconnected", "after"),
             ) from None
 
     def forget(self) -> None:
-        """Forget all transforms but fixed ones: time went back."""
+        """Forget all transforms: time went back."""
         self._buffer.forget_moving()
 
-    def _on_transform(self, topic: str, message: Any, latched: bool) -> None:
-        self._buffer.add_stamped(message, static=latched, topic=topic)
-        self._arrived(topic)
-
-    def _on_odometry(self, topic: str, child: str, message: Any, latched: bool) -> None:
+    def _on_odometry(self, topic: str, child: str, message: Any) -> None:
         self._buffer.add_odometry(message, child, topic)
-        self._arrived(topic)
-
-    def _arrived(self, topic: str) -> None:
         for reason in self._buffer.rejected.elements():
             self._on_rejected(f"{topic}: {reason}")
         self._buffer.rejected.clear()
@@ -102,27 +79,19 @@ class TopicTransforms:
 
 
 class Tf2Transforms:
-    """Transforms that tf2 knows, and fixed ones.
+    """Transforms that tf2 knows.
 
-    tf2 interpolates over any gap; `LARGEST_GAP_NS` does not bind it. Raises SceneCompletionError: tf2_ros cannot be
-    imported. `node`: the rclpy node; its executor serves the listener too; `on_demand`: subscribe to /tf and /tf_static
-    not before the first look-up, whose image then comes before all transforms.
+    tf2 interpolates over any gap; `LARGEST_GAP_NS` does not bind it. /tf and /tf_static are not subscribed to before
+    the first look-up, whose image then comes before all transforms. `node`: the rclpy node; its executor serves the
+    listener too.
     """
 
-    def __init__(self, node: Any, fixed: list[Extrinsic], resources: ExitStack, *, on_demand: bool) -> None:
-        try:
-            import tf2_ros
-        except ImportError as error:
-            what = f"tf2_ros cannot be imported ({error})"
-            cure = "Source a ROS 2 distribution, or use `topics` or an extrinsics_file"
-            raise SceneCompletionError(what, where="parameter transform.source", cure=cure) from error
+    def __init__(self, node: Any, resources: ExitStack) -> None:
+        import tf2_ros
+
         self._tf2: Any = tf2_ros
         self._buffer = tf2_ros.Buffer()
-        for extrinsic in fixed:
-            self._buffer.set_transform_static(transform_message(extrinsic), "extrinsics_file")
         self._node, self._resources, self._listening = node, resources, False
-        if not on_demand:
-            self._listen()
 
     def _listen(self) -> None:
         self._resources.callback(self._tf2.TransformListener(self._buffer, self._node, spin_thread=False).unregister)
@@ -163,7 +132,7 @@ class Tf2Transforms:
             f"no transform from {source!r} to {target!r} ({error})",
             where="tf2",
             cure=f"Check with: ros2 run tf2_ros tf2_echo {target} {source}; where tf does not know it, set "
-            "camera.height and camera.pitch, or name an extrinsics_file",
+            "camera.height and camera.pitch",
             may_come=may_come,
         )
 
@@ -181,33 +150,6 @@ def tf2_usable() -> bool:
     return True
 
 
-def camera_by_parameters(parameters: NodeParameters) -> bool:
-    """Whether `camera.height` and `camera.pitch` alone place the camera; with `auto`, where nothing else was given."""
-    if parameters.transform_source != "auto":
-        return parameters.transform_source == "parameters" and not parameters.extrinsics_file
-    return parameters.camera_height > 0.0 and not (_names_topics(parameters) or parameters.extrinsics_file)
-
-
-def source_kind(parameters: NodeParameters) -> SourceKind:
-    """What is meant by the parameters.
-
-    What is named comes before what is merely installed. `auto` takes the topics that are named. Else it takes
-    `extrinsics_file`, or `camera.height` and `camera.pitch`, where it or `camera.height` was given. Else it takes tf2
-    where it can be imported.
-    """
-    if parameters.transform_source != "auto":
-        return parameters.transform_source
-    if _names_topics(parameters):
-        return "topics"
-    if camera_by_parameters(parameters) or parameters.extrinsics_file:
-        return "parameters"
-    return "tf2" if tf2_usable() else "parameters"
-
-
-def _names_topics(parameters: NodeParameters) -> bool:
-    return bool(parameters.transform_topics or parameters.odometry_topics)
-
-
 def make_transform_source(
     node: Any,
     parameters: NodeParameters,
@@ -216,54 +158,16 @@ def make_transform_source(
     on_rejected: Callable[[str], None],
     resources: ExitStack,
 ) -> TransformSource | None:
-    """The source that the parameters ask for.
-
-    Returns None where nothing but the parameters `camera.height` and `camera.pitch` places the camera. With `auto`,
-    `camera.height` may be given and taken back while the node runs: see `camera_by_parameters`. Raises
-    SceneCompletionError: tf2_ros or the file of fixed transforms cannot be had.
-    """
-    fixed = fixed_transforms(parameters)
-    kind = source_kind(replace(parameters, camera_height=0.0))  # of other values than `auto` it decides nothing
-    if kind == "tf2":
-        return Tf2Transforms(node, fixed, resources, on_demand=parameters.transform_source == "auto")
-    if kind == "parameters" and not fixed:
-        return None
-    topics = kind == "topics"
-    return TopicTransforms(
-        node,
-        names_in(parameters.transform_topics) if topics else (),
-        names_in(parameters.odometry_topics) if topics else (),
-        fixed,
-        on_arrival,
-        on_rejected,
-        resources,
-    )
-
-
-def fixed_transforms(parameters: NodeParameters) -> list[Extrinsic]:
-    """Those of `extrinsics_file`; none where it is empty. Raises TransformError where the file is malformed."""
-    if not parameters.extrinsics_file:
-        return []
-    try:
-        return read_extrinsics(Path(parameters.extrinsics_file))
-    except TransformError as error:
-        raise TransformError(error.what, where=f"parameter extrinsics_file, {error.where}", cure=error.cure) from None
-
-
-def transform_message(extrinsic: Extrinsic, stamp_ns: int = 0) -> Any:
-    """A transform as a geometry_msgs/TransformStamped."""
-    message = TransformStamped(child_frame_id=extrinsic.child)
-    message.header.frame_id, message.header.stamp = extrinsic.parent, stamp_message(stamp_ns)
-    translation, rotation = message.transform.translation, message.transform.rotation
-    translation.x, translation.y, translation.z = extrinsic.parent_from_child.translation.tolist()
-    rotation.x, rotation.y, rotation.z, rotation.w = extrinsic.parent_from_child.quaternion.tolist()
-    return message
+    """The topics of odometry that are named, else tf2 where it can be imported, else None."""
+    if topics := names_in(parameters.odometry_topics):
+        return TopicTransforms(node, topics, on_arrival, on_rejected, resources)
+    return Tf2Transforms(node, resources) if tf2_usable() else None
 
 
 class Placements:
     """Places images by the parameters, or by a source of transforms.
 
-    `source`: the source; None where `camera.height` and `camera.pitch` place the camera; `default`: pose of the
+    `source`: the source; None where there is none; `default`: pose of the
     camera's optical frame in a grid that is attached to it; `trained_height`: height above the ground of the cameras
     that the student was trained with, metres. A map without a frame of the robot takes it where `camera.height` is 0.
     """
@@ -288,7 +192,7 @@ class Placements:
 
     def _source_for(self, parameters: NodeParameters) -> TransformSource | None:
         """The source that places the camera; None where `camera.height` and `camera.pitch` do."""
-        return None if camera_by_parameters(parameters) else self._source
+        return None if parameters.camera_height else self._source
 
     def in_odometry(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> RigidTransform:
         """The grid's pose in the odometry frame at an image's stamp. Raises NotYetError if a transform is missing."""
@@ -343,31 +247,21 @@ def _tolerance_ns(parameters: NodeParameters) -> int:
 
 def check_frames(parameters: NodeParameters) -> None:
     """Raise SceneCompletionError, which names them, where the parameters about frames do not fit each other."""
-    kind = source_kind(parameters)
-    fixed = bool(parameters.extrinsics_file)  # which holds at least one
-    if kind == "topics" and not (fixed or parameters.transform_topics or parameters.odometry_topics):
-        raise SceneCompletionError(
-            "transform.source is topics, but no topic is named",
-            where="parameters transform.source, transform.topics, odometry.topics",
-            cure="Name topics, or an extrinsics_file",
-        )
-    if kind != "parameters" or fixed:
+    base, grid = parameters.base_frame, parameters.grid_frame
+    if not parameters.camera_height and (names_in(parameters.odometry_topics) or tf2_usable()):
         return
-    if parameters.base_frame and parameters.grid_frame and parameters.base_frame != parameters.grid_frame:
+    if base and grid and base != grid:
         raise SceneCompletionError(
-            f"camera.height and camera.pitch place the camera in {parameters.base_frame}, not in "
-            f"{parameters.grid_frame}",
+            f"camera.height and camera.pitch place the camera in {base}, not in {grid}",
             where="parameters base_frame, grid.frame",
-            cure="Take one frame for both, or let an extrinsics_file, topics or tf2 say where the camera is",
+            cure="Take one frame for both, or leave camera.height at 0, so that tf or odometry.topics say it",
         )
-    frame = parameters.grid_frame or parameters.base_frame
-    if frame and not parameters.camera_height:
-        names = "grid.frame" if parameters.grid_frame else "base_frame"
+    if (base or grid) and not parameters.camera_height:
         raise SceneCompletionError(
-            f"it is unknown where the camera is in {frame}",
-            where=f"parameters {names}, camera.height, transform.source",
-            cure="Give camera.height and camera.pitch, or name an extrinsics_file, "
-            "transform.topics or odometry.topics, or have a ROS 2 distribution sourced, so that tf2 can say it",
+            f"it is unknown where the camera is in {grid or base}",
+            where=f"parameters {'grid.frame' if grid else 'base_frame'}, camera.height",
+            cure="Give camera.height and camera.pitch, or name odometry.topics, or have a ROS 2 distribution sourced, "
+            "so that tf2 can say it",
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, Generic, TypeVar
 
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
+from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
 
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.frame import NotYetError
@@ -213,11 +213,10 @@ PUBLISHERS_PERIOD_S = 0.5
 
 
 class AdaptiveSubscription:
-    """Subscribes best effort, which matches every publisher, and better where all publishers offer better.
+    """Subscribes best effort, which matches every publisher, and reliably where all publishers are reliable.
 
-    With publishers that are all reliable it is reliable, so that nothing is lost. With publishers that are all
-    transient local it is that too, so that it gets what was published before. The graph is looked at twice a second (by
-    a steady clock: simulated time may stand still); for a change the subscription is made anew.
+    The graph is looked at twice a second (by a steady clock: simulated time may stand still); for a change the
+    subscription is made anew.
     """
 
     def __init__(
@@ -225,7 +224,7 @@ class AdaptiveSubscription:
         node: Any,
         message_type: Any,
         topic: str,
-        callback: Callable[[Any, bool], None],  # called with each message, and whether it came over a latched topic
+        callback: Callable[[Any], None],  # called with each message
         *,
         depth: int,
         resources: ExitStack,
@@ -235,7 +234,7 @@ class AdaptiveSubscription:
         self.topic = node.resolve_topic_name(topic)
         self._callback, self._depth = callback, depth
         self._subscription: Any = None
-        self._offered = ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE
+        self._reliable = False
         self._look()  # first: what comes while one subscription takes the place of another is lost
         if self._subscription is None:
             self._subscribe()
@@ -246,27 +245,18 @@ class AdaptiveSubscription:
         publishers = self._node.get_publishers_info_by_topic(self.topic)
         if not publishers:
             return  # as before: it may come back
-        offers = [publisher.qos_profile for publisher in publishers]
-        reliable = all(offer.reliability == ReliabilityPolicy.RELIABLE for offer in offers)
-        latched = reliable and all(offer.durability == DurabilityPolicy.TRANSIENT_LOCAL for offer in offers)
-        offered = (
-            ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-            DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
-        )
-        if offered != self._offered:
-            self._offered = offered
+        reliable = all(info.qos_profile.reliability == ReliabilityPolicy.RELIABLE for info in publishers)
+        if reliable != self._reliable:
+            self._reliable = reliable
             self._unsubscribe()
             self._subscribe()
-            how = f"{'reliable' if reliable else 'best effort'}{', latched' * latched}"
+            how = "reliable" if reliable else "best effort"
             self._node.get_logger().info(f"{self.topic}: subscribed as its publishers offer it: {how}")
 
     def _subscribe(self) -> None:
-        reliability, durability = self._offered
-        latched = durability == DurabilityPolicy.TRANSIENT_LOCAL
-        qos = QoSProfile(depth=self._depth, reliability=reliability, durability=durability)
-        self._subscription = self._node.create_subscription(
-            self._type, self.topic, lambda message: self._callback(message, latched), qos
-        )
+        reliability = ReliabilityPolicy.RELIABLE if self._reliable else ReliabilityPolicy.BEST_EFFORT
+        qos = QoSProfile(depth=self._depth, reliability=reliability)
+        self._subscription = self._node.create_subscription(self._type, self.topic, self._callback, qos)
 
     def _unsubscribe(self) -> None:
         if self._subscription is not None:

@@ -9,9 +9,8 @@ from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
-from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, Extrinsic, RigidTransform, rotation_of_angles
-from scene_completion_ros.ros.messages import odometry_message
-from scene_completion_ros.ros.placements import transform_message
+from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform, rotation_of_angles
+from scene_completion_ros.ros.messages import odometry_message, stamp_message
 from tests.ros.camera_to_voxels import FRAME, SECOND_NS
 from tests.ros.graph import Graph
 
@@ -19,10 +18,9 @@ ODOM, BASE = "odom", "base_link"
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 MOUNT = RigidTransform(rotation_of_angles(0.0, 0.05, 0.02), np.array([0.3, -0.1, 0.4])) @ OPTICAL_FROM_FORWARD.inverse()
 TF2 = importlib.util.find_spec("tf2_ros") is not None and importlib.util.find_spec("tf2_msgs") is not None
-BY_TOPICS = ("-p", "transform.source:=topics") if TF2 else ()  # without tf2, `auto` takes the topics that are named
 ARGUMENTS = {
-    "topics": (*BY_TOPICS, "-p", "transform.topics:=mounts", "-p", "odometry.topics:=odometry"),
-    "tf2": (),  # which `auto` takes
+    "topics": ("-p", "odometry.topics:=odometry, mount_odometry"),
+    "tf2": (),
 }
 SOURCES = ["topics", pytest.param("tf2", marks=pytest.mark.skipif(not TF2, reason="tf2_ros is not installed"))]
 
@@ -51,7 +49,7 @@ class MovingRobot:
             self._fixed = node.create_publisher(TFMessage, "/tf_static", LATCHED)
         else:
             self._moving = node.create_publisher(Odometry, "odometry", 100)
-            self._fixed = node.create_publisher(TransformStamped, "mounts", LATCHED)
+            self._fixed = node.create_publisher(Odometry, "mount_odometry", 100)
 
     @property
     def publishers(self) -> tuple[Any, Any]:
@@ -59,17 +57,28 @@ class MovingRobot:
         return self._moving, self._fixed
 
     def say_mount(self) -> None:
-        """Publish how the camera is mounted, once and latched."""
-        message = transform_message(Extrinsic(BASE, FRAME, MOUNT))
-        self._fixed.publish(self._tf_message(transforms=[message]) if self._kind == "tf2" else message)
+        """Publish on tf how the camera is mounted, once and latched; topics say it with each pose."""
+        if self._kind == "tf2":
+            self._fixed.publish(self._tf_message(transforms=[transform_message(BASE, FRAME, MOUNT)]))
 
     def say_pose(self, stamp_ns: int, odom_from_base: RigidTransform) -> None:
         """Publish where the base is."""
         if self._kind == "tf2":
-            stamped = transform_message(Extrinsic(ODOM, BASE, odom_from_base), stamp_ns)
+            stamped = transform_message(ODOM, BASE, odom_from_base, stamp_ns)
             self._moving.publish(self._tf_message(transforms=[stamped]))
         else:
+            self._fixed.publish(odometry_message(MOUNT, stamp_ns, BASE, FRAME))
             self._moving.publish(odometry_message(odom_from_base, stamp_ns, ODOM, BASE))
+
+
+def transform_message(parent: str, child: str, parent_from_child: RigidTransform, stamp_ns: int = 0) -> Any:
+    """A geometry_msgs/TransformStamped."""
+    message = TransformStamped(child_frame_id=child)
+    message.header.frame_id, message.header.stamp = parent, stamp_message(stamp_ns)
+    translation, rotation = message.transform.translation, message.transform.rotation
+    translation.x, translation.y, translation.z = parent_from_child.translation.tolist()
+    rotation.x, rotation.y, rotation.z, rotation.w = parent_from_child.quaternion.tolist()
+    return message
 
 
 TENTH_NS = SECOND_NS // 10

@@ -55,7 +55,7 @@ def test_a_robot_that_drives(source: str, start: Start, completer: Callable[...,
     assert f"no transform from '{FRAME}' to '{ODOM}'" in drive.node.log or source == "tf2"
     assert not drive.voxels
 
-    # The mount comes latched, before and after odometry; poses are interpolated at the stamp of the image.
+    # Poses are interpolated at the stamp of the image.
     drive.robot.say_mount()
     start_ns = 100 * SECOND_NS
 

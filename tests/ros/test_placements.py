@@ -44,7 +44,6 @@ class Known:
 
 
 def placed(source: Known | None = None, **given: Any) -> Placement:
-    given.setdefault("transform_source", "parameters" if source is None else "topics")
     return Placements(source, DEFAULT_GRID_FROM_CAMERA, TRAINED_HEIGHT).place(IMAGE, STAMP_NS, NodeParameters(**given))
 
 
@@ -75,7 +74,8 @@ IN_IMAGE, IN_BASE = [0.0, 0.0, 10.0], [10.0, 0.0, 1.5]
 def test_a_base_gets_the_map_and_a_grid_in_it_gets_all(
     source: Known | None, given: dict[str, Any], expected: dict[str, list[float]]
 ) -> None:
-    placement = placed(source, camera_height=1.5, **given)
+    height = 1.5 if source is None or not given else 0.0  # which the source knows
+    placement = placed(source, camera_height=height, **given)
     assert ahead(placement) == {**expected, "above the ground": [1.5]}
     assert placement.assumed_height is None
     if "grid_frame" in given:
@@ -105,7 +105,6 @@ def test_what_is_missing_is_waited_for(given: dict[str, str]) -> None:
         ),
         ({"grid_frame": BASE}, "parameters grid.frame, .*: it is unknown where the camera is"),
         ({"base_frame": BASE, "grid_frame": ODOM, "camera_height": 1.2}, "Take one frame for both"),
-        ({"transform_source": "topics"}, "transform.source is topics, but no topic is named"),
     ],
 )
 def test_frames_that_nothing_places_are_refused(
@@ -116,10 +115,7 @@ def test_frames_that_nothing_places_are_refused(
         check_frames(NodeParameters(**given))
 
 
-@pytest.mark.parametrize(("source", "at_once"), [("auto", False), ("tf2", True)])
-def test_auto_subscribes_to_tf_no_sooner_than_a_transform_is_needed(
-    source: Any, at_once: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tf_is_subscribed_to_no_sooner_than_a_transform_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     far = [1.0]
 
@@ -148,9 +144,8 @@ def test_auto_subscribes_to_tf_no_sooner_than_a_transform_is_needed(
     monkeypatch.setitem(sys.modules, "tf2_ros", tf2)  # type: ignore[arg-type]
     monkeypatch.setattr(placements, "tf2_usable", lambda: True)
     with ExitStack() as resources:
-        parameters = NodeParameters(transform_source=source)
-        made = make_transform_source(None, parameters, lambda: None, lambda reason: None, resources)
-        assert events == ["listen"] * at_once
+        made = make_transform_source(None, NodeParameters(), lambda: None, lambda reason: None, resources)
+        assert made is not None and events == []
         for _ in range(2):
             found = made.lookup("base_link", "camera", 1, 0)
             assert found.translation.tolist() == [1.0, 2.0, 3.0]
@@ -165,7 +160,7 @@ def test_unusable_odometry_is_refused_with_the_name_of_its_topic(monkeypatch: py
     monkeypatch.setattr(
         placements, "AdaptiveSubscription", lambda node, kind, topic, callback, **_: heard.update({topic: callback})
     )
-    parameters = NodeParameters(transform_source="topics", odometry_topics="/odom=base, /wheel")
+    parameters = NodeParameters(odometry_topics="/odom=base, /wheel")
     refused: list[str] = []
     with ExitStack() as resources:
         made = make_transform_source(None, parameters, lambda: None, refused.append, resources)
@@ -175,7 +170,7 @@ def test_unusable_odometry_is_refused_with_the_name_of_its_topic(monkeypatch: py
             ("/wheel", "base", 3.0),
             ("/wheel", "w", 1e30),
         ):
-            heard[topic](odometry("odom", child, (x, 0.0, 0.0), START + int(x)), False)
+            heard[topic](odometry("odom", child, (x, 0.0, 0.0), START + int(x)))
         assert made is not None and made.lookup("odom", "base", START + 1, 0).translation[0] == 1.0
     assert refused == [
         "/wheel: odometry without child_frame_id. Name that frame with the topic, as in /wheel=base_link",

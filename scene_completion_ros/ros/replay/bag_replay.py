@@ -88,7 +88,7 @@ def replay_over_dds(
         awaited=moving,
     )
     if motion is not None:
-        parameters |= {"transform.source": "topics", "odometry.topics": poses, "odometry.frame": motion.world}
+        parameters |= {"odometry.topics": poses, "odometry.frame": motion.world}
     if rate is None:  # what reaches an image must not depend on the speed of the machine
         given = parameters.get("sync.timeout")
         parameters["sync.timeout"] = max(LOCK_STEP_PATIENCE_S, given if isinstance(given, float) else 0.0)

@@ -134,11 +134,8 @@ class DeferredResults:
 LEAD_NS = 500_000_000
 # Parameters that choose the source of transforms, or need others than those of the camera in one frame.
 OF_TRANSFORMS = (
-    "transform.source",
-    "transform.topics",
     "odometry.topics",
     "odometry.frame",
-    "extrinsics_file",
     "base_frame",
 )
 

@@ -52,7 +52,7 @@ def test_two_runs_write_the_same_recording(
     with BagWriter(tmp_path / "drive") as bag:
         for one in sorted(written, key=lambda one: one[3]):
             bag.write(*one)
-    node_parameters |= {"scale.wait": True, "transform.source": "topics", "odometry.topics": ODOMETRY}
+    node_parameters |= {"scale.wait": True, "odometry.topics": ODOMETRY}
     for run in ("first", "second"):
         (tmp_path / run).mkdir()
         results: list[ReplayResult] = []
