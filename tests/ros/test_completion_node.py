@@ -1,5 +1,6 @@
 """The node in this process, with a model that does as the test tells it."""
 
+import math
 import threading
 import time
 import weakref
@@ -204,6 +205,21 @@ def test_an_autofocus_keeps_its_model_until_the_image_has_moved(node: Completion
         calibrate(node, replace(CAMERA, cx=15.5 + 0.2 * (number - 39)))  # each step is small, the way is not
         show_in_turn(node, number)
     assert [camera.cx for camera in model.built] == pytest.approx([15.5, 15.9, 16.3])
+
+
+def test_an_unusable_calibration_changes_nothing_and_an_invalid_stamp_costs_its_image(
+    node: CompletionNode, model: Model
+) -> None:
+    calibrate(node, CAMERA)
+    calibration = messages.camera_info_message(CAMERA, 0, "front")
+    calibration.k[0] = math.nan
+    node.inputs.camera._on_camera_info(calibration)
+    image = messages.image_message(np.zeros((24, 32, 3), np.uint8), 1, "front")
+    image.header.stamp.nanosec = 10**9
+    node.inputs.camera._on_image(image)
+    show(node, 2)
+    wait_for(lambda: model.completed == [(CAMERA, 2)])
+    assert node.counters.dropped == {"bad CameraInfo": 1, "bad image": 1} and model.built == [CAMERA]
 
 
 def test_the_largest_rate_goes_by_arrival_where_stamps_stand_still(

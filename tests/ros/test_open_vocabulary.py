@@ -170,24 +170,21 @@ def test_unusable_words_change_nothing_and_are_reported(talkative: Talkative, tr
     unknown_phrase = ("does not hold 'strolller'", "make a bank with yours")
     legends, packed = len(talkative.legends), base64.b64encode(bytes(32)).decode()
     other = {"encoder": {"id": "another", "sha256": "cd"}, "embeddings": {"a": packed.replace("A", "P")}}
-    many = json.dumps([f"word {number}" for number in range(10_000)])
     for text, *complaints in (
         ("strolller", *unknown_phrase),
-        (many, "has 10000 classes and 10000 phrases, where at most 254 and 4096 are possible"),
         (b"caf\xe9", "is not UTF-8"),
         (
             json.dumps({"classes": ["a"], **other}),
             "made by the text encoder another",
             "small has spaces of another encoder",
         ),
-        (json.dumps({"classes": ["a"], "encoder": ENCODED, "embeddings": {"a": packed}}), "is zero or not finite"),
     ):
         talkative.refused(talkative.to_vocabulary, text, *complaints)
     talkative.refused(talkative.to_query, "strolller", *unknown_phrase)
     log = talkative.node.log
     assert "the vocabulary stays as it was: " in log and "the query stays as it was: " in log
     assert "Traceback" not in log and "please report" not in log
-    assert int(values(talkative.diagnosed.newest["outputs"])["warnings: ~/vocabulary"]) >= 4
+    assert int(values(talkative.diagnosed.newest["outputs"])["warnings: ~/vocabulary"]) >= 3
     assert len(talkative.legends) == legends
     assert is_cloud_of(talkative.show(3), truth.of(3, words=truth.vocabulary("car", "tree")).voxels)
 

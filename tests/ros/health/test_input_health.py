@@ -1,5 +1,6 @@
 """Diagnostics of images and calibration, case by case: each has a cure."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.ros.health.diagnostics import (
     CameraFacts,
     InputRecord,
@@ -33,9 +35,13 @@ def record() -> InputRecord:
 
 
 def judged(
-    record: InputRecord, now_s: float = 110.0, images: Publishers = ONE, middleware: str = "rmw_fastrtps_cpp"
+    record: InputRecord,
+    now_s: float = 110.0,
+    images: Publishers = ONE,
+    middleware: str = "rmw_fastrtps_cpp",
+    dropped: Mapping[DropReason, int] | None = None,
 ) -> tuple[Status, Status]:
-    facts, drops = CameraFacts(record, images, INFO, now_s, middleware), Drops({}, {}, 10.0)
+    facts, drops = CameraFacts(record, images, INFO, now_s, middleware), Drops(dropped or {}, dropped or {}, 10.0)
     return input_status(facts, record.images.count, drops), calibration_status(facts, drops, ())
 
 
@@ -107,6 +113,26 @@ def test_a_calibration_that_cannot_be_used_is_an_error() -> None:
     images, calibration = judged(made)
     assert (images.level, calibration.level) == (Level.OK, Level.ERROR)
     assert "no message on /camera_info was usable" in calibration.message and "calibrate" in calibration.message
+
+
+def test_a_calibration_that_is_missing_or_of_other_images_is_an_error() -> None:
+    missing = record()
+    missing.image_arrived(Image(header=header(7), width=1280, height=720), 109.0)
+    _, calibration = judged(missing)
+    assert calibration.level == Level.ERROR
+    assert "CameraInfo is missing for 10.0 s" in calibration.message and "must be latched" in calibration.message
+    other = working()
+    other.image_arrived(Image(header=header(8), width=640, height=200), 109.8)
+    _, calibration = judged(other)
+    assert calibration.level == Level.ERROR
+    assert "images are 640x200, but /camera_info is for 1280x720" in calibration.message
+
+
+def test_what_was_dropped_lately_is_warned_about() -> None:
+    images, calibration = judged(working(), dropped={DropReason.BAD_IMAGE: 2, DropReason.BAD_CAMERA_INFO: 1})
+    assert images.level == calibration.level == Level.WARN
+    assert "images dropped in the last 10 s: 2 bad image" in images.message
+    assert "1 bad CameraInfo" in calibration.message and "the last usable CameraInfo stays" in calibration.message
 
 
 def test_a_camera_info_that_stops_is_warned_about_and_a_latched_one_is_not() -> None:
