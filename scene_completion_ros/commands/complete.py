@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.inference.completer import Completer, mounting_warnings
     from scene_completion_ros.progress import Progress, print_summary
     from scene_completion_ros.report.pictures import birds_eye_view, depth_picture, panel, words_panel, write_picture
-    from scene_completion_ros.voxels.files import ImageDetails, SavedVoxels, npz_bytes, write_ply
+    from scene_completion_ros.voxels.files import ImageDetails, npz_bytes, write_ply
     from scene_completion_ros.whole_files import write_whole
 
     progress = Progress()
@@ -91,8 +91,7 @@ def run(args: argparse.Namespace) -> int:
         transmittance=completion.transmittance.astype(np.float16),
         depth_intrinsics=np.asarray(completion.depth_camera.matrix, dtype=np.float64),
     )
-    saved = SavedVoxels(completion.voxels, details=details)
-    write_whole(args.output / "voxels.npz", npz_bytes(saved))
+    write_whole(args.output / "voxels.npz", npz_bytes(completion.voxels, details))
     write_ply(args.output / "voxels.ply", completion.voxels)
     picture = panel(
         image,
