@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib import import_module
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -152,21 +151,6 @@ def test_what_the_machine_lacks_is_one_line_with_its_cure(
     err = capsys.readouterr().err
     assert err.startswith("scene-completion count: ") and said.format(folder=tmp_path) in err
     assert err.count("\n") == 1
-
-
-def test_installed_packages_add_commands_and_broken_ones_do_not_harm(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "added_package", command(None))
-    entries = [
-        EntryPoint("added", "added_package", cli.GROUP),
-        EntryPoint("broken", "no_such_package.commands.broken", cli.GROUP),
-    ]
-    monkeypatch.setattr(cli, "entry_points", lambda group: [entry for entry in entries if entry.group == group])
-    commands = cli.find_commands()
-    assert {"added", "broken", "complete", "replay"} <= set(commands)
-    assert cli.main(["broken", "whatever"]) == 2
-    assert "no_such_package" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
