@@ -127,16 +127,12 @@ def test_a_student_takes_the_mounting_of_the_camera(tmp_path: Path, capsys: pyte
         assert more[0] in capsys.readouterr().err
 
 
-def test_assumed_bits_are_reported_and_can_be_given(
-    image: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_assumed_bits_are_reported(image: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]) -> None:
     values = np.full((CANONICAL.height, CANONICAL.width, 3), 1023, np.uint16)
     values[0, 0] = 4095
     cv2.imwrite(str(image), values)
     assert complete(image, flat_road) == 0
     assert "the largest of its 16-bit values is 4095, so they are read as values of 12 bits" in capsys.readouterr().err
-    assert complete(image, flat_road, "--bits", "10") == 2
-    assert "largest value is 4095, more than 10 bits hold" in capsys.readouterr().err
 
 
 def test_a_student_without_a_bank_has_no_words_and_refuses_given_ones(flat_road: StudentBundle) -> None:
