@@ -32,31 +32,13 @@ def test_depth_is_scored_against_the_recordings_lidar(tmp_path: Path, flat_road:
     assert "| node | 3 | all pixels | 100.0 |" in (output / "scores.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("text", "options", "complaint"),
-    [
-        ("{threads: 2.5}", [], "robot.yaml: parameter threads: 2.5 is of type double"),
-        (
-            "{fusion: {enabled: true}, transform.source: topics, odometry.topics: /odom}",
-            ["--also", "/tf_static"],
-            "fusion.enabled needs /odom, which the replay does not play",
-        ),
-        ("{depth: {topic: /lidar}}", [], "depth.topic, /lidar: the replay does not play it. Add --also"),
-    ],
-)
-def test_parameters_of_a_robot_that_do_not_go_with_a_replay(
-    tmp_path: Path,
-    flat_road: StudentBundle,
-    capsys: pytest.CaptureFixture[str],
-    text: str,
-    options: list[str],
-    complaint: str,
+def test_parameters_of_a_robot_that_are_wrong_are_named(
+    tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("rclpy", reason="ROS 2 is not installed")
     bag, robot = record(tmp_path / "drive", frames=1), tmp_path / "robot.yaml"
-    robot.write_text(f"/**: {{ros__parameters: {text}}}\n", encoding="utf-8")
-    assert replay(bag, tmp_path / "out", flat_road, "--params-file", str(robot), *options) == 2
-    assert complaint in capsys.readouterr().err
+    robot.write_text("/**: {ros__parameters: {threads: 2.5}}\n", encoding="utf-8")
+    assert replay(bag, tmp_path / "out", flat_road, "--params-file", str(robot)) == 2
+    assert "robot.yaml: parameter threads: 2.5 is of type double" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_ground_truth_is_refused_before_anything_is_written(
