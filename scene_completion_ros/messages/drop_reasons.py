@@ -30,7 +30,6 @@ class DropReason(str, Enum):
     DEACTIVATED = "deactivated", "none", "the node was deactivated before the image was published"
     DISABLED = "disabled", "none", "`~/set_enabled` has stopped the node"
     RESET = "reset", "none", "`~/reset` gave up the images in hand"
-    ABOVE_RATE = "above largest_rate", "none", "the image came earlier than `largest_rate` allows"
     BAD_IMAGE = (
         "bad image",
         "input",

@@ -302,9 +302,6 @@ class DepthInput:
         self._on_arrival()
 
 
-_EARLY = 0.1  # of a period by which an image may come too early for `largest_rate`: stamps jitter
-
-
 @dataclass(frozen=True, eq=False)
 class _WantedPose:
     frame: Frame
@@ -351,7 +348,6 @@ class Inputs:
         if at_start.depth_topic:
             self._depth = DepthInput(node, at_start.depth_topic, counters, self._look, resources)
         # Of the last images that were handed on: stamp, and when they arrived (`time.perf_counter`).
-        self._last: tuple[int, float] | None = None
         backward = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False)
         jumps = node.get_clock().create_jump_callback(backward, post_callback=self._on_clock_jump)
         resources.callback(jumps.unregister)
@@ -397,7 +393,6 @@ class Inputs:
         if self._depth is not None:
             self._depth.forget()
         self._thread.forget()
-        self._last = None
 
     def _prepare(self, name: str, camera: Camera, parameters: NodeParameters) -> None:
         self._thread.prepare(name, camera, self._placements.expected(parameters), parameters)
@@ -460,16 +455,7 @@ class Inputs:
             frame.depth = error.with_traceback(None)
 
     def _submit(self, frames: tuple[Frame, ...]) -> None:
-        parameters, stamp_ns = _newest(frames), max(frame.stamp_ns for frame in frames)
-        arrived_s = max(frame.arrived_s for frame in frames)
-        if parameters.largest_rate and self._last is not None:
-            last_ns, last_s = self._last
-            since_s = 1e-9 * (stamp_ns - last_ns) or arrived_s - last_s  # stamps of some drivers stand still
-            if since_s * parameters.largest_rate < 1.0 - _EARLY:
-                for frame in frames:
-                    self._counters.drop(DropReason.ABOVE_RATE, header=frame.header)
-                return
-        self._last = stamp_ns, arrived_s
+        parameters = _newest(frames)
         pose: PoseToCome | None = None
         scaled = parameters.scale_from != "off" and self._thread.student.bundle.takes_evidence
         if scaled and self._source is not None and frames[0].placement.odometry_from_grid is None:

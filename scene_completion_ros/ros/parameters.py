@@ -160,12 +160,6 @@ class NodeParameters:
         "effect within half a second.",
         path="text bank",
     )
-    largest_rate: float = _live(
-        0.0,
-        "Largest number of images a second, by their stamps (by arrival where those stand still), that the node "
-        "completes; 0 completes as many as the machine can.",
-        bounds=(0.0, 1000.0),
-    )
     image_transport: ImageTransport = _parameter(
         "raw",
         "`raw` subscribes to `image` (sensor_msgs/Image), `compressed` to `image/compressed` "
