@@ -1,7 +1,7 @@
 """The schema of the node's parameters, from which all else is made; it needs no ROS.
 
 `parameters.declared` declares and checks them on a running node, `read_parameters` reads those of a parameter file for
-any namespace; `ros.documents` writes the documentation and the parameter file.
+any namespace. `docs/parameters.md` and `config/scene_completion.yaml` hold them, too.
 """
 
 import difflib
