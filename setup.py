@@ -28,6 +28,7 @@ RUNTIME = [
     "pyyaml>=5.4",
     "rosbags>=0.10",
     "safetensors>=0.4",
+    "scipy>=1.8",
     "zstandard>=0.20",  # rosbags brings it along, too
 ]
 TORCH = "torch==2.13.0"

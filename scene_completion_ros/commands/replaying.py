@@ -19,7 +19,6 @@ from scene_completion_ros.bags.reader import CLOUD_TYPE, BagReader, ImageFrame
 from scene_completion_ros.bags.writer import BagWriter, cloud_fields, write_image, write_transforms
 from scene_completion_ros.commands.arguments import DEMO_WORDS, chosen_words, set_words
 from scene_completion_ros.errors import BagError, ImageError, SceneCompletionError
-from scene_completion_ros.evaluation.obstacles import OBSTACLES
 from scene_completion_ros.evaluation.truth import TruthSource
 from scene_completion_ros.geometry.camera_files import read_camera
 from scene_completion_ros.geometry.camera_info import RECTIFIED_TOPIC
@@ -119,8 +118,6 @@ class _Replay:
         for loss in reader.losses:
             progress.line(f"warning: {args.bag}: {loss}")
             self.report.notes.append(f"The recording is damaged: {loss}")
-        if args.ground_truth and OBSTACLES not in self.scores.scores.metrics:
-            self._warn("obstacles are not scored without SciPy. Install it with: pip install scipy")
         self.motion, why = self._motion()
         if why and (bundle.takes_evidence or args.scale_from):
             self.report.notes.append(f"No scale by motion: {why}")
