@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from glob import glob
 from pathlib import Path
@@ -29,6 +28,7 @@ RUNTIME = [
     "pyyaml>=5.4",
     "rosbags>=0.10",
     "safetensors>=0.4",
+    "scipy>=1.8",
     "zstandard>=0.20",  # rosbags brings it along, too
 ]
 TORCH = "torch==2.13.0"
@@ -80,9 +80,6 @@ EXTRAS = {
     "lint": ["import-linter", "mypy", "ruff", "types-PyYAML"],
     "docs": ["mkdocs-material", "mkdocstrings[python]", "ruff"],
 }
-COMMANDS: dict[str, str] = ast.literal_eval(
-    re.findall(r"^COMMANDS = (\{.*?^\})$", (HERE / PACKAGE / "cli.py").read_text(encoding="utf-8"), re.M | re.S)[0]
-)
 
 setup(
     name=PACKAGE,
@@ -145,7 +142,5 @@ setup(
             "scene-completion = scene_completion_ros.cli:main",
             "scene_completion_node = scene_completion_ros.ros.node:main",
         ],
-        "scene_completion.commands": [f"{name} = {module}" for name, module in COMMANDS.items()],
-        "scene_completion.text_encoders": [f"transformers = {TRAINING}.foundation.encoded_words"],
     },
 )

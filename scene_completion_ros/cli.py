@@ -1,4 +1,4 @@
-"""The command ``scene-completion``; its subcommands are the entry points of the group ``scene_completion.commands``."""
+"""The command ``scene-completion`` and its subcommands."""
 
 import argparse
 import errno
@@ -7,7 +7,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from importlib.metadata import EntryPoint, entry_points
+from importlib import import_module
 from typing import Protocol, cast
 
 import scene_completion_ros
@@ -40,10 +40,9 @@ def explained(error: BaseException, *, written: str, extra: str) -> SceneComplet
     return None
 
 
-GROUP = "scene_completion.commands"
 BAD_INPUT, INTERRUPTED = 2, 130
 
-# The commands of this package and their modules. `setup.py` reads this text: it makes entry points of them.
+# The commands and their modules.
 COMMANDS = {
     "complete": "scene_completion_ros.commands.complete",
     "doctor": "scene_completion_ros.commands.doctor",
@@ -61,7 +60,7 @@ COMMANDS = {
 }
 
 
-# Under which heading the help lists them; the others, also those of installed packages, are tools.
+# Under which heading the help lists them; the others are tools.
 HEADINGS = {
     "Run": ("complete", "replay", "doctor"),
     "Train": ("extract", "pack", "train", "calibrate", "export", "evaluate", "features"),
@@ -70,7 +69,7 @@ TOOLS = "Tools"
 
 
 class Command(Protocol):
-    """A module of the entry-point group."""
+    """A module of `COMMANDS`."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the arguments."""
@@ -79,34 +78,9 @@ class Command(Protocol):
         """Do the work; the result is the exit code."""
 
 
-class _MissingCommand:
-    """Stands for a command whose module cannot be imported, so that the others still work."""
-
-    def __init__(self, entry: EntryPoint, error: ImportError) -> None:
-        self._entry, self._error = entry, error
-        self.__doc__ = f"(not available: {error})"
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("ignored", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-
-    def run(self, args: argparse.Namespace) -> int:
-        what = f"its module cannot be imported: {self._error}"
-        cure = "Install the package that provides it"
-        raise SceneCompletionError(what, where=f"command {self._entry.name}", cure=cure) from self._error
-
-
 def find_commands() -> dict[str, Command]:
-    """Commands by name, sorted: this package's own and those that installed packages add or replace."""
-    entries = {name: EntryPoint(name, module, GROUP) for name, module in COMMANDS.items()}
-    installed = entry_points(group=GROUP)
-    entries.update({one.name: one for one in installed if one.module.partition(".")[0] not in _OWN})
-    commands: dict[str, Command] = {}
-    for name in sorted(entries):
-        try:
-            commands[name] = cast(Command, entries[name].load())
-        except ImportError as error:
-            commands[name] = _MissingCommand(entries[name], error)
-    return commands
+    """Commands by name, sorted."""
+    return {name: cast(Command, import_module(module)) for name, module in sorted(COMMANDS.items())}
 
 
 def build_parser(commands: dict[str, Command]) -> argparse.ArgumentParser:

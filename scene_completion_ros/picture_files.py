@@ -106,14 +106,11 @@ def to_rgb(pixels: NDArray[Any], bits: int = 16) -> NDArray[np.uint8]:
 
 
 def to_8_bit(pixels: NDArray[Any], bits: int = 16) -> NDArray[np.uint8]:
-    """Pixels as uint8; of uint16, `bits` (8 to 16) are used. Raises ImageError where a value needs more."""
+    """Pixels as uint8; of uint16, `bits` (8 to 16) are used, and larger values are white."""
     if pixels.dtype != np.uint16:
         return pixels.astype(np.uint8, copy=False)
-    white = 2**bits - 1
-    if bits < 16 and (largest := int(pixels.max())) > white:
-        what = f"its largest value is {largest}, more than {bits} bits hold"
-        raise ImageError(what, where="image", cure="Give the number of bits that the camera uses")
-    return np.asarray(cv2.convertScaleAbs(np.ascontiguousarray(pixels), alpha=255.0 / white), dtype=np.uint8)
+    scale = 255.0 / (2**bits - 1)
+    return np.asarray(cv2.convertScaleAbs(np.ascontiguousarray(pixels), alpha=scale), dtype=np.uint8)
 
 
 def bits_in_use(pixels: NDArray[Any]) -> int:

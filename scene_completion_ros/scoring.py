@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -167,16 +166,12 @@ class PublishedAnswer:
 
 
 class ReplayScores:
-    """Scores of all images of a replay against every ground truth there is; the method is the node.
-
-    Without SciPy, obstacles are not scored.
-    """
+    """Scores of all images of a replay against every ground truth there is; the method is the node."""
 
     name = "node"
 
     def __init__(self, sources: Sequence[TruthSource], published: PublishedGrid) -> None:
-        known = [metric for metric in METRICS if metric is not OBSTACLES or find_spec("scipy")]
-        self.scores = Scores(known)  # by the names of the ground truths
+        self.scores = Scores(METRICS)  # by the names of the ground truths
         self._sources, self._published = sources, published
 
     def add(

@@ -1,11 +1,9 @@
-"""This checkout, processes that import it and nothing older, permissions as a user meets them, and ROS domains."""
+"""This checkout, processes that import it and nothing older, and ROS domains."""
 
 import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
@@ -63,22 +61,6 @@ def there(path: Path, reason: str) -> Path:
     if not path.exists():
         (pytest.fail if os.environ.get("REQUIRE_DATA") == "1" else pytest.skip)(reason)
     return path
-
-
-UNPRIVILEGED_USER = 65534
-
-
-@contextmanager
-def unprivileged() -> Iterator[None]:
-    """Be an unprivileged user for a while, where this process is root; it needs paths that all users may enter."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.setresuid(UNPRIVILEGED_USER, UNPRIVILEGED_USER, 0)
-    try:
-        yield
-    finally:
-        os.setresuid(0, 0, 0)
 
 
 FIRST, DOMAINS = 1, 89  # not 0, where a robot's own nodes are

@@ -12,14 +12,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.geometry import RigidTransform, view_rotation
+from scene_completion_ros.geometry import RigidTransform
+from scene_completion_ros.geometry.transforms import about
 from scene_completion_ros.sequences.kitti_360 import FISHEYES, IMAGE_FOLDERS
 from scene_completion_ros.sequences.kitti_raw import EARTH_RADIUS
 from tests.geometry.test_camera_files import KITTI360_FISHEYE
 
 DRIVE = "2013_05_28_drive_0000_sync"
 FISHEYE = KITTI360_FISHEYE.replace("1400", "140").replace("e+02", "e+01").replace("e+03", "e+02")
-RECTIFY = view_rotation(yaw=0.01, pitch=0.02)  # rectified from raw camera 0
+RECTIFY = about(1, 0.01) @ about(0, 0.02)  # rectified from raw camera 0
 IMU_FROM_CAMERA0 = RigidTransform(np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]]), np.array([1.6, -0.27, -0.9]))
 SIDEWAYS = RigidTransform(np.array([[-1.0, 0, 0], [0, 0, -1], [0, -1, 0]]), np.array([0.7, -1.1, -0.9]))
 OTHER_SIDE = RigidTransform(np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]), np.array([0.7, 1.1, -0.9]))
@@ -41,7 +42,7 @@ def row(matrix: NDArray[np.float64]) -> str:
 
 def world_from_rig(frame: int) -> RigidTransform:
     """The rectified camera 0 of KITTI-360 drives along the world's x, and turns slowly."""
-    rotation = WORLD_FROM_OPTICAL @ view_rotation(yaw=0.01 * frame)
+    rotation = WORLD_FROM_OPTICAL @ about(1, 0.01 * frame)
     return RigidTransform(rotation, np.array([STEP_M * frame, 2.0, 117.0]))
 
 
@@ -201,7 +202,7 @@ def realestate10k(
     folder = root / pictures / name
     lines = ["https://www.youtube.com/watch?v=none"]
     for k in range(12):
-        camera_from_world = RigidTransform(view_rotation(yaw=0.01 * k), np.array([0.0, 0.0, 0.1 * k])).inverse()
+        camera_from_world = RigidTransform(about(1, 0.01 * k), np.array([0.0, 0.0, 0.1 * k])).inverse()
         time = 50_000_000 + 33_367 * k
         lines.append(f"{time} 0.5 0.9 0.5 0.5 0 0 {row(camera_from_world.matrix[:3])}")
         if k not in missing:

@@ -2,13 +2,10 @@
 
 import argparse
 import io
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
 from importlib import import_module
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +16,7 @@ from scene_completion_ros import cli, progress
 from scene_completion_ros.commands.arguments import Output
 from scene_completion_ros.errors import CameraError
 from scene_completion_ros.progress import Progress
-from tests.checkout import unprivileged, with_this_checkout
+from tests.checkout import with_this_checkout
 
 
 def command(run: object) -> SimpleNamespace:
@@ -85,27 +82,6 @@ def write_to_a_full_disk(_: Path) -> None:
         full.write(bytes(100_000))
 
 
-def write_where_others_may(_: Path) -> None:
-    with unprivileged():
-        Path("/usr/it").touch()
-
-
-def open_too_many_files(folder: Path) -> None:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (100, before[1]))
-    try:
-        with ExitStack() as stack:
-            for _ in range(100):
-                stack.enter_context((folder / "file").open("w"))
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-def follow_a_circle(folder: Path) -> None:
-    (folder / "circle").symlink_to("circle")
-    (folder / "circle").read_bytes()
-
-
 def resolve_a_circle(folder: Path) -> None:
     (folder / "circle").symlink_to("circle")
     (folder / "circle").resolve(strict=True)
@@ -121,20 +97,7 @@ def go_down(folder: Path) -> None:
 
 FAILURES: list[tuple[Callable[[Path], object], str]] = [
     (lambda _: Path("/nowhere/it").read_bytes(), "/nowhere/it: No such file or directory. Check the path"),
-    (
-        lambda _: Path("/etc/passwd/it").touch(),
-        "/etc/passwd/it: Not a directory. Check the path: a part of it is a file",
-    ),
-    (lambda folder: folder.write_text(""), "{folder}: Is a directory. Name a file"),
-    (lambda folder: folder.mkdir(), "{folder}: File exists. Move it away, or name another place"),
-    (lambda folder: (folder / ("x" * 300)).touch(), "x: File name too long. Name a shorter path"),
-    (write_where_others_may, "/usr/it: Permission denied. Ask its owner, or name a place where you may read and write"),
     (write_to_a_full_disk, "out/put: No space left on device. Make room on the disk, or name a place on another one"),
-    (open_too_many_files, "/file: Too many open files. Raise the limit of open files: ulimit -n 4096"),
-    (
-        follow_a_circle,
-        "/circle: Too many levels of symbolic links. Name what the link should lead to: it leads to itself",
-    ),
     (resolve_a_circle, "Name what the link should lead to: it leads to itself"),
     (answer_of_a_library, "out/put: no model of this name | in the cache"),
     (lambda _: np.empty(2**60, np.uint8), "not enough memory (Unable to allocate 1.00 EiB for an array with shape"),
@@ -150,23 +113,8 @@ def test_what_the_machine_lacks_is_one_line_with_its_cure(
     only(lambda args: fail(tmp_path))
     assert cli.main(["count", "--output", "out/put"]) == 2
     err = capsys.readouterr().err
-    assert err.startswith("scene-completion count: ") and said.format(folder=tmp_path) in err
+    assert err.startswith("scene-completion count: ") and said in err
     assert err.count("\n") == 1
-
-
-def test_installed_packages_add_commands_and_broken_ones_do_not_harm(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "added_package", command(None))
-    entries = [
-        EntryPoint("added", "added_package", cli.GROUP),
-        EntryPoint("broken", "no_such_package.commands.broken", cli.GROUP),
-    ]
-    monkeypatch.setattr(cli, "entry_points", lambda group: [entry for entry in entries if entry.group == group])
-    commands = cli.find_commands()
-    assert {"added", "broken", "complete", "replay"} <= set(commands)
-    assert cli.main(["broken", "whatever"]) == 2
-    assert "no_such_package" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

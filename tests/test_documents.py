@@ -1,5 +1,6 @@
-"""Documents, configurations and Dockerfiles of the repository: they hold what the code makes, takes and installs."""
+"""Documents, configurations and Dockerfiles of the repository: they hold what the code has, takes and installs."""
 
+import json
 import os
 import re
 import subprocess
@@ -9,26 +10,41 @@ from pathlib import Path
 import pytest
 
 from scene_completion_ros.cli import build_parser, find_commands
-from scene_completion_ros.ros.documents import (
-    COMMAND,
-    DOCUMENTATION,
-    NODE_PAGE,
-    PARAMETER_FILE,
-    documentation,
-    parameter_file,
-    with_tables,
-)
+from scene_completion_ros.ros.parameters import SCHEMA
 from scene_completion_ros.ros.topics import SERVICES, TOPICS
 from scene_completion_training import CONFIGS
 from scene_completion_training.configuration import TrainingConfiguration, read_configuration
 from tests.checkout import ROOT
 
 
-def test_the_repository_holds_what_the_tables_make() -> None:
-    for path, made in ((DOCUMENTATION, documentation()), (PARAMETER_FILE, parameter_file())):
-        assert (ROOT / path).read_text(encoding="utf-8") == made, f"run {COMMAND}"
-    page = (ROOT / NODE_PAGE).read_text(encoding="utf-8")
-    assert with_tables(page) == page, f"run {COMMAND}"
+def test_the_page_of_topics_has_those_of_the_node_and_no_others() -> None:
+    page = (ROOT / "docs" / "topics.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\S+)` \| (\w+)/(\w+) \| (?:(in|out) \| )?(.+) \|$", page, re.MULTILINE)
+    (line,) = re.findall(r"^The node also has what every managed node of ROS 2 has:\n\n(.+)$", page, re.MULTILINE)
+    others = re.findall("`(.+?)`", line)
+    found = {
+        name: (f"{package}/{'msg' if way else 'srv'}/{kind}", way, way == "out" and text.endswith("latched"))
+        for name, package, kind, way, text in rows
+    }
+    wanted = {spec.name: (spec.type_name, spec.direction, spec.latched) for spec in TOPICS}
+    wanted |= {spec.name: (spec.type_name, "", False) for spec in SERVICES}
+    assert sorted([*found, *others]) == sorted(wanted)
+    assert found == {name: wanted[name] for name in found}
+
+
+def test_the_page_of_parameters_has_those_of_the_node_and_no_others() -> None:
+    page = (ROOT / "docs" / "parameters.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\S+)` \| (\w+) \| (.+?) \| (.+?) \| (live|read-only) \| ", page, re.MULTILINE)
+    assert rows == [
+        (
+            spec.name,
+            spec.type_name,
+            "empty" if spec.default == "" else f"`{json.dumps(spec.default)}`".replace('"', ""),
+            ", ".join(f"`{choice}`" for choice in spec.choices) or spec.allowed,
+            "live" if spec.live else "read-only",
+        )
+        for spec in SCHEMA
+    ]
 
 
 def test_the_policy_of_sros2_allows_what_the_tables_hold() -> None:

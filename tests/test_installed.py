@@ -3,13 +3,13 @@
 import os
 import subprocess
 import sys
-from importlib.metadata import entry_points, version
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 import scene_completion_ros
-from scene_completion_ros.cli import COMMANDS, GROUP
+from scene_completion_ros.cli import COMMANDS
 
 PACKAGE = "scene_completion_ros"
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from scene_completion_ros.cli import main; sys.exit(main())"
@@ -23,9 +23,8 @@ def workspace() -> Path:
     pytest.skip("not in a colcon workspace")
 
 
-def test_version_and_commands_of_the_distribution_are_those_of_the_package() -> None:
+def test_version_of_the_distribution_is_that_of_the_package() -> None:
     assert version(PACKAGE) == scene_completion_ros.__version__
-    assert {entry.name: entry.value for entry in entry_points(group=GROUP) if entry.name in COMMANDS} == COMMANDS
 
 
 def test_help_lists_every_command_without_torch() -> None:
@@ -33,7 +32,6 @@ def test_help_lists_every_command_without_torch() -> None:
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr
     assert all(name in result.stdout for name in COMMANDS)
-    assert "not available" not in result.stdout
 
 
 @pytest.mark.parametrize("executable", ["scene-completion", "scene_completion_node"])

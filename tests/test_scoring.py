@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from scene_completion_ros import scoring
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.truth import ALL, OCCLUDED, VISIBLE, DepthTruth, FrameTruth, VoxelTruth
 from scene_completion_ros.geometry.cameras import Camera
@@ -79,12 +78,6 @@ def test_voxels_by_hand() -> None:
     assert "| node | 1 | published | occluded | 100.0 | 50.0 | 0.0 | – | 0.0 | 50.0 | 50.0 |" in page
     assert scores.scores.headlines()["voxels against case, 0.4 m"]["iou"] == pytest.approx(1 / 3)
     json.dumps(scores.scores.to_json(), allow_nan=False)
-
-
-def test_without_scipy_all_but_obstacles_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "find_spec", lambda name: None)
-    metrics = ReplayScores([], PublishedGrid(GRID, GRID_FROM_CAMERA)).scores.metrics
-    assert [metric.name for metric in metrics] == ["voxels", "depth"]
 
 
 def test_points_outside_of_the_nodes_grid_are_left_out() -> None:

@@ -114,6 +114,23 @@ def test_arrays_that_promise_more_than_there_is_are_refused(tmp_path: Path, monk
         read_arrays(tmp_path / "b.npy", CameraError, cure="")
 
 
+class Bomb:
+    """Executed where it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("exploded"),)  # type: ignore[return-value]
+
+
+def test_pickles_are_refused_and_never_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    bomb = np.array(None, dtype=object)
+    bomb[()] = Bomb()
+    np.savez("bomb.npz", data=bomb)
+    with pytest.raises(CameraError, match="cannot be read as arrays of NumPy"):
+        read_arrays("bomb.npz", CameraError, cure="")
+    assert not Path("exploded").exists()
+
+
 @pytest.mark.parametrize(
     ("header", "length", "what"),
     [

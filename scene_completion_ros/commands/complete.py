@@ -42,8 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--camera-height", type=float, metavar="METRES", help=meaning)
     meaning = "degrees by which the camera looks down, with --camera-height (default: 0)"
     parser.add_argument("--camera-pitch", type=float, metavar="DEGREES", help=meaning)
-    meaning = "how many bits the camera uses of the 16 of such a PNG, 8 to 16 (default: judged by the largest value)"
-    parser.add_argument("--bits", type=int, choices=range(8, 17), metavar="N", help=meaning)
     meaning = "YAML with origin, voxel_size, shape and grid_from_camera (4x4, row by row) of another grid to query"
     parser.add_argument("--grid", type=Path, metavar="FILE", help=meaning)
     add_student_arguments(parser)
@@ -60,11 +58,11 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.inference.completer import Completer, mounting_warnings
     from scene_completion_ros.progress import Progress, print_summary
     from scene_completion_ros.report.pictures import birds_eye_view, depth_picture, panel, words_panel, write_picture
-    from scene_completion_ros.voxels.files import ImageDetails, SavedVoxels, npz_bytes, write_ply
+    from scene_completion_ros.voxels.files import ImageDetails, npz_bytes, write_ply
     from scene_completion_ros.whole_files import write_whole
 
     progress = Progress()
-    image, assumption = read_image(args.image, args.bits)
+    image, assumption = read_image(args.image)
     camera = read_camera(args.camera, image_size=(image.shape[1], image.shape[0]))
     bundle = open_student(args.bundle)
     words = chosen_words(args.words, bundle)
@@ -91,8 +89,7 @@ def run(args: argparse.Namespace) -> int:
         transmittance=completion.transmittance.astype(np.float16),
         depth_intrinsics=np.asarray(completion.depth_camera.matrix, dtype=np.float64),
     )
-    saved = SavedVoxels(completion.voxels, details=details)
-    write_whole(args.output / "voxels.npz", npz_bytes(saved))
+    write_whole(args.output / "voxels.npz", npz_bytes(completion.voxels, details))
     write_ply(args.output / "voxels.ply", completion.voxels)
     picture = panel(
         image,
@@ -136,21 +133,19 @@ def upright_camera(height: float | None, pitch: float | None) -> "RigidTransform
     return RigidTransform(down, np.array([0.0, 0.0, height])) @ OPTICAL_FROM_FORWARD.inverse()
 
 
-def read_image(path: Path, bits: int | None = None) -> "tuple[NDArray[np.uint8], str]":
+def read_image(path: Path) -> "tuple[NDArray[np.uint8], str]":
     """Read an image file as it was taken: a calibration does not follow an orientation tag.
 
     Returns RGB image [H, W, 3], and what was assumed of it, in a sentence; empty where nothing was. Raises ImageError
-    where the file is missing, no JPEG or PNG, too large, or has values of more bits. `bits`: how many of its bits the
-    camera uses, where the file has 16; None judges by the largest value.
+    where the file is missing, no JPEG or PNG, or too large. How many of 16 bits the camera uses is judged by
+    the largest value.
     """
     from scene_completion_ros.picture_files import bits_in_use, read_picture, to_rgb
 
     pixels = read_picture(path)
-    if bits is not None:
-        return to_rgb(pixels, bits), ""
     bits = bits_in_use(pixels)
     assumption = (
         f"{path}: the largest of its 16-bit values is {pixels.max()}, so they are read as values of {bits} bits. If "
-        "the image is merely dark, give --bits 16, otherwise the number of bits that the camera uses"
+        "the image is merely dark, give it with 8 bits"
     )
     return to_rgb(pixels, bits), assumption if bits < 16 else ""

@@ -6,8 +6,8 @@ The images go through the running node over DDS, or with --offline through the s
   statistics.json     frames, rate, latencies, memory
   scores.json, .md    where there is ground truth: IoU, precision, recall and average precision by range; depth errors
 LiDAR of the recording is drawn into the 3D view, and depth is compared with it. What was written stays when the
-replay is interrupted. Through the node, a replay is in lock step unless --rate is given. Then the node drops no image
-because the machine is slow, and two replays write the same recording.
+replay is interrupted. Through the node, a replay is in lock step: the next image waits until the node has completed or
+dropped the last one. No image is lost because the machine is slow, and two replays write the same recording.
 
 Without BAG it is the bundled drive through a rendered town. A student that has a text bank is then asked for words,
 which can be clicked in the report.
@@ -50,21 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_words_argument(parser, "can be clicked in the report", "none; of the bundled drive " + ", ".join(DEMO_WORDS))
     group = parser.add_argument_group("playing through the node (not with --offline)")
     group.add_argument(
-        "--rate",
-        type=float,
-        metavar="FACTOR",
-        help="play in real time, this many times as fast as recorded, and let the node drop what it cannot keep up "
-        "with (default: in lock step, where the next image waits until the node has completed or dropped the last one)",
-    )
-    group.add_argument(
         "--params-file",
         type=Path,
         metavar="FILE",
         help="parameters of the node that is started, as a robot has them (/** and scene_completion of any namespace). "
-        "The replay leaves out bundle, engine, grid and what it needs itself",
+        "The replay leaves out bundle, engine, grid, the source of transforms and what it needs itself",
     )
-    meaning = "publish this recorded topic as well; may be repeated"
-    group.add_argument("--also", action="append", metavar="TOPIC", help=meaning)
     group = parser.add_argument_group("ground truth (the LiDAR of the recording is used by itself)")
     group.add_argument(
         "--ground-truth",

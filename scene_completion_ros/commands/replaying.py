@@ -19,7 +19,6 @@ from scene_completion_ros.bags.reader import CLOUD_TYPE, BagReader, ImageFrame
 from scene_completion_ros.bags.writer import BagWriter, cloud_fields, write_image, write_transforms
 from scene_completion_ros.commands.arguments import DEMO_WORDS, chosen_words, set_words
 from scene_completion_ros.errors import BagError, ImageError, SceneCompletionError
-from scene_completion_ros.evaluation.obstacles import OBSTACLES
 from scene_completion_ros.evaluation.truth import TruthSource
 from scene_completion_ros.geometry.camera_files import read_camera
 from scene_completion_ros.geometry.camera_info import RECTIFIED_TOPIC
@@ -35,7 +34,7 @@ from scene_completion_ros.report.summaries import evidence_summary
 from scene_completion_ros.report.writer import ReportWriter
 from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.parameters import read_parameters
-from scene_completion_ros.ros.replay.results import OF_TRANSFORMS, ReplayResult, ReplayStatistics, percentiles
+from scene_completion_ros.ros.replay.results import ReplayResult, ReplayStatistics, percentiles
 from scene_completion_ros.scoring import LidarOfBag, LidarTruth, PublishedGrid, ReplayScores, SequenceTruth
 from scene_completion_ros.sequences.from_bag import RecordedMotion
 from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_FIELDS, cloud_array_to_voxels, legend_json
@@ -46,23 +45,20 @@ from scene_completion_ros.whole_files import write_whole
 VOXELS_TOPIC, LEGEND_TOPIC = map(topics.default_name, (topics.VOXELS, topics.LEGEND))
 LOWEST_SHARE_OUT = 0.8  # of the frames of the bundled drive
 _NODE_STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "publish")
-_ONLY_THROUGH_THE_NODE = ("rate", "also", "params_file")
-# Parameters that a replay decides about itself.
-_OWN = ("bundle", "grid.file", "engine", "autostart", "image.transport", "image.qos", "grid.frame")
+# Parameters that a replay decides about itself: what it starts and plays, and where the camera is.
+_OWN = (
+    *("bundle", "grid.file", "engine", "autostart", "image.transport", "image.qos", "grid.frame"),
+    *("odometry.topics", "odometry.frame", "base_frame"),
+)
 
 
 def replay(args: argparse.Namespace, progress: Progress) -> int:
     """Replay the recording that the arguments name; the exit code. Raises SceneCompletionError: bad input."""
     if args.every < 1:
         raise SceneCompletionError(f"{args.every} is not positive", where="--every", cure="1 takes every image")
-    if args.rate is not None and not 0.0 < args.rate < math.inf:
-        cure = "1 is the speed of the recording; without --rate it is played in lock step"
-        raise SceneCompletionError(f"{args.rate} is not positive", where="--rate", cure=cure)
-    for name in _ONLY_THROUGH_THE_NODE:
-        if args.offline and getattr(args, name) is not None:
-            option = f"--{name.replace('_', '-')}"
-            what = "an offline replay has no node to play to: it completes every image in this process"
-            raise SceneCompletionError(what, where=option, cure=f"Leave out {option} or --offline")
+    if args.offline and args.params_file is not None:
+        what = "an offline replay has no node to play to: it completes every image in this process"
+        raise SceneCompletionError(what, where="--params-file", cure="Leave out --params-file or --offline")
     bundled = args.bag is None
     args.bag = args.bag or bags.DEMO_DRIVE
     with ExitStack() as stack:
@@ -118,8 +114,6 @@ class _Replay:
         for loss in reader.losses:
             progress.line(f"warning: {args.bag}: {loss}")
             self.report.notes.append(f"The recording is damaged: {loss}")
-        if args.ground_truth and OBSTACLES not in self.scores.scores.metrics:
-            self._warn("obstacles are not scored without SciPy. Install it with: pip install scipy")
         self.motion, why = self._motion()
         if why and (bundle.takes_evidence or args.scale_from):
             self.report.notes.append(f"No scale by motion: {why}")
@@ -143,8 +137,7 @@ class _Replay:
 
     def _motion(self) -> tuple[RecordedMotion | None, str]:
         """How the camera moved, if that gives the student its scale; why it does not, or nothing."""
-        parameters = self.parameters
-        if self.sources.scale == "off" or not parameters.keys().isdisjoint(OF_TRANSFORMS):
+        if self.sources.scale == "off":
             return None, ""
         if not self.bundle.takes_evidence:
             return None, f"the student {self.bundle.name} takes only its image"
@@ -223,9 +216,8 @@ class _Replay:
         from scene_completion_ros.ros.replay.bag_replay import replay_over_dds  # needs rclpy
 
         args, bundle = self.args, self.bundle
-        moves = self.motion is not None or not self.parameters.keys().isdisjoint(OF_TRANSFORMS)
         parameters = {**self.parameters, "engine": args.engine, "scale.from": self.sources.scale}
-        if moves and args.rate is None and bundle.takes_evidence:
+        if self.motion is not None:
             parameters["scale.wait"] = True  # the scale of an image does not depend on the speed of the machine
         parameters["bundle"] = str(bundle.folder)  # the one that reads the answers of the node
         if args.grid:
@@ -262,8 +254,6 @@ class _Replay:
             camera=self.camera,
             output_bag=args.output / "bag",
             on_result=show,
-            rate=args.rate,
-            also=args.also or (),
             node_parameters=parameters,
             statistics=statistics,
             words=self.words,

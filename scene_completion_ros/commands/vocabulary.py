@@ -23,15 +23,14 @@ ROS. Give the bank that the node uses with --bank: its template and its backgrou
 """
 
 import argparse
-from importlib.metadata import entry_points
+from importlib import import_module
 from pathlib import Path
 
 from scene_completion_ros.commands.arguments import FILE, place
 from scene_completion_ros.errors import ConfigurationError
 
 EXTRA = "text"
-# Entry points: a module with `make_bank_of` and `EncodedAnswers`, as `setup.py` names the one of the training side.
-GROUP = "scene_completion.text_encoders"
+ENCODERS = "scene_completion_training.foundation.encoded_words"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,11 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if of_nodes if args.output else of_banks:
         cure = "Give phrases and --file with --output, or --bank and --ros-args without it"
         raise ConfigurationError("a bank is made, or a node is answered", where="--output", cure=cure)
-    found = next(iter(entry_points(group=GROUP)), None)
-    if found is None:
-        what = f"no package brings text encoders (entry points {GROUP})"
-        raise ConfigurationError(what, where="vocabulary", cure="Install once more")
-    encoders = found.load()
+    encoders = import_module(ENCODERS)  # it needs torch
     if args.output is None:
         from scene_completion_ros.inference.text_bank import TextBank
 

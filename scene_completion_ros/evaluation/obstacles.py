@@ -11,6 +11,7 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
 from scene_completion_ros.evaluation.metric import Answer, Column, Metric, Row, Tally
 from scene_completion_ros.evaluation.occupancy import (
@@ -59,12 +60,7 @@ def tolerances(truth: VoxelTruth) -> dict[str, NDArray[np.float32]]:
 
 
 def distance_to(mask: Mask, voxel_size: float) -> NDArray[np.float64]:
-    """Distance of the centres of voxels [X, Y, Z] to that of the nearest one of a mask, metres; infinite without any.
-
-    Raises ModuleNotFoundError without SciPy.
-    """
-    from scipy.ndimage import distance_transform_edt  # training and tests have SciPy, a robot need not
-
+    """Distance of the centres of voxels [X, Y, Z] to that of the nearest one of a mask, metres; infinite if none."""
     return np.asarray(distance_transform_edt(~mask, sampling=voxel_size)) if mask.any() else np.full(mask.shape, np.inf)
 
 

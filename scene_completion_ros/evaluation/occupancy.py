@@ -214,7 +214,7 @@ def fit_calibration(histogram: NDArray[np.int64]) -> Calibration:
     free or no occupied voxels, or all scores are equal. `histogram`: int64 [2, SCORE_BINS] of `score_histogram`, of
     validation data only.
     """
-    from scipy.optimize import isotonic_regression  # training and tests have SciPy, a robot need not
+    from scipy.optimize import isotonic_regression  # of SciPy 1.12: a training has it, a robot need not
 
     totals = histogram.sum(axis=1)
     if totals.min() == 0:

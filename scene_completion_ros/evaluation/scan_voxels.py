@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
 from scene_completion_ros.evaluation.truth import FREE, UNKNOWN, VoxelTruth
 from scene_completion_ros.geometry.cameras import Camera
@@ -82,8 +83,6 @@ def ground_of_scans(points: NDArray[np.floating[Any]], grid: VoxelGrid) -> NDArr
 
 def grazed(ground: NDArray[np.float32], grid: VoxelGrid) -> NDArray[np.bool_]:
     """Voxels [X, Y, Z] that hold the ground [X, Y] or lie below; where it is unknown, it is as high as nearby."""
-    from scipy.ndimage import distance_transform_edt
-
     if not np.isfinite(ground).any():
         return np.zeros(grid.shape, np.bool_)
     nearest = distance_transform_edt(np.isnan(ground), return_distances=False, return_indices=True)

@@ -32,6 +32,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 from scene_completion_ros.evaluation import occupancy
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
@@ -115,8 +116,6 @@ def match_one_to_one(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     classes have no cluster. A cluster may get a class it never falls together with, where only such ones are left.
     `confusion`: [clusters, classes], see `class_confusion`.
     """
-    from scipy.optimize import linear_sum_assignment  # training and tests have SciPy, a robot need not
-
     clusters, classes = linear_sum_assignment(confusion, maximize=True)
     assignment = np.full(confusion.shape[0], UNASSIGNED, dtype=np.int64)
     assignment[clusters] = classes

@@ -2,7 +2,7 @@
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
-from scene_completion_ros.geometry.resampling import Resampler, view_rotation
+from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
 
 __all__ = [
@@ -13,5 +13,4 @@ __all__ = [
     "Resampler",
     "RigidTransform",
     "VoxelGrid",
-    "view_rotation",
 ]

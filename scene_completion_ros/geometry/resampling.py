@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import CameraError, ImageError
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.transforms import about
 
 # Images are averaged down before sampling when the target resolves less than this part of the source.
 _SHRINK_FROM = 0.9
@@ -92,15 +91,6 @@ def decoder_shrink(source: Camera, target: Camera) -> int:
         if source.width % shrink == 0 and source.height % shrink == 0 and shrink * finest <= _LARGEST_AFTER_SHRINK:
             return shrink
     return 1
-
-
-def view_rotation(yaw: float = 0.0, pitch: float = 0.0) -> NDArray[np.float64]:
-    """Rotation [3, 3] from a turned view into the camera: pitched first, then turned about the camera's own y axis.
-
-    `yaw`: angle about y (down) in radians; positive turns the view to the right; `pitch`: angle about x (right) in
-    radians; negative turns the view down.
-    """
-    return about(1, yaw) @ about(0, pitch)
 
 
 def _reduced(source: Camera, target: Camera) -> Camera:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from array_api_compat import array_namespace, device
 from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.transform import Rotation, Slerp
 
 from scene_completion_ros.errors import SceneCompletionError
 
@@ -31,9 +32,6 @@ def constant_like(values: Any, array: Array) -> Array:
 
 
 QUATERNION_NORM_TOLERANCE = 1e-2  # quaternions whose length differs more than this from 1 are refused, as tf2 does
-
-_SMALL_ANGLE_COSINE = 1.0 - 1e-10
-
 
 ROUNDING = 1e-3  # largest deviation of an element of RᵀR from the identity. Files with few decimals need some
 
@@ -93,12 +91,13 @@ class RigidTransform:
         if abs(norm - 1.0) > QUATERNION_NORM_TOLERANCE:
             what = f"the quaternion {quaternion.tolist()} has length {norm:.4g} instead of 1"
             raise TransformError(what, cure="Normalise it; a zero quaternion is a message that was never filled in")
-        return cls(_rotation_of(quaternion / norm), np.asarray(translation, dtype=np.float64))
+        return cls(Rotation.from_quat(quaternion).as_matrix(), np.asarray(translation, dtype=np.float64))
 
     @property
     def quaternion(self) -> NDArray[np.float64]:
         """Unit quaternion (x, y, z, w) with w ≥ 0."""
-        return _quaternion_of(self.rotation)
+        quaternion: NDArray[np.float64] = Rotation.from_matrix(self.rotation).as_quat()
+        return -quaternion if quaternion[3] < 0.0 else quaternion
 
     @property
     def matrix(self) -> NDArray[np.float64]:
@@ -136,9 +135,9 @@ class RigidTransform:
         `other`: transform between the same frames; `fraction`: 0 gives this transform, 1 the other one.
         """
         assert 0.0 <= fraction <= 1.0, "poses are never extrapolated"
-        quaternion = _slerp(self.quaternion, other.quaternion, fraction)
+        turn = Slerp([0.0, 1.0], Rotation.from_matrix([self.rotation, other.rotation]))(fraction)
         translation = (1.0 - fraction) * self.translation + fraction * other.translation
-        return RigidTransform(_rotation_of(quaternion), translation)
+        return RigidTransform(turn.as_matrix(), translation)
 
 
 def _check_array(array: NDArray[np.float64], shape: Sequence[int], name: str) -> None:
@@ -160,45 +159,6 @@ def _nearest_rotation(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
         raise TransformError(what, cure="Flip one axis: both frames must be right-handed")
     left, _, right = np.linalg.svd(rotation)
     return np.asarray(left @ right, dtype=np.float64)
-
-
-def _rotation_of(quaternion: NDArray[np.float64]) -> NDArray[np.float64]:
-    x, y, z, w = quaternion.tolist()
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
-
-
-def _quaternion_of(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Invert `_rotation_of`, dividing by the largest component, which is never below one half (Shepperd 1978)."""
-    r = rotation
-    products = np.array(  # 4 q qᵀ, order x y z w
-        [
-            [1 + r[0, 0] - r[1, 1] - r[2, 2], r[0, 1] + r[1, 0], r[0, 2] + r[2, 0], r[2, 1] - r[1, 2]],
-            [r[0, 1] + r[1, 0], 1 - r[0, 0] + r[1, 1] - r[2, 2], r[1, 2] + r[2, 1], r[0, 2] - r[2, 0]],
-            [r[0, 2] + r[2, 0], r[1, 2] + r[2, 1], 1 - r[0, 0] - r[1, 1] + r[2, 2], r[1, 0] - r[0, 1]],
-            [r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1], 1 + r[0, 0] + r[1, 1] + r[2, 2]],
-        ]
-    )
-    row = products[int(np.argmax(np.diagonal(products)))]
-    quaternion = row / np.linalg.norm(row)
-    return np.asarray(-quaternion if quaternion[3] < 0.0 else quaternion, dtype=np.float64)
-
-
-def _slerp(first: NDArray[np.float64], second: NDArray[np.float64], fraction: float) -> NDArray[np.float64]:
-    cosine = float(first @ second)
-    if cosine < 0.0:  # q and -q are the same rotation: take the short way round
-        second, cosine = -second, -cosine
-    if cosine > _SMALL_ANGLE_COSINE:
-        blended = (1.0 - fraction) * first + fraction * second
-    else:
-        angle = np.arccos(cosine)
-        blended = (np.sin((1.0 - fraction) * angle) * first + np.sin(fraction * angle) * second) / np.sin(angle)
-    return np.asarray(blended / np.linalg.norm(blended), dtype=np.float64)
 
 
 # Takes axes x forward, y left, z up (grids, REP-103) to optical axes x right, y down, z forward.

@@ -48,7 +48,7 @@ from scene_completion_ros.untrusted_files import (
     read_json,
 )
 from scene_completion_ros.voxels.occupancy import Calibration, Thresholds
-from scene_completion_ros.whole_files import tensor_bytes, whole_folder
+from scene_completion_ros.whole_files import tensor_bytes, whole_file
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -383,15 +383,21 @@ def _serialised(manifest: Mapping[str, Any]) -> bytes:
 
 
 def _write(folder: Path, files: Mapping[str, bytes], replaced: Set[str]) -> None:
-    """Writes files into a folder, and takes those out of it that a bundle there lists; further files there stay."""
+    """Writes files into a folder, and takes those out of it that a bundle there lists; further files there stay.
+
+    Where the process is killed meanwhile, the hashes of the manifest do not hold, and the bundle is refused.
+    """
     try:
         earlier = read_json(folder / MANIFEST, BundleError, cure=CURE, kind=dict)
         listed = set(earlier["sha256"])
     except (BundleError, LookupError, TypeError):
         listed = set()
-    with whole_folder(folder, files.keys() | (replaced & listed)) as part:
-        for name, content in files.items():
-            (part / name).write_bytes(content)
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:  # the first takes its place when all are written, the manifest at last
+        for name, content in reversed([*files.items()]):
+            stack.enter_context(whole_file(folder / name)).write_bytes(content)
+    for name in (replaced & listed) - files.keys():
+        (folder / name).unlink(missing_ok=True)
 
 
 def _read_checked(file: Path, expected: str, *, largest: int = MOST_ARRAY_BYTES) -> bytes:

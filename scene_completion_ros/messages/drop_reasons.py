@@ -28,7 +28,6 @@ class DropReason(str, Enum):
 
     NEWER_IMAGE = "newer image arrived", "none", "the inference thread was busy, and takes the newest image"
     DEACTIVATED = "deactivated", "none", "the node was deactivated before the image was published"
-    ABOVE_RATE = "above largest_rate", "none", "the image came earlier than `largest_rate` allows"
     BAD_IMAGE = (
         "bad image",
         "input",

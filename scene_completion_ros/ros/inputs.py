@@ -187,7 +187,6 @@ class CameraInput:
         return True
 
 
-_EARLY = 0.1  # of a period by which an image may come too early for `largest_rate`: stamps jitter
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,8 +221,6 @@ class Inputs:
         on_bad_transform = functools.partial(counters.drop, DropReason.BAD_TRANSFORM)
         self._source = make_transform_source(node, at_start, self._look, on_bad_transform, resources)
         self._placements = Placements(self._source, grid_from_camera, thread.student.bundle.height_above_ground)
-        # Of the last image that was handed on: stamp, and when it arrived (`time.perf_counter`).
-        self._last: tuple[int, float] | None = None
         backward = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False)
         jumps = node.get_clock().create_jump_callback(backward, post_callback=self._on_clock_jump)
         resources.callback(jumps.unregister)
@@ -249,7 +246,6 @@ class Inputs:
         if self._source is not None:
             self._source.forget()
         self._thread.forget()
-        self._last = None
 
     def _prepare(self, camera: Camera, parameters: NodeParameters) -> None:
         self._thread.prepare(camera, self._placements.expected(parameters), parameters)
@@ -282,14 +278,6 @@ class Inputs:
 
     def _submit(self, frame: Frame) -> None:
         parameters = frame.parameters
-        if parameters.largest_rate and self._last is not None:
-            last_ns, last_s = self._last
-            # Stamps of some drivers stand still.
-            since_s = 1e-9 * (frame.stamp_ns - last_ns) or frame.arrived_s - last_s
-            if since_s * parameters.largest_rate < 1.0 - _EARLY:
-                self._counters.drop(DropReason.ABOVE_RATE, header=frame.header)
-                return
-        self._last = frame.stamp_ns, frame.arrived_s
         scaled = parameters.scale_from != "off" and self._thread.student.bundle.takes_evidence
         if scaled and self._source is not None and frame.placement.odometry_from_grid is None:
             wanted = _WantedPose(frame)  # for scale: no image waits for that

@@ -1,7 +1,7 @@
 """The schema of the node's parameters, from which all else is made; it needs no ROS.
 
 `parameters.declared` declares and checks them on a running node, `read_parameters` reads those of a parameter file for
-any namespace; `ros.documents` writes the documentation and the parameter file.
+any namespace. `docs/parameters.md` and `config/scene_completion.yaml` hold them, too.
 """
 
 import difflib
@@ -158,12 +158,6 @@ class NodeParameters:
         "`shipped` is the bank in the bundle. Empty: the bundle's labels, with the phrases of its bank. A change takes "
         "effect within half a second.",
         path="text bank",
-    )
-    largest_rate: float = _live(
-        0.0,
-        "Largest number of images a second, by their stamps (by arrival where those stand still), that the node "
-        "completes; 0 completes as many as the machine can.",
-        bounds=(0.0, 1000.0),
     )
     image_transport: ImageTransport = _parameter(
         "raw",

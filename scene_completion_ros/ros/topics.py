@@ -1,4 +1,4 @@
-"""Topics of the node: each is one entry here, from which publishers and docs/topics.md are made.
+"""Topics of the node: each is one entry here, of which publishers are made; docs/topics.md explains them.
 
 It needs no ROS. Names are those without namespace and remappings; a constant is the name of its topic.
 """
@@ -17,22 +17,19 @@ class TopicSpec:
     name: str  # its name; `~` is the full name of the node
     type_name: str  # its type, such as `sensor_msgs/msg/Image`
     direction: Direction  # whether the node reads or writes it
-    meaning: str = ""  # what it is, in a few words; empty for what every node has
     latched: bool = False  # the publisher is transient local: late readers that ask for it get the last message
-    # The parameter and its value, such as `image.transport: raw`, without which the topic is not there.
-    only_with: str = ""
 
 
 _topics: dict[str, TopicSpec] = {}
 
 
-def _in(name: str, type_name: str, meaning: str, *, only_with: str = "") -> str:
-    _topics[name] = TopicSpec(name, type_name, "in", meaning, only_with=only_with)
+def _in(name: str, type_name: str) -> str:
+    _topics[name] = TopicSpec(name, type_name, "in")
     return name
 
 
-def _out(name: str, type_name: str, meaning: str = "", *, latched: bool = False) -> str:
-    _topics[name] = TopicSpec(name, type_name, "out", meaning, latched)
+def _out(name: str, type_name: str, *, latched: bool = False) -> str:
+    _topics[name] = TopicSpec(name, type_name, "out", latched)
     return name
 
 
@@ -44,51 +41,29 @@ _INFO = "sensor_msgs/msg/CameraInfo"
 STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "total", "publish", "latency")
 
 
-IMAGE = _in("image", _IMAGE, "the images; best effort by default", only_with="image.transport: raw")
-_in(
-    f"{IMAGE}/compressed",
-    "sensor_msgs/msg/CompressedImage",
-    "the images; best effort by default",
-    only_with="image.transport: compressed",
-)
-CAMERA_INFO = _in("camera_info", _INFO, "with every image, or once and latched")
-VOCABULARY = _in("~/vocabulary", _TEXT, "what classes there are from now on: phrases, or JSON; empty: as by parameter")
-QUERY = _in("~/query", _TEXT, "what is looked for in all images from now on: phrases, or JSON; empty: nothing")
+IMAGE = _in("image", _IMAGE)  # with `image.transport: raw`, and the next one with `compressed`
+_in(f"{IMAGE}/compressed", "sensor_msgs/msg/CompressedImage")
+CAMERA_INFO = _in("camera_info", _INFO)
+VOCABULARY = _in("~/vocabulary", _TEXT)
+QUERY = _in("~/query", _TEXT)
 
-VOXELS = _out("~/voxels", _CLOUD, "the occupied voxels, with stamp and frame of the image")
-LEGEND = _out(
-    "~/legend",
-    _TEXT,
-    "once, and with every vocabulary: JSON with `class_names` and `class_colours` by label",
-    latched=True,
-)
-DEPTH = _out("~/depth/image", _IMAGE, "32FC1: metres along the optical axis, from the same voxels")
-DEPTH_CAMERA_INFO = _out("~/depth/camera_info", _INFO, "calibration of the depth")
-OCCUPANCY_GRID = _out(
-    "~/occupancy_grid", "nav_msgs/msg/OccupancyGrid", "the ground ahead: occupied, free, unknown", latched=True
-)
-ELEVATION = _out(
-    "~/elevation", _CLOUD, "the ground ahead as a regular grid of points, with the standard deviation of their height"
-)
-OBSTACLES = _out("~/obstacles", _CLOUD, "occupied voxels without road, pavement and the like")
-CLEARING = _out("~/clearing", _CLOUD, "ends of rays on which, beyond ten voxels, all was seen free")
-FREE_SPACE = _out("~/free_space", _CLOUD, "cubes that were seen free throughout")
-VOXEL_GRID = _out("~/voxel_grid", _IMAGE, "every voxel, one byte each")
-VOXEL_GRID_INFO = _out(
-    "~/voxel_grid/info", _TEXT, "once: JSON with the meaning and the place of the bytes", latched=True
-)
-MATCHES = _out("~/query/matches", _CLOUD, "with a query: the voxels that answer it, with their scores")
-PHRASES = _out("~/query/phrases", _TEXT, "JSON: the phrases of the query, by number", latched=True)
-DIAGNOSTICS = _out(
-    "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "what is wrong and what to do about it, in every state"
-)
-DROPPED = _out("~/debug/dropped", _TEXT, "JSON: a notice for every dropped image")
-PROCESSING_TIME = _out(
-    "~/debug/processing_time",
-    "diagnostic_msgs/msg/DiagnosticArray",
-    f"with the stamp of the voxels: milliseconds that {', '.join(STAGES)} took, and the scale by motion",
-)
-_in("/clock", "rosgraph_msgs/msg/Clock", "the time", only_with="use_sim_time: true")
+VOXELS = _out("~/voxels", _CLOUD)
+LEGEND = _out("~/legend", _TEXT, latched=True)
+DEPTH = _out("~/depth/image", _IMAGE)
+DEPTH_CAMERA_INFO = _out("~/depth/camera_info", _INFO)
+OCCUPANCY_GRID = _out("~/occupancy_grid", "nav_msgs/msg/OccupancyGrid", latched=True)
+ELEVATION = _out("~/elevation", _CLOUD)
+OBSTACLES = _out("~/obstacles", _CLOUD)
+CLEARING = _out("~/clearing", _CLOUD)
+FREE_SPACE = _out("~/free_space", _CLOUD)
+VOXEL_GRID = _out("~/voxel_grid", _IMAGE)
+VOXEL_GRID_INFO = _out("~/voxel_grid/info", _TEXT, latched=True)
+MATCHES = _out("~/query/matches", _CLOUD)
+PHRASES = _out("~/query/phrases", _TEXT, latched=True)
+DIAGNOSTICS = _out("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray")
+DROPPED = _out("~/debug/dropped", _TEXT)
+PROCESSING_TIME = _out("~/debug/processing_time", "diagnostic_msgs/msg/DiagnosticArray")
+_in("/clock", "rosgraph_msgs/msg/Clock")  # with `use_sim_time: true`
 # What every managed node has.
 _out("~/transition_event", "lifecycle_msgs/msg/TransitionEvent")
 _out("/rosout", "rcl_interfaces/msg/Log", latched=True)

@@ -1,7 +1,5 @@
 """The door for recordings of every kind, and for what is true of their frames."""
 
-from functools import lru_cache
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +30,6 @@ SOURCES: tuple[Source, ...] = (
     posed_rgbd.SOURCE,
     from_bag.SOURCE,
 )  # the first that recognises a path opens it
-GROUP = "scene_completion.sources"  # entry points of this group are sources of other packages: each names a `Source`
-
-
-@lru_cache(maxsize=1)
-def known_sources() -> tuple[Source, ...]:
-    """All sources, those of other packages first."""
-    return (*(entry.load() for entry in entry_points(group=GROUP)), *SOURCES)
 
 
 def open_recording(path: Path | str, *, poses: str | None = None) -> PosedSequence:
@@ -49,16 +40,16 @@ def open_recording(path: Path | str, *, poses: str | None = None) -> PosedSequen
     not matter: each frame stands by itself.
     """
     path = Path(path)
-    for source in known_sources():
+    for source in SOURCES:
         if source.recognises(path):
             return source.open(path, poses)
-    cure = f"Name {', or '.join(source.looks_like for source in known_sources())}"
+    cure = f"Name {', or '.join(source.looks_like for source in SOURCES)}"
     raise SequenceError("is no recording" if path.exists() else "no such file or folder", where=str(path), cure=cure)
 
 
 def voxel_truth(sequence: PosedSequence, index: int, camera: str | None = None) -> VoxelTruth | None:
     """Voxels that a recording holds of a frame, around a camera (the reference camera by default); None without any."""
-    for source in known_sources():
+    for source in SOURCES:
         if source.voxels is not None and holds_voxels(sequence, index, source):
             return source.voxels(sequence, index, camera or reference_camera(sequence))
     return None
@@ -104,7 +95,7 @@ def sensor_pose(sequence: PosedSequence, index: int) -> RigidTransform | None:
 
 def holds_voxels(sequence: PosedSequence, index: int = 0, source: Source | None = None) -> bool:
     """Whether a frame has the assets of true voxels, as one source writes them, or any."""
-    asked = known_sources() if source is None else (source,)
+    asked = SOURCES if source is None else (source,)
     assets = sequence.frames[index].assets.keys()
     return any(one.voxel_assets and assets >= set(one.voxel_assets) for one in asked)
 

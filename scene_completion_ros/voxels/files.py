@@ -1,6 +1,6 @@
 """Completed voxels as a NumPy archive (.npz): what ``scene-completion complete`` writes.
 
-``numpy.load(path, allow_pickle=False)`` reads it, and so does `read_npz`, which also checks it:
+``numpy.load(path, allow_pickle=False)`` reads it:
 
 | array | type, shape | |
 |---|---|---|
@@ -12,14 +12,9 @@
 | ``confidence`` | float32 [N] | in the label, 0 to 1 |
 | ``class_names``, ``class_colours`` | text [K], uint8 [K, 3] | RGB |
 | ``origin``, ``voxel_size`` | float64 [3], float64 | lower corner of voxel (0, 0, 0) and edge of a voxel, metres |
-| ``grid_frame``, ``camera_frame`` | text | names of the frames of grid (x forward, y left, z up) and image |
+| ``grid_frame``, ``camera_frame`` | text | frame of the grid (x forward, y left, z up); empty: an image names none |
 | ``grid_from_camera`` | float64 [4, 4] | pose of the optical frame (x right, y down, z forward) in the grid |
 | ``stamp_ns`` | int64 | time of the image, nanoseconds; 0 where it has none |
-
-``complete`` adds for its one image:
-
-| array | type, shape | |
-|---|---|---|
 | ``probability_grid`` | float16 [X, Y, Z] | of every voxel, calibrated; 0 outside of the view |
 | ``alpha_grid`` | float16 [X, Y, Z] | the network's opacity over one voxel edge, likewise |
 | ``depth`` | float32 [h, w] | metres along the optical axis; NaN where the image does not reach |
@@ -27,8 +22,7 @@
 | ``depth_intrinsics`` | float64 [3, 3] | of the pinhole camera of ``depth`` |
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -36,12 +30,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.untrusted_files import read_arrays
 from scene_completion_ros.voxels.colours import voxel_colours
-from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 from scene_completion_ros.whole_files import write_whole
 
 FORMAT = "scene_completion_ros voxels"
@@ -59,18 +49,8 @@ class ImageDetails:
     depth_intrinsics: NDArray[np.float64]  # float64 [3, 3], of the pinhole camera of ``depth``
 
 
-@dataclass(frozen=True, eq=False)
-class SavedVoxels:
-    """What an archive holds."""
-
-    voxels: SemanticVoxels
-    camera_frame: str = ""  # name of the optical frame of their image; empty where it has none
-    details: ImageDetails | None = None  # what ``scene-completion complete`` adds, else None
-
-
-def npz_bytes(saved: SavedVoxels) -> bytes:
-    """The archive of completed voxels."""
-    voxels = saved.voxels
+def npz_bytes(voxels: SemanticVoxels, details: ImageDetails) -> bytes:
+    """The archive of the completed voxels of an image."""
     arrays: dict[str, Any] = {
         "format": np.str_(FORMAT),
         "version": np.int64(VERSION),
@@ -84,71 +64,13 @@ def npz_bytes(saved: SavedVoxels) -> bytes:
         "origin": np.asarray(voxels.grid.origin, dtype=np.float64),
         "voxel_size": np.float64(voxels.grid.voxel_size),
         "grid_frame": np.str_(voxels.grid.frame),
-        "camera_frame": np.str_(saved.camera_frame),
+        "camera_frame": np.str_(""),
         "grid_from_camera": voxels.grid_from_camera.matrix,
         "stamp_ns": np.int64(voxels.stamp_ns),
     }
-    if saved.details is not None:
-        arrays |= {field.name: getattr(saved.details, field.name) for field in fields(ImageDetails)}
     file = BytesIO()
-    np.savez_compressed(file, **arrays)
+    np.savez_compressed(file, **arrays, **vars(details))
     return file.getvalue()
-
-
-def read_npz(path: str | Path) -> SavedVoxels:
-    """Read an archive that `npz_bytes` made. `path`: the file; it may come from anywhere, as nothing in it is executed.
-
-    Raises SceneCompletionError: it cannot be read, is of a later version, is no such archive, or contradicts itself.
-    """
-    cure = "Give a file that `scene-completion complete` wrote"
-    arrays: Mapping[str, NDArray[Any]] = read_arrays(path, SceneCompletionError, cure=cure)
-    try:
-        format_, version = str(arrays["format"]), int(arrays["version"])
-        if format_ != FORMAT or version > VERSION:
-            what = f"is version {version} of {format_!r}; this program reads {FORMAT!r} up to {VERSION}"
-            cure = f"Update scene_completion_ros, or read it with numpy.load. {cure}"
-            raise SceneCompletionError(what, where=str(path), cure=cure)
-        return _parsed(arrays)
-    except SceneCompletionError as error:
-        if error.where == str(path):
-            raise
-        raise SceneCompletionError(f"{error.where or 'grid'}: {error.what}", where=str(path), cure=cure) from error
-    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
-        missing = f"it has no array {error}" if isinstance(error, KeyError) else str(error)
-        raise SceneCompletionError(f"cannot be read as saved voxels: {missing}", where=str(path), cure=cure) from error
-
-
-def _parsed(arrays: Mapping[str, NDArray[Any]]) -> SavedVoxels:
-    state, index, label = (arrays[name] for name in ("state", "index", "label"))
-    classes = arrays["class_names"]
-    kinds = {"state": "u1", "index": "i4", "probability": "f4", "label": "u1", "confidence": "f4"}
-    for name, kind in kinds.items():
-        if arrays[name].dtype != np.dtype(kind):
-            raise SceneCompletionError(f"is of type {arrays[name].dtype}, not {np.dtype(kind)}", where=name)
-    x, y, z = (float(value) for value in arrays["origin"])
-    nx, ny, nz = (int(count) for count in state.shape)
-    voxels = SemanticVoxels(
-        grid=VoxelGrid((x, y, z), float(arrays["voxel_size"]), (nx, ny, nz), str(arrays["grid_frame"])),
-        grid_from_camera=RigidTransform.from_matrix(arrays["grid_from_camera"]),
-        stamp_ns=int(arrays["stamp_ns"]),
-        state=state,
-        index=index,
-        probability=arrays["probability"],
-        label=label,
-        confidence=arrays["confidence"],
-        class_names=tuple(map(str, classes)),
-        class_colours=tuple((int(r), int(g), int(b)) for r, g, b in arrays["class_colours"]),
-    )
-    if state.size and state.max() > max(VoxelState):
-        raise SceneCompletionError(f"holds {state.max()}, which is no state of a voxel", where="state")
-    if len(index) and (index.min() < 0 or np.any(index.max(axis=0) >= state.shape)):
-        raise SceneCompletionError(f"names voxels outside of the grid of {state.shape}", where="index")
-    if len(label) and label.max() >= len(classes):
-        raise SceneCompletionError(f"holds {label.max()}, but there are {len(classes)} classes", where="label")
-    details = None
-    if "depth" in arrays:
-        details = ImageDetails(**{field.name: arrays[field.name] for field in fields(ImageDetails)})
-    return SavedVoxels(voxels, str(arrays["camera_frame"]), details)
 
 
 # Occupied voxels as a coloured triangle mesh in a binary PLY file, which MeshLab, Blender and CloudCompare open.

@@ -32,10 +32,9 @@ def test_depth_is_scored_against_the_recordings_lidar(tmp_path: Path, flat_road:
     assert "| node | 3 | all pixels | 100.0 |" in (output / "scores.md").read_text(encoding="utf-8")
 
 
-def test_parameters_of_a_robot_that_cannot_be_used(
+def test_parameters_of_a_robot_that_are_wrong_are_named(
     tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("rclpy", reason="ROS 2 is not installed")
     bag, robot = record(tmp_path / "drive", frames=1), tmp_path / "robot.yaml"
     robot.write_text("/**: {ros__parameters: {threads: 2.5}}\n", encoding="utf-8")
     assert replay(bag, tmp_path / "out", flat_road, "--params-file", str(robot)) == 2

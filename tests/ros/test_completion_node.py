@@ -22,7 +22,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.completer import Completion, SeenImage
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
 from scene_completion_ros.inference.scene_query import DenseField
-from scene_completion_ros.ros import completion_node, frame, inputs, messages, topics
+from scene_completion_ros.ros import completion_node, frame, messages, topics
 from scene_completion_ros.ros.completion_node import CompletionNode
 from scene_completion_ros.ros.declared_parameters import ExplainingNode
 from scene_completion_ros.ros.health import diagnostics
@@ -220,21 +220,6 @@ def test_an_unusable_calibration_changes_nothing_and_an_invalid_stamp_costs_its_
     show(node, 2)
     wait_for(lambda: model.completed == [(CAMERA, 2)])
     assert node.counters.dropped == {"bad CameraInfo": 1, "bad image": 1} and model.built == [CAMERA]
-
-
-def test_the_largest_rate_goes_by_arrival_where_stamps_stand_still(
-    graph: Graph, node: CompletionNode, model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = SimpleNamespace(perf_counter=lambda: clock.now, now=0.0)
-    monkeypatch.setattr(inputs, "time", clock)
-    assert graph.set_parameters(topics.NODE_NAME, largest_rate=10.0).successful
-    calibrate(node, CAMERA)
-    for clock.now in (0.0, 0.05, 0.1, 0.2):
-        show_in_turn(node, 0)
-    for clock.now, stamp_ns in ((0.21, 10**8), (0.9, 10**8 + 10**7)):  # stamps that advance count
-        show_in_turn(node, stamp_ns)
-    assert [stamp_ns for _, stamp_ns in model.completed] == [0, 0, 0, 10**8]
-    assert node.counters.dropped == {"above largest_rate": 2}
 
 
 def test_frames_lose_the_slash_that_ros_1_put_before_them(graph: Graph, node: CompletionNode, model: Model) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
-from scene_completion_ros.geometry import Resampler, view_rotation
+from scene_completion_ros.geometry import Resampler
+from scene_completion_ros.geometry.transforms import about
 from scene_completion_ros.sequences.frame_lists import frame_indices
 from scene_completion_ros.sequences.kitti_360 import check_complete, kitti_360, load_labels
 from scene_completion_ros.sequences.opening import holds_voxels, open_recording, voxel_truth
@@ -60,7 +61,7 @@ def test_fisheyes_stand_where_the_calibration_puts_them(root: Path) -> None:
     np.testing.assert_allclose(in_fisheye, [0.4, -0.3, 3.0], atol=1e-9)
     assert sequence.cameras["image_02"].distortion_model == "mei"
     fisheye, front = (sequence.cameras[name] for name in ("image_02", "image_00"))
-    turned = Resampler(fisheye, front, source_from_target_rotation=view_rotation(pitch=np.deg2rad(-15.0)))
+    turned = Resampler(fisheye, front, source_from_target_rotation=about(0, np.deg2rad(-15.0)))
     view, validity = turned(sequence.image(0, "image_02")), turned.validity
     assert view.shape == (38, 140, 3) and validity.mean() > 0.9 and (view[validity] == POSED[0]).all()
 

@@ -12,14 +12,12 @@ import pytest
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Camera, RigidTransform
-from scene_completion_ros.sequences import opening
 from scene_completion_ros.sequences.kitti import SEMANTIC_KITTI_GRID
 from scene_completion_ros.sequences.opening import depth_truth, holds_voxels, open_recording, truth_later, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import (
     UNKNOWN_POSES,
     Frame,
     PosedSequence,
-    Source,
     check_for_training,
     reference_camera,
 )
@@ -57,12 +55,6 @@ def test_bags_with_and_without_poses(shared_data: Path) -> None:
     assert len(unrelated) == len(driven) and unrelated.pose_source == UNKNOWN_POSES
     (camera,) = unrelated.cameras
     np.testing.assert_array_equal(unrelated.image(3, camera), driven.image(3, camera))
-
-
-def test_a_source_of_another_package_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = Source("a folder of mine", lambda path: path.suffix == ".mine", lambda path, poses: drive(poses))
-    monkeypatch.setattr(opening, "known_sources", lambda: (mine, *opening.SOURCES))
-    assert open_recording(tmp_path / "drive.mine", poses="slow").name == "slow"
 
 
 def at(x: float, z: float = 0.0) -> RigidTransform:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.geometry import view_rotation
+from scene_completion_ros.geometry.transforms import about
 from scene_completion_ros.sequences.frame_lists import FrameSplit, frame_indices
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, PosedSequence
@@ -30,7 +30,7 @@ def test_cameras_poses_and_pictures(tmp_path: Path, layout: dict[str, object]) -
     assert (camera.fx, camera.cx, camera.cy, camera.distortion_model) == (64.0, 63.5, 35.5, "none")
     assert camera.fy == pytest.approx(64.8)
     np.testing.assert_allclose(sequence.frames[3].world_from_rig.translation, [0.0, 0.0, 0.3], atol=1e-9)
-    np.testing.assert_allclose(sequence.frames[3].world_from_rig.rotation, view_rotation(yaw=0.03), atol=1e-9)
+    np.testing.assert_allclose(sequence.frames[3].world_from_rig.rotation, about(1, 0.03), atol=1e-9)
     assert sequence.frames[1].stamp_ns - sequence.frames[0].stamp_ns == 33_367_000
     assert sequence.image(5, "camera")[0, 0].tolist() == pytest.approx([5] * 3, abs=12)  # JPEG
     assert open_recording(folder, poses=UNKNOWN_POSES).travelled_distance() == 0.0

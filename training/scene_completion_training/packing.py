@@ -83,7 +83,7 @@ def write_pack(configuration: TrainingConfiguration, output: Path, most_bytes: i
     settings = dataclasses.replace(configuration.data, pack="", augmentations=1)
     data = CompletionData(settings, configuration.viewpoint(), None, steps=configuration.steps, seed=configuration.seed)
     data.setup("fit")
-    with whole_folder(output, None) as part:
+    with whole_folder(output) as part:
         _write_model(configuration, part / "trunk")
         values = dataclasses.asdict(configuration)
         (part / CONFIGURATION).write_text(json.dumps(values))

@@ -1,26 +1,25 @@
 """Play a bag through the running node in another process, over DDS, and collect what it publishes."""
 
-import heapq
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from scene_completion_ros.bags.reader import ODOMETRY_TYPE, BagMessage, BagReader
+from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import COMPRESSED_TYPE, BagWriter, write_transforms
 from scene_completion_ros.geometry.camera_info import RECTIFIED_TOPIC
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.replay.played_node import NodeProcess
-from scene_completion_ros.ros.replay.results import MadeMessage, ReplayResult, ReplayStatistics, check_topics
+from scene_completion_ros.ros.replay.results import ReplayResult, ReplayStatistics
 from scene_completion_ros.sequences.from_bag import RecordedMotion
 
 LOCK_STEP_PATIENCE_S = 3.0  # with transforms that are late
 
 
-def _poses(motion: RecordedMotion, topic: str) -> Iterator[MadeMessage]:
-    """Where the camera was at each image, at the bag time of the image before, so that no image comes sooner."""
+def _poses(motion: RecordedMotion) -> Iterator[tuple[int, bytes]]:
+    """Where the camera was at each image, serialised, at the bag time of the image before: no image comes sooner."""
     from rclpy.serialization import serialize_message
 
     from scene_completion_ros.ros.messages import odometry_message
@@ -28,7 +27,7 @@ def _poses(motion: RecordedMotion, topic: str) -> Iterator[MadeMessage]:
     before_ns = 0
     for bag_ns, stamp_ns, pose in motion.of_images():
         message = odometry_message(pose, stamp_ns, motion.world, motion.frame)
-        yield MadeMessage(topic, before_ns, serialize_message(message))
+        yield before_ns, serialize_message(message)
         before_ns = bag_ns
 
 
@@ -38,36 +37,29 @@ def replay_over_dds(
     *,
     # Where to write voxels, depth, the depth's CameraInfo and the map of the ground, at the bag times of their images,
     # and next to these; the transforms of the recording, too. The legend of the labels goes there at the time of the
-    # first. In lock step nothing in it depends on when it was written. At a rate it holds the stage times as well.
+    # first. Nothing in it depends on when it was written.
     output_bag: Path,
-    # Called with every result, in the order of the node. In lock step that is in a thread while the node completes the
-    # next image. At a rate it is when the recording is over, and delays no image.
+    # Called with every result, in the order of the node, in a thread while the node completes the next image.
     on_result: Callable[[ReplayResult], None],
     # Calibration to publish instead of the bag's CameraInfo; needed where the bag has none.
     camera: Camera | None = None,
-    # None plays in lock step: the next image is sent when the node has published the result of the last one, or
-    # announced its drop. A number plays in real time, that many times as fast as recorded.
-    rate: float | None = None,
-    also: Collection[str] = (),  # further recorded topics to publish
-    # Parameters of the node, by name, without `grid.frame`: a replay takes voxels to be in the frame of the image. In
-    # lock step `sync.timeout` is at least 3 s.
+    # Parameters of the node, by name, without `grid.frame`: a replay takes voxels to be in the frame of the image.
+    # `sync.timeout` is at least 3 s.
     node_parameters: Mapping[str, object] | None = None,
     # Filled while the replay goes on, so that it can be read after an interruption.
     statistics: ReplayStatistics | None = None,
     # Query for all images; an image is then complete with that answer only. At the end the question
     # is taken back.
     words: Sequence[str] = (),
-    # How the camera moved, which the node gets as odometry; None where its parameters choose the source of transforms
-    # (`results.OF_TRANSFORMS`).
-    motion: RecordedMotion | None = None,
+    motion: RecordedMotion | None = None,  # how the camera moved, which the node gets as odometry
 ) -> ReplayStatistics:
-    """Publish one image topic of a bag to the node, and collect its voxels, depth and processing times.
+    """Publish one image topic of a bag to the node in lock step, and collect its voxels, depth and processing times.
 
-    In lock step the outcome does not depend on the speed of the machine. The node completes every
-    image, or drops it for a reason that is counted. At a rate the node drops what it cannot keep up with. Raises
-    BagError where there is no such image topic, or no usable CameraInfo and no camera was given; SceneCompletionError
-    where the node did not start, ended, stopped answering in lock step, or publishes voxels in another frame than that
-    of the images, or where further topics do not fit. What came before is in the output bag.
+    The next image is sent when the node has published the result of the last one, or announced its drop, so that the
+    outcome does not depend on the speed of the machine. The node completes every image, or drops it for a reason that
+    is counted. Raises BagError where there is no such image topic, or no usable CameraInfo and no camera was given;
+    SceneCompletionError where the node did not start, ended, stopped answering, or publishes voxels in another frame
+    than that of the images. What came before is in the output bag.
     """
     dds.use_shipped_profile()
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # not for the rest of the network
@@ -77,21 +69,17 @@ def replay_over_dds(
     namespace = f"/replay_{os.getpid()}"
     poses = f"{namespace}/camera_odometry"
     parameters = {"image.qos": "reliable", **(node_parameters or {})}
-    check_topics(also, reader.topics, topic)
-    moving = {} if motion is None else {poses: ODOMETRY_TYPE}
     source = Source(
-        topic=topic,
         compressed=reader.topics[topic] == COMPRESSED_TYPE,
         camera=camera or reader.camera_for(topic),
         camera_info=None if camera else reader.camera_info(topic),
-        also={name: reader.topics[name] for name in also} | moving,
-        awaited=moving,
+        odometry="" if motion is None else poses,
     )
     if motion is not None:
         parameters |= {"odometry.topics": poses, "odometry.frame": motion.world}
-    if rate is None:  # what reaches an image must not depend on the speed of the machine
-        given = parameters.get("sync.timeout")
-        parameters["sync.timeout"] = max(LOCK_STEP_PATIENCE_S, given if isinstance(given, float) else 0.0)
+    # What reaches an image must not depend on the speed of the machine.
+    given = parameters.get("sync.timeout")
+    parameters["sync.timeout"] = max(LOCK_STEP_PATIENCE_S, given if isinstance(given, float) else 0.0)
     parameters["image.transport"] = "compressed" if source.compressed else "raw"
     if camera is None:  # as `BagReader.camera_for` reads its CameraInfo
         parameters["image.rectified"] = RECTIFIED_TOPIC in topic
@@ -101,17 +89,12 @@ def replay_over_dds(
         bag = stack.enter_context(BagWriter(output_bag))
         write_transforms(reader, topic, bag)
         statistics = statistics or ReplayStatistics(topic)
-        player = Player(node, source, rate, bag, on_result, statistics, words)
+        player = Player(node, source, bag, on_result, statistics, words)
         stack.callback(player.close)
         player.warm_up()
         statistics.startup_s = time.perf_counter() - started_s
         try:
-            # Further topics have a reader of their own, for it runs alongside that of the images.
-            recorded = stack.enter_context(BagReader(reader.path)).messages(also) if also else ()
-            further: list[Iterable[BagMessage | MadeMessage]] = [recorded]
-            if motion is not None:
-                further.append(_poses(motion, poses))
-            player.play(reader.messages([topic]), heapq.merge(*further, key=lambda message: message.stamp_ns))
+            player.play(reader.messages([topic]), iter(()) if motion is None else _poses(motion))
         finally:
             statistics.peak_memory_mib = node.peak_memory_mib()
         node.stop()

@@ -3,7 +3,7 @@
 import json
 import time
 from array import array
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from nav_msgs.msg import Odometry
 from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosbags.typesys import Stores, get_typestore
@@ -28,14 +29,7 @@ from scene_completion_ros.messages.drop_reasons import read_drop_notice
 from scene_completion_ros.messages.images import decode_published_depth
 from scene_completion_ros.ros import dds, messages, topics
 from scene_completion_ros.ros.replay.played_node import NodeProcess
-from scene_completion_ros.ros.replay.results import (
-    LEAD_NS,
-    DeferredResults,
-    MadeMessage,
-    ReplayResult,
-    ReplayStatistics,
-    percentiles,
-)
+from scene_completion_ros.ros.replay.results import ReplayResult, ReplayStatistics, percentiles
 from scene_completion_ros.voxels.cloud import cloud_array_from_message, match_array_from_message
 
 STARTUP_TIMEOUT_S = 180.0  # a first start may compile the voxel query and the encoder
@@ -43,9 +37,10 @@ WARM_UP_PERIOD_S = 5.0
 DISCOVERY_S = 0.2
 WARM_UP_FRAME = "scene_completion_replay_warm_up"
 SPIN_S = 0.05
-NOTICE_PATIENCE_S = 5.0
-ANSWER_TIMEOUT_S = 60.0  # for the result of an image; after that, lock step is given up
-OTHERS_TIMEOUT_S = 5.0  # to play anyway, to a node that also matches a best-effort publisher of the topic
+ANSWER_TIMEOUT_S = 60.0  # for the result of an image; after that, the replay is given up
+ODOMETRY_TIMEOUT_S = 5.0  # to play anyway, to a node that also matches a best-effort publisher of the topic
+# The poses run this far ahead of the images: what an image needs must be there before it.
+LEAD_NS = 500_000_000
 QUEUE = 1000  # reliable, so nothing gets lost on the way
 # A frame that has all wanted answers waits this long for its processing times, which a busy machine may send seconds
 # later; then, since they are published last, that long for the map.
@@ -58,12 +53,10 @@ RECORDED = (topics.VOXELS, topics.DEPTH, topics.DEPTH_CAMERA_INFO, topics.OCCUPA
 class Source:
     """What is played: images, and the calibration that goes with them."""
 
-    topic: str
     compressed: bool  # whether it holds CompressedImage
     camera: Camera
     camera_info: Any  # the bag's own message, None to make one from the camera
-    also: Mapping[str, str]  # further topics -> message type
-    awaited: Collection[str] = ()  # those of them that the node is sure to subscribe to
+    odometry: str  # topic for where the camera was; empty where that is not played
 
 
 class InputPublishers:
@@ -77,32 +70,24 @@ class InputPublishers:
         )
         self._images = node.create_publisher(image_type, image_topic, queue)
         self._camera_infos = node.create_publisher(CameraInfo, topics.CAMERA_INFO, queue)
-        latched = QoSProfile(depth=QUEUE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self._others = {
-            topic: node.create_publisher(
-                messages.message_class(kind, topic), topic, latched if topic.endswith("tf_static") else queue
-            )
-            for topic, kind in source.also.items()
-        }
+        self._odometry = node.create_publisher(Odometry, source.odometry, queue) if source.odometry else None
 
     @property
     def heard(self) -> bool:
         """Whether both image and CameraInfo have a subscriber."""
         return bool(self._images.get_subscription_count() and self._camera_infos.get_subscription_count())
 
-    def others_heard_by(self, node: str) -> bool:
-        """Whether a node has subscribed to all further topics: reliably, once it saw the publishers."""
-        for topic, publisher in self._others.items():
-            subscribed = [
-                info
-                for info in self._node.get_subscriptions_info_by_topic(publisher.topic_name)
-                if f"{info.node_namespace.rstrip('/')}/{info.node_name}" == node
-            ]
-            if any(info.qos_profile.reliability != ReliabilityPolicy.RELIABLE for info in subscribed):
-                return False
-            if publisher.get_subscription_count() < max(len(subscribed), topic in self._source.awaited):
-                return False
-        return True
+    def odometry_heard_by(self, node: str) -> bool:
+        """Whether a node has subscribed to the odometry, if any is played: reliably, once it saw the publisher."""
+        if self._odometry is None:
+            return True
+        subscribed = [
+            info.qos_profile.reliability
+            for info in self._node.get_subscriptions_info_by_topic(self._odometry.topic_name)
+            if f"{info.node_namespace.rstrip('/')}/{info.node_name}" == node
+        ]
+        reliable = all(reliability == ReliabilityPolicy.RELIABLE for reliability in subscribed)
+        return reliable and self._odometry.get_subscription_count() >= max(len(subscribed), 1)
 
     def image(self, message: Any) -> None:
         """Publish an image: a message, or one that is serialised (CDR)."""
@@ -119,14 +104,15 @@ class InputPublishers:
             message = bytes(_typestore().serialize_cdr(stamped, CAMERA_INFO_TYPE))
         self._camera_infos.publish(message)
 
-    def other(self, further: BagMessage | MadeMessage) -> None:
-        """Publish a message of a further topic."""
-        self._others[further.topic].publish(further.cdr)
+    def odometry(self, pose: bytes) -> None:
+        """Publish where the camera was."""
+        assert self._odometry is not None
+        self._odometry.publish(pose)
 
-    def await_others(self) -> None:
-        """Wait until what was published of further topics has arrived at all reliable subscribers."""
-        for publisher in self._others.values():
-            publisher.wait_for_all_acked(Duration(seconds=OTHERS_TIMEOUT_S))
+    def await_odometry(self) -> None:
+        """Wait until the published poses have arrived at all reliable subscribers."""
+        if self._odometry is not None:
+            self._odometry.wait_for_all_acked(Duration(seconds=ODOMETRY_TIMEOUT_S))
 
 
 class Answer:
@@ -164,8 +150,6 @@ class SentImage:
     answers: dict[str, Answer] = field(default_factory=dict)  # by topic
     answered_s: float = 0.0  # when the last one arrived
     latency_ms: float = 0.0
-    # When the node published the voxels, by the clock of its middleware; -1 while they are missing.
-    published_ns: int = -1
     dropped: str = ""  # why the node dropped it; empty while that is not announced
 
     @property
@@ -182,7 +166,7 @@ class SentImage:
 
 
 class Answers:
-    """Assigns answers to images by stamp and frame.
+    """Assigns answers to the image that waits for them, by stamp and frame.
 
     `wanted`: topics of the answers that make an image complete, `topics.VOXELS` among them; `welcome`: topics of
     answers besides that are waited for a little: without them an image is handed over later.
@@ -190,34 +174,35 @@ class Answers:
 
     def __init__(self, wanted: Collection[str], welcome: Collection[str] = ()) -> None:
         self._wanted, self._welcome = frozenset(wanted), frozenset(welcome)
-        self.waiting: list[SentImage] = []
+        self.waiting: SentImage | None = None
         self.heard = False  # whether the node has answered at all
 
-    def take(self, topic: str, cdr: bytes, published_ns: int, arrived_s: float) -> None:
+    def take(self, topic: str, cdr: bytes, arrived_s: float) -> None:
         """Take note of an answer; one that is not or no longer expected is left out.
 
         `topic`: where it was published, as in `topics`; `cdr`: the serialised message, which begins with a header;
-        `published_ns`: source timestamp of the middleware; `arrived_s`: `time.perf_counter` of its arrival.
+        `arrived_s`: `time.perf_counter` of its arrival.
         """
         self.heard = self.heard or topic == topics.VOXELS
-        sent = next((one for one in self._of(*messages.header_of(cdr)) if topic not in one.answers), None)
-        if sent is None:
+        sent = self._of(*messages.header_of(cdr))
+        if sent is None or topic in sent.answers:
             return
         sent.answers[topic] = Answer(topic, cdr)
         sent.answered_s = arrived_s
         if topic == topics.VOXELS:
-            sent.published_ns = published_ns
             sent.latency_ms = 1e3 * (arrived_s - sent.sent_s)
 
     def take_drop(self, stamp_ns: int, frame_id: str, reason: str) -> None:
         """Take note that the node dropped an image: nothing more is expected of it."""
-        sent = next((one for one in self._of(stamp_ns, frame_id) if not one.answers and not one.dropped), None)
-        if sent is not None:
+        sent = self._of(stamp_ns, frame_id)
+        if sent is not None and not sent.answers:
             sent.dropped = reason
 
-    def _of(self, stamp_ns: int, frame_id: str) -> list[SentImage]:
-        wanted = stamp_ns, frame_id.strip("/")
-        return [sent for sent in self.waiting if (sent.stamp_ns, sent.frame_id.strip("/")) == wanted]
+    def _of(self, stamp_ns: int, frame_id: str) -> SentImage | None:
+        sent = self.waiting
+        if sent is None or (sent.stamp_ns, sent.frame_id.strip("/")) != (stamp_ns, frame_id.strip("/")):
+            return None
+        return sent
 
     def answered(self, sent: SentImage) -> bool:
         """Whether all wanted answers to an image have arrived."""
@@ -227,21 +212,20 @@ class Answers:
         """Whether all answers to an image have arrived."""
         return (self._wanted | self._welcome) <= sent.answers.keys()
 
-    def next_ready(self, now_s: float, *, patient: bool = True) -> SentImage | None:
-        """Remove the next image to hand over, in the order in which the node published; none of the warm-up.
+    def take_ready(self, now_s: float, *, patient: bool = True) -> SentImage | None:
+        """Remove the image if it is to hand over; none of the warm-up is.
 
         An image whose wanted answers are all there waits for the rest, see `PATIENCE_S`. `now_s`: `time.perf_counter`;
         `patient`: False waits for nothing but wanted answers any more.
         """
-        answered = [sent for sent in self.waiting if sent.source is not None and self.answered(sent)]
-        if not answered:
+        sent = self.waiting
+        if sent is None or sent.source is None or not self.answered(sent):
             return None
-        first = min(answered, key=lambda sent: sent.published_ns)
-        patience_s = PATIENCE_S if topics.PROCESSING_TIME in first.answers else TIMES_PATIENCE_S
-        if patient and now_s - first.answered_s < patience_s and not self.complete(first):
+        patience_s = PATIENCE_S if topics.PROCESSING_TIME in sent.answers else TIMES_PATIENCE_S
+        if patient and now_s - sent.answered_s < patience_s and not self.complete(sent):
             return None
-        self.waiting.remove(first)
-        return first
+        self.waiting = None
+        return sent
 
 
 class Player:
@@ -251,21 +235,19 @@ class Player:
         self,
         process: NodeProcess,
         source: Source,
-        rate: float | None,  # as of `replay_over_dds`
         bag: BagWriter,
-        # Called with every frame whose answers are complete. In lock step that is at once, in a thread: the node
-        # completes the next image meanwhile. In real time it is at the end.
+        # Called with every frame whose answers are complete, in a thread: the node completes the next image meanwhile.
         on_result: Callable[[ReplayResult], None],
         statistics: ReplayStatistics,  # filled while frames are played
         words: Sequence[str] = (),  # the query; may be empty
     ) -> None:
-        self._process, self._source, self._rate = process, source, rate
+        self._process, self._source = process, source
         self._bag = bag
         # Milliseconds; arrays, for a recording may be played for days.
         self._stage_times = {stage: array("d") for stage in topics.STAGES}
         self._end_to_end = array("d")
-        self._on_result, self._deferred = on_result, DeferredResults()
-        # Where results are taken in lock step, one at a time, while the node completes the next image.
+        self._on_result = on_result
+        # Where results are taken, one at a time, while the node completes the next image.
         self._pool, self._taken = ThreadPoolExecutor(1), Future[None]()
         self._taken.set_result(None)
         self.statistics = statistics
@@ -277,8 +259,6 @@ class Player:
         self._legends: list[Answer] = []  # of which the node publishes one
         self._elsewhere_s = 0.0  # spent on waiting for bag and `on_result`, while the node waited
         self._last_result_s = 0.0
-        self._first_ns = 0  # bag time at which the recording begins, and when it did by `time.perf_counter`
-        self._begun_s = 0.0
         self._last_drop = ""
         self._graph = ExitStack()
         name, namespace = "scene_completion_replay", process.namespace
@@ -300,11 +280,8 @@ class Player:
             kind = messages.message_class(topics.topic_spec(topic).type_name, topic)
             self._node.create_subscription(kind, topic.replace("~/", node_prefix), take, qos, raw=True)
 
-        def collect(topic: str) -> Callable[[bytes, Mapping[str, int]], None]:
-            def take(cdr: bytes, info: Mapping[str, int]) -> None:
-                self._answers.take(topic, cdr, info["source_timestamp"], time.perf_counter())
-
-            return take
+        def collect(topic: str) -> Callable[[bytes], None]:
+            return lambda cdr: self._answers.take(topic, cdr, time.perf_counter())
 
         def take_legend(cdr: bytes) -> None:
             self._legends.append(Answer(topics.LEGEND, cdr))
@@ -325,7 +302,6 @@ class Player:
     def close(self) -> None:
         """Leave the ROS graph."""
         self._pool.shutdown()
-        self._deferred.close()
         self._graph.close()
 
     def warm_up(self) -> None:
@@ -358,13 +334,13 @@ class Player:
                 self._query.publish(String(data=json.dumps(self._words)))
             self._spin(time.perf_counter() + DISCOVERY_S, lambda: False)  # topics may overtake each other
             sent = SentImage(-1, frame_id, 0, time.perf_counter())
-            self._answers.waiting = [sent]
+            self._answers.waiting = sent
             self._inputs.image(make(grey, 0, frame_id))
             self._spin(min(sent.sent_s + period_s, deadline_s), partial(self._warm_or_dropped, sent))
             if self._warm(sent):
-                self._answers.waiting.clear()
-                heard = partial(self._inputs.others_heard_by, self._process.full_name)
-                self._spin(time.perf_counter() + OTHERS_TIMEOUT_S, heard)
+                self._answers.waiting = None
+                heard = partial(self._inputs.odometry_heard_by, self._process.full_name)
+                self._spin(time.perf_counter() + ODOMETRY_TIMEOUT_S, heard)
                 return
             if self._answers.heard or self._last_drop:
                 period_s *= 2.0  # the newest is answered at last, however slow the machine
@@ -375,44 +351,30 @@ class Player:
     def _warm_or_dropped(self, sent: SentImage) -> bool:
         return bool(sent.dropped) or (self._warm(sent) and self._answers.complete(sent))
 
-    def play(self, frames: Iterable[BagMessage], others: Iterable[BagMessage | MadeMessage]) -> None:
-        """Publish in lock step or at a rate, await results. Raises SceneCompletionError if the node ends or hangs."""
+    def play(self, frames: Iterable[BagMessage], poses: Iterator[tuple[int, bytes]]) -> None:
+        """Publish frames, and poses at their bag times; await results.
+
+        Raises SceneCompletionError if the node ends or hangs.
+        """
         begun_s = self._last_result_s = time.perf_counter()
         try:
-            self._play(frames, others)
+            self._play(frames, poses)
             self._taken.result()
         finally:
             self._pool.shutdown()
             if self._words:
                 self._query.publish(String())
             self._finish(self._last_result_s - begun_s - self._elsewhere_s)
-            for result in self._deferred.take_all():
-                self._on_result(result)
 
-    def _play(self, frames: Iterable[BagMessage], others: Iterable[BagMessage | MadeMessage]) -> None:
-        lock_step = self._rate is None
-        lead_ns = LEAD_NS if lock_step else 0
-        further = iter(others)
-        other = next(further, None)
+    def _play(self, frames: Iterable[BagMessage], poses: Iterator[tuple[int, bytes]]) -> None:
+        pose = next(poses, None)
         for index, frame in enumerate(frames):
-            if index == 0:
-                self._first_ns, self._begun_s = frame.stamp_ns, time.perf_counter()
-            while other is not None and other.stamp_ns <= frame.stamp_ns + lead_ns:
-                self._wait_for(other.stamp_ns)
-                self._inputs.other(other)
-                other = next(further, None)
-            self._wait_for(frame.stamp_ns)
-            if lock_step:
-                self._inputs.await_others()
+            while pose is not None and pose[0] <= frame.stamp_ns + LEAD_NS:
+                self._inputs.odometry(pose[1])
+                pose = next(poses, None)
+            self._inputs.await_odometry()
             self._send(index, frame)
-            if lock_step:
-                self._await_all()
-        self._await_all()
-
-    def _wait_for(self, until_ns: int) -> None:
-        """In real time, let the recorded time pass."""
-        if self._rate is not None and until_ns >= self._first_ns:
-            self._spin(self._begun_s + (until_ns - self._first_ns) * 1e-9 / self._rate, lambda: False)
+            self._await_answer()
 
     def _send(self, index: int, frame: BagMessage) -> None:
         self.statistics.frames_in += 1
@@ -423,7 +385,7 @@ class Player:
             return
         stamp_ns = messages.stamp_nanoseconds(header.stamp)
         self._inputs.camera_info(stamp_ns, header.frame_id)
-        self._answers.waiting.append(SentImage(index, header.frame_id, stamp_ns, time.perf_counter(), frame))
+        self._answers.waiting = SentImage(index, header.frame_id, stamp_ns, time.perf_counter(), frame)
         self._inputs.image(serialised)
 
     def _spin(self, deadline_s: float, done: Callable[[], bool]) -> None:
@@ -432,49 +394,42 @@ class Player:
             self._process.check()
             self._hand_over()
 
-    def _await_all(self) -> None:
-        """Wait for the newest image sent: the node answers in order, so what is then still missing is lost.
-
-        Or dropped, and the notice of that, which is of another topic, is still to be read.
-        """
-        waiting = self._answers.waiting
-        if waiting:
-            newest = waiting[-1]
-            self._spin(newest.sent_s + ANSWER_TIMEOUT_S, lambda: newest not in waiting)
-            if newest not in waiting:
-                self._spin(time.perf_counter() + NOTICE_PATIENCE_S, lambda: not waiting)
+    def _await_answer(self) -> None:
+        """Wait for the image sent, if any, to be completed or dropped."""
+        lost = self._answers.waiting
+        if lost is None:
+            return
+        self._spin(lost.sent_s + ANSWER_TIMEOUT_S, lambda: self._answers.waiting is None)
         self._hand_over(patient=False)
-        self.statistics.lost_stamps_ns += [sent.stamp_ns for sent in waiting]
-        lost = waiting[-1] if waiting else None
-        waiting.clear()
-        if lost is not None and self._rate is None:
-            missing = ", ".join(topic for topic in self._collected if topic not in lost.answers)
-            raise SceneCompletionError(
-                f"the node neither completed nor dropped image {lost.index} (stamp {lost.stamp_ns} ns) "
-                f"within {ANSWER_TIMEOUT_S:g} s: no {missing}",
-                where=self._process.full_name,
-                cure="See what the node does; a slow machine can replay with --offline"
-                + (f"; its last output:\n{log}" if (log := self._process.log()) else ""),
-            )
+        if self._answers.waiting is None:
+            return
+        self._answers.waiting = None
+        self.statistics.lost_stamps_ns.append(lost.stamp_ns)
+        missing = ", ".join(topic for topic in self._collected if topic not in lost.answers)
+        raise SceneCompletionError(
+            f"the node neither completed nor dropped image {lost.index} (stamp {lost.stamp_ns} ns) "
+            f"within {ANSWER_TIMEOUT_S:g} s: no {missing}",
+            where=self._process.full_name,
+            cure="See what the node does; a slow machine can replay with --offline"
+            + (f"; its last output:\n{log}" if (log := self._process.log()) else ""),
+        )
 
     def _hand_over(self, *, patient: bool = True) -> None:
-        """Take note of the frames whose answers have arrived, in the order of the node, and of those it dropped."""
-        for lost in [sent for sent in self._answers.waiting if sent.dropped]:
-            self._answers.waiting.remove(lost)
-            if lost.source is not None:
-                self.statistics.dropped[lost.dropped] += 1
-                self.statistics.lost_stamps_ns.append(lost.stamp_ns)
-        while (sent := self._answers.next_ready(time.perf_counter(), patient=patient)) is not None:
+        """Take note of the image if its answers have arrived, or if the node dropped it."""
+        sent = self._answers.waiting
+        if sent is not None and sent.dropped:
+            self._answers.waiting = None
+            if sent.source is not None:
+                self.statistics.dropped[sent.dropped] += 1
+                self.statistics.lost_stamps_ns.append(sent.stamp_ns)
+        elif (sent := self._answers.take_ready(time.perf_counter(), patient=patient)) is not None:
             assert sent.source is not None
             self._last_result_s = time.perf_counter()
-            if self._rate is None:
-                self._taken.result()  # or raises what went wrong with the one before
-                self._taken = self._pool.submit(self._take, sent, sent.source, self._on_result)
-                self._elsewhere_s += time.perf_counter() - self._last_result_s
-            else:
-                self._take(sent, sent.source, partial(self._deferred.put, source=sent.source))
+            self._taken.result()  # or raises what went wrong with the one before
+            self._taken = self._pool.submit(self._take, sent, sent.source)
+            self._elsewhere_s += time.perf_counter() - self._last_result_s
 
-    def _take(self, sent: SentImage, source: BagMessage, then: Callable[[ReplayResult], None]) -> None:
+    def _take(self, sent: SentImage, source: BagMessage) -> None:
         """Record and count the result of an image that has all its wanted answers, and hand it on."""
         statistics, answers = self.statistics, sent.answers
         cloud = answers[topics.VOXELS].message
@@ -482,7 +437,7 @@ class Player:
         if not statistics.frames_out:
             self._legends[-1].record(self._bag, source.stamp_ns)
         write_image(source, self._bag)
-        for topic in (*RECORDED, *[topics.PROCESSING_TIME] * (self._rate is not None)):
+        for topic in RECORDED:
             if topic in answers:
                 answers[topic].record(self._bag, source.stamp_ns)
         self._end_to_end.append(sent.latency_ms)
@@ -505,7 +460,7 @@ class Player:
             matches=None if matches is None else match_array_from_message(matches.message),
             evidence=sent.evidence,
         )
-        then(result)
+        self._on_result(result)
 
     def _finish(self, duration_s: float) -> None:
         """Write times and rate into the statistics."""

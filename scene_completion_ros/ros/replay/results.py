@@ -1,17 +1,14 @@
 """How a recording is played, and what that yields: one result a frame, and statistics at the end. Needs no rclpy."""
 
-import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.bags.reader import BagMessage
-from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.messages.images import decode_image
 from scene_completion_ros.report.summaries import occupied_median
@@ -41,14 +38,6 @@ class ReplayResult:
         return decode_image(self.image_message)
 
 
-class MadeMessage(NamedTuple):
-    """What a replay publishes as if it were recorded: its topic, a bag time, and the serialised message."""
-
-    topic: str
-    stamp_ns: int
-    cdr: bytes
-
-
 def percentiles(values: Sequence[float]) -> dict[str, float] | None:
     """Percentiles of times in milliseconds; None where there are none."""
     shares = (50, 95, 99)
@@ -68,7 +57,7 @@ class ReplayStatistics:
     # Stamps of the images that have no result, dropped ones included.
     lost_stamps_ns: list[int] = field(default_factory=list)
     startup_s: float = 0.0  # from the start of the node's process to its first answer
-    # From the first image to the last result; in lock step without `on_result` and the writing of the bag.
+    # From the first image to the last result, without `on_result` and the writing of the bag.
     duration_s: float = 0.0
     rate_hz: float = 0.0  # frames that came out, per second of `duration_s`
     # `end_to_end` (sent to received) and every stage of the node, see `topics.STAGES`.
@@ -85,64 +74,3 @@ class ReplayStatistics:
         values["dropped"] = dict(self.dropped)
         values["occupied_voxels_median"] = occupied_median(values.pop("occupied"))
         return values
-
-
-NOTHING: Any = np.zeros(0)  # a part of no array, for that would keep the whole one
-
-
-class DeferredResults:
-    """Results of unlimited number in the memory of a few: images and arrays go to the disk."""
-
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as this)
-        self._waiting: list[tuple[ReplayResult, BagMessage]] = []
-
-    def close(self) -> None:
-        """Delete the file."""
-        self._file.close()
-
-    def put(self, result: ReplayResult, source: BagMessage) -> None:
-        """Keep a result and its recorded image. Raises OSError where the temporary file cannot be written."""
-        for array in (np.frombuffer(source.raw, np.uint8), result.voxels, result.depth, result.matches):
-            if array is not None:
-                np.lib.format.write_array(self._file, array, allow_pickle=False)
-        matches = None if result.matches is None else NOTHING
-        kept = replace(result, image_message=None, voxels=NOTHING, depth=NOTHING, matches=matches)
-        self._waiting.append((kept, replace(source, raw=b"")))
-
-    def take_all(self) -> Iterator[ReplayResult]:
-        """Yield what was kept, in the order in which it came, and forget it."""
-        waiting, self._waiting = self._waiting, []
-        self._file.seek(0)
-        for result, source in waiting:
-            raw, voxels, depth = (self._read() for _ in range(3))
-            yield replace(
-                result,
-                image_message=replace(source, raw=raw.tobytes()).message,
-                voxels=voxels,
-                depth=depth,
-                matches=None if result.matches is None else self._read(),
-            )
-        self._file.seek(0)
-
-    def _read(self) -> NDArray[Any]:
-        array: NDArray[Any] = np.lib.format.read_array(self._file, allow_pickle=False)
-        return array
-
-
-# In lock step further topics run this far ahead of the images: what an image needs must be there before it.
-LEAD_NS = 500_000_000
-# Parameters that choose the source of transforms, or need others than those of the camera in one frame.
-OF_TRANSFORMS = (
-    "odometry.topics",
-    "odometry.frame",
-    "base_frame",
-)
-
-
-def check_topics(also: Collection[str], recorded: Collection[str], image_topic: str) -> None:
-    """Raise SceneCompletionError where topics that are played besides the images do not fit the recording."""
-    for topic in also:
-        if topic not in recorded or topic == image_topic:
-            known = ", ".join(sorted(set(recorded) - {image_topic}))
-            raise SceneCompletionError(f"no further topic {topic} is recorded", where="also", cure=f"Known: {known}")

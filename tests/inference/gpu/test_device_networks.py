@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import GpuError, ImageError
-from scene_completion_ros.geometry import RigidTransform, VoxelGrid
+from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.bundle import StudentBundle, open_student, shipped_students
@@ -23,7 +23,7 @@ from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
 from scene_completion_ros.inference.gpu import device, device_networks, kernels, parity
 from scene_completion_ros.inference.gpu.kernels import CompiledKernels
 from scene_completion_ros.inference.motion_scale import Scale
-from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 from tests.inference.gpu.conftest import SMALL, Build, picture
 from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.host_kernels import HostCompiler
@@ -47,32 +47,6 @@ def assert_alike(found: SemanticVoxels, expected: SemanticVoxels) -> None:
     assert np.unique(expected.label).size > 1
 
 
-@pytest.mark.parametrize("at_once", [False, True], ids=["late", "at once"])
-def test_voxels_are_those_of_the_same_graph_on_the_cpu(
-    build: Build, bundle: StudentBundle, cuda: HostCuda, at_once: bool
-) -> None:
-    cuda.at_once = at_once
-    on_gpu = build()
-    on_cpu = Completer(bundle, SMALL, encoder=half_networks(bundle), threads=1)
-    allocations = cuda.allocations
-    for seed in range(2):
-        copied, launched = cuda.copied, len(cuda.launched)
-        found, expected = (one.complete(picture(seed), stamp_ns=seed) for one in (on_gpu, on_cpu))
-        assert cuda.launched[launched:] == [*kernels.OF_FIELDS, *kernels.SHARED, "query_labels"]
-        assert cuda.copied - copied == found.voxels.state.nbytes + 2 * found.depth.nbytes  # depth and transmittance
-        assert found.voxels.stamp_ns == seed
-        assert {VoxelState.SURFACE, VoxelState.COMPLETED} <= set(np.unique(expected.voxels.state))
-        assert_alike(found.voxels, expected.voxels)
-        np.testing.assert_allclose(found.alpha, expected.alpha, atol=5e-3)  # the CPU rounds between the layers
-        np.testing.assert_allclose(found.probability, expected.probability, atol=2e-2)
-        assert np.isclose(found.depth, expected.depth, atol=0.02, equal_nan=True).mean() > 0.98
-        assert found.timings_ms.keys() == expected.timings_ms.keys()
-        parts = sum(time for stage, time in found.timings_ms.items() if stage != "total")
-        assert parts <= found.timings_ms["total"] + 0.01
-        assert min(found.timings_ms["query"], found.timings_ms["encode"]) > 0.0
-    assert cuda.allocations == allocations  # a frame takes no memory
-
-
 def test_words_are_answered_as_on_the_cpu_and_may_change_between_images(
     bundle: StudentBundle, tensorrt: HostTensorRt, cuda: HostCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +58,7 @@ def test_words_are_answered_as_on_the_cpu_and_may_change_between_images(
     asked, larger = (random_query(*sizes, dimension=24, seed=1) for sizes in ((1, 2), (9, 9)))
     allocations = 0
     for vocabulary, query in ((few, asked), (many, None), (None, larger), (None, None), (few, asked), (many, larger)):
+        cuda.at_once = not cuda.at_once  # whether its work is done as early or as late as may be
         answers = []
         for completer in (on_gpu, on_cpu):
             completer.set_vocabulary(None if vocabulary is None else completer.prepare_vocabulary(vocabulary))
@@ -101,36 +76,22 @@ def test_words_are_answered_as_on_the_cpu_and_may_change_between_images(
     assert cuda.allocations == allocations + 1  # for more phrases at a time
 
 
-@pytest.mark.parametrize("between", [False, True], ids=["its own grid", "another grid"])
-def test_a_student_that_completes_cells_sees_decodes_and_queries_as_on_the_cpu(
-    cuda: HostCuda, tensorrt: HostTensorRt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, between: bool
+def test_a_student_that_completes_cells_takes_no_memory_for_a_frame_and_may_be_moved(
+    cuda: HostCuda, tensorrt: HostTensorRt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     logits = np.random.default_rng(0).normal(-1.0, 2.0, GRID.shape).astype(np.float32)
     cells = make_known_mounting_bundle(tmp_path / "student", volume=logits, depth=9.0)
-    grid = VoxelGrid((3.0, -3.0, -1.0), 0.3, (25, 20, 9), GRID.frame) if between else GRID
     upright = RigidTransform(DEFAULT_GRID_FROM_CAMERA.rotation, np.array([0.0, 0.0, 1.6]))
-    made = {"grid": grid, "threads": 1, "upright_from_camera": upright}
-    on_gpu = Completer(cells, CAMERA, engine="tensorrt", **made)
-    on_cpu = Completer(cells, CAMERA, encoder=half_networks(cells), **made)
+    on_gpu = Completer(cells, CAMERA, engine="tensorrt", grid=GRID, threads=1, upright_from_camera=upright)
     sensed = np.zeros((2, CAMERA.height // 2, CAMERA.width // 2), np.float32)
-    sensed[:, 40:50:2, 100:120:2] = np.array([np.log(7.0), 2500.0], np.float32)[:, None, None]
     allocations = cuda.allocations
-    for evidence in (NO_EVIDENCE, Evidence(Scale(1.2, 0.05)), Evidence(None, sensed), Evidence(None, 1.0 * sensed)):
+    for evidence in (NO_EVIDENCE, Evidence(Scale(1.2, 0.05)), Evidence(None, sensed)):
         launched = len(cuda.launched)
-        seen = [one.see(wall_from(0.1)) for one in (on_gpu, on_cpu)]
-        np.testing.assert_allclose(*(one.own_depth for one in seen), rtol=1e-4)
-        found, expected = (
-            one.complete(image, 7, evidence=evidence) for one, image in zip((on_gpu, on_cpu), seen, strict=True)
-        )
-        assert_alike(found.voxels, expected.voxels)
-        np.testing.assert_allclose(found.alpha, expected.alpha, atol=1e-3)
-        assert np.isclose(found.depth, expected.depth, rtol=1e-3, equal_nan=True).all()
-        assert found.ground is not None and expected.ground is not None
-        np.testing.assert_allclose(found.ground.points, expected.ground.points, atol=1e-4)
+        found = on_gpu.complete(on_gpu.see(wall_from(0.1)), 7, evidence=evidence)
+        assert found.alpha.any() and found.ground is not None
         asked = [name for name in kernels.OF_CELLS if name != "sum_rows" or evidence.sensed is not None]
         assert cuda.launched[launched:] == [*asked, *kernels.SHARED, "query_labels"]
-        assert found.timings_ms.keys() == expected.timings_ms.keys()
     assert cuda.allocations == allocations
     assert on_gpu.mounted(None).complete(wall_from(0.1)).alpha.any()
     away = on_gpu.placed(RigidTransform(np.eye(3), np.array([500.0, 0.0, 0.0])) @ on_gpu.grid_from_camera)
@@ -254,8 +215,11 @@ def test_engines_and_kernels_are_built_once_and_again_where_the_driver_or_tensor
 def test_two_cameras_share_the_engines(build: Build, cuda: HostCuda, bundle: StudentBundle) -> None:
     left = build()
     right = Completer(bundle, SMALL, engine="tensorrt", encoder=left.encoder)
-    states = [one.complete(picture(1)).voxels.state for one in (left, right)]
-    np.testing.assert_array_equal(*states)
+    copied = cuda.copied
+    found, other = (one.complete(picture(1)) for one in (left, right))
+    copied = cuda.copied - copied
+    assert copied == 2 * (found.voxels.state.nbytes + 2 * found.depth.nbytes)  # depth and transmittance
+    np.testing.assert_array_equal(found.voxels.state, other.voxels.state)
     assert cuda.retained == 1
     with pytest.raises(ImageError):
         left.complete(picture()[:-1])

@@ -1,12 +1,12 @@
 """Engines on disk: what is used, what is made again and why, and what other processes and full disks do to it."""
 
+import fcntl
 import logging
 import os
 import resource
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import pytest
 
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.gpu.engine_cache import EngineCache
-from tests.checkout import ROOT
 
 PLAN = bytes(range(256)) * 64
 KEY = {"kind": "engine", "onnx_sha256": "0123456789abcdef" * 4, "version": "10.3.0", "multiprocessors": 16}
@@ -125,52 +124,16 @@ def test_a_full_disk_does_without_a_file(cache: EngineCache, caplog: pytest.LogC
     assert [one.name for one in cache.folder.iterdir()] == ["build.lock"]
 
 
-BUILDER = """
-import sys, time
-from scene_completion_ros.inference.gpu.engine_cache import EngineCache
-
-cache = EngineCache()
-print("ready", flush=True)
-seconds = float(sys.stdin.readline())
-
-def make():
-    print("begun", flush=True)
-    time.sleep(seconds)
-    with (cache.folder.parent / "builds").open("a") as builds:
-        builds.write("built\\n")
-    return b"plan" * 1000, b"plan" * 1000
-
-print(len(cache.provide({"kind": "engine"}, lambda plan: plan, make)), flush=True)
-"""
-
-
-def start(folder: Path) -> subprocess.Popen[str]:
-    command, environment = [sys.executable, "-c", BUILDER], {**os.environ, "XDG_CACHE_HOME": str(folder)}
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    wait_for_line(process, "ready")
-    return process
-
-
-def wait_for_line(process: subprocess.Popen[str], word: str) -> None:
-    assert process.stdout.readline() == f"{word}\n"
-
-
-def go(process: subprocess.Popen[str], seconds: float) -> None:
-    process.stdin.write(f"{seconds}\n")
-    process.stdin.flush()
-
-
-def test_processes_build_one_engine_between_them_and_a_killed_one_blocks_none(tmp_path: Path) -> None:
-    killed, *others = (start(tmp_path) for _ in range(4))
-    go(killed, 600.0)
-    wait_for_line(killed, "begun")
-    for process in others:
-        go(process, 0.1)
-    with pytest.raises(subprocess.TimeoutExpired):
-        others[0].wait(0.5)
-    killed.kill()
-    killed.communicate()
-    assert sorted(process.communicate()[0] for process in others) == ["4000\n"] * 2 + ["begun\n4000\n"]
-    assert (tmp_path / "scene_completion_ros" / "builds").read_text().splitlines() == ["built"]
+def test_a_build_waits_for_that_of_another_process_and_uses_it(cache: EngineCache) -> None:
+    path = file(cache)
+    built = path.read_bytes()
+    path.unlink()
+    with (cache.folder / "build.lock").open("w") as lock, futures.ThreadPoolExecutor(1) as pool:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = pool.submit(is_built, cache)
+        with pytest.raises(futures.TimeoutError):
+            waiting.result(0.3)
+        path.touch(0o600)
+        path.write_bytes(built)
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        assert not waiting.result(10.0)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from scene_completion_ros.geometry import Camera, RigidTransform, view_rotation
+from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.geometry.depth_images import depth_at_rays
+from scene_completion_ros.geometry.transforms import about
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_training.data import stereo
 from scene_completion_training.data.stereo import MeasuredDepth, MotionStereo, epipolar_refined
@@ -114,7 +115,7 @@ def test_images_correct_what_odometry_does_not_know() -> None:
     """A robot's pitch: half a degree of it would be three pixels."""
     grey = [cv2.cvtColor(ray_cast(np.array(AHEAD[number]))[0], cv2.COLOR_RGB2GRAY) for number in (0, 1)]
     true = RigidTransform(np.eye(3), np.array([0.0, 0.0, -STEP]))
-    pitched = RigidTransform(view_rotation(pitch=np.radians(0.5)), np.array([0.03, 0.0, -STEP]))
+    pitched = RigidTransform(about(0, np.radians(0.5)), np.array([0.03, 0.0, -STEP]))
     found = epipolar_refined(pitched, np.asarray(grey[0], np.uint8), np.asarray(grey[1], np.uint8), CAMERA)
     assert np.degrees(np.linalg.norm(cv2.Rodrigues(found.rotation)[0])) < 0.03
     assert np.linalg.norm(found.translation) == pytest.approx(np.linalg.norm(pitched.translation))

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scene_completion_ros.geometry import RigidTransform, view_rotation
+from scene_completion_ros.geometry import RigidTransform
+from scene_completion_ros.geometry.transforms import about
 from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation import profiles
@@ -25,7 +26,7 @@ def test_a_slab_lies_where_it_is_and_is_summed_over_its_height() -> None:
     expected = np.zeros((200, 180))
     expected[110:130, 130:150] = 1.5  # rows from 23 m down, columns from -9 m on: 3 per metre over half a metre
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    down = RigidTransform(view_rotation(pitch=0.3).T, np.zeros(3))
+    down = RigidTransform(about(0, -0.3), np.zeros(3))
     turned = profiles.profile(lambda points: slab(down.inverse().apply(points.astype(np.float64))), down)
     np.testing.assert_allclose(turned, expected, atol=1e-5)
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from scene_completion_ros.geometry import Camera, RigidTransform, view_rotation
+from scene_completion_ros.geometry import Camera, RigidTransform
+from scene_completion_ros.geometry.transforms import about
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence, stereo_pair
 from scene_completion_training.extraction.finishing import rectified_views
 
@@ -39,8 +40,8 @@ def test_an_oblique_pair_becomes_a_rectified_one() -> None:
     """Both cameras squint, distort and differ; afterwards a point has one row and the disparity of its depth."""
     cameras = {"left": BARREL, "right": dataclasses.replace(BARREL, fx=195.0, fy=194.0)}
     poses = {
-        "left": RigidTransform(view_rotation(yaw=0.05, pitch=0.02), np.array([0.0, 0.0, 0.0])),
-        "right": RigidTransform(view_rotation(yaw=-0.04), np.array([0.5, 0.02, 0.03])),
+        "left": RigidTransform(about(1, 0.05) @ about(0, 0.02), np.array([0.0, 0.0, 0.0])),
+        "right": RigidTransform(about(1, -0.04), np.array([0.5, 0.02, 0.03])),
     }
     views = rectified_views(cameras, poses)
     assert views["left"].camera == views["right"].camera

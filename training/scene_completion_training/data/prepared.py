@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ImageError, SceneCompletionError, SequenceError
-from scene_completion_ros.geometry import Camera, Resampler, RigidTransform, view_rotation
+from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
 from scene_completion_ros.geometry.depth_images import depth_at_rays
+from scene_completion_ros.geometry.transforms import about
 from scene_completion_ros.picture_files import decode_picture, to_rgb
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, cameras_ahead, holds_exact_voxels
 from scene_completion_training.arrays import Bytes, Floats, Halves, Mask
@@ -29,7 +30,7 @@ from scene_completion_training.viewpoint import Viewpoint, Volume
 
 # Rotation of the rectified view of a side camera: 15° down, to where the ground and its things are. The literature of
 # density fields sees KITTI-360's side cameras this way.
-DOWNWARD = view_rotation(pitch=-float(np.radians(15.0)))
+DOWNWARD = about(0, -float(np.radians(15.0)))
 _VERSION = 6
 _USED_ASSETS = ("validity_", "ego_")
 

@@ -59,7 +59,7 @@ def extract_bag(job: Job, progress: Phase = lambda _: None) -> BagReport:
         report.digest = job.digest()
         if job.folder.exists():
             return _earlier(job, report.digest)
-        with whole_folder(job.folder, None) as unfinished:
+        with whole_folder(job.folder) as unfinished:
             _extract(job, unfinished, report, progress)
             if not report.sequences:
                 raise _NothingExtractedError

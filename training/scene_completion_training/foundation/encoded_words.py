@@ -1,7 +1,7 @@
 """Words with embeddings: text encoders, lists of phrases, text banks, and messages to a node for free text.
 
 Encoders are sentence-transformers of the BERT family, and the text towers of CLIP and SigLIP. `scene-completion
-vocabulary` loads this module by its name in `setup.py`, as their entry point: the robot side has no torch.
+vocabulary` loads this module by its name: the robot side has no torch.
 """
 
 import base64

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, SequenceError
 from scene_completion_ros.untrusted_files import read_json, read_tensors
-from scene_completion_ros.whole_files import tensor_bytes, whole_folder
+from scene_completion_ros.whole_files import tensor_bytes, write_whole
 from scene_completion_training.arrays import Bytes, Halves, Ints, Reals
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.masked_scenes import (
@@ -71,9 +71,10 @@ def export_network(file: Path, folder: Path, *, name: str, licence: str) -> None
     about = {"schema_version": 1, "name": name, "licence": licence, "stage": "masked_scene"}
     about |= {"columns": POINT_FEATURES, "data": {"voxel_size": edge}}
     about |= {"network": asdict(network.settings), "provenance": {"checkpoint": file.name}}
-    with whole_folder(folder, without={WEIGHTS, NETWORK}) as part:
-        (part / WEIGHTS).write_bytes(tensor_bytes(weights))
-        (part / NETWORK).write_text(json.dumps(about, indent=2) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / NETWORK).unlink(missing_ok=True)  # until all is there, it is no network
+    write_whole(folder / WEIGHTS, tensor_bytes(weights))
+    write_whole(folder / NETWORK, (json.dumps(about, indent=2) + "\n").encode())
 
 
 _LARGEST = 1 << 20  # voxels along an edge of a scene: their numbers have to fit into 64 bits

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry.depth_images import surface_normals
-from scene_completion_ros.sequences.opening import known_sources, open_recording
+from scene_completion_ros.sequences.opening import SOURCES, open_recording
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, PosedSequence, read_source, reference_camera
 from scene_completion_ros.untrusted_files import read_text
 from scene_completion_training.arrays import Floats, Ints
@@ -124,8 +124,7 @@ def _found(root: Path, labels: str, every: int) -> tuple[str, LabelSet, dict[str
     known = label_set(labels) if labels else _NO_LABELS
     if files := [file for file in (root, *inside) if file.suffix == ".ply" and file.is_file()]:
         return "PLY", known, {file.stem: partial(read_cloud, file, known.classes) for file in files}
-    sources = known_sources()
-    recordings = [place for place in (root, *inside) if any(source.recognises(place) for source in sources)]
+    recordings = [place for place in (root, *inside) if any(source.recognises(place) for source in SOURCES)]
     if recordings[:1] == [root]:
         recordings = [root]
     return "recordings", known, {

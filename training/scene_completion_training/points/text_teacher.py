@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name, scene in watched(open_scenes(folder).items(), "scene"):
             if (args.output / name).exists():
                 continue
-            with whole_folder(args.output / name, None) as part:
+            with whole_folder(args.output / name) as part:
                 for view in scene.views:
                     image = view.image()
                     size = [max(1, round(edge / CELL)) * CELL for edge in image.shape[1::-1]]  # whole tokens
