@@ -25,7 +25,7 @@ from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.completion_samples import FrozenEncoder, PixelClasses, prepare_samples
-from scene_completion_training.data.store import Store, mapped_arrays
+from scene_completion_training.data.store import mapped_arrays
 from scene_completion_training.data.voxel_evidence import OF_NO_CLASS
 from scene_completion_training.own_drives import configuration_from, in_words
 from scene_completion_training.runner import make_stage, train_parts
@@ -229,7 +229,7 @@ def test_one_camera_knows_the_voxels_that_a_pair_knows(names: tuple[str, ...], p
         ((_, truth),) = prepare_samples(
             sequence,
             [3],
-            Store(tmp_path),
+            tmp_path,
             FrozenEncoder(see, "none"),
             viewpoint,
             **options,  # type: ignore[arg-type]
@@ -246,7 +246,7 @@ def test_one_camera_knows_the_voxels_that_a_pair_knows(names: tuple[str, ...], p
     assert both_known.mean() > 0.2 and abs(float(np.median(ratio)) - 1.0) < 0.03
     unrelated = dataclasses.replace(one, pose_source="none")
     with pytest.raises(SequenceError, match="no rectified stereo pair"):
-        prepare_samples(unrelated, [3], Store(tmp_path), FrozenEncoder(see, "none"), viewpoint, **options)  # type: ignore[arg-type]
+        prepare_samples(unrelated, [3], tmp_path, FrozenEncoder(see, "none"), viewpoint, **options)  # type: ignore[arg-type]
 
 
 def test_samples_follow_from_the_height_of_the_ground(pair: Path, tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_samples_follow_from_the_height_of_the_ground(pair: Path, tmp_path: Path
     classes, heights = PixelClasses(lambda image: np.full(image.shape[:2], INVALID, np.uint8), "none"), []
     for floor in (-1.65, -1.25):
         known = dataclasses.replace(sequence, frames=frames, provenance={"floor": floor})
-        ((truth,),) = prepare_samples(known, [3], Store(tmp_path), None, viewpoint, classes_of=classes)
+        ((truth,),) = prepare_samples(known, [3], tmp_path, None, viewpoint, classes_of=classes)
         heights.append(float(mapped_arrays(truth)["volume_from_camera"][2, 3]))
     assert heights[0] - heights[1] == pytest.approx(0.4)
 
