@@ -29,7 +29,7 @@ from scene_completion_training.foundation import model_files
 STREET_TEMPLATE = "a photo of a {} on the street"
 BARE = "other"  # the phrase that no template is put around: "a photo of a other" means nothing
 _SENTENCES = {"bert": "BertModel", "mpnet": "MPNetModel", "xlm-roberta": "XLMRobertaModel"}
-_CLIP, _TEXT_TOWER = "clip", "clip_text_model"
+_CLIP = "clip"
 _TOKENIZER_FILES = ("*.json", "*.txt")
 _LONGEST = 512
 _BATCH = 256
@@ -52,17 +52,15 @@ def prompt(phrase: str, template: str) -> str:
 class TextEncoder:
     """A frozen text encoder: a local folder, a name on the hub, or `package:NAME/FOLDER` of an installed package.
 
-    Of CLIP the folder has the whole model, or the text tower alone. Raises ConfigurationError: no such
-    model, or of another type; BundleError: weights or tokenizer are missing, damaged, of another network, or only
-    pickled.
+    Raises ConfigurationError: no such model, or of another type; BundleError: weights or tokenizer are missing,
+    damaged, of another network, or only pickled.
     """
 
     def __init__(self, model: str | Path, device: str = "cpu") -> None:
         self._model = str(model)
         folder = model_files.description_folder(self._model, _TOKENIZER_FILES)
         config = model_files.read_config(folder)
-        kind = str(config.get("model_type"))
-        self.type = _CLIP if kind == _TEXT_TOWER else kind
+        self.type = str(config.get("model_type"))
         self._files = model_files.weight_files(self._model)
         self._device = torch.device(device)
         self._tokenizer = model_files.read_tokenizer(folder)
@@ -73,11 +71,10 @@ class TextEncoder:
             options["add_pooling_layer"] = False
         elif self.type == _CLIP:
             name = "CLIPTextModelWithProjection"
-            if kind == _CLIP:
-                part = model_files.config_part(config, "text_config", self._model)
-                config = part | {name: config[name] for name in ("projection_dim",) if name in config}
+            part = model_files.config_part(config, "text_config", self._model)
+            config = part | {name: config[name] for name in ("projection_dim",) if name in config}
         else:
-            what = f"model type {kind!r} is no text encoder that is supported"
+            what = f"model type {self.type!r} is no text encoder that is supported"
             raise ConfigurationError(what, where=self._model, cure=f"There are {', '.join((*_SENTENCES, _CLIP))}")
         self._network = model_files.frozen_network(name, config, self._files, **options).to(self._device)
         settings = self._network.config
