@@ -32,7 +32,6 @@ RUNTIME = [
     "zstandard>=0.20",  # rosbags brings it along, too
 ]
 TORCH = "torch==2.13.0"
-TOKENIZERS = ["protobuf", "sentencepiece"]  # of SigLIP
 EXTRAS = {
     # ROS 2 from wheels. Not needed where a ROS 2 distribution is sourced.
     "ros": ["ros-rclpy[fastrtps]", "ros-common-interfaces"],
@@ -44,7 +43,6 @@ EXTRAS = {
         "jsonargparse[signatures]",
         "lightning",
         "onnx",
-        *TOKENIZERS,
         "scikit-learn",
         "scipy>=1.12",  # its isotonic regression
         "tensorboard",
@@ -54,7 +52,7 @@ EXTRAS = {
     # Stable Diffusion as a teacher of a training.
     "diffusion": ["diffusers"],
     # Text encoders, where nothing is trained.
-    "text": ["huggingface-hub", *TOKENIZERS, TORCH, "transformers>=5"],
+    "text": ["huggingface-hub", TORCH, "transformers>=5"],
     # TensorRT runs the graphs, of which ONNX Runtime and onnx make float16; pycuda launches kernels. It compiles while
     # it is installed (CUDA toolkit), and NVRTC the kernels for the GPU that is there.
     "gpu": ["nvidia-cuda-nvrtc", "onnx", "onnxruntime>=1.16", "pycuda", "tensorrt>=10.3"],

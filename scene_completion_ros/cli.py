@@ -53,7 +53,6 @@ COMMANDS = {
     "export": "scene_completion_training.commands.export",
     "extract": "scene_completion_training.commands.extract",
     "features": "scene_completion_training.commands.features",
-    "import-checkpoint": "scene_completion_training.commands.import_checkpoint",
     "pack": "scene_completion_training.commands.pack",
     "world": "scene_completion_worlds.commands.world",
     "train": "scene_completion_training.commands.train",

@@ -246,19 +246,13 @@ def cityscapes(root: Path, *, cities: Sequence[str] = ("frankfurt", "munster")) 
     return root / "leftImg8bit" / "val"
 
 
-def bdd100k(root: Path, *, images: int = 3, panoptic: bool = False) -> Path:
-    """Images of a tenth of the real size, with train ids, or with panoptic ids in red; the folder of the images."""
-    panoptic_of = {10: 30, 0: 7, 2: 10, 13: 35, 255: 0}
+def bdd100k(root: Path, *, images: int = 3) -> Path:
+    """Images of a tenth of the real size, with train ids; the folder of the images."""
     for number in range(images):
         name = f"7d{number:06x}-5fc4{number:04x}"
         _write_image(root / "images" / "10k" / "val" / f"{name}.jpg", picture((128, 72), number))
         ids = label_image((128, 72), train_ids=True)
-        if panoptic:
-            red = np.vectorize(panoptic_of.get)(ids).astype(np.uint8)
-            bits = np.dstack([np.full_like(red, number), np.zeros_like(red), red, np.zeros_like(red)])
-            _write_image(root / "labels" / "pan_seg" / "bitmasks" / "val" / f"{name}.png", bits)
-        else:
-            _write_image(root / "labels" / "sem_seg" / "masks" / "val" / f"{name}.png", ids)
+        _write_image(root / "labels" / "sem_seg" / "masks" / "val" / f"{name}.png", ids)
     return root / "images" / "10k" / "val"
 
 

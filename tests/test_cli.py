@@ -36,7 +36,7 @@ def only(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_values_may_come_behind_options(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """As docs/reproduce.md appends them to `import-checkpoint FILE OUTPUT --config CONFIG`."""
+    """As docs/reproduce.md appends them to `train --config CONFIG`."""
 
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("file")

@@ -116,6 +116,6 @@ def test_the_command_line_takes_each_command_of_a_page(page: Path) -> None:
 
 def test_the_page_of_published_systems_names_each_configuration() -> None:
     found, text = commands(REPRODUCE), REPRODUCE.read_text(encoding="utf-8")
-    assert len(found) > 20 and {arguments[0] for arguments in found} == {"train", "evaluate", "import-checkpoint"}
+    assert len(found) > 20 and {arguments[0] for arguments in found} == {"train", "evaluate"}
     files = {file.name for file in (ROOT / "training" / "configs" / "full_size").glob("*.yaml")}
     assert set(re.findall(r"training/configs/full_size/(\w+\.yaml)", text)) == files

@@ -7,7 +7,7 @@ from typing import Any
 
 PACKAGE = "scene_completion_ros"
 # Modules with another name than their distribution. A ROS 2 distribution may bring them without Python's metadata.
-MODULES = {"opencv-python-headless": "cv2", "protobuf": "google", "pyyaml": "yaml", "ros-rclpy": "rclpy"}
+MODULES = {"opencv-python-headless": "cv2", "pyyaml": "yaml", "ros-rclpy": "rclpy"}
 OF_DEVELOPERS = {"test", "lint", "docs"}  # extras
 
 

@@ -77,12 +77,6 @@ _LABEL_NAMES = _names(
     gate, stop, smallpole, lamp, trash bin, vending machine, box, unknown construction, unknown vehicle, unknown
     object"""
 )
-_PANOPTIC_NAMES = _names(
-    """unlabeled, dynamic, ego vehicle, ground, static, parking, rail track, road, sidewalk, bridge, building, fence,
-    garage, guard rail, tunnel, wall, banner, billboard, lane divider, parking sign, pole, polegroup, street light,
-    traffic cone, traffic device, traffic light, traffic sign, traffic sign frame, terrain, vegetation, sky, person,
-    rider, bicycle, bus, car, caravan, motorcycle, trailer, train, truck"""
-)
 
 _UNDEFINED = 254  # an id that the vocabulary does not have
 
@@ -156,8 +150,6 @@ LABEL_IDS = _to_cityscapes(
 )  # of both: KITTI-360 goes on where Cityscapes' ids end, and counts three more of its names
 
 TRAIN_IDS = _to_cityscapes("Cityscapes' train ids", CITYSCAPES_CLASSES)  # as they are
-
-BDD_PANOPTIC_IDS = _to_cityscapes("BDD100K's panoptic ids", _PANOPTIC_NAMES)
 
 CITYSCAPES_TO_COMMON = ClassMap(
     "Cityscapes' train ids",

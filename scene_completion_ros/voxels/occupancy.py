@@ -37,13 +37,6 @@ def density_of_logit(logit: Array) -> Array:
     return xp.logaddexp(xp.zeros_like(logit), logit)
 
 
-def logit_of_density(density: Array) -> Array:
-    """Logit x = sigma + ln(1 - exp(-sigma)) of densities [...] per metre; finite, but very low, for no density."""
-    xp, density = floating(density)
-    density = xp.clip(density, min=1e-30)
-    return density + xp.log(-xp.expm1(-density))
-
-
 def opacity(density: Array, length: Array | float) -> Array:
     """Opacity alpha = 1 - exp(-sigma delta), 0..1, of densities [...] per metre over lengths [...] in metres."""
     xp, density = floating(density)

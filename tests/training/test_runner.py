@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,20 +24,17 @@ import torch
 from torch import Tensor
 
 from scene_completion_ros import cli
-from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, SceneCompletionError, SequenceError, TrainingError
 from scene_completion_training import runner
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import Configuration
-from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
+from scene_completion_training.data.view_batches import ViewSettings
 from scene_completion_training.networks.density_field import MultiViewField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
-from scene_completion_training.runner import plan, train
+from scene_completion_training.runner import train
 from scene_completion_training.stage import Stage
 from scene_completion_training.stages.density import TeacherConfiguration
-from tests import official_layouts as layouts
 from tests.training.small_trainings import STEPS, VIEW, curves, small_data, small_training, write_configuration
-from tests.training.test_published import command
 
 KILLED_STEPS, KILL_AFTER = 16, 4
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
@@ -262,62 +258,6 @@ def _in_two(command: list[str], tmp_path: Path, happens: Callable[[], None] | No
     said = "".join(log.read_text() for log in logs)
     assert happens or all(process.exitcode == 0 for process in processes), said[-3000:]
     return said
-
-
-def test_plan_of_a_published_training(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runner, "WARM_UP", 0)
-    monkeypatch.setattr(runner, "TIMED", 1)
-    root = tmp_path / "kitti_360"
-    layouts.kitti_360(root, frames=16, posed=range(16))
-    listed = [f"{layouts.DRIVE} {number:010d} {side}" for number in range(4) for side in "lr"]
-    layouts.write_split(root / "train_files.txt", listed)
-    changes = ["data.validation=[]", "data.validation_frames=", "data.batch_size=2", "steps=6"]
-    given = command(root, "bts_kitti_360", *changes)
-    before = set(root.iterdir())
-    assert main([*given, "--plan"]) == 0
-    printed = capsys.readouterr().out
-    assert set(root.iterdir()) == before
-    assert "frames: 16; train_files.txt: 8 of 8 listed frames" in printed
-    assert "samples: 12 in 6 steps, 1.50 epochs" in printed
-    assert "their samples from 0 workers" in printed and "GPU" not in printed
-
-
-def test_a_plan_that_measures(synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hours follow from what a step and a sample take; frames are prepared where the training finds them."""
-    data = dataclasses.replace(small_data(synthetic_drive), cache=str(tmp_path / "cache"), batch_size=2, workers=1)
-    settings = small_training(synthetic_drive, tmp_path / "output", data=data, steps=10, devices=2)
-    take, step = ViewSamples.__getitem__, Stage.training_step
-    now, takes = 0.0, {"step": 0.0, "sample": 0.0}  # seconds
-
-    def pass_by(what: str) -> None:
-        nonlocal now
-        now += takes[what]
-
-    def timed_sample(self: ViewSamples, number: int) -> dict[str, Tensor]:
-        pass_by("sample")
-        return take(self, number)
-
-    def timed_step(self: Stage, batch: dict[str, Tensor], number: int) -> Any:
-        pass_by("step")
-        return step(self, batch, number)
-
-    monkeypatch.setattr(ViewSamples, "__getitem__", timed_sample)
-    monkeypatch.setattr(Stage, "training_step", timed_step)
-    monkeypatch.setattr("lightning.pytorch.profilers.simple.time", SimpleNamespace(perf_counter=lambda: now))
-    takes.update(step=7200.0, sample=1.0)
-    lines = plan(Configuration(**settings))
-    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
-    assert lines == [
-        "frames: 4",
-        "samples: 40 in 10 steps, 10.00 epochs",
-        "step: 7.2e+03 s of computing; its samples take 2 s in one process",
-        "training: 20 h for all steps, their samples from 1 workers",
-    ]
-    takes.update(step=1.0, sample=1800.0)
-    lines = plan(Configuration(**settings))
-    assert lines[3].startswith("training: 10 h")
 
 
 @pytest.mark.parametrize(("has", "used"), [(True, torch.bfloat16), (False, None)])

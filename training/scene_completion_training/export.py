@@ -36,7 +36,6 @@ from scene_completion_training import clustering
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import (
-    LAST_WEIGHTS,
     DensityField,
     DistanceCode,
     link_calibration,
@@ -530,11 +529,9 @@ def asked_teacher(stored: Checkpoint, bank: TextBank) -> str:
 
 
 def _refuse_other_density(density: DensityField, student: StudentBundle, checkpoint: Path) -> None:
-    """Refuses a student whose units are others; its last weights may have been stretched meanwhile."""
+    """Refuses a student whose units are others."""
     stored = student.load_weights()
     for name, value in density.named_parameters():
-        if name in LAST_WEIGHTS:
-            continue
         if name not in stored or not np.array_equal(value.detach().numpy().astype(np.float16), stored[name]):
             what = f"its density differs from that of the student {student.name} ({name})"
             cure = "Name the student that the feature field started from, trained with features.freeze_density"

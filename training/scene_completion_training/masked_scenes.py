@@ -268,7 +268,7 @@ class SceneData(TrainingData):
         root = Path(self.settings.root)
         for source in matching(root, self.settings.sources):
             folder = source.place(root)
-            entry = self.store.entry("scenes of points", keyed(folder.name, [VERSION, str(folder), source.split]))
+            entry = Entry(self.store / keyed(folder.name, [VERSION, str(folder), source.split]))
             self.groups.append(keep_points(open_scenes(folder, split=source.split), entry))
             self.shares.append(source.share)
 

@@ -1,33 +1,27 @@
-"""Runs the stage of a configuration on Lightning, or tries a few steps of it to estimate the whole training."""
+"""Runs the stage of a configuration on Lightning."""
 
 import dataclasses
 import os
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import lightning
-import numpy as np
 import torch
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.profilers import Profiler, SimpleProfiler
 from lightning.pytorch.utilities import rank_zero_info
 
 from scene_completion_ros.commands.arguments import Output
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.progress import Progress
 from scene_completion_training.checkpoints import Checkpoint, SafeCheckpoints, TrainingRecord
-from scene_completion_training.configuration import Configuration, TrainingConfiguration
-from scene_completion_training.field_stage import FieldStage
+from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.stage import Stage
 from scene_completion_training.stage_registry import stage_class
 from scene_completion_training.workers import accelerator, computes_bfloat16
 
 BEST = "best.ckpt"
-# Names under which Lightning times what a step waits for, and what it does.
-_LOADING, _COMPUTING = "[_TrainingEpochLoop].train_dataloader_next", "run_training_batch"
 
 
 def make_stage(configuration: TrainingConfiguration) -> Stage:
@@ -123,9 +117,7 @@ class FirstWeights(lightning.Callback):
         pl_module.start(trainer.datamodule)  # type: ignore[attr-defined]
 
 
-def _trainer(
-    settings: TrainingConfiguration, own: list[lightning.Callback], profiler: Profiler | None = None
-) -> lightning.Trainer:
+def _trainer(settings: TrainingConfiguration, own: list[lightning.Callback]) -> lightning.Trainer:
     output = Path(settings.output)
     # One file, replaced at once: a training that is killed between two files loses one.
     kept: dict[str, Any] = {"dirpath": output / "checkpoints", "enable_version_counter": False}
@@ -145,7 +137,6 @@ def _trainer(
         callbacks=callbacks,
         use_distributed_sampler=False,  # the sampler knows its process
         plugins=[SafeCheckpoints()],
-        profiler=profiler,
         logger=TensorBoardLogger(output, name=None, version="curves"),
         default_root_dir=output,
         gradient_clip_val=settings.gradient_clip or None,
@@ -164,72 +155,3 @@ def _precision(configuration: TrainingConfiguration) -> Literal["32-true", "bf16
         rank_zero_info("This CPU only imitates bfloat16, at a quarter of the speed: it computes in single precision")
         return "32-true"
     return configuration.precision
-
-
-WARM_UP, TIMED = 2, 3  # steps that are taken, and those of them that count
-
-
-class _Clock(SimpleProfiler):
-    """Waits for the GPU, if there is one: a step has otherwise only launched its kernels when it returns."""
-
-    def start(self, action_name: str) -> None:
-        """Starts to time an action when all before it is computed."""
-        _wait_for_gpu()
-        super().start(action_name)
-
-    def stop(self, action_name: str) -> None:
-        """Ends an action when all of it is computed."""
-        _wait_for_gpu()
-        super().stop(action_name)
-
-
-def _wait_for_gpu() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def plan(configuration: TrainingConfiguration, threads: int | None = None) -> list[str]:
-    """Tries a few steps of a training on this machine, and estimates in lines what all of them will take.
-
-    Where the losses need images alone they are read as they lie, and nothing is written. Otherwise frames are prepared
-    in the cache of the training. Half of the size, and depth alone, are left out where they are not for all steps: the
-    other steps take longer. Raises ConfigurationError: its stage trains no density field; or see `make_stage`;
-    SequenceError: recordings are missing.
-    """
-    if not isinstance(configuration, Configuration):
-        what = f"stage {configuration.stage} trains none"
-        raise ConfigurationError(what, where="--plan", cure="Plan trainings of density fields")
-    if threads:
-        torch.set_num_threads(threads)
-    lightning.seed_everything(configuration.seed)
-    half, settings = configuration.half_resolution_steps, configuration.data
-    with TemporaryDirectory() as output:
-        tried = dataclasses.replace(configuration, output=output, depth_only_steps=0)
-        tried.half_resolution_steps = half if half >= configuration.steps else 0
-        stage = make_stage(tried)
-        assert isinstance(stage, FieldStage)
-        data = stage.make_data()
-        if not data.needs.measured:
-            data.settings = dataclasses.replace(data.settings, cache="")
-        data.setup("fit")
-        data.settings = dataclasses.replace(data.settings, workers=0)  # so that loading is timed
-        stage.go_on()
-        steps = min(WARM_UP + TIMED, configuration.steps)
-        few = dataclasses.replace(stage.settings, steps=steps, devices=1, nodes=1)
-        clock = _Clock(output, "seconds")
-        trainer = _trainer(few, stage.callbacks(), profiler=clock)
-        trainer.fit(stage, datamodule=data)
-    seconds = clock.recorded_durations
-    loading, computing = (float(np.mean(seconds[name][WARM_UP:] or seconds[name])) for name in (_LOADING, _COMPUTING))
-    listed, frames = data.counts.get("training"), sum(map(len, data.frames))
-    taken = configuration.steps * settings.batch_size * configuration.devices * configuration.nodes
-    epochs = taken / (settings.distinct_samples or (listed.used if listed else frames))
-    workers = min(settings.workers, max(1, len(os.sched_getaffinity(0)) // configuration.devices))
-    # Samples are loaded while the step before is computed, if there are workers.
-    step = max(computing, loading / workers) if workers else computing + loading
-    return [
-        f"frames: {frames}" + (f"; {listed}" if listed else ""),
-        f"samples: {taken} in {configuration.steps} steps, {epochs:.2f} epochs",
-        f"step: {computing:.3g} s of computing; its samples take {loading:.3g} s in one process",
-        f"training: {configuration.steps * step / 3600:.3g} h for all steps, their samples from {workers} workers",
-    ]

@@ -3,7 +3,6 @@
 import argparse
 import json
 import runpy
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +15,8 @@ from scene_completion_ros.errors import ConfigurationError, SceneCompletionError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.commands import arguments, evaluate_semantics
 from scene_completion_training.commands import evaluate as command
-from scene_completion_training.commands import evaluate_semantics
 from scene_completion_training.foundation import teachers
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField
@@ -26,6 +25,7 @@ from tests.checkout import ROOT
 from tests.official_layouts import RAW_DRIVE, write_split
 from tests.sequences import test_kitti_raw
 from tests.training.evaluation.one_wall import make_street
+from tests.training.evaluation.test_lidar_evaluation import FlatWall
 from tests.training.small_trainings import SIZE, VIEW, save_checkpoint
 
 raw_drive = test_kitti_raw.drive
@@ -41,21 +41,23 @@ def run(*options: object) -> int:
 # depth
 
 
-def test_depth_of_a_raw_drive(raw_drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The mean depth alone, of a second drive with the same scans: no error. A report of `extract` is no recording."""
-    second = shutil.copytree(raw_drive, raw_drive.parent / "2011_09_26_drive_0002_sync")
+def test_depth_of_a_raw_drive(
+    raw_drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report of `extract` is no recording."""
+    monkeypatch.setattr(arguments, "open_models", lambda args: [FlatWall()])
     frames = write_split(tmp_path / "list.txt", [f"2011_09_26/{RAW_DRIVE} {number} l" for number in ("0000000001", 77)])
     output = tmp_path / "new" / "out"
-    options = ("--frames", frames, "--allow-missing", "--controls", "--prior", second)
+    options = ("--frames", frames, "--allow-missing", "--checkpoint", "wall.ckpt")
     report = tmp_path / "report.json"
     assert run("geometry", "--depth", "--data", raw_drive, report, *options, "--output", output) == 0
     text = (output / "results.md").read_text(encoding="utf-8")
     assert text.strip() == capsys.readouterr().out.strip()
-    assert "| mean depth | 1 | Garg crop | 100.0 | 0.000 |" in text
+    assert "| wall | 1 | Garg crop | 100.0 |" in text
     assert "Frames: list.txt: 1 of 2 listed frames." in text
     content = json.loads((output / "results.json").read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert content["recordings"] == [RAW_DRIVE] and content["settings"]["prior"] == [str(second)]
-    assert [(row["method"], row["frames"]) for row in content["scores"]["depth"]] == [("mean depth", 1)] * 2
+    assert content["recordings"] == [RAW_DRIVE] and content["settings"]["frames"] == str(frames)
+    assert [(row["method"], row["frames"]) for row in content["scores"]["depth"]] == [("wall", 1)] * 2
 
 
 # runs

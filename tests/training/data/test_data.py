@@ -27,7 +27,7 @@ from scene_completion_training.data.module import (
 )
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
 from scene_completion_training.data.stereo import depth_deviation, stereo_depth
-from scene_completion_training.data.store import Entry, Store
+from scene_completion_training.data.store import Entry
 from scene_completion_training.data.view_batches import DataNeeds, ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import POINT_UNIT, DepthView, FusionSettings, fuse_occupancy
 from scene_completion_training.viewpoint import STREET_CAMERA
@@ -48,7 +48,7 @@ LOOKING_LEFT = RigidTransform(
 def prepared(sequence: PosedSequence, cache: Path, **settings: int) -> list[PreparedFrame]:
     """Its frames, by default with few voxels."""
     fusion = FusionSettings(**{"free_samples": 5000, "views": 2, **settings})
-    return [load_prepared(file) for file in prepare_sequence(sequence, Store(cache), settings=fusion, workers=1)]
+    return [load_prepared(file) for file in prepare_sequence(sequence, cache, settings=fusion, workers=1)]
 
 
 @pytest.fixture(scope="module")

@@ -57,9 +57,8 @@ def test_cityscapes(tmp_path: Path) -> None:
     assert image.camera is None
 
 
-@pytest.mark.parametrize("panoptic", [False, True])
-def test_bdd100k(tmp_path: Path, panoptic: bool) -> None:
-    found = labelled_images(layouts.bdd100k(tmp_path, panoptic=panoptic))
+def test_bdd100k(tmp_path: Path) -> None:
+    found = labelled_images(layouts.bdd100k(tmp_path))
     assert (found.dataset, found.name, len(found.images)) == ("BDD100K", "BDD100K val", 3)
     for image in found.images:
         assert np.array_equal(image.labels(), layouts.label_image((128, 72), train_ids=True))

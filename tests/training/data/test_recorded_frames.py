@@ -14,7 +14,6 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry import Resampler
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_training.data.prepared import DOWNWARD, RecordedFrames
-from scene_completion_training.data.store import Store
 from scene_completion_training.data.view_batches import DataNeeds, ViewSamples, ViewSettings
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
@@ -38,7 +37,7 @@ def test_an_image_is_the_recorded_one_and_made_small_once(drive: Path, tmp_path:
     sequence = open_recording(drive)
     lying, resized = RecordedFrames(sequence, VIEWPOINT), RecordedFrames(sequence, VIEWPOINT)
     wanted = np.arange(len(sequence)) < 3
-    resized.resize(wanted, Store(tmp_path))
+    resized.resize(wanted, tmp_path)
     files = sorted(tmp_path.glob("*/*.safetensors"))
     assert [file.stem for file in files] == [str(frame.stamp_ns) for frame in sequence.frames[:3]]
     assert len(lying) == len(POSED) and lying[-1].name == lying[len(lying) - 1].name

@@ -24,7 +24,7 @@ from scene_completion_training.data.completion_samples import (
     prepare_samples,
 )
 from scene_completion_training.data.module import SequenceSource, load_sequence
-from scene_completion_training.data.store import Store, mapped_arrays
+from scene_completion_training.data.store import mapped_arrays
 from scene_completion_training.data.voxel_evidence import OF_NO_CLASS, SKY, scans_around, voxels_of_scans
 from scene_completion_training.viewpoint import Viewpoint, Volume
 
@@ -123,7 +123,7 @@ ALL_ROAD = PixelClasses(lambda image: np.full(image.shape[:2], ROAD, np.uint8), 
 @pytest.mark.parametrize("folder", ["kitti_more/kitti_2015_pairs", "kitti_more/kitti_raw_0005"])
 def test_samples_of_scans_are_marked(shared_data: Path, tmp_path: Path, folder: str) -> None:
     sequence, viewpoint = open_recording(shared_data / folder), Viewpoint()
-    files = prepare_samples(sequence, [5], Store(tmp_path), FROZEN, viewpoint, classes_of=ALL_ROAD)
+    files = prepare_samples(sequence, [5], tmp_path, FROZEN, viewpoint, classes_of=ALL_ROAD)
     _, truth = files[0]
     stored = mapped_arrays(truth)
     assert stored["scan"].tolist() == [1] and np.isfinite(stored["ground"]).mean() > 0.1
@@ -135,7 +135,7 @@ def test_samples_of_scans_are_marked(shared_data: Path, tmp_path: Path, folder: 
 
 def test_frames_without_a_scan_are_those_of_stereo(shared_data: Path, tmp_path: Path) -> None:
     sequence = open_recording(shared_data / "kitti_raw" / "2011_09_26_0013")
-    files = prepare_samples(sequence, [11], Store(tmp_path), FROZEN, Viewpoint(), classes_of=ALL_ROAD)
+    files = prepare_samples(sequence, [11], tmp_path, FROZEN, Viewpoint(), classes_of=ALL_ROAD)
     assert "scan" not in mapped_arrays(files[0][1])
 
 

@@ -18,20 +18,15 @@ from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.cells import ROAD
 from scene_completion_ros.inference.completer import Completer, SequentialCompleter
 from scene_completion_ros.inference.evidence import Sources
-from scene_completion_ros.inference.scene_query import inverse_distance_samples
 from scene_completion_ros.sequences.frame_lists import part_of_recording
-from scene_completion_ros.sequences.opening import lidar_depth, open_recording
+from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
-from scene_completion_ros.voxels.occupancy import Calibration, composite, density_of_logit, density_of_opacity, opacity
+from scene_completion_ros.voxels.occupancy import Calibration, density_of_opacity, opacity
 from scene_completion_training.evaluation.deployed import (
     OBSTACLE_THRESHOLDS,
-    DensityStretch,
     DeployedStudent,
-    RayLogits,
     calibrate_on_truth,
-    fit_stretch,
     of_beams,
-    rays_to_depth,
 )
 from scene_completion_training.evaluation.geometry import scored_frames, voxel_frames
 from scene_completion_training.evaluation.predictor import (
@@ -112,10 +107,7 @@ def test_student_is_scored_as_it_is_deployed(window: PosedSequence, student: Stu
 
 
 def test_calibration_is_fitted_and_kept_in_a_bundle(shared_data: Path, student: StudentBundle, tmp_path: Path) -> None:
-    weights = {
-        "some": np.arange(3, dtype=np.float16),
-        "density_layer.bias": student.head.density_bias.astype(np.float16),
-    }
+    weights = {"some": np.arange(3, dtype=np.float16)}
     student = student.save(tmp_path / "copy", student.encoder_path.read_bytes(), weights)
     whole = open_recording(shared_data / "kitti_windows" / "sequences" / "04")
     window = replace(whole, frames=whole.frames[:1])
@@ -128,19 +120,8 @@ def test_calibration_is_fitted_and_kept_in_a_bundle(shared_data: Path, student: 
     assert loaded.threshold == calibrated.threshold != student.threshold
     assert "04" in loaded.provenance["calibration"]["fitted_on"]
     np.testing.assert_array_equal(loaded.load_weights()["some"], weights["some"])
-    # Depth is fitted too: on the window's LiDAR it is better than before, and weights and head say the same.
-    before, after = DeployedStudent(student, threads=1), DeployedStudent(loaded, threads=1)
-    depths = [(0, lidar_depth(window, 0))]
-    errors = [
-        float(
-            np.mean([rays.squared_log_error(DensityStretch()) ** 0.5 for rays in rays_to_depth(model, window, depths)])
-        )
-        for model in (before, after)
-    ]
-    assert errors[1] < errors[0]
-    np.testing.assert_allclose(loaded.load_weights()["density_layer.bias"], loaded.head.density_bias, rtol=2e-3)
     scores = Scores([OCCUPANCY, CALIBRATION])
-    scores.run("04", [after], voxel_frames([window]))
+    scores.run("04", [DeployedStudent(loaded, threads=1)], voxel_frames([window]))
     (stated,) = [row for row in scores.rows("calibration") if row["stated"] == AFTER]
     assert stated["expected_calibration_error"] < 0.01
     (found,) = [
@@ -149,29 +130,6 @@ def test_calibration_is_fitted_and_kept_in_a_bundle(shared_data: Path, student: 
         if (row["rule"], row["region"], row["range_m"]) == ("calibrated", "all", 51.2)
     ]
     assert found["iou"] == pytest.approx(found["best_iou"], rel=0.01)  # no threshold on the opacity does better
-
-
-def soft_walls(scale: float, offset: float, seed: int = 0) -> RayLogits:
-    """Rays that end where a wall stands under the given stretch, which the logits are short of."""
-    generator, distances = np.random.default_rng(seed), inverse_distance_samples(64, 3.0, 80.0)
-    sharp = np.where(generator.uniform(5.0, 40.0, (200, 1)) < distances, 2.0, -6.0)
-    sharp += generator.normal(scale=0.3, size=sharp.shape)
-    truth = composite(density_of_logit(sharp), distances).distance
-    return RayLogits((sharp - offset) / scale, np.ones(200), truth, distances)
-
-
-def test_error_of_one_ray_by_hand() -> None:
-    # Two samples, at 2 and 6 m: the first stops 1 - exp(-softplus(0) * 4) = 15/16 of the ray.
-    rays = RayLogits(np.zeros((1, 2)), np.array([2.0]), np.array([1.0]), np.array([2.0, 6.0]))
-    depth = (15 / 16 * 2.0 + 1 / 16 * 6.0) / 2.0
-    assert rays.squared_log_error(DensityStretch()) == pytest.approx(math.log(depth) ** 2)
-
-
-@pytest.mark.parametrize(("scale", "offset", "tolerance"), [(1.8, 0.7, 0.15), (1.0, 0.0, 0.02)])
-def test_fit_finds_the_stretch_that_the_logits_lack(scale: float, offset: float, tolerance: float) -> None:
-    found = fit_stretch([soft_walls(scale, offset, seed) for seed in range(3)])
-    assert found.scale == pytest.approx(scale, abs=tolerance)
-    assert found.offset == pytest.approx(offset, abs=tolerance)
 
 
 def test_ground_and_obstacles_get_thresholds_of_their_own(shared_data: Path, tmp_path: Path) -> None:

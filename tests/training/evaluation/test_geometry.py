@@ -117,17 +117,3 @@ def test_prior_is_cut_at_its_own_threshold(street: PosedSequence) -> None:
     # 0.5 * log(1 - 0.2) / log(1 - 0.3) = 0.3128
     assert density[0] == pytest.approx(0.3128, abs=1e-3)
     assert density[3] == density[4] == 0.0
-
-
-# Prior grid and mean depth against hand computation and SciPy.
-
-
-def test_mean_depth_brings_sizes_together_and_fills_holes() -> None:
-    mean = geometry.MeanDepth(height=2, width=4)
-    large = np.zeros((4, 8), dtype=np.float32)
-    large[0, 0], large[1, 1], large[3, 7] = 2.0, 4.0, 10.0  # two in the first cell, one in the last
-    small = np.zeros((2, 4), dtype=np.float32)
-    small[0, 0] = 6.0
-    mean.update(large)
-    mean.update(small)
-    np.testing.assert_allclose(mean.compute(), [[4, 4, 10, 10], [4, 4, 10, 10]])

@@ -147,16 +147,6 @@ def wall_truth(farthest_visible: int | None, protocol: SlabProtocol) -> SlabTrut
     return truth_of(np.full(shape, 10), first, 10, protocol)
 
 
-def test_lidar_only_masks_do_not_depend_on_the_model() -> None:
-    truth = wall_truth(100, LIDAR_ONLY)
-    masks = slab_masks(truth, np.ones((460, 80), dtype=bool))
-    assert masks.visible.sum() == 1
-    # 2 m are 20 rows: rows before 100 - 20 = 80 are cut off, 380 of 460 stay.
-    assert masks.rows == slice(80, None)
-    assert masks.visible.shape == masks.occupied.shape == (380, 80)
-    assert masks.visible[20, 7]
-
-
 @pytest.mark.parametrize(("farthest", "first_row"), [(5, 0), (20, 0), (21, 1), (459, 439)])
 def test_rows_far_behind_what_is_visible_are_cut(farthest: int, first_row: int) -> None:
     nothing = slab_masks(wall_truth(None, LIDAR_ONLY))

@@ -14,7 +14,6 @@ from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_training.data.drawn_views import canonical_image
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
-from scene_completion_training.data.store import Store
 from scene_completion_training.data.voxel_evidence import FusionSettings
 from scene_completion_training.foundation.backbone import Backbone, ModelIdentity
 from scene_completion_training.foundation.feature_store import (
@@ -99,7 +98,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def frames(synthetic_drive: Path, cache: Path) -> list[PreparedFrame]:
     settings = FusionSettings(free_samples=20000, views=3)
-    files = prepare_sequence(kitti_odometry(synthetic_drive), Store(cache), settings=settings, workers=1)
+    files = prepare_sequence(kitti_odometry(synthetic_drive), cache, settings=settings, workers=1)
     return [load_prepared(file) for file in files]
 
 

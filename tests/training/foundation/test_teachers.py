@@ -28,16 +28,14 @@ from scene_completion_training.foundation.class_probabilities import (
 )
 from scene_completion_training.foundation.encoded_words import PhraseList, TextEncoder
 from scene_completion_training.foundation.feature_store import FeatureManifest, FeatureStore
-from scene_completion_training.foundation.teachers import ClipTeacher, SiglipTeacher, open_teacher
+from scene_completion_training.foundation.teachers import ClipTeacher, open_teacher
 from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.training.foundation.test_backbone import images
 from tests.training.foundation.tiny_models import (
-    WIDTH,
     _save_clip_tokenizer,
     saved_clip,
     saved_depth_model,
     saved_model,
-    saved_siglip,
 )
 
 ROAD, BUILDING, VEGETATION, SKY, CAR = (
@@ -139,7 +137,6 @@ def teachers(tmp_path_factory: pytest.TempPathFactory, sentence_encoder: Path) -
         "dinov2": open_teacher(str(saved_model("dinov2", folder / "dinov2")), 2),
         "depth_anything": open_teacher(str(saved_depth_model(folder / "depth")), 3),
         "clip": open_teacher(str(saved_clip(folder / "clip"))),
-        "siglip": open_teacher(str(saved_siglip(folder / "siglip", "siglip2"))),
     }
 
 
@@ -153,7 +150,7 @@ def test_the_configuration_decides_the_kind_of_a_teacher(teachers: dict[str, Den
         store = FeatureStore.create(tmp_path / kind, manifest)
         store.save("drive/000000/left", features)
         assert FeatureStore.open(tmp_path / kind).manifest == manifest
-        assert bool(teacher.identity.text_encoder_sha256) == (kind in ("espnetv2", "clip", "siglip"))
+        assert bool(teacher.identity.text_encoder_sha256) == (kind in ("espnetv2", "clip"))
 
 
 def test_features_of_classes_follow_from_encoder_template_and_texts(
@@ -250,11 +247,6 @@ def test_three_blocks_on_the_way_up_stand_side_by_side_in_each_cell(pipeline: Pa
         open_teacher(f"diffusion:{tmp_path}")
 
 
-@pytest.fixture(scope="module", params=["siglip2", "naflex"])
-def siglip(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved_siglip(tmp_path_factory.mktemp("models") / request.param, request.param)
-
-
 def test_clip_patches_are_values_of_the_last_attention(tmp_path: Path) -> None:
     """Computed once more with the published weights by their names."""
     clip = saved_clip(tmp_path / "clip")
@@ -280,24 +272,3 @@ def test_clip_patches_are_values_of_the_last_attention(tmp_path: Path) -> None:
     found = ClipTeacher(clip).features(images(24, 40), 8)
     assert found.shape == (2, 20, 3, 5)
     torch.testing.assert_close(found.flatten(2).transpose(1, 2), expected[:, 1:], atol=1e-4, rtol=1e-3)
-
-
-def test_a_single_siglip_patch_is_the_whole_image(siglip: Path) -> None:
-    """Where there is one patch, the pooling sees nothing else: its token is the published vector of the image."""
-    teacher = SiglipTeacher(siglip)
-    image = images(8, 8)
-    pixels = image / 127.5 - 1.0
-    network = transformers.AutoModel.from_pretrained(siglip).eval()
-    given: dict[str, Any] = {"pixel_values": pixels, "interpolate_pos_encoding": True}
-    if siglip.name == "naflex":
-        given = {
-            "pixel_values": pixels.permute(0, 2, 3, 1).reshape(2, 1, -1),
-            "pixel_attention_mask": torch.ones(2, 1),
-            "spatial_shapes": torch.ones(2, 2, dtype=torch.long),
-        }
-    with torch.no_grad():
-        expected = network.get_image_features(**given).pooler_output
-    found = teacher.features(image, 8)
-    assert found.shape == (2, WIDTH, 1, 1)
-    torch.testing.assert_close(found[..., 0, 0], expected, atol=1e-4, rtol=1e-3)
-    assert teacher.identity.text_encoder_sha256 == TextEncoder(siglip).sha256

@@ -113,36 +113,3 @@ def saved_clip(folder: Path) -> Path:
     half = {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28], "do_normalize": True}
     _write(folder / "preprocessor_config.json", half | {"rescale_factor": 1 / 255, "do_rescale": True})
     return folder
-
-
-def saved_siglip(folder: Path, kind: str) -> Path:
-    """Folder of a tiny SigLIP: `siglip` as first published, `siglip2` with a fixed size or `naflex` with any."""
-    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "▁", *string.ascii_lowercase, *string.digits]
-    if kind == "siglip":
-        _save_sentencepiece(folder)
-    else:
-        name = "Siglip2Tokenizer" if kind == "naflex" else "GemmaTokenizer"
-        tokenizer = getattr(transformers, name)(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[])
-        tokenizer.save_pretrained(folder)
-    vision = {"patch_size": 8, **({"num_patches": 16} if kind == "naflex" else {"image_size": 32})}
-    name = "Siglip2" if kind == "naflex" else "Siglip"
-    text = {"vocab_size": 64, "max_position_embeddings": 24, "projection_size": WIDTH, "pad_token_id": 0}
-    config = getattr(transformers, f"{name}Config")(text_config=_TOWER | text, vision_config=_TOWER | vision)
-    torch.manual_seed(0)
-    _randomised(getattr(transformers, f"{name}Model")(config)).save_pretrained(folder)
-    _write(folder / "preprocessor_config.json", {"image_mean": [0.5] * 3, "image_std": [0.5] * 3})
-    return folder
-
-
-def _save_sentencepiece(folder: Path) -> None:
-    """Tokenizer files of SigLIP: a SentencePiece model of letters."""
-    import sentencepiece
-
-    folder.mkdir(parents=True, exist_ok=True)
-    letters = string.ascii_lowercase + string.digits
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([letters, *letters] * 9), model_prefix=str(folder / "spiece"), vocab_size=60,
-        model_type="char", pad_id=0, eos_id=1, unk_id=2, bos_id=-1, hard_vocab_limit=False, minloglevel=2,
-    )  # fmt: skip
-    (folder / "spiece.vocab").unlink()
-    _write(folder / "tokenizer_config.json", {"tokenizer_class": "SiglipTokenizer", "model_max_length": 24})

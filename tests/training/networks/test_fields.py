@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from scene_completion_ros.geometry import Camera
+from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training.export import FoldedEncoder, head_weights
 from scene_completion_training.networks.density_field import (
     DEPTH_UNITS,
@@ -17,6 +18,7 @@ from scene_completion_training.networks.density_field import (
     SingleViewObservation,
     link_calibration,
     link_of_calibration,
+    sample_map,
 )
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import KINDS, FeatureField, SalienceDownsampler, TargetRarity
@@ -65,6 +67,26 @@ def test_field_agrees_with_the_deployed_query(size: tuple[int, int]) -> None:
         features = FoldedEncoder(density_field, camera).eval()(image)[0].numpy()
     found = density_reference(features, points, head_weights(density_field), density_field.spec, camera)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_head_of_realestate10k_is_that_of_pixelnerf() -> None:
+    """A residual block, and the distance of a point in place of its depth."""
+    torch.manual_seed(1)
+    camera = Camera(fx=37.7, fy=65.0, cx=47.5, cy=31.5, width=96, height=64)
+    spec = PointCodeSpec(near=1.0, far=100.0, minimum_depth=1.0 / 3.0)
+    field = DensityField(camera, spec, depth_channel=False, hidden=32, blocks=1, by_distance=True).eval()
+    torch.nn.init.normal_(field.blocks[0][3].weight)
+    points = torch.tensor([[0.3, -0.2, 4.0], [3.0, 1.2, 20.0], [0.1, 0.4, 60.0], [3.6, 0.1, 3.05]])
+    place = spec.coordinates(points, camera)
+    place[:, 2] = 2.0 * (1.0 / points.norm(dim=-1) - 0.01) / 0.99 - 1.0
+    with torch.no_grad():
+        seen = field.observe(255.0 * torch.rand(1, 3, 64, 96))
+        weights = field.feature_layer.weight[:, :, 0, 0]
+        hidden = sample_map(seen.raw, place[None])[0].T @ weights.T + field.position_layer(spec.encode(place))
+        _, first, _, second = field.blocks[0]
+        hidden = hidden + second(first(hidden.relu()).relu())
+        expected = field.density_layer(hidden.relu())[:, 0]
+        torch.testing.assert_close(seen.density_logit(points[None])[0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_depth_units_place_a_surface_at_the_depth_of_channel_zero() -> None:
@@ -192,6 +214,11 @@ def test_densities_of_views_are_averaged_by_their_confidence() -> None:
     expected = share * views[:, 0, :, 1] + (1.0 - share) * views[:, 1, :, 1]
     torch.testing.assert_close(head(features, code, seen), expected)
     torch.testing.assert_close(head(features, code, seen, torch.Generator()), views[:, 0, :, 1])
+
+
+def test_the_fusion_is_as_large_as_the_published_one() -> None:
+    head = FusionHead(64, 39, hidden=128, fused=16, depth_channel=False)
+    assert sum(parameter.numel() for parameter in head.parameters()) == 15_794
 
 
 def test_features_are_taken_where_a_point_projects_in_each_view() -> None:

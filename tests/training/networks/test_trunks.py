@@ -9,10 +9,8 @@ from transformers import DepthAnythingForDepthEstimation
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import Camera
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.export import FoldedEncoder
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
-from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.trunk import DepthAnythingTrunk, VisionTransformerTrunk
 from tests.training.foundation.tiny_models import saved_depth_model, saved_model, tiny_model
 from tests.training.small_trainings import save_checkpoint
@@ -21,47 +19,16 @@ CAMERA = Camera(fx=30.0, fy=30.0, cx=31.5, cy=15.5, width=64, height=32)
 SIZE = (32, 64)
 
 
-@pytest.fixture(scope="module", params=[8, 16], ids=["patch 8", "patch 16"])
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny DINO transformer."""
-    folder = tmp_path_factory.mktemp("vit") / f"patch_{request.param}"
-    tiny_model("vit", num_hidden_layers=4, patch_size=request.param).save_pretrained(folder)
-    return folder
-
-
-@pytest.mark.parametrize("shared", [False, True])
-def test_a_field_on_it_trains_and_is_folded_for_the_robot(model: Path, shared: bool) -> None:
-    """Its map is 16 / patch times as fine as the image, as published; units of density and features may be one."""
-    density = DensityField(
-        CAMERA, encoder=EncoderDecoder(SIZE, trunk="vision_transformer", weights=str(model), frozen_blocks=0), hidden=32
-    )
-    field = FeatureField(density, target_size=8, channels=4, units=6, shared=shared)
-    seen = field.observe(255.0 * torch.rand(1, 3, *SIZE))
-    points = torch.tensor([[[0.0, 0.0, 8.0], [1.0, 0.5, 20.0]]])
-    loss = seen.density(points).sum() + field.expand(seen.features(points)).sum()
-    loss.backward()  # type: ignore[no-untyped-call]
-    gradient = density.encoder.trunk.network.embeddings.patch_embeddings.projection.weight.grad
-    assert gradient is not None and torch.isfinite(gradient).all() and gradient.abs().sum() > 0
-    finer = 16 // density.encoder.trunk.patch
-    size = (SIZE[0] * finer, SIZE[1] * finer)
-    assert field.encoder.map_size(SIZE) == size
-    with torch.no_grad():
-        folded = FoldedEncoder(field.eval(), field.camera)(255.0 * torch.rand(1, 3, *SIZE))
-    assert folded.shape == (1, *size, 32 + (32 if shared else 6))
-
-
-def test_a_checkpoint_needs_no_weights_of_its_trunk(model: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_needs_no_weights_of_its_trunk(tmp_path: Path) -> None:
     """Only the configuration is read from the folder; the weights are in the checkpoint."""
+    model = saved_model("vit", tmp_path / "vit")
     encoder = EncoderDecoder(SIZE, trunk="vision_transformer", weights=str(model))
     field = DensityField(CAMERA, encoder=encoder, hidden=32)
     file = tmp_path / "x.ckpt"
     described = {"encoder": "vision_transformer", "encoder_weights": str(model), "hidden": 32}
     save_checkpoint(file, field, "single_view", camera={"width": 64, "height": 32}, **described)
-    (model / "model.safetensors").rename(tmp_path / "away")
-    try:
-        restored = Checkpoint.read(file).field_of(DensityField)
-    finally:
-        (tmp_path / "away").rename(model / "model.safetensors")
+    (model / "model.safetensors").unlink()
+    restored = Checkpoint.read(file).field_of(DensityField)
     for name, value in field.state_dict().items():
         assert torch.equal(restored.state_dict()[name], value), name
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.inference.text_bank import TextBank
-from scene_completion_training.data.store import Store
 from scene_completion_training.points import voxels
 from scene_completion_training.points.data import (
     FeatureFiles,
@@ -165,7 +164,7 @@ def test_lifted_features_are_made_once_and_by_teacher(tmp_path: Path) -> None:
         return SCENE
 
     def kept(settings: LiftingSettings = SETTINGS, **teachers: Any) -> LiftedScene:
-        return keep_lifted(Store(tmp_path), {"folder": "rooms"}, "a", read, teachers, settings)
+        return keep_lifted(tmp_path, {"folder": "rooms"}, "a", read, teachers, settings)
 
     first, again = kept(constant=Constant()), kept(other_name=Constant())
     assert len(asked) == 1

@@ -46,7 +46,6 @@ from tests.training.small_trainings import (
     write_configuration,
 )
 from tests.training.synthetic_scene import FOCAL, WIDTH
-from tests.training.test_configuration import ABLATIONS
 
 
 def test_a_student_is_distilled_and_deployed(trainings: Trainings, tmp_path: Path) -> None:
@@ -212,26 +211,15 @@ def test_features_are_those_of_tokens_less_their_mean(trainings: Trainings) -> N
 # What ablations of SceneDINO change.
 
 
-@pytest.mark.parametrize(
-    ("stage", "name"), [(stage, name) for stage in ("feature_field", "semantics") for name in ABLATIONS[stage]]
-)
-@pytest.mark.usefixtures("few_points")
-def test_every_ablation_trains(stage: str, name: str, trainings: Trainings, tmp_path: Path) -> None:
-    """And a checkpoint has the parts that it learned, and no others."""
-    changes: dict[str, object] = {"steps": 2 if stage == "feature_field" else 3}
-    if name == "no_downsampler":  # computed in the step
-        model = str(Path(trainings.features.targets).parent / "model")
-        changes["features"] = dataclasses.replace(trainings.features, targets="", model=model, rays=2)
-    file = write_configuration(tmp_path / "run.yaml", trainings.configuration(stage, tmp_path / "run", **changes))
-    checkpoint = train(read_configuration(file, [f"ablation.{name}"], TrainingConfiguration))
+def test_upsampled_targets_are_computed_in_the_step(trainings: Trainings, tmp_path: Path) -> None:
+    """And a checkpoint has no parts for tokens."""
+    model = str(Path(trainings.features.targets).parent / "model")
+    features = dataclasses.replace(trainings.features, targets="", model=model, rays=2)
+    configuration = trainings.configuration("feature_field", tmp_path / "run", steps=2, features=features)
+    file = write_configuration(tmp_path / "run.yaml", configuration)
+    checkpoint = train(read_configuration(file, ["ablation.no_downsampler"], TrainingConfiguration))
     parts = {key.partition(".")[0] for key in torch.load(checkpoint, weights_only=True)["state_dict"]}
-    lacking = {
-        "no_downsampler": {"downsampler", "artefacts"},
-        "no_decomposition": {"artefacts"},
-        "no_distillation": {"head"},
-    }
-    learned = {"downsampler", "artefacts"} if stage == "feature_field" else {"head"}
-    assert learned - parts == lacking.get(name, set())
+    assert not {"downsampler", "artefacts"} & parts
 
 
 def feature_stage(trainings: Trainings, **changes: object) -> FeatureFieldStage:

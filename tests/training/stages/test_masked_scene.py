@@ -104,16 +104,11 @@ def test_what_cannot_be_is_refused(rooms: Path, tmp_path: Path, changes: dict[st
 @pytest.mark.parametrize(
     "changes",
     [
-        {"directions": "one"},
-        {"masking": "none", "ratio": 0.0},
         {"masking": "none", "ratio": 0.0, "directions": "one"},
-        {"masking": "top_down"},
-        {"loss_on": "last"},
-        {"predictor": True, "decorrelation": 0.5},
-        {"network": HUNetSettings(len(POINT_FEATURES), (8, 12, 16), (8, 12, 16), blocks=0, attending=-1)},
+        {"loss_on": "last", "predictor": True, "decorrelation": 0.5},
     ],
 )
-def test_every_ablation_trains(rooms: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_the_loss_is_the_sum_of_its_parts(rooms: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     train(small(rooms, tmp_path, steps=2, **changes), threads=1)
     said = {name: value for (name, step), value in curves(tmp_path, "").items() if step == 1}
     counted = [said[f"loss/level_{level}"] for level in range(1 if changes.get("loss_on") == "last" else 3)]

@@ -15,7 +15,7 @@ import torch
 
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.cli import main
-from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError
+from scene_completion_ros.errors import BundleError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, INVALID, ROOM_CLASSES
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle, open_student
@@ -25,15 +25,14 @@ from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.completion_samples import FrozenEncoder, PixelClasses, prepare_samples
-from scene_completion_training.data.store import Store, mapped_arrays
+from scene_completion_training.data.store import mapped_arrays
 from scene_completion_training.data.voxel_evidence import OF_NO_CLASS
 from scene_completion_training.own_drives import configuration_from, in_words
 from scene_completion_training.runner import make_stage, train_parts
-from scene_completion_training.stages.pixels import PixelConfiguration, PixelStage
+from scene_completion_training.stages.pixels import PixelStage
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
 from tests.bags.recordings import SECOND, START, camera_info, compressed, transform
 from tests.training.foundation.tiny_models import saved_depth_model
-from tests.training.small_trainings import cut_off
 from tests.training.stages.test_completion import CAMERA, VOLUME, configured
 from tests.training.synthetic_scene import BASELINE, CENTRE, FOCAL, HEIGHT, WIDTH, ray_cast
 
@@ -153,23 +152,6 @@ def test_it_keeps_frames_or_drives_for_the_validation(student: Path, pair: Path,
     assert [Path(source.folder).name for source in five.data.validation] == ["4"]
 
 
-def test_one_that_is_cut_goes_on_the_same(student: Path, pair: Path, trunk: Path, tmp_path: Path) -> None:
-    whole, cut = (command(student, [pair], tmp_path / name, trunk) for name in ("whole", "cut"))
-    assert (
-        main([*whole, "data.cache=" + str(tmp_path / "cache"), "checkpoint_every=1", "pixels.checkpoint_every=1"]) == 0
-    )
-    again = [*cut, "data.cache=" + str(tmp_path / "cache"), "checkpoint_every=1", "pixels.checkpoint_every=1"]
-    for _ in range(2):
-        with cut_off(2):
-            main(again)
-    assert main(again) == 0
-    for part in ("", "pixels/"):
-        one, other = (Checkpoint.read(tmp_path / name / f"{part}checkpoints/last.ckpt") for name in ("whole", "cut"))
-        assert all(torch.equal(value, other.state[name]) for name, value in one.state.items())
-        assert all(torch.equal(value, other.trunk_weights[name]) for name, value in one.trunk_weights.items())
-    assert one.record.get("validation") == other.record.get("validation")
-
-
 def test_head_and_trunk_go_on_where_they_were(student: Path, pair: Path, trunk: Path, tmp_path: Path) -> None:
     configuration = configuration_from(student, [pair], tmp_path, [f"encoder_weights={trunk}", "precision=32-true"])
     stage = make_stage(configuration.parts()["pixels"])
@@ -229,7 +211,7 @@ def test_one_camera_knows_the_voxels_that_a_pair_knows(names: tuple[str, ...], p
         ((_, truth),) = prepare_samples(
             sequence,
             [3],
-            Store(tmp_path),
+            tmp_path,
             FrozenEncoder(see, "none"),
             viewpoint,
             **options,  # type: ignore[arg-type]
@@ -246,7 +228,7 @@ def test_one_camera_knows_the_voxels_that_a_pair_knows(names: tuple[str, ...], p
     assert both_known.mean() > 0.2 and abs(float(np.median(ratio)) - 1.0) < 0.03
     unrelated = dataclasses.replace(one, pose_source="none")
     with pytest.raises(SequenceError, match="no rectified stereo pair"):
-        prepare_samples(unrelated, [3], Store(tmp_path), FrozenEncoder(see, "none"), viewpoint, **options)  # type: ignore[arg-type]
+        prepare_samples(unrelated, [3], tmp_path, FrozenEncoder(see, "none"), viewpoint, **options)  # type: ignore[arg-type]
 
 
 def test_samples_follow_from_the_height_of_the_ground(pair: Path, tmp_path: Path) -> None:
@@ -257,7 +239,7 @@ def test_samples_follow_from_the_height_of_the_ground(pair: Path, tmp_path: Path
     classes, heights = PixelClasses(lambda image: np.full(image.shape[:2], INVALID, np.uint8), "none"), []
     for floor in (-1.65, -1.25):
         known = dataclasses.replace(sequence, frames=frames, provenance={"floor": floor})
-        ((truth,),) = prepare_samples(known, [3], Store(tmp_path), None, viewpoint, classes_of=classes)
+        ((truth,),) = prepare_samples(known, [3], tmp_path, None, viewpoint, classes_of=classes)
         heights.append(float(mapped_arrays(truth)["volume_from_camera"][2, 3]))
     assert heights[0] - heights[1] == pytest.approx(0.4)
 
@@ -291,23 +273,3 @@ def test_what_cannot_go_on_is_refused(
     assert "one camera that moves 0.00 m" in refused("--from", str(student), "--data", str(tmp_path / "still"), *output)
     assert "holds no head for pixels" in refused("--from", "kitti_student", "--data", str(pair), *output)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"camera": CameraSettings(width=128, height=64, field_of_view=70.0)}, r"80\.0°.*the configuration.*70\.0°"),
-        ({"volume": dataclasses.replace(VOLUME, voxel_size=0.2)}, r"voxels of 0\.4 m.*the configuration.*0\.2 m"),
-        ({"world": "rooms"}, "other classes than rooms"),
-        ({"frozen_blocks": 3}, "its trunk learned behind block 2, this one 3"),
-        ({"class_branch_channels": 12}, "a head of another size"),
-    ],
-)
-def test_pixels_start_from_the_same_kind_alone(
-    changes: dict[str, Any], words: str, student: Path, trunk: Path, tmp_path: Path
-) -> None:
-    settings: dict[str, Any] = {"camera": CAMERA, "volume": VOLUME, "frozen_blocks": 2, "class_branch_channels": 8}
-    settings |= {"encoder_weights": str(trunk), "start_from": str(student), "ema_decay": 0.0, "output": str(tmp_path)}
-    stage = make_stage(PixelConfiguration(**(settings | changes)))
-    with pytest.raises(ConfigurationError, match=words):
-        stage.start(None)

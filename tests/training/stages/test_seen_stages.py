@@ -80,6 +80,8 @@ def test_cells_are_completed_from_the_trunk_that_is_exported(
         ({"widths": (8, 16)}, {}, "no decoder of this kind .*for the same volume and widths"),
         ({"start_from": None}, {}, "no decoder of this kind"),
         ({"camera": dataclasses.replace(CAMERA, field_of_view=70.0)}, {}, r"80\.0°.*the configuration .*70\.0°"),
+        ({"volume": dataclasses.replace(VOLUME, voxel_size=0.2)}, {}, r"voxels of 0\.4 m.*the configuration.*0\.2 m"),
+        ({"world": "rooms"}, {}, "other classes than rooms"),
         ({}, {"class_branch_channels": 12}, "a head of another size"),
         ({}, {"blocks": 3}, "its trunk learned behind block 2.*pixels.blocks"),
     ],
@@ -108,11 +110,7 @@ def test_what_is_trained_does_not_need_what_it_started_from(settings: Settings) 
     ("given", "where", "instead"),
     [
         ("pixels.seed=3", "pixels.seed", "seed"),
-        ("pixels.precision=16-mixed", "pixels.precision", "precision"),
-        ("pixels.camera.height_above_ground=1.2", "pixels.camera", "camera"),
-        ("pixels.output=runs/mine", "pixels.output", "output"),
         ("pixels.data.cache=runs/mine", "pixels.data.cache", "data.cache"),
-        ("pixels.data.sources=[{folder: mine}]", "pixels.data.sources", "data.sources"),
     ],
 )
 def test_what_pixels_share_with_cells_is_not_theirs(given: str, where: str, instead: str) -> None:

@@ -12,7 +12,6 @@ from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, VoxelGrid
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.data.module import SequenceSource, load_sequence
 from scene_completion_training.data.prepared import load_prepared, prepare_sequence
-from scene_completion_training.data.store import Store
 from scene_completion_training.data.voxel_evidence import POINT_UNIT, FusionSettings
 from scene_completion_worlds.street.camera_rig import LEFT, RIGHT, make_rig
 from scene_completion_worlds.street.drive import StreetDrive
@@ -63,7 +62,7 @@ def test_a_rendered_town_lends_its_exact_voxels(tmp_path: Path) -> None:
     drive = StreetDrive(1, 2, replace(make_rig(208, 63), grid=grid), supersampling=1)
     drive.sequence(("voxels", "depth")).save(tmp_path / "town")
     sequence = load_sequence(tmp_path, SequenceSource("town"))
-    files = prepare_sequence(sequence, Store(tmp_path), settings=FusionSettings(kept=4000), exact=True, workers=1)
+    files = prepare_sequence(sequence, tmp_path, settings=FusionSettings(kept=4000), exact=True, workers=1)
     frame = load_prepared(files[0])
     seen = drive.view(0).depth
     kept = frame.depths["left"]
@@ -78,4 +77,4 @@ def test_a_rendered_town_lends_its_exact_voxels(tmp_path: Path) -> None:
     assert not truth.interior[x, y, z].any() and truth.known[x, y, z].all()
     assert 500 < (frame.target > 0).sum() <= 2000 and (frame.target == 0).sum() == 2000
     with pytest.raises(SequenceError, match="ground truth"):
-        prepare_sequence(drive.sequence(()), Store(tmp_path), exact=True)
+        prepare_sequence(drive.sequence(()), tmp_path, exact=True)

@@ -209,18 +209,16 @@ def write_results(
     counted: SplitCount | None = None,  # how much of a frame list was scored
     named: SplitCount | None = None,  # how much of a frame list gave the names of clusters
 ) -> None:
-    """Print the tables, and where --output names a folder write them as results.md, and as results.json."""
+    """Print the tables, and write them into --output as results.md, and as results.json."""
     import dataclasses
     import json
 
-    folder: Path | None = args.output
+    folder: Path = args.output
     listed = [f"{what}: {count}." for what, count in (("Frames", counted), ("Named by", named)) if count]
     text = "\n\n".join([f"Recordings: {', '.join(recordings)}.", *listed, scores.markdown()]) + "\n"
     content = {"settings": settings_of(args), "recordings": list(recordings), "scores": scores.to_json()}
     content |= {key: dataclasses.asdict(count) for key, count in (("frames", counted), ("name_frames", named)) if count}
     print(text)
-    if folder is None:
-        return
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "results.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     write_whole(folder / "results.md", text.encode())

@@ -1,8 +1,8 @@
-"""Calibrate a student bundle on recordings that nothing is trained or tested on: depth, probabilities and threshold.
+"""Calibrate a student bundle on recordings that nothing is trained or tested on: probabilities and thresholds.
 
     scene-completion calibrate BUNDLE --labelled RECORDING... --config CONFIGURATION
 
-Depth is fitted to LiDAR, and probabilities and thresholds to voxels, or to single scans where there are none.
+They are fitted to voxels, or to single scans where there are none.
 """
 
 import argparse
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion calibrate``."""
     parser.add_argument("bundle", type=Path, help="student bundle; it is written anew")
-    add_paths(parser, "--labelled", "DIR", "recordings with LiDAR and voxels, such as a KITTI window")
+    add_paths(parser, "--labelled", "DIR", "recordings with voxels or LiDAR, such as a KITTI window")
     parser.add_argument("--config", type=Path, help="of a training of stage completion, whose validation counts, too")
     add_number(parser, "--every", 1, "take every N-th frame")
 
@@ -54,11 +54,9 @@ def run(args: argparse.Namespace) -> int:
     Progress().line(f"Calibrating {before.name} on {', '.join(sequence.name for sequence in recordings)} ...")
     bundle = calibrate_on_truth(before, recordings, every=args.every)
     record = bundle.provenance["calibration"]
-    stretch = record["density_stretch"]
     print_summary(
         {
             "calibration": f"{len(bundle.calibration.alpha)} knots",
-            "densities": f"stretched by {stretch['scale']} and {stretch['offset']}",
             "thresholds": " and ".join(f"{value:.4f} of {kind}" for kind, value in bundle.thresholds._asdict().items()),
             "IoU": f"{record['iou_there']:.3f} on what it was fitted to",
             "bundle": bundle.folder,

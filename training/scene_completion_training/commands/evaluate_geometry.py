@@ -37,10 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "fit calibration and threshold of every model on these recordings first, which must not be scored"
     arguments.add_paths(parser, "--calibrate-on", "FOLDER", meaning)
     meaning = "score controls as well: nothing, surfaces, and the prior of the training set. Surfaces are those of the "
-    meaning += "best depth there is and of the first model's own depth, also thickened by 4 m. With --depth: "
-    parser.add_argument("--controls", action="store_true", help=meaning + "the mean LiDAR depth of pixels over --prior")
+    meaning += "best depth there is and of the first model's own depth, also thickened by 4 m"
+    parser.add_argument("--controls", action="store_true", help=meaning)
     meaning = "training recordings for the prior: towns, whose mean voxels are the prior on towns (KITTI windows have "
-    arguments.add_paths(parser, "--prior", "FOLDER", meaning + "their own); with --depth drives")
+    arguments.add_paths(parser, "--prior", "FOLDER", meaning + "their own)")
     arguments.add_number(parser, "--scans", 20, "scans the LiDAR protocols accumulate", least=3)
     meaning = "how far the reference camera looks down, for the LiDAR protocols (default: 5 on KITTI-360, otherwise 0)"
     parser.add_argument("--camera-pitch", type=float, metavar="DEGREES", help=meaning)
@@ -48,8 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "score this frame of each recording alone, against the voxels of its first one: with earlier frames, as "
     meaning += "--scale-from needs them"
     arguments.add_number(parser, "--at", None, meaning, least=0)
-    meaning = "score frames against the voxels that their own LiDAR scan knows: free along its rays, occupied where "
-    parser.add_argument("--single-scan", action="store_true", help=meaning + "they return")
     arguments.add_engine(parser)
 
 
@@ -85,7 +83,7 @@ def _draw_profiles(args: argparse.Namespace) -> int:
 def _run_depth(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.depth import DEPTH
     from scene_completion_ros.evaluation.metric import Scores
-    from scene_completion_training.evaluation.geometry import depth_frames, mean_depth, scanned_frames
+    from scene_completion_training.evaluation.geometry import depth_frames, scanned_frames
 
     split = arguments.read_frames(args.frames)
     recordings = arguments.open_recordings([*args.data, *arguments.window_folders(args)], split)
@@ -95,8 +93,6 @@ def _run_depth(args: argparse.Namespace) -> int:
     if not any(indices for _, indices in scanned):
         raise SequenceError("no frame has a LiDAR scan", where=", ".join(names), cure="Unpack the scans, too")
     models = arguments.open_models(args)
-    if args.controls:
-        models.append(mean_depth(arguments.open_recordings(args.prior)))
     scores = Scores([DEPTH])
     for sequence, indices in scanned:
         scores.run("drives", models, depth_frames(sequence, indices[:: args.every]))
@@ -123,13 +119,12 @@ def _run_voxels(args: argparse.Namespace) -> int:
     pitch = None if args.camera_pitch is None else math.radians(args.camera_pitch)
     scores, counted = Scores([OCCUPANCY, OBSTACLES, CALIBRATION, LIDAR_OCCUPANCY]), 0
     for sequence in recordings:
-        options = {"scans": args.scans, "split": split, "pitch": pitch, "at": args.at, "single_scan": args.single_scan}
+        options = {"scans": args.scans, "split": split, "pitch": pitch, "at": args.at}
         frames = scored_frames(sequence, args.every, **options)
         counted += scores.run("recordings", [*models, *controls(sequence)], frames)
     names = [sequence.name for sequence in recordings]
     if not counted:
-        cure = "Unpack the LiDAR scans next to the images, render the town with its assets, name other recordings, or "
-        cure += "give --single-scan for unrelated frames"
+        cure = "Unpack the LiDAR scans next to the images, render the town with its assets, or name other recordings"
         raise SequenceError("no frame has ground truth voxels or LiDAR", where=", ".join(names), cure=cure)
     arguments.write_results(args, scores, names, counted=found)
     return 0
@@ -140,17 +135,14 @@ def _check(args: argparse.Namespace) -> None:
     if not (args.bundle or args.checkpoint or args.controls):
         what = "nothing to score"
         raise ConfigurationError(what, where="evaluate geometry", cure="Give --bundle, --checkpoint or --controls")
-    if args.profiles and (args.depth or args.controls or args.single_scan):
-        what, cure = "draws models, and scores nothing", "Leave out --depth, --controls and --single-scan"
+    if args.profiles and (args.depth or args.controls):
+        what, cure = "draws models, and scores nothing", "Leave out --depth and --controls"
         raise ConfigurationError(what, where="--profiles", cure=cure)
     if args.depth and args.lidar_beams:
         what = "the LiDAR cannot be what a student is given and what it is compared with"
         raise ConfigurationError(what, where="--depth, --lidar-beams", cure="Leave out one of them")
-    if args.single_scan and (args.depth or args.at is not None or args.lidar_beams):
-        what, cure = "scores voxels of frames against their own scan alone", "Leave out --depth, --at and --lidar-beams"
-        raise ConfigurationError(what, where="--single-scan", cure=cure)
-    if args.depth and args.controls and not args.prior:
-        raise ConfigurationError("the mean depth of what", where="--controls", cure="Name drives with --prior")
+    if args.depth and args.controls:
+        raise ConfigurationError("are of voxels", where="--controls", cure="Leave out --depth")
     if len({folder.resolve() for folder in args.data}) < len(args.data):
         raise ConfigurationError("a recording is named twice", where="--data", cure="Name each once")
     arguments.refuse_scored(args.data, {"--calibrate-on": args.calibrate_on, "--prior": args.prior})

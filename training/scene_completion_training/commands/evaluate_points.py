@@ -137,7 +137,6 @@ def _score_distilled(
 
     from scene_completion_ros.evaluation.semantics import class_confusion
     from scene_completion_ros.progress import watched
-    from scene_completion_training.data.store import Store
     from scene_completion_training.evaluation import point_pictures, probes
     from scene_completion_training.foundation.encoded_words import PhraseList, make_bank
     from scene_completion_training.points.data import LiftingSettings, PixelTeacher, ambiguity, keep_lifted, phrases
@@ -165,7 +164,7 @@ def _score_distilled(
             opened[one] = PixelTeacher(**model.teachers[one]).open(model.device.type)
         return opened[one]
 
-    store, banks = Store(args.cache) if args.cache else None, {}
+    banks = {}
     confusions: dict[str, tuple[tuple[str, ...], NDArray[np.int64]]] = {}
     for source, scenes in data:
         kept = {**vars(source), "folder": str(Path(source.folder).resolve())}
@@ -184,9 +183,9 @@ def _score_distilled(
                     )
                 rows, lifted = banks[scene.classes].rows(phrases(scene.classes)), None
                 teacher = model.teacher_of(rows)
-                if store:
+                if args.cache:
                     pixels = {teacher: teacher_of(teacher)}
-                    seen = keep_lifted(store, kept, number, lambda: scene, pixels, settings)  # noqa: B023 - called at once
+                    seen = keep_lifted(args.cache, kept, number, lambda: scene, pixels, settings)  # noqa: B023 - called at once
                     if not np.array_equal(seen.points, scene.points):
                         what, cure = "its kept features are of other points", "Name another folder"
                         raise ConfigurationError(what, where=f"--cache, {number}", cure=cure)
@@ -303,7 +302,6 @@ def _frozen_methods(
 ) -> Iterator[PointMethod]:
     """Each network, each size with random weights, 2D models, what these were distilled into, and colour alone."""
     from scene_completion_training.checkpoints import run_name
-    from scene_completion_training.data.store import Store
     from scene_completion_training.evaluation.probes import PointMethod, PointModel, colour_alone, lifted_features
     from scene_completion_training.points.data import PixelTeacher
     from scene_completion_training.points.features import PointNetwork
@@ -318,7 +316,7 @@ def _frozen_methods(
     if args.foundation:
         model, layer = foundation(args)
         teacher = PixelTeacher(Path(model).name, model=model, layer=layer, cell=args.cell)
-        yield PointMethod(f"{teacher.name}, lifted", lifted_features(Store(args.cache), teacher))
+        yield PointMethod(f"{teacher.name}, lifted", lifted_features(args.cache, teacher))
     if files or args.foundation:
         for file in distilled:
             yield PointMethod(f"{run_name(file)}, trunk", PointModel(file).trunk)

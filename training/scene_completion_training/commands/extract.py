@@ -40,7 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keyframe-metres", type=float, default=0.3, metavar="M", help=meaning)
     meaning = "image of the recorded size, white where this camera sees its own vehicle"
     parser.add_argument("--ego-mask", action="append", default=[], metavar="CAMERA=FILE", help=meaning)
-    parser.add_argument("--workers", type=int, default=1, help="bags at once (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,8 +48,6 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_training.extraction.finishing import ExtractionSettings
     from scene_completion_training.extraction.report import summary_table
 
-    if args.workers < 1:
-        raise ConfigurationError("less than 1", where="--workers", cure="Give at least 1")
     settings = ExtractionSettings(
         image_topics=tuple(args.image_topic),
         camera_files=_pairs(args.camera_file, "--camera-file"),
@@ -65,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     )
     bags = list(dict.fromkeys(Path(os.path.realpath(bag)) for bag in args.bags))  # of a link to itself it returns it
     folders = output_folders(bags, args.output.absolute())
-    reports = extract_bags([Job(*job, settings) for job in zip(bags, folders, strict=True)], args.workers)
+    reports = extract_bags([Job(*job, settings) for job in zip(bags, folders, strict=True)])
     print(summary_table(reports))
     return 0 if any(report.sequences for report in reports) else 1
 

@@ -4,7 +4,7 @@
 that it only reads them. MODEL is a local folder with config.json and model.safetensors, or a name on the model hub, of
   DINO, DINOv2, DINOv3   tokens of a layer
   Depth Anything         tokens of a layer of the DINOv2 inside
-  CLIP, SigLIP           patches in the space of the model's own sentences
+  CLIP                   patches in the space of the model's own sentences
 or `espnetv2:FOLDER`: class probabilities of ESPNetv2, as vectors in the space of --text-encoder;
 or `diffusion:MODEL`: states of the U-net of a Stable Diffusion, with the package diffusers.
 DIR gets manifest.json and one file for every image of the training and validation sequences. The file has the tokens of

@@ -30,11 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_paths(parser, "--data", "RECORDING", meaning)
     meaning = "with --from: folder for checkpoints and curves; prepared frames go into FOLDER_samples"
     parser.add_argument("--output", type=Output(("checkpoints/best.ckpt",)), metavar="FOLDER", help=meaning)
-    meaning = "try a few steps: print how many frames there are, and how long all steps will take on this machine; "
-    meaning += "where it needs stereo depth or voxels, all frames are prepared in data.cache before"
-    parser.add_argument("--plan", action="store_true", help=meaning)
-    meaning = "list what lies in data.cache: what it is of, its size, and when it was last used"
-    parser.add_argument("--stored", action="store_true", help=meaning)
     meaning = (
         "train this part alone of a configuration that has several: pixels or student of training/configs/street.yaml"
     )
@@ -45,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Trains, resuming from the last checkpoint in the output folder if there is one; or prints what that will take."""
+    """Trains, resuming from the last checkpoint in the output folder if there is one."""
     from lightning.pytorch.utilities import rank_zero_only
 
     from scene_completion_ros.progress import print_summary
@@ -72,16 +67,6 @@ def run(arguments: argparse.Namespace) -> int:
     if pack is not None:
         pack.refuse_other(made_of(configuration))
         configuration.data = dataclasses.replace(configuration.data, pack=str(pack.folder))
-    if arguments.stored:
-        from scene_completion_training.data.store import Store
-
-        print("\n".join(Store(Path(configuration.data.cache)).lines()))  # those of every stage have one
-        return 0
-    if arguments.plan:
-        from scene_completion_training.runner import plan
-
-        print("\n".join(plan(configuration, arguments.threads)))
-        return 0
     checkpoint = train_parts(configuration, arguments.only, threads=arguments.threads)
     stage = configuration.parts()[arguments.only].stage if arguments.only else configuration.stage
     following = stage_class(stage).next_command.format(checkpoint=checkpoint)

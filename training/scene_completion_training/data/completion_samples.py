@@ -52,7 +52,7 @@ from scene_completion_training.data.module import (
 from scene_completion_training.data.pack import Pack
 from scene_completion_training.data.prepared import identity
 from scene_completion_training.data.stereo import depth_meter, measured_depth
-from scene_completion_training.data.store import Arrays, Store, keyed, mapped_arrays
+from scene_completion_training.data.store import Arrays, Entry, keyed, mapped_arrays
 from scene_completion_training.data.taught_voxels import UNKNOWN, TaughtVoxels, cells_of
 from scene_completion_training.data.voxel_evidence import (
     OF_NO_CLASS,
@@ -206,7 +206,7 @@ Files: TypeAlias = tuple[Path, ...]  # of a sample: what a trunk sees, what is t
 def prepare_samples(
     sequence: PosedSequence,
     frames: Sequence[int],
-    store: Store,
+    store: Path,
     frozen: FrozenEncoder | None,  # None: what is true and taught alone
     viewpoint: Viewpoint,
     *,
@@ -242,7 +242,7 @@ def prepare_samples(
             )
 
     def files(what: str, make: Callable[[Sequence[int]], Iterator[Arrays]], *made_of: Any) -> dict[int, Path]:
-        entry = store.entry(f"{what} of completion", keyed(sequence.name, [what, *recording, *made_of]))
+        entry = Entry(store / keyed(sequence.name, [what, *recording, *made_of]))
         return dict(zip(frames, entry.fill(names, make, what), strict=True))
 
     key = classes_of and classes_of.key
@@ -691,7 +691,7 @@ class CompletionData(TrainingData):
                 see = self.frozen.seen(images, one.text("name"), augmentation)
                 made.append(("seen image", see, [self.frozen.key, augmentation]))
             truths, *seen = [
-                self.store.entry(f"packed {what}", keyed(place, [what, pack.key, of])).fill(names, make, what)
+                Entry(self.store / keyed(place, [what, pack.key, of])).fill(names, make, what)
                 for what, make, of in made
             ]
             if role == "training":

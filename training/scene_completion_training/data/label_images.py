@@ -6,7 +6,6 @@
     cityscapes/gtFine/SPLIT/CITY/NAME_gtFine_labelIds.png …                         label ids
     bdd100k/images/10k/SPLIT/NAME.jpg …
     bdd100k/labels/sem_seg/masks/SPLIT/NAME.png …                                   train ids
-    bdd100k/labels/pan_seg/bitmasks/SPLIT/NAME.png …      panoptic ids in red, as SceneDINO reads them; without sem_seg
 
 Whatever the ids of a file, labels come out by Cityscapes' train id, 255 where they do not count.
 """
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError, ImageError, SequenceError
 from scene_completion_ros.evaluation import semantic_classes
@@ -29,7 +27,6 @@ from scene_completion_ros.sequences.kitti_raw import rectified_camera
 from scene_completion_training.arrays import Bytes
 
 _LOOKED_AT = 8  # label files of a folder that are read before any work begins
-_RED = 2  # of pixels as `read_picture` has them
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,19 +55,13 @@ class LabelledImage:
 def read_classes(file: Path, ids: semantic_classes.ClassMap) -> Bytes:
     """Classes [H, W] of a picture of ids, 255 where none counts; an `ImageError` if it is none, or of others."""
     where, cure = str(file), f"Give a picture with {ids.vocabulary}"
-    pixels = _ids(file, ids)
+    pixels = read_picture(file)
     if pixels.ndim != 2:
         raise ImageError(f"has {pixels.shape[2]} channels, and no ids but colours", where=where, cure=cure)
     try:
         return ids.apply(pixels)
     except GridError as error:
         raise ImageError(error.what, where=where, cure=cure) from error
-
-
-def _ids(file: Path, ids: semantic_classes.ClassMap) -> NDArray[np.integer]:
-    """Pixels of a picture of ids [H, W] or [H, W, C], of a panoptic one its ids."""
-    pixels = read_picture(file)
-    return pixels[..., _RED] if ids is semantic_classes.BDD_PANOPTIC_IDS and pixels.ndim == 3 else pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,11 +123,9 @@ def _cityscapes(root: Path, split: str) -> list[LabelledImage]:
 
 
 def _bdd100k(root: Path, split: str) -> list[LabelledImage]:
-    labels, ids = root / "labels" / "sem_seg" / "masks" / split, semantic_classes.TRAIN_IDS
-    if not labels.is_dir() and (panoptic := root / "labels" / "pan_seg" / "bitmasks" / split).is_dir():
-        labels, ids = panoptic, semantic_classes.BDD_PANOPTIC_IDS
-    folder = root / "images" / "10k" / split
-    return _complete([LabelledImage(f, labels / f"{f.stem}.png", ids) for f in sorted(folder.glob("*.jpg"))], folder)
+    labels, folder = root / "labels" / "sem_seg" / "masks" / split, root / "images" / "10k" / split
+    files = sorted(folder.glob("*.jpg"))
+    return _complete([LabelledImage(f, labels / f"{f.stem}.png", semantic_classes.TRAIN_IDS) for f in files], folder)
 
 
 def _complete(images: list[LabelledImage], folder: Path) -> list[LabelledImage]:
@@ -159,7 +148,7 @@ def _check(images: Sequence[LabelledImage]) -> None:
     found: set[int] = set()
     for image in some:
         image.labels()
-        found.update(np.unique(_ids(image.label_file, image.ids)).tolist())
+        found.update(np.unique(read_picture(image.label_file)).tolist())
     if (
         some
         and some[0].ids is semantic_classes.LABEL_IDS

@@ -6,7 +6,6 @@ import glob
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -35,7 +34,6 @@ from scene_completion_training.data.prepared import (
     prepare_sequence,
 )
 from scene_completion_training.data.stereo import refuse_lens
-from scene_completion_training.data.store import Store
 from scene_completion_training.data.view_batches import DataNeeds, ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
 from scene_completion_training.viewpoint import Viewpoint
@@ -209,10 +207,10 @@ class TrainingData(lightning.LightningDataModule):
         """Processes of the training."""
         return self.trainer.world_size if self.trainer else 1
 
-    @cached_property
-    def store(self) -> Store:
-        """Where `data.cache` keeps what samples are made of; it stays there while this lasts."""
-        return Store(Path(self.settings.cache))
+    @property
+    def store(self) -> Path:
+        """Folder of what samples are made of, see `data.store`."""
+        return Path(self.settings.cache)
 
     @property
     def length(self) -> int:

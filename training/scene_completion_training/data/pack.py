@@ -21,7 +21,7 @@ from scene_completion_ros.picture_files import decode_picture, to_rgb
 from scene_completion_ros.untrusted_files import JsonObject, parse_tensors, read_bytes, read_json
 from scene_completion_ros.whole_files import write_whole
 from scene_completion_training.arrays import Bytes
-from scene_completion_training.data.store import Arrays, Store, keyed
+from scene_completion_training.data.store import Arrays, keyed
 
 MANIFEST, CONFIGURATION, WEIGHTS = "manifest.json", "configuration.yaml", "model.safetensors"
 FORMAT = 1  # of the manifest and of what samples hold: to be raised with `_VERSION` of `completion_samples`
@@ -115,7 +115,8 @@ class Pack:
 
     def model(self, cache: Path) -> Path:
         """Folder in a cache with the unpacked model of the trunk."""
-        folder = Store(cache).entry("packed trunk", keyed("trunk", self.key)).folder
+        folder = cache.absolute() / keyed("trunk", self.key)
+        folder.mkdir(parents=True, exist_ok=True)
         for name in self.manifest.object("files").values:
             target = folder / Path(name).name.removesuffix(".xz")
             if name.startswith("trunk/") and not target.exists():

@@ -25,7 +25,7 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence, cameras
 from scene_completion_training.arrays import Bytes, Floats, Halves, Mask
 from scene_completion_training.data import voxel_evidence
 from scene_completion_training.data.stereo import MeasuredDepth, depth_meter, measured_depth
-from scene_completion_training.data.store import Arrays, Entry, Store, damaged, keyed, mapped_arrays
+from scene_completion_training.data.store import Arrays, Entry, damaged, keyed, mapped_arrays
 from scene_completion_training.viewpoint import Viewpoint, Volume
 
 # Rotation of the rectified view of a side camera: 15° down, to where the ground and its things are. The literature of
@@ -81,7 +81,7 @@ Drive: TypeAlias = Sequence[PreparedFrame]  # in order of time
 
 def prepare_sequence(
     sequence: PosedSequence,  # with a rectified stereo pair, or with one camera ahead
-    store: Store,
+    store: Path,
     *,
     settings: voxel_evidence.FusionSettings | None = None,
     # Take the sequence's ground truth voxels instead of fused stereo depth, and its depth of the left camera where it
@@ -102,7 +102,7 @@ def prepare_sequence(
     kind = f"-exact-labels{'-depth' * ('depth' in sequence.frames[0].assets)}" if exact else ""
     make = partial(_prepare_frames, sequence=sequence, settings=settings, viewpoint=viewpoint, exact=exact)
     names = {index: f"{index:06d}" for index in range(len(sequence))}
-    return store.entry("prepared frames", name + kind).fill(names, make, "frame", workers)
+    return Entry(store / (name + kind)).fill(names, make, "frame", workers)
 
 
 def _made_of(sequence: PosedSequence, settings: voxel_evidence.FusionSettings, viewpoint: Viewpoint) -> list[Any]:
@@ -307,9 +307,9 @@ class RecordedFrames(Sequence[PreparedFrame]):
         there = self.sequence.frames[index].images
         return [name for name, recorded in self._recorded.items() if recorded in there]
 
-    def resize(self, wanted: Mask, store: Store, workers: int = 2) -> None:
+    def resize(self, wanted: Mask, store: Path, workers: int = 2) -> None:
         """Makes the images of wanted frames [N] small, in so many processes; a `SequenceError` where one is damaged."""
-        self._entry = store.entry("resized images", f"{self.name}-small")
+        self._entry = Entry(store / f"{self.name}-small")
         names = {index: self._stored(index) for index in np.flatnonzero(wanted).tolist()}
         self._entry.fill(names, self._resized, "frame", workers)
 

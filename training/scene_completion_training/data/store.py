@@ -2,21 +2,13 @@
 
 An entry is a folder NAME-HASH of the store. The hash is that of all that its files follow from, and of the version of
 their maker: what follows from something else lies in another entry, and nothing there is ever stale. Files are arrays
-in safetensors, whole at every moment, so that several processes may fill and read an entry at a time. A store that
-takes more than half of its disk loses the entries that were not used for longest: when a training begins to use it, and
-no other process does. `scene-completion train --stored` lists what lies there.
+in safetensors, whole at every moment, so that several processes may fill and read an entry at a time.
 """
 
-import fcntl
 import hashlib
 import json
-import os
-import shutil
-import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,13 +21,11 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.progress import Progress
-from scene_completion_ros.untrusted_files import read_text, tensor_header
+from scene_completion_ros.untrusted_files import tensor_header
 from scene_completion_ros.whole_files import tensor_bytes, write_whole
 
 AGAIN = "Delete it: it is made again at the next start"
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
-_MARK = ".entry"  # file of an entry with the kind of its content, written anew whenever it is used
-_MOST_OF_MARK = 1000  # bytes
 _FILES_A_PROCESS = 8  # fewer are not worth a process of their own, which first imports all that this one has
 _PARTS_A_PROCESS = 8
 # Names of safetensors, for what is stored here.
@@ -136,76 +126,3 @@ class Entry:
 
     def _count_made(self, *task: Any) -> int:
         return sum(1 for _ in self._made(*task))
-
-
-class Store:
-    """Entries in a folder. While it lasts, none of them is removed; it may be shared between trainings of any kind.
-
-    `most_bytes`: of all entries that are not used, by default half of the disk.
-    """
-
-    def __init__(self, folder: Path, most_bytes: int | None = None) -> None:
-        self.folder, self._most_bytes = folder.absolute(), most_bytes
-        self._lock: int | None = None
-
-    def entry(self, kind: str, name: str) -> Entry:
-        """An entry, which is made if it is missing. `kind`: of its content, for people; `name`: see `keyed`."""
-        folder = self.folder / name
-        if self._lock is None:
-            self._use(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        with suppress(OSError):  # what can only be read is never removed either
-            write_whole(folder / _MARK, kind.encode())
-        return Entry(folder)
-
-    @property
-    def most_bytes(self) -> int:
-        """Of all entries, before some of them go."""
-        return shutil.disk_usage(self.folder).total // 2 if self._most_bytes is None else self._most_bytes
-
-    def lines(self) -> list[str]:
-        """What lies there, for people: a line for all of it, and one an entry, the last used first."""
-        if not self.folder.is_dir():
-            return [f"{self.folder}: nothing"]
-        entries = [(folder, _bytes(folder)) for folder in reversed(self._entries())]
-        total = sum(size for _, size in entries)
-        lines = [f"{self.folder}: {total / 1e9:.2f} GB of {self.most_bytes / 1e9:.2f} GB, entries: {len(entries)}"]
-        for folder, size in entries:
-            used = time.strftime("%Y-%m-%d %H:%M", time.localtime((folder / _MARK).stat().st_mtime))
-            kind = read_text(folder / _MARK, SequenceError, cure=AGAIN, most_bytes=_MOST_OF_MARK)
-            lines.append(f"{size / 1e9:9.2f} GB, used {used}: {kind}, {folder.name}")
-        return lines
-
-    def _use(self, wanted: Path) -> None:
-        """Removes entries but the wanted one while they are too many, if no other process uses any, and uses it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        weakref.finalize(self, os.close, self._lock)
-        with suppress(OSError):  # another one uses it, or the file system knows no locks: nothing is removed
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._shrink(wanted)
-        with suppress(OSError):
-            fcntl.flock(self._lock, fcntl.LOCK_SH)
-
-    def _shrink(self, wanted: Path) -> None:
-        if shutil.disk_usage(self.folder).used <= self.most_bytes:
-            return
-        sizes = {folder: _bytes(folder) for folder in self._entries()}
-        for folder in (folder for folder in list(sizes) if folder != wanted):
-            if sum(sizes.values()) <= self.most_bytes:
-                break
-            shutil.rmtree(folder, ignore_errors=True)
-            del sizes[folder]
-
-    def _entries(self) -> list[Path]:
-        """Folders of the entries, the last used last; what others put into the folder is none."""
-        marks = [mark for mark in self.folder.glob(f"*/{_MARK}") if mark.is_file()]
-        return [mark.parent for mark in sorted(marks, key=lambda mark: mark.stat().st_mtime_ns)]
-
-
-def _bytes(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # another process has finished writing it under its name
-            total += path.stat().st_size
-    return total

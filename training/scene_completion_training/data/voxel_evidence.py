@@ -353,12 +353,14 @@ def scans_around(
     camera: str,  # whose pose is given
     grid_from_camera: RigidTransform,  # its pose in the grid
     volume: Volume,
-    count: int = FusionSettings.views,  # most other frames; without poses there is none
 ) -> list[tuple[Doubles, Doubles]]:
-    """Returns [N, 3] of the scan of a frame and then of others around it, and where the LiDAR stood [3], in a grid."""
+    """Returns [N, 3] of the scan of a frame and then of others around it, and where the LiDAR stood [3], in a grid.
+
+    Without poses there are no others.
+    """
     frames = [index]
     if sequence.pose_source != UNKNOWN_POSES:
-        frames = frames_around(sequence, index, camera, count, volume)
+        frames = frames_around(sequence, index, camera, FusionSettings.views, volume)
     grid_from_world = grid_from_camera @ sequence.world_from_camera(index, camera).inverse()
     scans = []
     for frame in frames:

@@ -1,26 +1,19 @@
 """A deployed student as a predictor: voxels by the node's own completer, densities where a protocol needs points.
 
-Two numbers by which a student's densities render the depth of a drive best, without another order of its voxels.
-
-Training leaves surfaces soft: part of a ray ends before a far wall, part goes through near ground. A field with
-densities `softplus(k x + c)` instead of `softplus(x)`, x its logit, calls the same voxels denser than others. It is
-sharper for k > 1. `calibrate_on_truth` fits them to LiDAR.
+`calibrate_on_truth` fits its probabilities and thresholds.
 """
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
-from scene_completion_ros.evaluation.depth import MAXIMUM_M, MINIMUM_M, garg_crop
 from scene_completion_ros.evaluation.metric import VoxelAnswer
 from scene_completion_ros.evaluation.obstacles import FIXED, ObstacleTally
 from scene_completion_ros.evaluation.occupancy import SCORE_BINS, best_iou, fit_calibration, score_histogram
@@ -40,13 +33,11 @@ from scene_completion_ros.inference.evidence import (
     own_depth,
     sensed_depth,
 )
-from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.query_kernel import FieldKernel, hidden_reference
-from scene_completion_ros.inference.scene_query import CellDecoder, inverse_distance_samples, predicted_depth
+from scene_completion_ros.inference.scene_query import CellDecoder, predicted_depth
 from scene_completion_ros.jit import kernel_threads
-from scene_completion_ros.sequences.opening import lidar_depth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, mounting, reference_camera
-from scene_completion_ros.voxels.occupancy import Calibration, composite, density_of_logit, logit_of_density, opacity
+from scene_completion_ros.voxels.occupancy import Calibration, opacity
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints, Mask
 from scene_completion_training.evaluation.geometry import (
@@ -65,7 +56,6 @@ from scene_completion_training.evaluation.predictor import (
     Predictor,
     calibrated_cutoffs,
 )
-from scene_completion_training.networks.density_field import LAST_WEIGHTS
 
 ALL_BEAMS = 64  # of the LiDAR of KITTI
 MOST_EARLIER = 30  # earlier frames that are looked at for one
@@ -347,83 +337,6 @@ def of_beams(sequence: PosedSequence, points_rig: Floats, beams: int) -> Mask:
     return np.asarray(number % (ALL_BEAMS // beams) == ALL_BEAMS // beams // 2)
 
 
-PIXELS = 2000  # pixels of a frame that are looked at, drawn from those with a depth
-SAMPLES = 64
-BOUNDS = ((-np.log(4.0), np.log(4.0)), (-4.0, 4.0))  # of ln k and c; who needs more has not learned depth
-
-
-@dataclass(frozen=True)
-class DensityStretch:
-    """σ = softplus(scale · x + offset) of logits x."""
-
-    scale: float = 1.0
-    offset: float = 0.0
-
-    def of_head(self, head: HeadWeights) -> HeadWeights:
-        """A head with stretched densities."""
-        scale, offset = np.float32(self.scale), np.float32(self.offset)
-        weight, bias = scale * head.density_weight, scale * head.density_bias + offset
-        return dataclasses.replace(head, density_weight=weight, density_bias=bias)
-
-    def of_weights(self, weights: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """The same of unfolded weights, in their own precision."""
-        changed = dict.fromkeys(LAST_WEIGHTS, (self.scale, 0.0)) | {"density_layer.bias": (self.scale, self.offset)}
-        stretched = dict(weights)
-        for name in changed.keys() & weights.keys():
-            factor, added = changed[name]
-            stretched[name] = (weights[name] * np.float64(factor) + added).astype(weights[name].dtype)
-        return stretched
-
-
-@dataclass(frozen=True, eq=False)
-class RayLogits:
-    """Logits along the rays of some pixels of one frame."""
-
-    logits: Doubles  # [R, K] at the distances of `inverse_distance_samples`
-    length: Doubles  # distance along the ray of z-depth 1 [R]
-    truth: Doubles  # true z-depth [R], metres
-    distances: Doubles  # [K], metres
-
-    def squared_log_error(self, stretch: DensityStretch) -> float:
-        """Mean of (ln d − ln d*)², d the rendered z-depth."""
-        density = density_of_logit(stretch.scale * self.logits + stretch.offset)
-        depth = composite(density, self.distances).distance / self.length
-        return float(np.mean(np.log(depth / self.truth) ** 2))
-
-
-def fit_stretch(frames: Sequence[RayLogits]) -> DensityStretch:
-    """The stretch with the smallest rmse_log (Eigen et al. 2014: near and far count alike), mean over frames."""
-
-    def error(numbers: Doubles) -> float:
-        scale, offset = numbers
-        stretch = DensityStretch(float(np.exp(scale)), float(offset))
-        return float(np.mean([np.sqrt(frame.squared_log_error(stretch)) for frame in frames]))
-
-    found = minimize(error, np.zeros(2), method="Nelder-Mead", bounds=BOUNDS, options={"xatol": 1e-3, "fatol": 1e-6})
-    scale, offset = found.x
-    return DensityStretch(float(np.exp(scale)), float(offset))
-
-
-def rays_to_depth(model: Predictor, drive: PosedSequence, depths: Iterable[tuple[int, Floats]]) -> list[RayLogits]:
-    """Logits along rays to depths [H, W] of frames, metres, 0 for none; a `SequenceError` if there are no depths."""
-    generator = np.random.default_rng(0)
-    frames = []
-    for index, measured in depths:
-        hit = np.flatnonzero((measured > MINIMUM_M) & (measured < MAXIMUM_M) & garg_crop(*measured.shape))
-        if len(hit):
-            row, column = np.unravel_index(generator.choice(hit, min(PIXELS, len(hit)), replace=False), measured.shape)
-            pixels = np.stack([column, row], axis=-1).astype(np.float64)
-            seen = model.complete(drive, index)
-            distances = inverse_distance_samples(SAMPLES, *seen.depth_range)
-            density, length = seen.along_rays(pixels, distances)
-            logits = logit_of_density(density.astype(np.float64))
-            frames.append(RayLogits(logits, length, measured[row, column].astype(np.float64), distances))
-    if not frames:
-        what = "no depth in the image"
-        raise SequenceError(what, where=drive.name, cure="Name a drive with LiDAR scans")
-    return frames
-
-
 @dataclass(frozen=True, eq=False)
 class _Scored:
     """A frame, the opacities of its voxels, and which of them stand on the predicted ground, all [X, Y, Z]."""
@@ -476,33 +389,22 @@ def _obstacle_threshold(frames: Iterable[_Called]) -> tuple[float | None, float]
 
 
 def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence], *, every: int = 1) -> StudentBundle:
-    """Fit a student's depth and its probabilities; the bundle with both, as it is written.
+    """Fit a student's probabilities and thresholds; the bundle with them, as it is written.
 
-    First the two numbers of a `DensityStretch`, on the LiDAR of all frames, unless it predicts depth itself; the order
-    of the voxels stays. Then α → probability, and the threshold with the largest IoU, on the voxels that count of
-    frames with voxels, or of scans where there are none; each frame counts as much as any other. Where the student
-    predicts the ground, that threshold is of ground alone, and what stands on it has the one with the largest F of
-    obstacles. Raises SequenceError where the recordings have no LiDAR, no frame has voxels, or one is a window of KITTI
-    that the shipped students are trained or tested on.
+    α → probability, and the threshold with the largest IoU, are fitted on the voxels that count of frames with voxels,
+    or of scans where there are none; each frame counts as much as any other. Where the student predicts the ground,
+    that threshold is of ground alone, and what stands on it has the one with the largest F of obstacles. Raises
+    SequenceError where no frame has voxels or a scan, or one is a window of KITTI that the shipped students are trained
+    or tested on.
     """
     names_of_windows = {f"sequences/{window}" for window in (*TRAINING_WINDOWS, *TEST_WINDOWS)}
     if used := {sequence.name for sequence in recordings} & names_of_windows:
         cure = f"Fit to a recording that is used for nothing else, such as sequences/{CALIBRATION_WINDOW}"
         raise SequenceError(f"{', '.join(sorted(used))} is used for training or testing", where="--labelled", cure=cure)
     assert bundle.folder is not None  # it was opened there
-    stretch = DensityStretch()
-    if not bundle.takes_evidence:
-        model = DeployedStudent(bundle)
-        rays = []
-        for sequence in recordings:
-            measured = ((index, lidar_depth(sequence, index)) for index in range(0, len(sequence), every))
-            rays += rays_to_depth(model, sequence, ((index, depth) for index, depth in measured if depth is not None))
-        stretch = fit_stretch(rays)
     folder, encoder, weights = bundle.folder, bundle.encoder_path.read_bytes(), None
     if WEIGHTS in bundle.sha256 and (folder / WEIGHTS).is_file():
-        weights = stretch.of_weights(bundle.load_weights())
-    if bundle.head is not None:
-        bundle = dataclasses.replace(bundle, head=stretch.of_head(bundle.head))
+        weights = bundle.load_weights()
     names = ", ".join(sequence.name for sequence in recordings)
     frames = list(_scored(bundle, recordings, every))
     if not frames:
@@ -513,9 +415,8 @@ def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence
     ground = _histogram(whole, calibration, ground_alone=bundle.takes_evidence)
     iou, threshold = best_iou(ground if ground[1].any() else _histogram(whole, calibration))
     record = {
-        "fitted_on": f"{names}: densities on its LiDAR, probabilities on its voxels in view",
+        "fitted_on": f"{names}: probabilities on its voxels in view",
         "frames": len(frames),
-        "density_stretch": {"scale": round(stretch.scale, 4), "offset": round(stretch.offset, 4)},
         "iou_there": round(iou, 4),
     }
     obstacle = None

@@ -1,18 +1,16 @@
 """Frames that are scored against voxels, depth and LiDAR, and controls that a completion has to beat.
 
-Controls are predictors: nothing, the visible surface, a thick surface, and the means of the training set. Occupied
+Controls are predictors: nothing, the visible surface, a thick surface, and the mean of the training set. Occupied
 points have a density at which a voxel is opaque, free ones have none.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError, SequenceError
-from scene_completion_ros.evaluation.depth import resize_depth
 from scene_completion_ros.evaluation.occupancy import best_iou, fit_calibration, score_histogram
 from scene_completion_ros.evaluation.truth import FrameTruth, VoxelTruth
 from scene_completion_ros.geometry.cameras import Camera
@@ -30,7 +28,7 @@ from scene_completion_ros.sequences.opening import (
 )
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, PosedSequence, reference_camera, stored_grid
 from scene_completion_ros.voxels.occupancy import Thresholds, density_of_opacity, opacity
-from scene_completion_training.arrays import Doubles, Floats, Mask
+from scene_completion_training.arrays import Floats, Mask
 from scene_completion_training.data.stereo import measured_depth
 from scene_completion_training.evaluation import lidar_evaluation
 from scene_completion_training.evaluation.predictor import (
@@ -43,52 +41,6 @@ from scene_completion_training.evaluation.predictor import (
     calibrated_cutoffs,
 )
 from scene_completion_training.viewpoint import STREET_AHEAD_M
-
-
-class MeanDepth(Predictor):
-    """Mean LiDAR depth of each pixel over the training data.
-
-    Images of different sizes are brought together on a grid of normalised image coordinates. A measurement counts in
-    the cell that its pixel's centre falls into. Cells without any take the value of the nearest cell that has one.
-    """
-
-    name = "mean depth"
-
-    def __init__(self, height: int = 192, width: int = 640) -> None:
-        self.sums = np.zeros((height, width))  # float64 [height, width], metres
-        self.counts = np.zeros((height, width))  # float64 [height, width]
-
-    def update(self, depth: NDArray[np.floating[Any]]) -> None:
-        """Count one sparse depth image [H, W], metres, 0 where nothing was measured."""
-        height, width = self.counts.shape
-        row, column = np.nonzero(depth > 0.0)
-        cell = (
-            ((row + 0.5) * height / depth.shape[0]).astype(np.int64),
-            ((column + 0.5) * width / depth.shape[1]).astype(np.int64),
-        )
-        np.add.at(self.sums, cell, depth[row, column])
-        np.add.at(self.counts, cell, 1.0)
-
-    def compute(self) -> NDArray[np.float32]:
-        """Mean depth float32 [height, width], metres, of at least one measurement."""
-        from scipy.ndimage import distance_transform_edt
-
-        empty = self.counts == 0.0
-        mean = (self.sums / np.maximum(self.counts, 1.0)).astype(np.float32)
-        nearest = distance_transform_edt(empty, return_distances=False, return_indices=True)
-        return np.asarray(mean[tuple(nearest)])
-
-    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
-        """The same depth at every frame, in an image of its size."""
-        camera = sequence.cameras[reference_camera(sequence)]
-        depth = resize_depth(self.compute(), camera.height, camera.width)
-
-        def at(pixels: Doubles) -> Floats:
-            column, row = pixels.astype(np.int64).T
-            return np.asarray(depth[row, column], np.float32)
-
-        return Prediction(camera, _nothing, depth_at=at)
-
 
 TRAINING_WINDOWS = ("00", "01", "02", "03", "05", "07")
 CALIBRATION_WINDOW, TEST_WINDOWS = "04", ("06", "09")
@@ -406,19 +358,6 @@ def depth_frames(sequence: PosedSequence, indices: Iterable[int]) -> Iterator[Fr
         depth = depth_truth(sequence, index)
         if depth is not None:
             yield Frame(sequence, index, FrameTruth(None, depth))
-
-
-def mean_depth(sequences: Sequence[PosedSequence]) -> MeanDepth:
-    """A control: the mean LiDAR depth over all scans of other drives; a `SequenceError` without any."""
-    mean = MeanDepth()
-    for sequence in sequences:
-        for frame in depth_frames(sequence, range(len(sequence))):
-            assert frame.truth.depth is not None
-            mean.update(frame.truth.depth.depth)
-    if not mean.counts.any():
-        names = ", ".join(sequence.name for sequence in sequences)
-        raise SequenceError("no LiDAR in the image", where=names, cure="Name drives with LiDAR scans")
-    return mean
 
 
 def calibrate(model: Predictor, frames: Iterable[Frame]) -> None:

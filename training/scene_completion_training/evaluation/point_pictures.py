@@ -21,7 +21,7 @@ CLUSTERED, EMBEDDED = 20_000, 1000  # points that clusters are fitted to, and th
 UNKNOWN = (215, 215, 215)
 
 
-def oblique_view(points: Reals, colours: Bytes, side: int = SIDE) -> Picture:
+def oblique_view(points: Reals, colours: Bytes) -> Picture:
     """Points [N, 3], z up, in colours [N, 3], seen obliquely from above; what stands higher than `CEILING` is left out.
 
     Nearer points hide those behind.
@@ -33,30 +33,30 @@ def oblique_view(points: Reals, colours: Bytes, side: int = SIDE) -> Picture:
     ahead = place[:, 0] * np.sin(YAW) + place[:, 1] * np.cos(YAW)
     up = ahead * np.sin(DOWN) + place[:, 2] * np.cos(DOWN)
     nearness = place[:, 2] * np.sin(DOWN) - ahead * np.cos(DOWN)
-    return _splats(np.stack([x, up], axis=1), colours[kept], nearness, side)
+    return _splats(np.stack([x, up], axis=1), colours[kept], nearness)
 
 
-def plane_view(features: Reals, colours: Bytes, side: int = SIDE) -> Picture:
+def plane_view(features: Reals, colours: Bytes) -> Picture:
     """Features [N, D] of some points in a plane by t-SNE, each a dot of its colour [N, 3]."""
     from sklearn.manifold import TSNE
 
     rows = np.random.default_rng(0).permutation(len(features))[:EMBEDDED]
     vectors = unit_vectors(features[rows])
     embedded = TSNE(init="pca", perplexity=min(30.0, (len(rows) - 1) / 3.0), random_state=0).fit_transform(vectors)
-    return _splats(embedded, colours[rows], np.arange(len(rows), dtype=np.float32), side, radius=2)
+    return _splats(embedded, colours[rows], np.arange(len(rows), dtype=np.float32), radius=2)
 
 
-def _splats(place: Reals, colours: Bytes, nearness: Reals, side: int, radius: int | None = None) -> Picture:
+def _splats(place: Reals, colours: Bytes, nearness: Reals, radius: int | None = None) -> Picture:
     """Squares at places [N, 2] (right, up); the nearest are drawn last."""
-    picture = np.full((side, side, 3), 255, np.uint8)
-    reach = max(1, round(0.7 * side / np.sqrt(max(len(place), 1)))) if radius is None else radius
+    picture = np.full((SIDE, SIDE, 3), 255, np.uint8)
+    reach = max(1, round(0.7 * SIDE / np.sqrt(max(len(place), 1)))) if radius is None else radius
     order, low = np.argsort(nearness, kind="stable"), place.min(axis=0)
     extent = float(np.ptp(place, axis=0).max()) or 1.0
     margin = reach + 4
     centred = place - low + (extent - np.ptp(place, axis=0)) / 2.0
-    column, row = (margin + centred[order] / extent * (side - 1 - 2 * margin)).round().astype(np.int64).T
+    column, row = (margin + centred[order] / extent * (SIDE - 1 - 2 * margin)).round().astype(np.int64).T
     across, down = np.meshgrid(*[np.arange(-(reach // 2), (reach + 1) // 2 + 1)] * 2)
-    at = side - 1 - row[:, None] + down.reshape(-1), column[:, None] + across.reshape(-1)
+    at = SIDE - 1 - row[:, None] + down.reshape(-1), column[:, None] + across.reshape(-1)
     picture[at] = colours[order, None]  # of a pixel that comes again, the last one stays
     return picture
 

@@ -70,16 +70,12 @@ class Prediction:
         distances = inverse_distance_samples(samples, *self.depth_range)
         depth = np.empty(len(pixels), dtype=np.float32)
         for start in range(0, len(pixels), _CHUNK):
-            density, length = self.along_rays(pixels[start : start + _CHUNK], distances)
+            rays = self.camera.unproject(pixels[start : start + _CHUNK])
+            length = np.linalg.norm(rays, axis=1)  # where z-depth is 1
+            points = (rays / length[:, None])[:, None, :] * distances[:, None]  # [N, K, 3]
+            density = self.density(points.reshape(-1, 3).astype(np.float32)).reshape(len(rays), -1)
             depth[start : start + _CHUNK] = composite(density, distances).distance / length
         return depth
-
-    def along_rays(self, pixels: Doubles, distances: Doubles) -> tuple[Floats, Doubles]:
-        """Density [N, K] at distances [K] along the rays of pixels [N, 2], and their length [N] where z-depth is 1."""
-        rays = self.camera.unproject(pixels)
-        length = np.linalg.norm(rays, axis=1)
-        points = (rays / length[:, None])[:, None, :] * distances[:, None]  # [N, K, 3]
-        return self.density(points.reshape(-1, 3).astype(np.float32)).reshape(len(rays), -1), length
 
     def voxel_density(self, truth: VoxelTruth) -> Floats:
         """Density of the voxels that count in any region, float32 [X, Y, Z]; 0 elsewhere.

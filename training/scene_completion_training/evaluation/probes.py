@@ -43,7 +43,6 @@ from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_ros.whole_files import tensor_bytes, write_whole
 from scene_completion_training.arrays import Floats, Ints, Mask, Reals
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.data.store import Store
 from scene_completion_training.masked_scenes import point_features
 from scene_completion_training.networks.agglomerated_field import AgglomeratedPoints
 from scene_completion_training.networks.supervised_points import SupervisedPoints, network_inputs
@@ -146,7 +145,7 @@ def colour_alone(scene: PointScene, rows: Ints | None) -> Levels:
     return (point_features(len(scene), scene.colours, None)[slice(None) if rows is None else rows, :3],)
 
 
-def lifted_features(store: Store, teacher: PixelTeacher) -> Callable[[PointScene, Ints | None], Levels]:
+def lifted_features(store: Path, teacher: PixelTeacher) -> Callable[[PointScene, Ints | None], Levels]:
     """Features of pixels at points, one level [n, D], zeros where no view sees one; errors as of `keep_lifted`."""
     opened, settings = {teacher.name: teacher.open(accelerator().type)}, LiftingSettings(points=0)
 

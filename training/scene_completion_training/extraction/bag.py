@@ -6,11 +6,8 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -196,29 +193,14 @@ def _save(sequence: PosedSequence, job: Job, folder: Path, report: BagReport, pr
     report.sequences.append(summary)
 
 
-def extract_bags(jobs: Sequence[Job], processes: int = 1) -> list[BagReport]:
-    """Extract bags, so many at once in processes of their own; one at a time in this process. Returns their reports."""
-    reports: dict[int, BagReport] = {}
+def extract_bags(jobs: Sequence[Job]) -> list[BagReport]:
+    """Extract bags, one at a time. Returns their reports."""
+    reports = []
     with Progress(len(jobs), "bag") as bar:
-        if processes == 1:
-            for index, job in enumerate(jobs):
-                reports[index] = extract_bag(job, bar.say)
-                bar.step()
-        else:
-            with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-                running = {pool.submit(extract_bag, job): index for index, job in enumerate(jobs)}
-                for done in as_completed(running):
-                    reports[running[done]] = _of_process(done, jobs[running[done]])
-                    bar.step()
-    return [reports[index] for index in range(len(jobs))]
-
-
-def _of_process(done: Future[BagReport], job: Job) -> BagReport:
-    try:
-        return done.result()
-    except BrokenProcessPool:
-        problem = "a process died: check this machine's memory, and extract again; bags that are finished stay"
-        return BagReport(str(job.bag), "", asdict(job.settings), problems=[problem])
+        for job in jobs:
+            reports.append(extract_bag(job, bar.say))
+            bar.step()
+    return reports
 
 
 def output_folders(bags: Sequence[Path], output: Path) -> list[Path]:

@@ -1,12 +1,11 @@
 """Words with embeddings: text encoders, lists of phrases, text banks, and messages to a node for free text.
 
-Encoders are sentence-transformers of the BERT family, and the text towers of CLIP and SigLIP. `scene-completion
-vocabulary` loads this module by its name: the robot side has no torch.
+Encoders are sentence-transformers of the BERT family, and the text tower of CLIP. `scene-completion vocabulary` loads
+this module by its name: the robot side has no torch.
 """
 
 import base64
 import json
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,9 +29,8 @@ from scene_completion_training.foundation import model_files
 STREET_TEMPLATE = "a photo of a {} on the street"
 BARE = "other"  # the phrase that no template is put around: "a photo of a other" means nothing
 _SENTENCES = {"bert": "BertModel", "mpnet": "MPNetModel", "xlm-roberta": "XLMRobertaModel"}
-_TOWERS = {"clip": "CLIPTextModelWithProjection", "siglip": "SiglipTextModel", "siglip2": "Siglip2TextModel"}
-_TOWERS_ALONE = {"clip_text_model": "clip", "siglip_text_model": "siglip", "siglip2_text_model": "siglip2"}
-_TOKENIZER_FILES = ("*.json", "*.txt", "*.model")
+_CLIP = "clip"
+_TOKENIZER_FILES = ("*.json", "*.txt")
 _LONGEST = 512
 _BATCH = 256
 
@@ -54,17 +52,15 @@ def prompt(phrase: str, template: str) -> str:
 class TextEncoder:
     """A frozen text encoder: a local folder, a name on the hub, or `package:NAME/FOLDER` of an installed package.
 
-    Of CLIP and SigLIP the folder has the whole model, or the text tower alone. Raises ConfigurationError: no such
-    model, or of another type; BundleError: weights or tokenizer are missing, damaged, of another network, or only
-    pickled.
+    Raises ConfigurationError: no such model, or of another type; BundleError: weights or tokenizer are missing,
+    damaged, of another network, or only pickled.
     """
 
     def __init__(self, model: str | Path, device: str = "cpu") -> None:
         self._model = str(model)
         folder = model_files.description_folder(self._model, _TOKENIZER_FILES)
         config = model_files.read_config(folder)
-        kind = str(config.get("model_type"))
-        self.type = _TOWERS_ALONE.get(kind, kind)
+        self.type = str(config.get("model_type"))
         self._files = model_files.weight_files(self._model)
         self._device = torch.device(device)
         self._tokenizer = model_files.read_tokenizer(folder)
@@ -73,18 +69,16 @@ class TextEncoder:
             self._first_token = _pools_first_token(folder)
             name = _SENTENCES[self.type]
             options["add_pooling_layer"] = False
-        elif self.type in _TOWERS:
-            name = _TOWERS[self.type]
-            if kind in _TOWERS:
-                part = model_files.config_part(config, "text_config", self._model)
-                config = part | {name: config[name] for name in ("projection_dim",) if name in config}
+        elif self.type == _CLIP:
+            name = "CLIPTextModelWithProjection"
+            part = model_files.config_part(config, "text_config", self._model)
+            config = part | {name: config[name] for name in ("projection_dim",) if name in config}
         else:
-            what = f"model type {kind!r} is no text encoder that is supported"
-            raise ConfigurationError(what, where=self._model, cure=f"There are {', '.join((*_SENTENCES, *_TOWERS))}")
+            what = f"model type {self.type!r} is no text encoder that is supported"
+            raise ConfigurationError(what, where=self._model, cure=f"There are {', '.join((*_SENTENCES, _CLIP))}")
         self._network = model_files.frozen_network(name, config, self._files, **options).to(self._device)
         settings = self._network.config
-        sizes = {"clip": "projection_dim", "siglip": "projection_size", "siglip2": "projection_size"}
-        self.dim = int(getattr(settings, sizes.get(self.type, "hidden_size")))
+        self.dim = int(settings.projection_dim if self.type == _CLIP else settings.hidden_size)
         file = folder / "sentence_bert_config.json"
         content = read_json(file, BundleError, cure=model_files.GET_AGAIN, kind=dict) if file.is_file() else {}
         length = content.get("max_seq_length")
@@ -114,20 +108,9 @@ class TextEncoder:
         return functional.normalize(vectors, dim=-1)
 
     def _encoded(self, texts: list[str]) -> Tensor:
-        siglip = self.type.startswith("siglip")
-        if siglip:  # as it was trained with: lower case, no punctuation, single spaces
-            bare = str.maketrans("", "", string.punctuation)
-            texts = [" ".join(text.lower().translate(bare).split()) for text in texts]
-        tokens = self._tokenizer(
-            texts,
-            padding="max_length" if siglip else True,  # SigLIP has seen nothing else, and takes the last token
-            truncation=True,
-            max_length=self._longest,
-            return_tensors="pt",
-        ).to(self._device)
-        if self.type in _TOWERS:
-            if siglip:
-                return self._network(input_ids=tokens["input_ids"]).pooler_output.float().cpu()  # type: ignore[no-any-return]
+        options = {"padding": True, "truncation": True, "max_length": self._longest, "return_tensors": "pt"}
+        tokens = self._tokenizer(texts, **options).to(self._device)
+        if self.type == _CLIP:
             return self._network(**tokens).text_embeds.float().cpu()  # type: ignore[no-any-return]
         states = self._network(**tokens).last_hidden_state.float()
         if self._first_token:

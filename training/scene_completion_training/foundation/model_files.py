@@ -169,9 +169,7 @@ def sha256(file: Path) -> str:
 # Entries of a configuration that count its blocks, and do not matter here.
 _DERIVED = ("out_features", "out_indices", "stage_names")
 _UNUSED = "mask_token"
-_TOKENIZERS = (
-    "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model",
-)  # fmt: skip
+_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json")
 
 
 def frozen_network(name: str, config: dict[str, Any], files: list[Path], *, part: str = "", **options: Any) -> Any:

@@ -57,10 +57,6 @@ def part_of(weights: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
 DEPTH_UNITS = tuple(itertools.product((30.0, 100.0), (-0.1, -0.04, -0.015, 0.0, 0.015, 0.04, 0.1)))
 
 
-# Weights that the logit is linear in: who scales them and the logit's offset stretches the densities.
-LAST_WEIGHTS = ("density_layer.weight", "density_layer.bias")
-
-
 def sample_map(values: Tensor, coordinates: Tensor) -> Tensor:
     """A map [B, C, h, w] at normalised coordinates [B, N, 2 or more] (x, y): [B, C, N]; borders hold beyond."""
     grid = coordinates[:, None, :, :2]

@@ -147,7 +147,6 @@ class EncoderDecoder(nn.Module):
         weights: str = "",  # local folder or hub name of the trunk's weights; by default those that it is known by
     ) -> None:
         super().__init__()
-        self.trunk_name = trunk
         self.trunk = make_trunk(trunk, size, pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights)
         self.decoder = make_decoder(self.trunk, channels)
         self.stride = float(self.decoder.stride)  # pixels of the image to one of the feature map

@@ -35,6 +35,9 @@ class ChannelNorm(nn.Module):
         return centred * torch.rsqrt(centred.square().mean(dim=1, keepdim=True) + 1e-5) * self.weight + self.bias
 
 
+MAP_CHANNELS = 64  # of the map that features are read from, where it is not that of the density
+
+
 class FeatureField(nn.Module):
     """A single-view density field with hidden units for features, next to those for the density.
 
@@ -53,7 +56,6 @@ class FeatureField(nn.Module):
         channels: int = 64,  # dimension of the features that are composited
         units: int = 128,
         expansion: int | nn.Module = 128,  # hidden width of the expansion, or another network in its place
-        map_channels: int = 64,
         shared: bool = False,  # features come from the hidden units of the density (SceneDINO), not from a decoder
     ) -> None:
         super().__init__()
@@ -62,12 +64,12 @@ class FeatureField(nn.Module):
         if not shared:
             self.decoder = make_decoder(density.encoder.trunk, density.encoder.channels)
             self.normalise = ChannelNorm(self.decoder.width)
-            self.project = nn.Conv2d(self.decoder.width, map_channels, 1)
-            self.feature_layer = nn.Conv2d(map_channels, units, 1, bias=False)
+            self.project = nn.Conv2d(self.decoder.width, MAP_CHANNELS, 1)
+            self.feature_layer = nn.Conv2d(MAP_CHANNELS, units, 1, bias=False)
             self.position_layer = nn.Linear(density.spec.size, units)
             # Kaiming initialisation of the joint layer, whose fan-in is map and code together.
             for weight in (self.feature_layer.weight, self.position_layer.weight):
-                nn.init.normal_(weight, std=math.sqrt(2.0 / (map_channels + density.spec.size)))
+                nn.init.normal_(weight, std=math.sqrt(2.0 / (MAP_CHANNELS + density.spec.size)))
             nn.init.zeros_(self.position_layer.bias)
         self.output_layer = nn.Linear(density.hidden if shared else units, channels)
         self.expansion = (

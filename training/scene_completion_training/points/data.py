@@ -25,7 +25,7 @@ from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.untrusted_files import read_array, read_tensors
 from scene_completion_training.arrays import Bytes, Floats, Halves, Ints
 from scene_completion_training.data.module import TrainingData
-from scene_completion_training.data.store import Store, damaged, keyed
+from scene_completion_training.data.store import Entry, damaged, keyed
 from scene_completion_training.foundation.backbone import DenseExtractor, FeatureLifter, TokenMaps
 from scene_completion_training.foundation.encoded_words import BARE
 from scene_completion_training.foundation.feature_store import as_half
@@ -143,7 +143,7 @@ def _sums(
 
 
 def keep_lifted(
-    store: Store,
+    store: Path,
     source: Mapping[str, Any],  # what names the scenes: where they lie, and how they are read
     name: str,  # of the scene
     read: Callable[[], PointScene],
@@ -155,7 +155,7 @@ def keep_lifted(
     Raises SequenceError where what lies there is damaged, the scene has too few points or no views; or see `lift`.
     """
     place = keyed(Path(source["folder"]).name, [_VERSION, source, asdict(settings)])
-    entry, points = store.entry("lifted scenes", place), f"{name}/points"
+    entry, points = Entry(store / place), f"{name}/points"
     files = {teacher: f"{name}/{keyed('features', one.key(name))}" for teacher, one in teachers.items()}
     missing = {teacher: one for teacher, one in teachers.items() if files[teacher] not in entry}
     if missing or points not in entry:

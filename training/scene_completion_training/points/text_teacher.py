@@ -21,7 +21,6 @@ from scipy.special import softmax
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.progress import watched
 from scene_completion_ros.whole_files import whole_folder
-from scene_completion_training.data.store import Store
 from scene_completion_training.evaluation.probes import PointMethod, fit_linear_probe, labelled_points, lifted_features
 from scene_completion_training.foundation.encoded_words import PhraseList, TextEncoder, make_bank
 from scene_completion_training.foundation.teachers import open_teacher
@@ -43,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--labels", default="scannet20")
     args = parser.parse_args(argv)
 
-    lifted = lifted_features(Store(args.cache), PixelTeacher("tokens", model=args.model, layer=args.layer, cell=CELL))
+    lifted = lifted_features(args.cache, PixelTeacher("tokens", model=args.model, layer=args.layer, cell=CELL))
     labelled_scenes = open_scenes(args.labelled, labels=args.labels)
     known = labelled_points(PointMethod("tokens", lifted), labelled_scenes.values(), PROBED)
     values = known.values((0,))

@@ -180,9 +180,9 @@ class Teacher:
     """What a student learns from. No module of the stage: it never learns, and no checkpoint needs it."""
 
     field: MultiViewField
-    link: OccupancyLink | None = None  # from its logit to its occupancy probability, where it has one
-    half_resolution: bool = False  # it was trained on images of half the size, and keeps seeing such
-    has_depth: bool = True  # channel 0 of its encoder is a depth
+    link: OccupancyLink | None  # from its logit to its occupancy probability, where it has one
+    half_resolution: bool  # it was trained on images of half the size, and keeps seeing such
+    has_depth: bool  # channel 0 of its encoder is a depth
 
     def __deepcopy__(self, memo: object) -> "Teacher":
         return self  # an average of the student's weights needs no teacher of its own
@@ -201,7 +201,7 @@ class Teacher:
 
 
 class StudentStage(SingleImageStage):
-    """Distils a frozen field of several views, the configuration's unless given, into the `DensityField` to deploy.
+    """Distils a frozen field of several views into the `DensityField` to deploy.
 
     The teacher keeps an encoder of its own: in the published code it shares the student's, and its targets drift with
     the student's gradient. With `freeze_encoder` the two are the same weights, of which only the student's head learns.
@@ -213,8 +213,8 @@ class StudentStage(SingleImageStage):
     field: DensityField
     settings: StudentConfiguration
 
-    def __init__(self, settings: StudentConfiguration, teacher: Teacher | None = None) -> None:
-        teacher = teacher or Teacher.read(settings)
+    def __init__(self, settings: StudentConfiguration) -> None:
+        teacher = Teacher.read(settings)
         super().__init__(settings)
         if settings.distillation.space == "occupancy" and teacher.link is None:
             cure = "Train it with `losses.occupancy`, or distil its density"

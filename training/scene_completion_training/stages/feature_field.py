@@ -335,10 +335,6 @@ class SemanticsStage(SingleImageStage):
         self.found: Tensor  # images looked at, crops found in them, and steps that had crops to compare these with
         self.register_buffer("found", torch.zeros(3, dtype=torch.long))
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Checkpoints of earlier versions have not counted what was found."""
-        checkpoint["state_dict"].setdefault("found", torch.tensor([0, 0, 1]))
-
     def data_needs(self) -> DataNeeds:
         """Images alone."""
         return DataNeeds(rendered=False)

@@ -130,7 +130,7 @@ class LabelledData(TrainingData):
         root, found = Path(self.settings.root), dict[str, Path]()
         for source in self.settings.sources:
             place = asdict(source) | {"folder": str((root / source.folder).resolve())}
-            entry = self.store.entry("labelled scenes", keyed(Path(place["folder"]).name, [VERSION, place]))
+            entry = Entry(self.store / keyed(Path(place["folder"]).name, [VERSION, place]))
             found |= keep_labelled(source.open(root), entry, source.folder)
         order = np.random.default_rng(0).permutation(len(found))
         count = round(self.given.share / 100.0 * len(found))
