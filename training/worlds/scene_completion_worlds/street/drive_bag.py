@@ -30,7 +30,7 @@ def write_drive_bag(
     path: Path,
     *,
     cameras: Sequence[str] = (LEFT,),  # cameras to record: a single one on /camera, several on a namespace each
-    lidar_every: int = 1,  # record the LiDAR of every so many frames, as far as the sequence has it; 0 leaves it out
+    lidar_every: int = 1,  # record the LiDAR of every so many frames, as far as the sequence has it
 ) -> None:
     """Write a drive as a new bag, images as they are encoded; a BagError where the folder exists already."""
     namespace = {name: "/camera" if len(cameras) == 1 else f"/{name}" for name in cameras}
@@ -51,7 +51,7 @@ def write_drive_bag(
                 image = {"header": header_fields(stamp, optical), "data": np.frombuffer(content, np.uint8)}
                 image["format"] = "png" if suffix == ".png" else "jpeg"
                 bag.write(f"{topic}/image_raw/compressed", "sensor_msgs/msg/CompressedImage", image, stamp)
-            if lidar_every and index % lidar_every == 0 and (measured := sequence.lidar(index)) is not None:
+            if index % lidar_every == 0 and (measured := sequence.lidar(index)) is not None:
                 points = sequence.rig_from_sensor[LIDAR].inverse().apply(measured)
                 # Sensors count in steps of millimetres; round numbers also compress well.
                 rounded = np.rint(points / POINT_ROUNDING_M).astype(np.float32) * np.float32(POINT_ROUNDING_M)
