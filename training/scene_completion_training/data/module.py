@@ -12,9 +12,8 @@ from typing import Any, Generic, TypeVar
 
 import lightning
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.sequences.frame_lists import FrameSplit, SplitCount, part_of_recording
@@ -47,23 +46,18 @@ _SIDES = {"l": "left", "r": "right"}
 class StepSampler(Sampler[int]):
     """Sample numbers in order, from where the training stands: what a resumed training still has to see.
 
-    Of several processes each takes every so many-th batch. `length`: samples of the whole training, of all processes;
-    `done`: gives how many have been used when the iteration starts.
+    `length`: samples of the whole training; `done`: gives how many have been used when the iteration starts.
     """
 
-    def __init__(
-        self, length: int, done: Callable[[], int], *, batch_size: int = 1, rank: int = 0, processes: int = 1
-    ) -> None:
-        self.length, self.done, self.batch_size, self.rank = length, done, batch_size, rank
-        self.processes = processes
+    def __init__(self, length: int, done: Callable[[], int]) -> None:
+        self.length, self.done = length, done
 
     def __iter__(self) -> Iterator[int]:
-        numbers = range(self.done(), self.length)
-        return (n for n in numbers if n // self.batch_size % self.processes == self.rank)
+        return iter(range(self.done(), self.length))
 
     def __len__(self) -> int:
         # The whole length, also after a resumption: the trainer counts the batches of the epoch from its beginning.
-        return self.length // self.processes
+        return self.length
 
 
 @dataclass
@@ -87,7 +81,7 @@ class DataSource:
     last: float = 1.0
 
     def place(self, root: Path) -> Path:
-        """Where it lies; absolute, as processes on other machines begin elsewhere."""
+        """Where it lies, absolute."""
         return (Path() if self.folder.startswith("./") else root).absolute() / self.folder
 
 
@@ -195,19 +189,10 @@ class TrainingData(lightning.LightningDataModule):
         """What checkpoints remember of the data, once it is set up: plain values."""
         raise NotImplementedError
 
-    def prepare_data(self) -> None:
-        """Makes what is missing in the cache; of the processes on a machine one does it, and the others wait."""
-        self.setup("fit")
-
     def require_sources(self, what: str) -> None:
         """Raises a `ConfigurationError` where no source is named."""
         if not self.settings.sources:
             raise ConfigurationError(f"names no {what}", where="data.sources", cure=f"Name folders of {what}")
-
-    @property
-    def processes(self) -> int:
-        """Processes of the training."""
-        return self.trainer.world_size if self.trainer else 1
 
     @cached_property
     def store(self) -> Store:
@@ -216,18 +201,17 @@ class TrainingData(lightning.LightningDataModule):
 
     @property
     def length(self) -> int:
-        """Samples of the whole training, of all processes together."""
-        return int(self.steps * self.settings.batch_size * self.processes)
+        """Samples of the whole training."""
+        return int(self.steps * self.settings.batch_size)
 
     def served(self, samples: Any, **options: Any) -> DataLoader[dict[str, Tensor]]:
         """Loads samples of the whole training, from the trainer's current step on."""
         size = self.settings.batch_size
 
         def done() -> int:
-            return self.trainer.global_step * size * self.processes if self.trainer else 0
+            return self.trainer.global_step * size if self.trainer else 0
 
-        rank = self.trainer.global_rank if self.trainer else 0
-        sampler = StepSampler(self.length, done, batch_size=size, rank=rank, processes=self.processes)
+        sampler = StepSampler(self.length, done)
         gc.collect()  # engines of teachers end here: in a forked worker, they would wait for threads that it lacks
         return DataLoader(samples, size, sampler=sampler, num_workers=self.settings.workers, **options)
 
@@ -319,7 +303,7 @@ class SequencesData(TrainingData):
                 self.shares += [source.share] * len(drives)
         if split is not None:
             self.counts[role] = split.counted(allow_missing=self.settings.allow_missing)
-            rank_zero_only(print)(f"{role}: {self.counts[role]}")
+            print(f"{role}: {self.counts[role]}")
         return found
 
     def _check_cameras(self, folder: str, cameras: list[str]) -> None:
@@ -390,11 +374,11 @@ class SequencesData(TrainingData):
             raise SequenceError("no frame has occupied and free voxels", where=source.folder, cure=cure)
         if len(usable) < len(every):
             left = len(every) - len(usable)
-            rank_zero_only(print)(f"{source.folder}: {left} of {len(every)} frames without evidence left out")
+            print(f"{source.folder}: {left} of {len(every)} frames without evidence left out")
         return usable
 
     def samples(self) -> ViewSamples:
-        """Returns the samples of the whole training, of all processes together."""
+        """Returns the samples of the whole training."""
         listed, distinct = self.listed["training"], self.settings.distinct_samples
         options = {"length": self.length, "shares": self.shares, "listed": listed, "distinct": distinct}
         return self._samples(self.frames, self.settings.views, **options)
@@ -414,6 +398,4 @@ class SequencesData(TrainingData):
         plain = dataclasses.replace(views, yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False)
         listed = self.listed["validation"]
         samples = self._samples(self.watched, plain, length=self.settings.validation_samples, listed=listed)
-        rank = self.trainer.global_rank if self.trainer else 0
-        # One by one: so the mean over all samples is the same for every size of a batch and number of processes.
-        return [DataLoader(samples, sampler=DistributedSampler(samples, self.processes, rank, shuffle=False))]
+        return [DataLoader(samples)]  # one by one: so the mean over all samples is the same for every size of a batch
