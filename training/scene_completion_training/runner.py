@@ -199,8 +199,6 @@ def plan(configuration: TrainingConfiguration, threads: int | None = None) -> li
         stage = make_stage(tried)
         assert isinstance(stage, FieldStage)
         data = stage.make_data()
-        if not data.needs.measured:
-            data.settings = dataclasses.replace(data.settings, cache="")
         data.setup("fit")
         data.settings = dataclasses.replace(data.settings, workers=0)  # so that loading is timed
         stage.go_on()

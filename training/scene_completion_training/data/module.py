@@ -25,7 +25,7 @@ from scene_completion_ros.sequences.posed_sequence import (
     cameras_ahead,
     check_for_training,
 )
-from scene_completion_training.arrays import Mask, Random
+from scene_completion_training.arrays import Random
 from scene_completion_training.data.prepared import (
     Drive,
     RecordedFrames,
@@ -167,8 +167,7 @@ class DataSettings:
     # The same for the validation, which takes the first `validation_samples` of a fixed order.
     validation_frames: str = ""
     allow_missing: bool = False  # go on where listed frames are not there
-    # Folder for prepared frames. Where the losses need images alone these are only resized; with "" they are then read
-    # as they lie.
+    # Folder for prepared frames. Where the losses need images alone there are none: images are read as they lie.
     cache: str = "prepared"
     fusion: FusionSettings = field(default_factory=FusionSettings)
     views: ViewSettings = field(default_factory=ViewSettings)
@@ -265,7 +264,6 @@ class SequencesData(TrainingData):
         self.focal_ratios: list[float] = []
         self.metric = True  # poses of all recordings are in metres
         self._rig: tuple[str, list[str]] | None = None
-        self._large: list[tuple[RecordedFrames, Mask]] = []
 
     def record(self) -> dict[str, Any]:
         """The range of focal lengths per image width, how much of frame lists there was, and whether in metres."""
@@ -282,10 +280,6 @@ class SequencesData(TrainingData):
             return
         self.frames = self._opened("training", self.settings.sources, self.settings.frames)
         self.watched = self._opened("validation", self.settings.validation, self.settings.validation_frames)
-        while self._large:  # it takes hours, and so comes when nothing is known to be missing
-            recorded, wanted = self._large.pop(0)
-            if self.settings.cache:
-                recorded.resize(wanted, self.store, self.processors)
 
     def _opened(self, role: str, sources: list[SequenceSource], frames: str) -> list[Drive]:
         """Drives of all sources; those of the training give the range of focal lengths."""
@@ -328,7 +322,8 @@ class SequencesData(TrainingData):
             if sequence.pose_source == UNKNOWN_POSES:
                 fusion = dataclasses.replace(fusion, views=0)
             options: dict[str, Any] = {"settings": fusion, "exact": source.exact, "viewpoint": self.viewpoint}
-            files = prepare_sequence(sequence, self.store, **options, workers=self.processors)
+            workers = max(2, self.settings.workers)
+            files = prepare_sequence(sequence, self.store, **options, workers=workers)
             every = [load_prepared(file) for file in files]
             usable = self._usable(every, source, stereo=len(cameras_ahead(sequence)) > 1)
         else:
@@ -337,9 +332,8 @@ class SequencesData(TrainingData):
             if published and len(looking_aside(sequence, cameras_ahead(sequence)[0])) < 2:
                 cure = "Unpack the images of the fisheyes, or set data.views.far_views=false data.views.aside=0"
                 raise SequenceError("fewer than two cameras look aside", where=source.folder, cure=cure)
-            every = recorded = RecordedFrames(sequence, self.viewpoint)
+            every = RecordedFrames(sequence, self.viewpoint)
             usable = list(range(len(every)))
-            self._large.append((recorded, self._looked_at(len(every), None if split is None else listed)))
         place = {index: number for number, index in enumerate(usable)}
         known = [(place[index], _SIDES[side]) for index, side in listed if index in place]
         if role == "training":
@@ -349,23 +343,6 @@ class SequencesData(TrainingData):
             return [[every[index]] for index in usable], [(at, 0, side) for at, side in known]
         frames = every if len(usable) == len(every) else [every[index] for index in usable]
         return [frames], [(0, frame, side) for frame, side in known]
-
-    @property
-    def processors(self) -> int:
-        """Processes that prepare frames."""
-        return max(2, int(self.settings.workers))
-
-    def _looked_at(self, count: int, listed: list[tuple[int, str]] | None) -> Mask:
-        """Which of so many frames the samples use: the listed ones, and those that are further views of them."""
-        views = self.settings.views
-        if listed is None or not views.near_frames:
-            return np.ones(count, np.bool_)
-        wanted = np.zeros(count, np.bool_)
-        least, most = views.far_frames
-        further = range(least, most + 1) if views.far_views else ()
-        for offset in {0, views.near_frames, *further, *(far + views.near_frames for far in further)}:
-            wanted[[min(index + offset, count - 1) for index, _ in listed]] = True
-        return wanted
 
     def _usable(self, every: Drive, source: SequenceSource, *, stereo: bool) -> list[int]:
         usable = [index for index, frame in enumerate(every) if frame.has_evidence or not stereo]
