@@ -48,8 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "score this frame of each recording alone, against the voxels of its first one: with earlier frames, as "
     meaning += "--scale-from needs them"
     arguments.add_number(parser, "--at", None, meaning, least=0)
-    meaning = "score frames against the voxels that their own LiDAR scan knows: free along its rays, occupied where "
-    parser.add_argument("--single-scan", action="store_true", help=meaning + "they return")
     arguments.add_engine(parser)
 
 
@@ -123,13 +121,12 @@ def _run_voxels(args: argparse.Namespace) -> int:
     pitch = None if args.camera_pitch is None else math.radians(args.camera_pitch)
     scores, counted = Scores([OCCUPANCY, OBSTACLES, CALIBRATION, LIDAR_OCCUPANCY]), 0
     for sequence in recordings:
-        options = {"scans": args.scans, "split": split, "pitch": pitch, "at": args.at, "single_scan": args.single_scan}
+        options = {"scans": args.scans, "split": split, "pitch": pitch, "at": args.at}
         frames = scored_frames(sequence, args.every, **options)
         counted += scores.run("recordings", [*models, *controls(sequence)], frames)
     names = [sequence.name for sequence in recordings]
     if not counted:
-        cure = "Unpack the LiDAR scans next to the images, render the town with its assets, name other recordings, or "
-        cure += "give --single-scan for unrelated frames"
+        cure = "Unpack the LiDAR scans next to the images, render the town with its assets, or name other recordings"
         raise SequenceError("no frame has ground truth voxels or LiDAR", where=", ".join(names), cure=cure)
     arguments.write_results(args, scores, names, counted=found)
     return 0
@@ -140,15 +137,12 @@ def _check(args: argparse.Namespace) -> None:
     if not (args.bundle or args.checkpoint or args.controls):
         what = "nothing to score"
         raise ConfigurationError(what, where="evaluate geometry", cure="Give --bundle, --checkpoint or --controls")
-    if args.profiles and (args.depth or args.controls or args.single_scan):
-        what, cure = "draws models, and scores nothing", "Leave out --depth, --controls and --single-scan"
+    if args.profiles and (args.depth or args.controls):
+        what, cure = "draws models, and scores nothing", "Leave out --depth and --controls"
         raise ConfigurationError(what, where="--profiles", cure=cure)
     if args.depth and args.lidar_beams:
         what = "the LiDAR cannot be what a student is given and what it is compared with"
         raise ConfigurationError(what, where="--depth, --lidar-beams", cure="Leave out one of them")
-    if args.single_scan and (args.depth or args.at is not None or args.lidar_beams):
-        what, cure = "scores voxels of frames against their own scan alone", "Leave out --depth, --at and --lidar-beams"
-        raise ConfigurationError(what, where="--single-scan", cure=cure)
     if args.depth and args.controls and not args.prior:
         raise ConfigurationError("the mean depth of what", where="--controls", cure="Name drives with --prior")
     if len({folder.resolve() for folder in args.data}) < len(args.data):

@@ -303,7 +303,6 @@ def scored_frames(
     # This frame alone, against the voxels of the first one: what robots know of earlier frames, the first one of a
     # labelled window does not have.
     at: int | None = None,
-    single_scan: bool = False,  # frames with a scan alone, against the voxels that this scan knows
 ) -> Iterator[Frame]:
     """Frames with voxels, or with scans: those with all N ahead, or frame 0 of a shorter recording.
 
@@ -316,12 +315,6 @@ def scored_frames(
         later = truth_later(sequence, at)
         if later is not None:
             yield Frame(sequence, at, FrameTruth(later, None))
-        return
-    if single_scan:
-        for index in scanned_frames(sequence, split)[:: 1 if split else every]:
-            known = scan_voxels(sequence, index)
-            if known is not None:
-                yield Frame(sequence, index, FrameTruth(known, None))
         return
     pitch = lidar_evaluation.camera_pitch(sequence) if pitch is None else pitch
     scanned: Collection[int] = ()
@@ -341,6 +334,14 @@ def scored_frames(
             slabs = lidar_evaluation.slabs_of(lidar_evaluation.level_scans(sequence, index, scans, pitch), pitch)
         if truth is not None or slabs:
             yield Frame(sequence, index, FrameTruth(truth, None), slabs)
+
+
+def scan_frames(sequence: PosedSequence, every: int) -> Iterator[Frame]:
+    """Every so many-th frame with a scan of its own, against the voxels that this scan knows."""
+    for index in scanned_frames(sequence)[::every]:
+        known = scan_voxels(sequence, index)
+        if known is not None:
+            yield Frame(sequence, index, FrameTruth(known, None))
 
 
 def listed_frames(sequence: PosedSequence, split: FrameSplit) -> list[int]:
