@@ -1,7 +1,7 @@
 """Speed and memory of scene completion on the CPU, as Markdown tables with ratios measured in one run.
 
 ``python -m benchmarks.completion`` times the stages from image to SemanticVoxels of one student and of the shipped
-ones, and compares the encoder engines.
+ones.
 """
 
 import functools
@@ -12,14 +12,12 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.measuring import canonical_image, hardware, in_turn, option_parser, ratio_table, timed
+from benchmarks.measuring import hardware, in_turn, option_parser, ratio_table
 from scene_completion_ros.bags.reader import demo_drive
-from scene_completion_ros.inference.bundle import StudentBundle, open_student, shipped_students
+from scene_completion_ros.inference.bundle import open_student, shipped_students
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.inference.encoder import field_encoder
 
 STAGES = "resample", "encode", "query", "march", "assemble", "label"
-ENGINES = "openvino", "onnxruntime", "openvino_bf16"  # the first is exact
 
 
 def main() -> None:
@@ -43,11 +41,6 @@ def main() -> None:
         for engine in ("openvino", "openvino_bf16")
     }
     print("\n" + frame_table("students", students, images, repeats), flush=True)
-    students.clear()
-    if bundle.takes_evidence:
-        print("\nEncoder engines are compared of field students.")
-        return
-    print("\n" + encoder_table(bundle, threads, repeats), flush=True)
 
 
 def frame_table(title: str, completers: Mapping[str, Completer], images: list[NDArray[np.uint8]], repeats: int) -> str:
@@ -64,17 +57,6 @@ def frame_table(title: str, completers: Mapping[str, Completer], images: list[ND
         for name in (*STAGES, "voxels")
     }
     return ratio_table(title, runs, further)
-
-
-def encoder_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
-    """The encoder engines on the canonical image."""
-    image = canonical_image(bundle)
-    encoders = {name: field_encoder(bundle, name, threads=threads) for name in ENGINES}
-    features = {name: encoder(image).copy() for name, encoder in encoders.items()}
-    exact = features[ENGINES[0]]
-    differences = {name: f"{np.abs(found - exact).max():.1e}" for name, found in features.items()}
-    rows = {name: timed(functools.partial(encoder, image), repeats) for name, encoder in encoders.items()}
-    return ratio_table("encoder", rows, {f"max difference (largest value {np.abs(exact).max():.1f})": differences})
 
 
 if __name__ == "__main__":
