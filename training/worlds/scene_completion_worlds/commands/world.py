@@ -39,8 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "of images (default: 1242 375, room 640 480)"
     parser.add_argument("--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help=meaning)
     parser.add_argument("--supersampling", type=int, default=2, help="rays along a pixel's side (default: %(default)s)")
-    meaning = "also write a rosbag2 recording, of the left camera or of all"
-    parser.add_argument("--bag", nargs="?", const="left", choices=("left", "all"), help=meaning)
+    parser.add_argument("--bag", action="store_true", help="also write a rosbag2 recording, of the left camera")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,9 +57,7 @@ def run(args: argparse.Namespace) -> int:
     folder = (unfinished / "sequence").rename(args.output / "sequence")
     print(f"{drive.role} {'rooms' if args.kind == 'room' else 'town'} {args.seed}: {folder}")
     if args.bag:
-        sequence = PosedSequence.load(folder)
-        cameras = tuple(sequence.cameras) if args.bag == "all" else tuple(sequence.cameras)[:1]
-        write_drive_bag(sequence, unfinished / "bag", cameras=cameras)
+        write_drive_bag(PosedSequence.load(folder), unfinished / "bag")
         print(f"bag: {(unfinished / 'bag').rename(args.output / 'bag')}")
     unfinished.rmdir()
     return 0
