@@ -298,8 +298,6 @@ def scored_frames(
     scans: int = 20,  # scans N that the LiDAR protocols accumulate
     # A frame list instead; of the frames near the end of a drive, which have fewer scans ahead, it has some.
     split: FrameSplit | None = None,
-    # How far the reference camera looks down, radians; None for what is known of the recording.
-    pitch: float | None = None,
     # This frame alone, against the voxels of the first one: what robots know of earlier frames, the first one of a
     # labelled window does not have.
     at: int | None = None,
@@ -316,7 +314,7 @@ def scored_frames(
         if later is not None:
             yield Frame(sequence, at, FrameTruth(later, None))
         return
-    pitch = lidar_evaluation.camera_pitch(sequence) if pitch is None else pitch
+    pitch = lidar_evaluation.camera_pitch(sequence)
     scanned: Collection[int] = ()
     related = lidar_evaluation.LIDAR in sequence.rig_from_sensor and sequence.pose_source != UNKNOWN_POSES
     if related and ("bag" in sequence.provenance or "lidar" in sequence.frames[0].assets):
