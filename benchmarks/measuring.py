@@ -38,11 +38,6 @@ def in_turn(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str
     return dict(zip(works, milliseconds, strict=True))
 
 
-def timed(work: Callable[[], object], repeats: int) -> NDArray[np.float64]:
-    """Milliseconds [repeats] of one work; the first run does not count."""
-    return in_turn({"": work}, repeats)[""]
-
-
 def ratio_table(
     title: str,  # heads the column of names
     rows: Mapping[str, NDArray[np.float64]],  # milliseconds of each run by name

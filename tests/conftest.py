@@ -41,7 +41,6 @@ SLOW = (
     "training/stages/test_features.py",
     "training/stages/test_masked_scene.py",
     "training/test_published.py",
-    "training/test_low_robot.py",
     "worlds",
 )
 """What `make test-slow` adds: trainings of experiments, worlds, stand-ins of GPUs, packages, documents, fuzzing.

@@ -280,14 +280,6 @@ def cpu_networks(
     return (CellGraphs if bundle.takes_evidence else FieldEncoder)(engine, graphs, threads)
 
 
-def field_encoder(bundle: StudentBundle, engine: str = "auto", *, threads: int | None = None) -> FieldEncoder:
-    """The encoder of a field student; see `cpu_networks`. Raises BundleError: it completes cells."""
-    bundle.field_head  # noqa: B018 # raises the error
-    networks = cpu_networks(bundle, engine, threads=threads)
-    assert isinstance(networks, FieldEncoder)
-    return networks
-
-
 def cpu_engine() -> str:
     """The engine for the CPU: OpenVINO where it is installed, otherwise ONNX Runtime."""
     return next((name for name in ("openvino", "onnxruntime") if importlib.util.find_spec(name)), "openvino")

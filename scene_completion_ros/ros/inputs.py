@@ -187,8 +187,6 @@ class CameraInput:
         return True
 
 
-
-
 @dataclass(frozen=True, eq=False)
 class _WantedPose:
     frame: Frame

@@ -10,11 +10,14 @@ import pytest
 import torch
 
 from scene_completion_ros.errors import BundleError, SequenceError
+from scene_completion_ros.geometry import VoxelGrid
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_training.checkpoints import KEY, Checkpoint, TrainingRecord
 from scene_completion_training.configuration import Configuration
-from scene_completion_training.export import without_places
+from scene_completion_training.export import export_bundle, without_places
 from scene_completion_training.networks.density_field import DensityField, MultiViewField
-from scene_completion_training.viewpoint import VolumeSettings
+from scene_completion_training.viewpoint import Viewpoint, VolumeSettings
+from tests.training.small_trainings import save_checkpoint
 
 
 def test_a_foreign_checkpoint_is_refused_without_running_it(tmp_path: Path) -> None:
@@ -43,6 +46,18 @@ def test_a_checkpoint_says_which_version_wrote_it(teacher: Path, tmp_path: Path)
     torch.save({**content, KEY: {**content[KEY], "configuration": {"stage": "single_view"}}}, file)
     with pytest.raises(BundleError, match=r"no weights of a DensityField"):
         Checkpoint.read(file).field_of(DensityField)
+
+
+def test_a_bundle_remembers_a_camera_near_the_ground(tmp_path: Path) -> None:
+    camera = {"width": 64, "height": 32, "field_of_view": 100.0, "height_above_ground": 0.4}
+    viewpoint = Viewpoint.of_record({"camera": camera})
+    field = DensityField(viewpoint.camera, viewpoint.volume.point_code, hidden=16)
+    checkpoint = save_checkpoint(tmp_path / "last.ckpt", field, "single_view", camera=camera)
+    made = export_bundle(checkpoint, tmp_path / "bundle", name="robot", licence="none", provenance={})
+    bundle = StudentBundle.load(made.folder)
+    assert (bundle.canonical, bundle.height_above_ground) == (viewpoint.camera, 0.4)
+    assert bundle.grid == VoxelGrid((0.0, -6.4, -0.55), 0.05, (256, 256, 32))
+    assert (bundle.point_code.near, bundle.point_code.far, bundle.depth_range) == (0.75, 20.0, (0.75, 20.0))
 
 
 def resume(before: dict[str, Any], now: dict[str, Any]) -> None:

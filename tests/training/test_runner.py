@@ -3,16 +3,12 @@
 import dataclasses
 import multiprocessing
 import os
-import re
 import resource
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -37,7 +33,6 @@ from scene_completion_training.stages.density import TeacherConfiguration
 from tests.training.small_trainings import STEPS, VIEW, curves, small_data, small_training, write_configuration
 
 KILLED_STEPS, KILL_AFTER = 16, 4
-NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def start_command(
@@ -168,22 +163,13 @@ def test_a_loss_that_is_no_number_stops_with_its_batch(
     assert batch["encoder_images"].shape == (1, 3, 3, VIEW.height, VIEW.width) and torch.isfinite(batch["views"]).all()
 
 
-def _full_disk() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
-
-
-def _cut_off() -> None:
-    raise KeyboardInterrupt
-
-
-def _after_two_steps(happens: Callable[[], None] | None, **environment: str) -> None:
-    """What happens to the trainings of this process when two steps have been taken, and variables that it has."""
-    os.environ.update(environment)
+def _full_after_two_steps() -> None:
+    """The disk of this process is full when two steps have been taken."""
     take = Stage.training_step
 
     def step(self: Stage, batch: dict[str, Tensor], number: int) -> Any:
-        if self.global_step == 2 and happens is not None:
-            happens()
+        if self.global_step == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
         return take(self, batch, number)
 
     Stage.training_step = step  # type: ignore[method-assign]
@@ -194,7 +180,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(synthetic_drive: Path, tmp_pat
     settings = TeacherConfiguration(**small_training(synthetic_drive, tmp_path / "run"))
     file = write_configuration(tmp_path / "teacher.yaml", settings)
     arguments = ["train", "--config", str(file), "--threads", "1"]
-    process = start_command(arguments, partial(_after_two_steps, _full_disk), tmp_path / "log")
+    process = start_command(arguments, _full_after_two_steps, tmp_path / "log")
     process.join(280)
     said = (tmp_path / "log").read_text()
     assert process.exitcode != 0 and "checkpoint could not be written" in said, said[-2000:]
@@ -203,61 +189,6 @@ def test_a_full_disk_leaves_the_checkpoint_before(synthetic_drive: Path, tmp_pat
     assert torch.load(checkpoints / "last.ckpt", weights_only=True)["global_step"] == 2
     assert cli.main(arguments) == 0
     assert torch.load(checkpoints / "last.ckpt", weights_only=True)["global_step"] == STEPS
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", [TeacherConfiguration, Configuration])
-def test_two_processes_train_what_one_does_with_twice_the_batch(
-    stage: type[Configuration], synthetic_drive: Path, tmp_path: Path
-) -> None:
-    """Samples, rays, dropped views, flips, losses, validation and average; cut off and resumed where torchrun starts
-    the processes, which the teacher does."""
-    data = small_data(synthetic_drive)
-    data = dataclasses.replace(data, validation=data.sources, validation_samples=4)
-    more = {"flip_features": True, "ema_decay": 0.5, "ema_start": 2, "validate_every": 2, "data": data, "seed": 5}
-    file = write_configuration(
-        tmp_path / "two.yaml", stage(**small_training(synthetic_drive, tmp_path / "two", warmup=0, **more))
-    )
-    command = ["train", "--config", str(file), "--threads", "1"]
-    alone = ["data.batch_size=2", f"output={tmp_path / 'one'}"]
-    assert cli.main([*command, *alone]) == 0
-    if stage is TeacherConfiguration:
-        _in_two(command, tmp_path, _cut_off)
-        assert torch.load(tmp_path / "two" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
-        said = _in_two(command, tmp_path)
-    else:  # the trainer starts the second process
-        launched = [sys.executable, "-m", "scene_completion_ros.cli", *command, "devices=2"]
-        done = subprocess.run(launched, capture_output=True, text=True, timeout=280, env={**os.environ, **NO_GPU})
-        assert done.returncode == 0, done.stderr[-3000:]
-        said = done.stdout
-    assert len(re.findall(r"^next ", said, re.MULTILINE)) == 1
-    one, two = ((curves(tmp_path / name, "loss/", "validation/")) for name in ("one", "two"))
-    assert {step for name, step in one if name == "loss/total"} == set(range(STEPS))
-    assert {step for name, step in one if name == "validation/total"} == {1, 3}
-    assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
-    weights = [torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("one", "two")]
-    for name, value in weights[0]["state_dict"].items():
-        torch.testing.assert_close(weights[1]["state_dict"][name], value, rtol=1e-3, atol=2e-5, msg=name)
-
-
-def _in_two(command: list[str], tmp_path: Path, happens: Callable[[], None] | None = None) -> str:
-    """Runs a training in two processes with the environment that torchrun gives them; what they printed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-        "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test", **NO_GPU,
-    }  # fmt: skip
-    logs, processes = [tmp_path / f"log-{rank}" for rank in range(2)], []
-    for rank, log in enumerate(logs):
-        before = partial(_after_two_steps, happens, RANK=str(rank), LOCAL_RANK=str(rank), **shared)
-        processes.append(start_command(command, before, log))
-    for process in processes:
-        process.join(280)
-    said = "".join(log.read_text() for log in logs)
-    assert happens or all(process.exitcode == 0 for process in processes), said[-3000:]
-    return said
 
 
 @pytest.mark.parametrize(("has", "used"), [(True, torch.bfloat16), (False, None)])

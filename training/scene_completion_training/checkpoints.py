@@ -29,13 +29,13 @@ from scene_completion_training.networks.density_field import (
 )
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
 from scene_completion_training.networks.feature_field import DistillationHead, FeatureField
-from scene_completion_training.stage_registry import DEFAULT_STAGE, known_stages, stage_class
+from scene_completion_training.stage_registry import DEFAULT_STAGE, STAGES, stage_class
 from scene_completion_training.viewpoint import Viewpoint
 
 KEY = "scene_completion_training"
 FORMAT = 1  # version of what a checkpoint holds; those written before it was counted are 0, and hold the same
 # Which pixels a training completes cells from is in its record by their weights.
-_MAY_CHANGE = ("output", "pixels_from", "checkpoint_every", "validate_every", "log_every", "devices", "nodes")
+_MAY_CHANGE = ("output", "pixels_from", "checkpoint_every", "validate_every", "log_every")
 _DATA_MAY_CHANGE = ("cache", "pack", "workers")
 Field = TypeVar("Field", bound=TrainedField)
 
@@ -182,7 +182,7 @@ class Checkpoint:
         """The trained field, of one kind; a `BundleError` for another kind, or other weights than its stage has."""
         found = self.stage_class.field_class
         if kind not in (found, *getattr(found, "stands_for", ())):
-            stages = [f"`{name}`" for name in known_stages() if stage_class(name).field_class is kind]
+            stages = [f"`{name}`" for name in STAGES if stage_class(name).field_class is kind]
             what = f"no {kind.__name__} in it: its stage is {self.stage}, which trains a {found.__name__}"
             cure = f"Name the checkpoint of a training with stage {' or '.join(stages)}"
             raise BundleError(what, where=str(self.file), cure=cure)

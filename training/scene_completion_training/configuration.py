@@ -66,10 +66,6 @@ class TrainingConfiguration:
     log_every: int = 20  # steps between points of the curves
     # Arithmetic: "32-true", "bf16-mixed" or "16-mixed".
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    # Processes on a machine, each with its own device and `data.batch_size` samples a step, started by the trainer or
-    # by SLURM. Under torchrun it is set by that.
-    devices: int = 1
-    nodes: int = 1  # machines; as `devices`
     gradient_clip: float = 5.0  # largest norm of the gradient; 0 leaves it as it is
     output: str = "runs/out"  # folder for checkpoints and curves
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -60,9 +59,7 @@ def fit_prior(field: DensityField | MultiViewField, link: OccupancyLink, samples
             group["lr"] = PRIOR_RATE * (1.0 - step / steps)
         batch = [samples.occupancy(step * PRIOR_BATCH + i) for i in range(PRIOR_BATCH)]
         points, target, weight = (torch.cat([b[k] for b in batch])[None] for k in ("points", "target", "weight"))
-        logit = frozen(field.prior_logit(points))
-        loss = functional.binary_cross_entropy_with_logits(logit, target, weight=weight, reduction="sum")
-        loss = loss / weight.sum().clamp_min(1.0)  # every process of a training fits the same samples
+        loss = occupancy_cross_entropy(frozen(field.prior_logit(points)), target, weight)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -146,7 +143,7 @@ class FieldStage(Stage):
         if losses.occupancy and steps:
             data.setup("fit")
             loss = fit_prior(self.density, self.link, data.samples(), steps)
-            rank_zero_only(print)(f"positional prior fitted without images: occupancy loss {loss:.4f}")
+            print(f"positional prior fitted without images: occupancy loss {loss:.4f}")
 
     def first_depth(self, data: SequencesData) -> None:
         """Starts the depth of every pixel as the mean of the samples."""
@@ -200,10 +197,10 @@ class FieldStage(Stage):
         raise NotImplementedError
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """The losses of a sample of the validation, with the same rays every time, whichever process has it."""
-        terms = self._computed(batch, StepGenerator(0, batch_index * self.trainer.world_size + self.global_rank))
-        self.log_dict({f"validation/{name}": value for name, value in terms.items()}, sync_dist=True)
-        self.log("validation/total", self._total(terms), sync_dist=True)
+        """The losses of a sample of the validation, with the same rays every time."""
+        terms = self._computed(batch, StepGenerator(0, batch_index))
+        self.log_dict({f"validation/{name}": value for name, value in terms.items()})
+        self.log("validation/total", self._total(terms))
 
     def _computed(self, batch: Batch, generator: torch.Generator) -> Batch:
         """The losses; with mixed precision only the encoder computes in the lower one."""

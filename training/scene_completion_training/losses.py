@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
@@ -23,36 +23,9 @@ from scene_completion_training.networks.density_field import ObservedField
 from scene_completion_training.rendering import RenderedPatches, invalid_rays, observed_values
 
 
-def shared_count(count: Tensor, least: float = 1.0) -> Tensor:
-    """What a process divides its sum by (a count, or sum of weights []): the mean of processes is then that of samples.
-
-    A trainer averages gradients of processes: means of what counts here and not there would weigh more where few do.
-    Every process has to call it, as often as the others. Outside of a step it is the count itself. `least`: for at
-    least as much.
-    """
-    if not (torch.is_grad_enabled() and distributed.is_available() and distributed.is_initialized()):
-        return count.clamp_min(least)
-    total = count.detach().float()
-    distributed.all_reduce(total)
-    return total.clamp_min(least) / distributed.get_world_size()
-
-
-def gathered(rows: Tensor, most: int) -> Tensor:
-    """Rows [N, ...], N ≤ most, of this process and those of the others behind them, in their order; no gradient."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return rows
-    padded = rows.new_zeros(most, *rows.shape[1:])
-    padded[: len(rows)] = rows
-    counts = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(distributed.get_world_size())]
-    found = [torch.empty_like(padded) for _ in counts]
-    distributed.all_gather(counts, counts[0] + len(rows))
-    distributed.all_gather(found, padded)
-    return torch.cat([part[: int(count)] for part, count in zip(found, counts, strict=True)])
-
-
 def weighted_mean(values: Tensor, weight: Tensor, least: float = 1.0) -> Tensor:
-    """Mean of values, of any shape, by weights or booleans of the same shape; see `shared_count`."""
-    return (values * weight).sum() / shared_count(weight.sum(), least)
+    """Mean of values, of any shape, by weights or booleans of the same shape; `least`: for at least as much weight."""
+    return (values * weight).sum() / weight.sum().clamp_min(least)
 
 
 # Losses of occupancy, classes and completed scenes, and distillation of density fields (KDBTS; Han et al. 2024).
@@ -175,7 +148,7 @@ def log_inverse_depth_loss(
     valid = hint > 0
     inverse = positive_inverse_depth(spec.inverse_depth(code[valid]))
     error = (torch.log(inverse + offset) - torch.log(1.0 / hint[valid] + offset)).abs()
-    return torch.clamp(error, max=cap).sum() / shared_count(valid.sum())
+    return torch.clamp(error, max=cap).sum() / valid.sum().clamp_min(1.0)
 
 
 def log_depth_loss(rendered: Tensor, hint: Tensor) -> Tensor:
@@ -185,7 +158,7 @@ def log_depth_loss(rendered: Tensor, hint: Tensor) -> Tensor:
     does what it is divided by; the logarithm keeps wrong matches from dominating, as DepthHints' log-L1 does.
     """
     valid = hint > 0
-    return torch.log1p((rendered - hint).abs() / (1.0 + 0.1 * hint))[valid].sum() / shared_count(valid.sum())
+    return torch.log1p((rendered - hint).abs() / (1.0 + 0.1 * hint))[valid].sum() / valid.sum().clamp_min(1.0)
 
 
 def stereo_depth_loss(field: ObservedField, rendered: RenderedPatches, batch: dict[str, Tensor]) -> Tensor:

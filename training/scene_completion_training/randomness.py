@@ -1,4 +1,4 @@
-"""What is random in a step of a training, however many processes share it."""
+"""What is random in a step of a training."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,22 +7,21 @@ from torch import Tensor
 
 
 class StepGenerator(torch.Generator):
-    """Randomness of one step: its draws are those of all processes; each of its samples has its own besides."""
+    """Randomness of one step; each of its samples has its own besides."""
 
     def __new__(cls, *_: int) -> "StepGenerator":
         """Makes one on the CPU, so that a training goes the same way on any device."""
         return super().__new__(cls)
 
-    def __init__(self, seed: int, step: int, rank: int = 0) -> None:
+    def __init__(self, seed: int, step: int) -> None:
         self.manual_seed(hash((seed, step)) % (1 << 62))
-        self._seeds, self._rank = (seed, step), rank
+        self._seeds = seed, step
         self._samples: list[torch.Generator] = []
 
     def samples(self, count: int) -> Sequence[torch.Generator]:
-        """Generators of the samples of this process's batch, always the same ones; every batch has `count`."""
+        """Generators of the samples of the batch, always the same ones; every batch has `count`."""
         if not self._samples:
-            numbers = range(self._rank * count, (self._rank + 1) * count)
-            self._samples = [torch.Generator().manual_seed(hash((*self._seeds, k)) % (1 << 62)) for k in numbers]
+            self._samples = [torch.Generator().manual_seed(hash((*self._seeds, k)) % (1 << 62)) for k in range(count)]
         return self._samples
 
 

@@ -1,16 +1,13 @@
 """Runs the stage of a configuration on Lightning."""
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning
 import torch
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info
 
 from scene_completion_ros.commands.arguments import Output
 from scene_completion_ros.errors import ConfigurationError
@@ -38,9 +35,6 @@ def train(configuration: TrainingConfiguration, *, threads: int | None = None) -
     `threads`: torch threads. Raises SceneCompletionError where it would write over a checkpoint that it starts from, or
     over one of another training; or see `make_stage`.
     """
-    if TorchElasticEnvironment.detect():  # torchrun has started the processes, and knows how many
-        local, world = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-        configuration = dataclasses.replace(configuration, devices=local, nodes=world // local)
     if threads:
         torch.set_num_threads(threads)
     lightning.seed_everything(configuration.seed)
@@ -95,13 +89,12 @@ class StepsLeft(lightning.Callback):
     """Shows how far a training is. Lightning's bar counts epochs, of which a training here may have any number."""
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """The first process alone shows it."""
-        self._progress = Progress(trainer.max_steps, "step", trainer.global_step) if trainer.is_global_zero else None
+        """From the step at which it resumes."""
+        self._progress = Progress(trainer.max_steps, "step", trainer.global_step)
 
     def on_train_batch_end(self, *_: Any, **__: Any) -> None:
         """After each step."""
-        if self._progress is not None:
-            self._progress.step()
+        self._progress.step()
 
     def teardown(self, *_: Any, **__: Any) -> None:
         """What follows begins on a line of its own."""
@@ -113,7 +106,7 @@ class FirstWeights(lightning.Callback):
     """Gives a new training its first weights, once its data is there and before they are averaged."""
 
     def setup(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
-        """All processes do the same."""
+        """When the data has been set up."""
         pl_module.start(trainer.datamodule)  # type: ignore[attr-defined]
 
 
@@ -125,17 +118,13 @@ def _trainer(settings: TrainingConfiguration, own: list[lightning.Callback]) -> 
     callbacks = [*own, LearningRateMonitor("step"), StepsLeft(), newest]
     if settings.validation_interval:
         callbacks.append(ModelCheckpoint(filename=Path(BEST).stem, monitor="validation/total", **kept))
-    parallel = settings.devices * settings.nodes > 1
     return lightning.Trainer(
         max_steps=settings.steps,
         max_epochs=-1,
         accelerator="auto",
-        devices=settings.devices,
-        num_nodes=settings.nodes,
-        strategy="ddp_find_unused_parameters_true" if parallel else "auto",
+        devices=1,
         precision=_precision(settings),
         callbacks=callbacks,
-        use_distributed_sampler=False,  # the sampler knows its process
         plugins=[SafeCheckpoints()],
         logger=TensorBoardLogger(output, name=None, version="curves"),
         default_root_dir=output,
@@ -152,6 +141,6 @@ def _trainer(settings: TrainingConfiguration, own: list[lightning.Callback]) -> 
 
 def _precision(configuration: TrainingConfiguration) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
     if configuration.precision == "bf16-mixed" and not computes_bfloat16(accelerator().type):
-        rank_zero_info("This CPU only imitates bfloat16, at a quarter of the speed: it computes in single precision")
+        print("This CPU only imitates bfloat16, at a quarter of the speed: it computes in single precision")
         return "32-true"
     return configuration.precision

@@ -82,7 +82,7 @@ class Stage(lightning.LightningModule):
 
     def generator(self) -> torch.Generator:
         """Everything random in a step derives from seed, step and sample: a resumed training goes on the same."""
-        return StepGenerator(self.settings.seed, self.global_step, self.global_rank)
+        return StepGenerator(self.settings.seed, self.global_step)
 
     def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Losses of a batch: name -> value."""
@@ -103,8 +103,8 @@ class Stage(lightning.LightningModule):
             safetensors.torch.save_file({name: value.contiguous().cpu() for name, value in batch.items()}, file)
             cure = f"Look at the batch saved in {file}; lower the learning rate if its values are sound"
             raise TrainingError(f"loss is {total.item()} ({values})", where=f"step {self.global_step}", cure=cure)
-        self.log_dict({f"loss/{name}": value for name, value in terms.items()}, sync_dist=True)
-        self.log("loss/total", total, prog_bar=True, sync_dist=True)
+        self.log_dict({f"loss/{name}": value for name, value in terms.items()})
+        self.log("loss/total", total)
         return total
 
     def _computed(self, batch: Batch, generator: torch.Generator) -> Batch:
@@ -124,7 +124,7 @@ class Stage(lightning.LightningModule):
         """A step; or a later one, if the clock is there already: as many steps as `max_minutes` have passed in part."""
         if not self.settings.max_minutes:
             return step
-        passed = self.trainer.strategy.broadcast(self._clock.time_elapsed() / (60.0 * self.settings.max_minutes))
+        passed = self._clock.time_elapsed() / (60.0 * self.settings.max_minutes)
         return max(step, int(min(1.0, passed) * self.settings.steps))
 
     def warmed_cosine(self, step: int) -> float:

@@ -1,7 +1,6 @@
 """Names of the training stages. A line in `STAGES` makes one known; nothing else lists them."""
 
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any
 
 from scene_completion_ros.errors import ConfigurationError
@@ -19,13 +18,7 @@ STAGES = {
     "supervised_points": "scene_completion_training.stages.supervised_points:SupervisedPointsStage",
     "masked_scene": "scene_completion_training.stages.masked_scene:MaskedSceneStage",
 }  # name, as `stage` in a configuration gives it -> module and class
-GROUP = "scene_completion.stages"  # entry points of this group are stages of other packages, written as in `STAGES`
 DEFAULT_STAGE = next(iter(STAGES))  # stage of configurations and checkpoints that name none
-
-
-def known_stages() -> dict[str, str]:
-    """All stages, those of other packages included: name -> module and class."""
-    return {entry.name: entry.value for entry in entry_points(group=GROUP)} | STAGES
 
 
 def stage_class(name: object, where: str = "stage") -> Any:
@@ -33,8 +26,7 @@ def stage_class(name: object, where: str = "stage") -> Any:
 
     `where`: file or key that names the stage.
     """
-    known = known_stages()
-    if not isinstance(name, str) or name not in known:
-        raise ConfigurationError(f"stage {name!r} does not exist", where=where, cure=f"There are {', '.join(known)}")
-    module, _, attribute = known[name].partition(":")
+    if not isinstance(name, str) or name not in STAGES:
+        raise ConfigurationError(f"stage {name!r} does not exist", where=where, cure=f"There are {', '.join(STAGES)}")
+    module, _, attribute = STAGES[name].partition(":")
     return getattr(import_module(module), attribute)

@@ -28,7 +28,7 @@ from scene_completion_training.evaluation.deployed import (
     calibrate_on_truth,
     of_beams,
 )
-from scene_completion_training.evaluation.geometry import scored_frames, voxel_frames
+from scene_completion_training.evaluation.geometry import scan_frames, voxel_frames
 from scene_completion_training.evaluation.predictor import (
     AFTER,
     BEFORE,
@@ -143,7 +143,7 @@ def test_ground_and_obstacles_get_thresholds_of_their_own(shared_data: Path, tmp
     assert calibrated.obstacle_threshold in OBSTACLE_THRESHOLDS and record["frames"] == 2
     assert StudentBundle.load(tmp_path / "copy").thresholds == calibrated.thresholds
     scores = Scores([OBSTACLES, OCCUPANCY])
-    scores.run("scans", [DeployedStudent(calibrated, threads=1)], scored_frames(drive, 1, single_scan=True))
+    scores.run("scans", [DeployedStudent(calibrated, threads=1)], scan_frames(drive, 1))
     rows = [row for row in scores.rows("obstacles") if (row["rule"], row["tolerance"]) == (CALIBRATED_RULE, FIXED)]
     found = np.mean([row["f_score"] or 0.0 for row in rows])  # none where nothing is called an obstacle
     assert found == pytest.approx(record["obstacle_f_there"], abs=5e-3)

@@ -19,6 +19,7 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence, referen
 from scene_completion_training.evaluation.geometry import (
     EmptyControl,
     depth_frames,
+    scan_frames,
     scanned_frames,
     scored_frames,
     surface_controls,
@@ -246,7 +247,7 @@ def test_frames_are_scored_against_their_own_scan(raw_drive: Path) -> None:
     """Returns 16 m ahead, in as many voxels, and rays to them."""
     write_scan(raw_drive, 0, [16.0, 16.0, 16.0], down=0.1)
     drive = open_recording(raw_drive)
-    first, *_ = scored_frames(drive, 1, single_scan=True)
+    first, *_ = scan_frames(drive, 1)
     assert first.index == 0 and first.voxels.occupied.sum() == 3 and not first.slabs
     assert 20 < first.voxels.free.sum() <= 3 * 54 and set(first.voxels.regions) == {"all"}
 

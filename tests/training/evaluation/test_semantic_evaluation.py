@@ -3,7 +3,6 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
 
@@ -12,13 +11,7 @@ from scene_completion_ros.evaluation.metric import Scores
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.clustering import (
-    Clusters,
-    read_class_file,
-    read_clusters,
-    write_class_file,
-    write_clusters,
-)
+from scene_completion_training.clustering import Clusters, read_clusters, write_clusters
 from scene_completion_training.evaluation.predictor import Prediction, voxel_classes
 from scene_completion_training.evaluation.segmentation import (
     CLASSES,
@@ -36,9 +29,8 @@ from scene_completion_training.evaluation.semantic_evaluation import (
     Sampling,
     named_by,
     survey,
-    write_contact_sheets,
 )
-from tests.training.evaluation.one_wall import CAMERA, CAR, GRID, PaintedWall, make_street, score, true_voxels, voxels
+from tests.training.evaluation.one_wall import CAR, GRID, PaintedWall, make_street, score, true_voxels, voxels
 
 
 def test_clusters_are_named_and_scored(street: PosedSequence, fitted: FittedModel) -> None:
@@ -112,19 +104,14 @@ def test_a_voxel_is_as_dense_as_the_densest_around_it() -> None:
     assert not SCENEDINO.labels(field(density, label), lambda codes: codes.argmax(axis=1), TRUTH).any()
 
 
-def test_a_survey_is_kept_and_shown(street: PosedSequence, fitted: FittedModel, tmp_path: Path) -> None:
-    found = survey(PaintedWall(), [street], every=4, points_a_frame=50)
-    assert set(found.frame) == {0, 4, 8} and (found.recording == 0).all()
-    assert (found.pixel[:, 0] >= -0.5).all() and (found.pixel[:, 0] <= CAMERA.width - 0.5).all()
+def test_a_survey_is_kept(street: PosedSequence, fitted: FittedModel, tmp_path: Path) -> None:
+    codes, units = survey(PaintedWall(), [street], every=4, points_a_frame=50)
+    assert len(codes) == len(units) <= 3 * 50 and {*codes.argmax(axis=1)} == {0, 1}
     file = tmp_path / "clusters.safetensors"
-    write_clusters(file, fitted.clusters, found.codes, found.units)
+    write_clusters(file, fitted.clusters, codes, units)
     clusters, units, cluster = read_clusters(file)
     assert np.array_equal(clusters.centres, fitted.clusters.centres)
     assert np.array_equal(clusters.assign(units.astype(np.float32)), cluster)  # units are the codes here
-    write_class_file(tmp_path / "classes.json", ["car", None], [0.5, 0.5])
-    pages = write_contact_sheets(tmp_path, clusters, found, read_class_file(tmp_path / "classes.json", 2))
-    assert [page.name for page in pages] == ["cluster_00.png", "cluster_01.png"]
-    assert all(cv2.imread(str(page)) is not None for page in pages)
     file.write_bytes(b"nothing")
     with pytest.raises(ConfigurationError, match="is not a valid safetensors file"):
         read_clusters(file)

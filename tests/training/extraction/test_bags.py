@@ -2,8 +2,9 @@
 
 import dataclasses
 import errno
+import json
 import math
-import os
+import re
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -21,7 +22,7 @@ from scene_completion_training.evaluation.lidar_evaluation import scan_poses
 from scene_completion_training.extraction import bag as bag_module
 from scene_completion_training.extraction.bag import Job, extract_bag, extract_bags
 from scene_completion_training.extraction.finishing import ExtractionSettings
-from scene_completion_training.extraction.report import BagReport, read_report, summary_table
+from scene_completion_training.extraction.report import BagReport, summary_table
 from scene_completion_worlds.street.drive_bag import write_drive_bag
 from tests.bags.recordings import (
     SECOND,
@@ -145,19 +146,18 @@ def test_one_bad_bag_never_stops_the_others(tmp_path: Path, capsys: pytest.Captu
             loop, loops, record(tmp_path / "good", 10)]  # fmt: skip
     command = ["extract", *map(str, bags), "--output", str(tmp_path / "out"), "--keyframe-metres", "0.05"]
     assert cli.main(command) == 0
-    done, reports = {"good"}, {}
-    for name in (bag.stem for bag in bags):
-        file = tmp_path / "out" / name / "report.json" if name in done else tmp_path / "out" / f"{name}.failed.json"
-        reports[name] = read_report(file)
-        assert reports[name] is not None and bool(reports[name].sequences) == (name in done)
-    assert "no CameraInfo" in reports["blind"].problems[0]
-    assert "visual-inertial odometry node" in reports["poseless"].problems[0]
-    assert "camera_optical -> base_link -> camera_optical" in reports["circle"].problems[0]
-    assert "`mcap recover`" in reports["cut"].problems[0]
-    assert all("no such file" in reports[name].problems[0] for name in ("nowhere", "loop"))
-    assert "the folder holds no .mcap" in reports["loops"].problems[0]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good"]
+    report = json.loads((tmp_path / "out" / "good" / "report.json").read_text())
+    assert report["bag"] == str(bags[-1]) and len(report["sequences"]) == 1
     printed = capsys.readouterr().out
-    assert all(bag.name in printed for bag in bags) and "nothing extracted" in printed
+    said = dict(re.findall(r"^(\S+) +nothing extracted\n((?:  - .*\n?)*)", printed, re.MULTILINE))
+    assert list(said) == [bag.name for bag in bags[:-1]]
+    assert "no CameraInfo" in said["blind"]
+    assert "visual-inertial odometry node" in said["poseless"]
+    assert "camera_optical -> base_link -> camera_optical" in said["circle"]
+    assert "`mcap recover`" in said["cut"]
+    assert all("no such file" in said[name] for name in ("nowhere", "loop"))
+    assert "the folder holds no .mcap" in said["loops"]
     only_bad = ["extract", str(tmp_path / "text.bag"), "--output", str(tmp_path / "other")]
     assert cli.main(only_bad) == 1
 
@@ -169,38 +169,32 @@ def test_one_bad_bag_never_stops_the_others(tmp_path: Path, capsys: pytest.Captu
         (OSError(errno.EFBIG, "File too large"), "File too large. Name a place on a disk that takes larger files"),
     ],
 )
-def test_an_error_is_in_the_report_until_the_bag_is_extracted(
-    error: Exception, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_error_is_in_the_report_and_the_bag_can_be_extracted_again(
+    error: Exception,
+    problem: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     bag, out = record(tmp_path / "bag", 12), tmp_path / "out"
     with monkeypatch.context() as patch:
         patch.setattr(bag_module, "posed_recording", Mock(side_effect=error))
         report, none = extract(bag, tmp_path)
     assert not none and problem in report.problems[0]
-    assert ("Traceback" in report.defect) == isinstance(error, ZeroDivisionError)
-    assert [path.name for path in out.iterdir()] == ["bag.failed.json"]
+    assert ("Traceback" in capsys.readouterr().err) == isinstance(error, ZeroDivisionError)
+    assert list(out.iterdir()) == []
     extract(bag, tmp_path)
     assert [path.name for path in out.iterdir()] == ["bag"]
 
 
-def test_what_was_extracted_is_left_alone_and_never_overwritten(tmp_path: Path) -> None:
+def test_what_was_extracted_is_never_overwritten(tmp_path: Path) -> None:
     bag, folder = record(tmp_path / "bag", 12), tmp_path / "out" / "bag"
-
-    def problem(bag: Path = bag, **changes: Any) -> str:
-        (report,) = extract_bags([Job(bag, folder, dataclasses.replace(SETTINGS, **changes))])
-        return "".join(report.problems)
-
-    assert not problem()
-    before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.rglob("*") if file.is_file()}
-    assert not problem()
-    assert f"{folder}: holds an extraction of this bag before it was changed, or with" in problem(keyframe_metres=0.2)
-    assert f"holds the extraction of {bag}. Delete the folder or" in problem(record(tmp_path / "other" / "bag", 8))
-    (file,) = bag.glob("*.mcap")
-    os.utime(file, ns=(1, 1))
-    assert "before it was changed" in problem()
-    assert before == {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in before}
-    (folder / "report.json").unlink()
-    assert "holds no extracted bag" in problem()
+    (first,) = extract_bags([Job(bag, folder, SETTINGS)])
+    assert first.sequences and not first.problems
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    (again,) = extract_bags([Job(bag, folder, SETTINGS)])
+    assert not again.sequences and f"{folder}: exists already. Delete it or" in again.problems[0]
+    assert before == {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def test_interrupted_extraction_leaves_nothing_and_is_redone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +260,7 @@ def test_scans_lie_where_the_camera_sees_them(tmp_path: Path) -> None:
     frames = [dataclasses.replace(frame, stamp_ns=10**18 + HALF_S * index) for index, frame in enumerate(street.frames)]
     made = dataclasses.replace(street, frames=frames, rig_from_sensor={"velodyne": LIDAR})
     saved = PosedSequence.load(made.save(tmp_path / "street"))
-    write_drive_bag(saved, tmp_path / "bag", cameras=("camera_left",), lidar_every=2)
+    write_drive_bag(saved, tmp_path / "bag", lidar_every=2)
     with BagReader(tmp_path / "bag") as reader:
         assert reader.first("/camera/image_raw/compressed").format == "png"
     command = ["extract", str(tmp_path / "bag"), "--output", str(tmp_path / "out"), "--keyframe-metres", "0.1"]

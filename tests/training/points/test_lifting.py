@@ -183,16 +183,11 @@ def test_lifted_features_are_made_once_and_by_teacher(tmp_path: Path) -> None:
         kept(constant=Constant())
 
 
-@pytest.mark.parametrize("ending", ["npy", "safetensors"])
-def test_files_of_views_cover_their_images_evenly(ending: str, tmp_path: Path) -> None:
+def test_files_of_views_cover_their_images_evenly(tmp_path: Path) -> None:
     """Two columns of features over 64 pixels: their centres are the pixels 15.5 and 47.5."""
     folder = tmp_path / SCENE.name
     folder.mkdir()
-    features = np.array([[[1.0, 3.0]], [[5.0, 5.0]]], np.float16)
-    if ending == "npy":
-        np.save(folder / "view_0.npy", features)
-    else:
-        save_file({"features": features}, folder / "view_0.safetensors")
+    np.save(folder / "view_0.npy", np.array([[[1.0, 3.0]], [[5.0, 5.0]]], np.float16))
     pixels = torch.tensor([[15.5, 20.0], [31.5, 3.0], [63.0, 47.0]])
     found = (
         PixelTeacher("lseg", model=f"files:{tmp_path}").open().at(SCENE, SCENE.views[0], SCENE.views[0].image(), pixels)
@@ -203,7 +198,7 @@ def test_files_of_views_cover_their_images_evenly(ending: str, tmp_path: Path) -
 def test_files_that_hold_no_features_are_refused(tmp_path: Path) -> None:
     (tmp_path / SCENE.name).mkdir()
     for content, message in (
-        (None, r"view_0.safetensors: cannot be read.*docs/reproduce.md"),
+        (None, r"view_0.npy: cannot be read.*docs/reproduce.md"),
         (np.zeros((4, 4)), r"holds float64 \(4, 4\)"),
         (np.array([{}]), "cannot be read as arrays"),
     ):

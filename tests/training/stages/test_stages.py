@@ -1,7 +1,6 @@
 """What all stages promise: they resume as if nothing had happened, keep what is to stay, and refuse what cannot be."""
 
 import dataclasses
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
-from scene_completion_training import CONFIGS, stage_registry
+from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import Configuration, read_configuration
 from scene_completion_training.data.module import SequencesData
@@ -24,6 +23,7 @@ from scene_completion_training.losses import occupancy_cross_entropy
 from scene_completion_training.networks.density_field import DEPTH_UNITS, DensityField, OccupancyLink
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.runner import make_stage, train
+from scene_completion_training.stage_registry import STAGES
 from scene_completion_training.stages.agglomeration import AgglomerationSettings, StoredTeacher
 from scene_completion_training.stages.density import TeacherConfiguration
 from scene_completion_training.stages.feature_field import FeatureSettings
@@ -129,19 +129,14 @@ class ToyStage(SingleImageStage):
         return {"density": self.observe(batch).density(batch["points"]).mean()}
 
 
-def test_another_package_adds_stages_by_an_entry_point(
-    synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And replaces none of ours."""
-    names, toy = ["toy", "teacher"], f"{__name__}:ToyStage"
-    monkeypatch.setattr(stage_registry, "entry_points", lambda group: [EntryPoint(name, toy, group) for name in names])
-    assert stage_registry.stage_class("teacher") is not ToyStage
+def test_a_line_adds_a_stage(synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STAGES, "toy", f"{__name__}:ToyStage")
     settings = small_training(synthetic_drive, tmp_path / "whole", steps=2, stage="toy")
     file = write_configuration(tmp_path / "toy.yaml", Configuration(**settings))
     whole = train(read_configuration(file, [], Configuration))
     read = Checkpoint.read(whole)
     assert read.stage == "toy" and isinstance(read.field_of(DensityField), DensityField)
-    names.clear()
+    monkeypatch.delitem(STAGES, "toy")
     with pytest.raises(BundleError, match=r"stage 'toy' does not exist; scene_completion_ros \d.* wrote it"):
         Checkpoint.read(whole)
     with pytest.raises(ConfigurationError, match=r"toy\.yaml: stage 'toy' does not exist. There are single_view, teac"):

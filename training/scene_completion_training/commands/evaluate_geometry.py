@@ -7,7 +7,6 @@ with the LiDAR of drives, on all frames or on those of a frame list: so the Eige
 """
 
 import argparse
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -42,8 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "training recordings for the prior: towns, whose mean voxels are the prior on towns (KITTI windows have "
     arguments.add_paths(parser, "--prior", "FOLDER", meaning + "their own)")
     arguments.add_number(parser, "--scans", 20, "scans the LiDAR protocols accumulate", least=3)
-    meaning = "how far the reference camera looks down, for the LiDAR protocols (default: 5 on KITTI-360, otherwise 0)"
-    parser.add_argument("--camera-pitch", type=float, metavar="DEGREES", help=meaning)
     arguments.add_number(parser, "--every", None, f"score every N-th frame (default: {EVERY}, with --depth 1)")
     meaning = "score this frame of each recording alone, against the voxels of its first one: with earlier frames, as "
     meaning += "--scale-from needs them"
@@ -64,18 +61,16 @@ def run(args: argparse.Namespace) -> int:
 def _draw_profiles(args: argparse.Namespace) -> int:
     from scene_completion_ros.report.pictures import write_picture
     from scene_completion_training.evaluation.geometry import listed_frames
-    from scene_completion_training.evaluation.lidar_evaluation import camera_pitch
     from scene_completion_training.evaluation.profiles import profile_picture
 
     recordings, split, _ = arguments.open_listed(args)
     models = arguments.open_models(args)
     args.output.mkdir(parents=True, exist_ok=True)
     for sequence in recordings:
-        pitch = camera_pitch(sequence) if args.camera_pitch is None else math.radians(args.camera_pitch)
         indices = range(len(sequence)) if args.at is None else [args.at]
         for index in listed_frames(sequence, split) if split else indices[:: args.every]:
             file = args.output / f"profile_{sequence.name.replace('/', '_')}_{index:06d}.png"
-            write_picture(file, profile_picture(sequence, index, models, pitch))
+            write_picture(file, profile_picture(sequence, index, models))
             print(file)
     return 0
 
@@ -116,11 +111,9 @@ def _run_voxels(args: argparse.Namespace) -> int:
     for model in models if validation else ():
         calibrate(model, voxel_frames(validation, args.every))
     controls = _controls(args, models)
-    pitch = None if args.camera_pitch is None else math.radians(args.camera_pitch)
     scores, counted = Scores([OCCUPANCY, OBSTACLES, CALIBRATION, LIDAR_OCCUPANCY]), 0
     for sequence in recordings:
-        options = {"scans": args.scans, "split": split, "pitch": pitch, "at": args.at}
-        frames = scored_frames(sequence, args.every, **options)
+        frames = scored_frames(sequence, args.every, scans=args.scans, split=split, at=args.at)
         counted += scores.run("recordings", [*models, *controls(sequence)], frames)
     names = [sequence.name for sequence in recordings]
     if not counted:

@@ -1,17 +1,11 @@
-"""`evaluate views`: novel views against the pictures of their cameras, or features and classes from view to view."""
+"""`evaluate views`: novel views against the pictures of their cameras, or features from view to view."""
 
 import argparse
-from typing import TYPE_CHECKING
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_training.commands import arguments
 
-if TYPE_CHECKING:
-    from scene_completion_training.evaluation.novel_views import Classify
-    from scene_completion_training.evaluation.semantic_evaluation import FeatureFieldModel
-
 STRIDE = "3"  # frames between two that are compared (SceneDINO)
-CLUSTERS, CLUSTERED_POINTS = 19, 500  # classes of features, and points of a frame that they are found among
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,8 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     arguments.add_foundation(parser, meaning)
     arguments.add_number(parser, "--cell", 16, "pixels along a side of these tokens (8 for DINO in SceneDINO)")
-    meaning = f"training recordings: their features are clustered into {CLUSTERS} classes, and these compared, too"
-    arguments.add_paths(parser, "--cluster-on", "FOLDER", meaning)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -89,20 +81,7 @@ def _methods(args: argparse.Namespace) -> list[object]:
         distance = PerceptualDistance.open(args.lpips) if args.lpips else None
         return [ViewSynthesis(model, args.samples, distance) for model in models]
     fields = [FeatureFieldModel.open(file) for file in args.checkpoint]
-    methods: list[object] = [ViewConsistency(field, args.samples, _classes(args, field)) for field in fields]
+    methods: list[object] = [ViewConsistency(field, args.samples) for field in fields]
     if args.foundation:
         methods.append(TokenConsistency(fields[0], Backbone(*arguments.foundation(args)), args.cell))
     return methods
-
-
-def _classes(args: argparse.Namespace, model: "FeatureFieldModel") -> "Classify | None":
-    """Classes of codes: the nearest cluster, where there are any."""
-    import numpy as np
-
-    from scene_completion_training.clustering import fit_clusters
-    from scene_completion_training.evaluation.semantic_evaluation import surface_codes
-
-    recordings = arguments.open_recordings(args.cluster_on)
-    frames = ((sequence, index) for sequence in recordings for index in range(0, len(sequence), args.every))
-    codes = surface_codes([model], frames, CLUSTERED_POINTS, 0)[0]
-    return fit_clusters(np.concatenate(codes), CLUSTERS).assign if codes else None

@@ -3,10 +3,9 @@
 DIR gets one folder a bag with
   00/, 01/, …   posed sequences: images, masks, LiDAR scans, and sequence.json with cameras and poses
   report.json   what was extracted, what was left out, and why
-A bag that was extracted before, unchanged and with the same options, is left alone: an interrupted command goes on.
-Where an extraction fails, its report is NAME.failed.json.
+A bag whose folder exists is left alone.
 
-Poses come from tf or odometry. The exit code is 0 when at least one sequence exists, otherwise 1.
+Poses come from tf or odometry. The exit code is 0 when at least one sequence was extracted, otherwise 1.
 """
 
 import argparse

@@ -15,9 +15,9 @@ where it was; several may work on the same DIR at a time.
 `features classes RECORDING ... --model CHECKPOINT --student STUDENT --output DIR` gives a student classes: clusters of
 a trained feature field (stage semantics, feature_field or agglomeration), or with --vocabulary the classes of a text
 bank, where a cluster is a phrase and a point falls to the nearest one. DIR gets classes.json, with one entry a cluster:
-its name, its colour, its share of the surfaces. It also gets a picture cluster_XX.png of each with what is typical of
-it, and clusters.safetensors. Look at the pictures, edit names and colours in classes.json (clusters of one name become
-one class), then export with --classes DIR.
+its name, its colour, its share of the surfaces, and clusters.safetensors. Export with --classes DIR, and look in the
+report of `replay` where each cluster lies; edit names and colours in classes.json (clusters of one name become one
+class), and export again.
 
 `features points CLOUD --model NETWORK --output DIR` computes features of a cloud of points with a network of stage
 masked_scene: a folder of `scene-completion export`, or a checkpoint. CLOUD is a binary PLY file with x y z in metres
@@ -50,8 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "model of images, checkpoint of a feature field, or network of points (`rooms` comes with the package)"
     parser.add_argument("--model", type=place, required=True, metavar="MODEL", help=meaning)
     made = Output(
-        ("manifest.json", "features", "classes.json", "clusters.safetensors", "cluster_*.png", "features.safetensors")
-        + ("components.ply",)
+        ("manifest.json", "features", "classes.json", "clusters.safetensors", "features.safetensors", "components.ply")
     )
     parser.add_argument("--output", type=made, required=True, metavar="DIR", help="folder for what is made")
     images = parser.add_argument_group("features images")
@@ -118,7 +117,7 @@ def _classes(args: argparse.Namespace) -> int:
     from scene_completion_training import clustering
     from scene_completion_training.checkpoints import Checkpoint
     from scene_completion_training.evaluation.deployed import open_deployed
-    from scene_completion_training.evaluation.semantic_evaluation import FeatureFieldModel, survey, write_contact_sheets
+    from scene_completion_training.evaluation.semantic_evaluation import FeatureFieldModel, survey
     from scene_completion_training.export import asked_teacher
 
     if args.student is None:
@@ -127,7 +126,7 @@ def _classes(args: argparse.Namespace) -> int:
     bank = TextBank.load(args.vocabulary) if args.vocabulary else None
     teacher = asked_teacher(Checkpoint.read(checkpoint), bank) if bank else ""
     model = FeatureFieldModel.open(checkpoint, density=density, teacher=teacher)
-    found = survey(model, open_recordings(map(Path, args.inputs)), every=EVERY, points_a_frame=POINTS)
+    codes, units = survey(model, open_recordings(map(Path, args.inputs)), every=EVERY, points_a_frame=POINTS)
     colours: dict[str, tuple[int, int, int]] = {}
     if bank:
         vocabulary = bank.vocabulary()
@@ -136,18 +135,16 @@ def _classes(args: argparse.Namespace) -> int:
         names: list[str | None] = [vocabulary.names[number] for number in vocabulary.group[of_class]]
         colours = dict(zip(vocabulary.names, vocabulary.colours, strict=True))
     else:
-        clusters = clustering.fit_clusters(found.codes, args.clusters or 19)
+        clusters = clustering.fit_clusters(codes, args.clusters or 19)
         names = [None] * len(clusters.centres)
     count = len(clusters.centres)
-    shares = np.bincount(clusters.assign(found.codes), minlength=count) / len(found.codes)
+    shares = np.bincount(clusters.assign(codes), minlength=count) / len(codes)
     args.output.mkdir(parents=True, exist_ok=True)
     file = args.output / clustering.CLASS_FILE
     clustering.write_class_file(file, names, shares.tolist(), colours)
-    clustering.write_clusters(args.output / clustering.CLUSTER_FILE, clusters, found.codes, found.units)
-    named = clustering.read_class_file(file, count)
-    write_contact_sheets(args.output, clusters, found, named)
-    print(f"{args.output}: {count} clusters of {len(found.codes)} points, {len(named.class_names)} classes")
-    print(f"next: look at cluster_*.png, edit {file}, then scene-completion export ... --classes {args.output}")
+    clustering.write_clusters(args.output / clustering.CLUSTER_FILE, clusters, codes, units)
+    print(f"{args.output}: {count} clusters of {len(codes)} points")
+    print(f"next: scene-completion export ... --classes {args.output}; names and colours are in {file}")
     return 0
 
 

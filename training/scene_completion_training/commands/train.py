@@ -41,8 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains, resuming from the last checkpoint in the output folder if there is one."""
-    from lightning.pytorch.utilities import rank_zero_only
-
     from scene_completion_ros.progress import print_summary
     from scene_completion_training.configuration import TrainingConfiguration, read_configuration
     from scene_completion_training.data.pack import CONFIGURATION, Pack, made_of
@@ -71,8 +69,6 @@ def run(arguments: argparse.Namespace) -> int:
     stage = configuration.parts()[arguments.only].stage if arguments.only else configuration.stage
     following = stage_class(stage).next_command.format(checkpoint=checkpoint)
     rows: dict[str, object] = {"checkpoint": checkpoint, "next": following}
-    if getattr(rank_zero_only, "rank", 0):
-        return 0
     if own and not arguments.only:
         for part, losses in compared(own, checkpoint).items():
             rows[part] = in_words(losses, arguments.student.name)

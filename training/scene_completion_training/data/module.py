@@ -11,9 +11,8 @@ from typing import Any, Generic, TypeVar
 
 import lightning
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.sequences.frame_lists import FrameSplit, SplitCount, part_of_recording
@@ -25,7 +24,7 @@ from scene_completion_ros.sequences.posed_sequence import (
     cameras_ahead,
     check_for_training,
 )
-from scene_completion_training.arrays import Mask, Random
+from scene_completion_training.arrays import Random
 from scene_completion_training.data.prepared import (
     Drive,
     RecordedFrames,
@@ -45,23 +44,18 @@ _SIDES = {"l": "left", "r": "right"}
 class StepSampler(Sampler[int]):
     """Sample numbers in order, from where the training stands: what a resumed training still has to see.
 
-    Of several processes each takes every so many-th batch. `length`: samples of the whole training, of all processes;
-    `done`: gives how many have been used when the iteration starts.
+    `length`: samples of the whole training; `done`: gives how many have been used when the iteration starts.
     """
 
-    def __init__(
-        self, length: int, done: Callable[[], int], *, batch_size: int = 1, rank: int = 0, processes: int = 1
-    ) -> None:
-        self.length, self.done, self.batch_size, self.rank = length, done, batch_size, rank
-        self.processes = processes
+    def __init__(self, length: int, done: Callable[[], int]) -> None:
+        self.length, self.done = length, done
 
     def __iter__(self) -> Iterator[int]:
-        numbers = range(self.done(), self.length)
-        return (n for n in numbers if n // self.batch_size % self.processes == self.rank)
+        return iter(range(self.done(), self.length))
 
     def __len__(self) -> int:
         # The whole length, also after a resumption: the trainer counts the batches of the epoch from its beginning.
-        return self.length // self.processes
+        return self.length
 
 
 @dataclass
@@ -85,7 +79,7 @@ class DataSource:
     last: float = 1.0
 
     def place(self, root: Path) -> Path:
-        """Where it lies; absolute, as processes on other machines begin elsewhere."""
+        """Where it lies, absolute."""
         return (Path() if self.folder.startswith("./") else root).absolute() / self.folder
 
 
@@ -171,8 +165,7 @@ class DataSettings:
     # The same for the validation, which takes the first `validation_samples` of a fixed order.
     validation_frames: str = ""
     allow_missing: bool = False  # go on where listed frames are not there
-    # Folder for prepared frames. Where the losses need images alone these are only resized; with "" they are then read
-    # as they lie.
+    # Folder for prepared frames. Where the losses need images alone there are none: images are read as they lie.
     cache: str = "prepared"
     fusion: FusionSettings = field(default_factory=FusionSettings)
     views: ViewSettings = field(default_factory=ViewSettings)
@@ -193,19 +186,10 @@ class TrainingData(lightning.LightningDataModule):
         """What checkpoints remember of the data, once it is set up: plain values."""
         raise NotImplementedError
 
-    def prepare_data(self) -> None:
-        """Makes what is missing in the cache; of the processes on a machine one does it, and the others wait."""
-        self.setup("fit")
-
     def require_sources(self, what: str) -> None:
         """Raises a `ConfigurationError` where no source is named."""
         if not self.settings.sources:
             raise ConfigurationError(f"names no {what}", where="data.sources", cure=f"Name folders of {what}")
-
-    @property
-    def processes(self) -> int:
-        """Processes of the training."""
-        return self.trainer.world_size if self.trainer else 1
 
     @property
     def store(self) -> Path:
@@ -214,18 +198,17 @@ class TrainingData(lightning.LightningDataModule):
 
     @property
     def length(self) -> int:
-        """Samples of the whole training, of all processes together."""
-        return int(self.steps * self.settings.batch_size * self.processes)
+        """Samples of the whole training."""
+        return int(self.steps * self.settings.batch_size)
 
     def served(self, samples: Any, **options: Any) -> DataLoader[dict[str, Tensor]]:
         """Loads samples of the whole training, from the trainer's current step on."""
         size = self.settings.batch_size
 
         def done() -> int:
-            return self.trainer.global_step * size * self.processes if self.trainer else 0
+            return self.trainer.global_step * size if self.trainer else 0
 
-        rank = self.trainer.global_rank if self.trainer else 0
-        sampler = StepSampler(self.length, done, batch_size=size, rank=rank, processes=self.processes)
+        sampler = StepSampler(self.length, done)
         gc.collect()  # engines of teachers end here: in a forked worker, they would wait for threads that it lacks
         return DataLoader(samples, size, sampler=sampler, num_workers=self.settings.workers, **options)
 
@@ -279,7 +262,6 @@ class SequencesData(TrainingData):
         self.focal_ratios: list[float] = []
         self.metric = True  # poses of all recordings are in metres
         self._rig: tuple[str, list[str]] | None = None
-        self._large: list[tuple[RecordedFrames, Mask]] = []
 
     def record(self) -> dict[str, Any]:
         """The range of focal lengths per image width, how much of frame lists there was, and whether in metres."""
@@ -296,10 +278,6 @@ class SequencesData(TrainingData):
             return
         self.frames = self._opened("training", self.settings.sources, self.settings.frames)
         self.watched = self._opened("validation", self.settings.validation, self.settings.validation_frames)
-        while self._large:  # it takes hours, and so comes when nothing is known to be missing
-            recorded, wanted = self._large.pop(0)
-            if self.settings.cache:
-                recorded.resize(wanted, self.store, self.processors)
 
     def _opened(self, role: str, sources: list[SequenceSource], frames: str) -> list[Drive]:
         """Drives of all sources; those of the training give the range of focal lengths."""
@@ -317,7 +295,7 @@ class SequencesData(TrainingData):
                 self.shares += [source.share] * len(drives)
         if split is not None:
             self.counts[role] = split.counted(allow_missing=self.settings.allow_missing)
-            rank_zero_only(print)(f"{role}: {self.counts[role]}")
+            print(f"{role}: {self.counts[role]}")
         return found
 
     def _check_cameras(self, folder: str, cameras: list[str]) -> None:
@@ -342,7 +320,8 @@ class SequencesData(TrainingData):
             if sequence.pose_source == UNKNOWN_POSES:
                 fusion = dataclasses.replace(fusion, views=0)
             options: dict[str, Any] = {"settings": fusion, "exact": source.exact, "viewpoint": self.viewpoint}
-            files = prepare_sequence(sequence, self.store, **options, workers=self.processors)
+            workers = max(2, self.settings.workers)
+            files = prepare_sequence(sequence, self.store, **options, workers=workers)
             every = [load_prepared(file) for file in files]
             usable = self._usable(every, source, stereo=len(cameras_ahead(sequence)) > 1)
         else:
@@ -351,9 +330,8 @@ class SequencesData(TrainingData):
             if published and len(looking_aside(sequence, cameras_ahead(sequence)[0])) < 2:
                 cure = "Unpack the images of the fisheyes, or set data.views.far_views=false data.views.aside=0"
                 raise SequenceError("fewer than two cameras look aside", where=source.folder, cure=cure)
-            every = recorded = RecordedFrames(sequence, self.viewpoint)
+            every = RecordedFrames(sequence, self.viewpoint)
             usable = list(range(len(every)))
-            self._large.append((recorded, self._looked_at(len(every), None if split is None else listed)))
         place = {index: number for number, index in enumerate(usable)}
         known = [(place[index], _SIDES[side]) for index, side in listed if index in place]
         if role == "training":
@@ -364,23 +342,6 @@ class SequencesData(TrainingData):
         frames = every if len(usable) == len(every) else [every[index] for index in usable]
         return [frames], [(0, frame, side) for frame, side in known]
 
-    @property
-    def processors(self) -> int:
-        """Processes that prepare frames."""
-        return max(2, int(self.settings.workers))
-
-    def _looked_at(self, count: int, listed: list[tuple[int, str]] | None) -> Mask:
-        """Which of so many frames the samples use: the listed ones, and those that are further views of them."""
-        views = self.settings.views
-        if listed is None or not views.near_frames:
-            return np.ones(count, np.bool_)
-        wanted = np.zeros(count, np.bool_)
-        least, most = views.far_frames
-        further = range(least, most + 1) if views.far_views else ()
-        for offset in {0, views.near_frames, *further, *(far + views.near_frames for far in further)}:
-            wanted[[min(index + offset, count - 1) for index, _ in listed]] = True
-        return wanted
-
     def _usable(self, every: Drive, source: SequenceSource, *, stereo: bool) -> list[int]:
         usable = [index for index, frame in enumerate(every) if frame.has_evidence or not stereo]
         if not usable:
@@ -388,11 +349,11 @@ class SequencesData(TrainingData):
             raise SequenceError("no frame has occupied and free voxels", where=source.folder, cure=cure)
         if len(usable) < len(every):
             left = len(every) - len(usable)
-            rank_zero_only(print)(f"{source.folder}: {left} of {len(every)} frames without evidence left out")
+            print(f"{source.folder}: {left} of {len(every)} frames without evidence left out")
         return usable
 
     def samples(self) -> ViewSamples:
-        """Returns the samples of the whole training, of all processes together."""
+        """Returns the samples of the whole training."""
         listed, distinct = self.listed["training"], self.settings.distinct_samples
         options = {"length": self.length, "shares": self.shares, "listed": listed, "distinct": distinct}
         return self._samples(self.frames, self.settings.views, **options)
@@ -412,6 +373,4 @@ class SequencesData(TrainingData):
         plain = dataclasses.replace(views, yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False)
         listed = self.listed["validation"]
         samples = self._samples(self.watched, plain, length=self.settings.validation_samples, listed=listed)
-        rank = self.trainer.global_rank if self.trainer else 0
-        # One by one: so the mean over all samples is the same for every size of a batch and number of processes.
-        return [DataLoader(samples, sampler=DistributedSampler(samples, self.processes, rank, shuffle=False))]
+        return [DataLoader(samples)]  # one by one: so the mean over all samples is the same for every size of a batch

@@ -1,14 +1,13 @@
 """Prepares training frames (images at the canonical focal length, depth, fused occupancy) in a cache on disk.
 
 Of some frames images alone matter: nothing is measured or fused, and an image is read when a sample asks for it. The
-published trainings are of this kind: their losses compare images. Images are read as they lie, or were once made as
-small as the canonical camera sees them (`cache`). Then a frame with four cameras takes about 0.7 MB.
+published trainings are of this kind: their losses compare images.
 """
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,11 +15,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import ImageError, SceneCompletionError, SequenceError
+from scene_completion_ros.errors import SceneCompletionError, SequenceError
 from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
 from scene_completion_ros.geometry.depth_images import depth_at_rays
 from scene_completion_ros.geometry.transforms import about
-from scene_completion_ros.picture_files import decode_picture, to_rgb
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, cameras_ahead, holds_exact_voxels
 from scene_completion_training.arrays import Bytes, Floats, Halves, Mask
 from scene_completion_training.data import voxel_evidence
@@ -261,16 +259,15 @@ class OnDemand(Mapping[str, Any]):
 class RecordedFrames(Sequence[PreparedFrame]):
     """All frames of a sequence, with the cameras ahead as "left" and "right", and the side cameras turned down.
 
-    Frames have images of all cameras. Images are read as they lie until `resize` was called.
+    Frames have images of all cameras, each read when it is looked at.
     """
 
     def __init__(self, sequence: PosedSequence, viewpoint: Viewpoint) -> None:
         self.canonical = viewpoint.camera
-        # What the small images follow from, but for the pixels and their frames.
+        # What images follow from, but for the pixels and their frames.
         cameras = {name: vars(camera) for name, camera in sequence.cameras.items()}
         rig = {name: np.round(pose.matrix, 9).tolist() for name, pose in sequence.rig_from_camera.items()}
         self.name = keyed(sequence.name, [cameras, rig, vars(self.canonical)])
-        self._entry: Entry | None = None
         ahead = cameras_ahead(sequence)
         self.sequence = sequence
         self._recorded = dict(zip(("left", "right"), ahead, strict=False))
@@ -279,13 +276,7 @@ class RecordedFrames(Sequence[PreparedFrame]):
             name: self.canonical if self._is_aside(name) else shrunk_camera(self._camera(name), self.canonical)
             for name in self._recorded
         }
-
-    @cached_property
-    def _image(self) -> Callable[[int, str], Bytes]:
-        return lru_cache(maxsize=32)(self._read)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_image"}
+        self._image = lru_cache(maxsize=32)(self._read)
 
     def __len__(self) -> int:
         return len(self.sequence)
@@ -307,21 +298,6 @@ class RecordedFrames(Sequence[PreparedFrame]):
         there = self.sequence.frames[index].images
         return [name for name, recorded in self._recorded.items() if recorded in there]
 
-    def resize(self, wanted: Mask, store: Path, workers: int = 2) -> None:
-        """Makes the images of wanted frames [N] small, in so many processes; a `SequenceError` where one is damaged."""
-        self._entry = Entry(store / f"{self.name}-small")
-        names = {index: self._stored(index) for index in np.flatnonzero(wanted).tolist()}
-        self._entry.fill(names, self._resized, "frame", workers)
-
-    def _resized(self, indices: Sequence[int]) -> Iterator[Arrays]:
-        """Pictures of the cameras of each frame, as PNG, uint8 [bytes]."""
-        for index in indices:
-            images = {name: cv2.cvtColor(self._make(index, name), cv2.COLOR_RGB2BGR) for name in self.cameras}
-            yield {name: cv2.imencode(".png", image)[1] for name, image in images.items()}
-
-    def _stored(self, index: int) -> str:
-        return str(self.sequence.frames[index].stamp_ns)
-
     def _is_aside(self, name: str) -> bool:
         return name.startswith("aside_")
 
@@ -329,14 +305,6 @@ class RecordedFrames(Sequence[PreparedFrame]):
         return self.sequence.cameras[self._recorded[name]]
 
     def _read(self, index: int, name: str) -> Bytes:
-        if self._entry is None or (stored := self._stored(index)) not in self._entry:
-            return self._make(index, name)
-        try:
-            return to_rgb(decode_picture(self._entry.read(stored)[name], ".png"))
-        except (ImageError, LookupError) as error:
-            raise damaged(self._entry.file(stored), error) from error
-
-    def _make(self, index: int, name: str) -> Bytes:
         image = self.sequence.image(index, self._recorded[name])
         if self._is_aside(name):
             return _turned_down(self._camera(name), self.canonical)(image)

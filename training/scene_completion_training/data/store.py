@@ -1,4 +1,4 @@
-"""One store of what trainings keep on disk: prepared frames, resized images, samples, scenes of points, feature maps.
+"""One store of what trainings keep on disk: prepared frames, samples, scenes of points, feature maps.
 
 An entry is a folder NAME-HASH of the store. The hash is that of all that its files follow from, and of the version of
 their maker: what follows from something else lies in another entry, and nothing there is ever stale. Files are arrays

@@ -44,7 +44,7 @@ from scene_completion_training.evaluation.geometry import (
     CALIBRATION_WINDOW,
     TEST_WINDOWS,
     TRAINING_WINDOWS,
-    scored_frames,
+    scan_frames,
     voxel_frames,
     voxel_places,
 )
@@ -367,7 +367,7 @@ def _scored(bundle: StudentBundle, recordings: Sequence[PosedSequence], every: i
     model = DeployedStudent(raw)
     for sequence in recordings:
         some = next(iter(voxel_places([sequence])), None) is not None
-        for frame in voxel_frames([sequence], every) if some else scored_frames(sequence, every, single_scan=True):
+        for frame in voxel_frames([sequence], every) if some else scan_frames(sequence, every):
             prediction, stands = model.complete(sequence, frame.index), np.zeros(frame.voxels.grid.shape, np.bool_)
             if bundle.takes_evidence and prediction.completed is not None:
                 stands = prediction.completed(frame.voxels)[0].state >= VoxelState.SURFACE

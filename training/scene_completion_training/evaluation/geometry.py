@@ -250,12 +250,9 @@ def scored_frames(
     scans: int = 20,  # scans N that the LiDAR protocols accumulate
     # A frame list instead; of the frames near the end of a drive, which have fewer scans ahead, it has some.
     split: FrameSplit | None = None,
-    # How far the reference camera looks down, radians; None for what is known of the recording.
-    pitch: float | None = None,
     # This frame alone, against the voxels of the first one: what robots know of earlier frames, the first one of a
     # labelled window does not have.
     at: int | None = None,
-    single_scan: bool = False,  # frames with a scan alone, against the voxels that this scan knows
 ) -> Iterator[Frame]:
     """Frames with voxels, or with scans: those with all N ahead, or frame 0 of a shorter recording.
 
@@ -269,13 +266,7 @@ def scored_frames(
         if later is not None:
             yield Frame(sequence, at, FrameTruth(later, None))
         return
-    if single_scan:
-        for index in scanned_frames(sequence, split)[:: 1 if split else every]:
-            known = scan_voxels(sequence, index)
-            if known is not None:
-                yield Frame(sequence, index, FrameTruth(known, None))
-        return
-    pitch = lidar_evaluation.camera_pitch(sequence) if pitch is None else pitch
+    pitch = lidar_evaluation.camera_pitch(sequence)
     scanned: Collection[int] = ()
     related = lidar_evaluation.LIDAR in sequence.rig_from_sensor and sequence.pose_source != UNKNOWN_POSES
     if related and ("bag" in sequence.provenance or "lidar" in sequence.frames[0].assets):
@@ -293,6 +284,14 @@ def scored_frames(
             slabs = lidar_evaluation.slabs_of(lidar_evaluation.level_scans(sequence, index, scans, pitch), pitch)
         if truth is not None or slabs:
             yield Frame(sequence, index, FrameTruth(truth, None), slabs)
+
+
+def scan_frames(sequence: PosedSequence, every: int) -> Iterator[Frame]:
+    """Every so many-th frame with a scan of its own, against the voxels that this scan knows."""
+    for index in scanned_frames(sequence)[::every]:
+        known = scan_voxels(sequence, index)
+        if known is not None:
+            yield Frame(sequence, index, FrameTruth(known, None))
 
 
 def listed_frames(sequence: PosedSequence, split: FrameSplit) -> list[int]:

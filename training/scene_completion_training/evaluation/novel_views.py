@@ -10,7 +10,7 @@ al., "Image Quality Assessment: From Error Visibility to Structural Similarity" 
 published scores of novel views have: 7x7 pixels that weigh the same, and unbiased covariances (what scikit-image's
 `structural_similarity` does without further arguments).
 
-Do features and classes stay the same from view to view? SceneDINO scores features so: two frames that are three apart,
+Do features stay the same from view to view? SceneDINO scores features so: two frames that are three apart,
 each rendered from its own image; the second is warped to the first, and compared where a forward-backward check finds
 nothing hidden. Its script is not public. Flow here comes from OpenCV's DIS (Kroeger et al., ECCV 2016), where the paper
 takes RAFT, and the check is that of Sundaram et al., "Dense Point Trajectories by GPU-accelerated Large Displacement
@@ -19,7 +19,7 @@ Optical Flow" (ECCV 2010), equation 5.
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from scene_completion_ros.errors import BundleError, ConfigurationError, Sequenc
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera, stereo_pair
 from scene_completion_ros.untrusted_files import read_tensors
-from scene_completion_training.arrays import Bytes, Floats, Ints, Mask
+from scene_completion_training.arrays import Bytes, Floats, Mask
 from scene_completion_training.evaluation.checkpoints import FieldModel
 from scene_completion_training.evaluation.semantic_evaluation import FeatureFieldModel
 from scene_completion_training.foundation.backbone import DenseExtractor
@@ -250,7 +250,6 @@ VIEWS = Metric(
 
 
 RELATIVE, ABSOLUTE = 0.01, 0.5  # of the squared flows, and squared pixels: how far forward and backward may disagree
-Classify = Callable[[Floats], Ints]
 
 
 def optical_flow(first: Bytes, second: Bytes) -> Floats:
@@ -280,7 +279,7 @@ def not_hidden(forward: Floats, backward: Floats) -> Mask:
     return np.asarray(inside & (((forward + back) ** 2).sum(axis=-1) < RELATIVE * size + ABSOLUTE))
 
 
-def agreement(first: Floats, second: Floats, classify: Classify | None = None) -> dict[str, float]:
+def agreement(first: Floats, second: Floats) -> dict[str, float]:
     """How well codes [N, D] of the same pixels by two images agree, as means over the pixels; nothing without any."""
     if not len(first):
         return {}
@@ -290,16 +289,15 @@ def agreement(first: Floats, second: Floats, classify: Classify | None = None) -
         "l1": float(np.abs(difference).sum(axis=1).mean()),
         "l2": float(np.linalg.norm(difference, axis=1).mean()),
         "cosine": float(((first * second).sum(axis=1) / np.maximum(lengths, 1e-9)).mean()),
-        "same_class": float((classify(first) == classify(second)).mean()) if classify else float("nan"),
     }
 
 
 class ViewConsistency:
-    """A feature field as a method whose views are compared, and the classes of their codes where these are known."""
+    """A feature field as a method whose views are compared."""
 
-    def __init__(self, model: FeatureFieldModel, samples: int, classify: Classify | None = None) -> None:
+    def __init__(self, model: FeatureFieldModel, samples: int) -> None:
         self.name = model.name
-        self._model, self._samples, self._classify = model, samples, classify
+        self._model, self._samples = model, samples
 
     def answer(self, view: NovelView) -> Figures:
         """Render both frames from their own images, and bring the later one's codes to the first one's pixels."""
@@ -308,7 +306,7 @@ class ViewConsistency:
         forward, backward = optical_flow(*pictures), optical_flow(*pictures[::-1])
         counted = not_hidden(forward, backward)
         first, second = (self._codes(image) for image in images)
-        values = agreement(first[counted], warped(second, forward)[counted], self._classify)
+        values = agreement(first[counted], warped(second, forward)[counted])
         return Figures(view.target, values and {"shared": float(counted.mean()), **values})
 
     @torch.inference_mode()
@@ -346,13 +344,12 @@ class TokenConsistency(ViewConsistency):
 CONSISTENCY = Metric(
     "consistency",
     "Features of two frames, each rendered from its own image, where optical flow finds the same pixels in both: norms "
-    "of their difference, cosine, and how many have the same class; mean over pairs.",
+    "of their difference, and cosine; mean over pairs.",
     (
         Column("shared", "pixels in both"),
         Column("l1", "L1 ↓", percent=False),
         Column("l2", "L2 ↓", percent=False),
         Column("cosine", "cosine ↑", percent=False),
-        Column("same_class", "same class ↑"),
     ),
     ViewTally,
     by=("target",),

@@ -6,6 +6,7 @@ reach up to the largest of each profile, as in the public code.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from scene_completion_ros.sequences.opening import voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera
 from scene_completion_training.arrays import Floats
 from scene_completion_training.evaluation.geometry import grid_density
+from scene_completion_training.evaluation.lidar_evaluation import ORIGINAL, camera_pitch
 from scene_completion_training.evaluation.predictor import PointFunction, Predictor
 
 X_RANGE, Y_RANGE, Z_RANGE = (-9.0, 9.0), (0.0, 1.0), (3.0, 23.0)  # metres right, down and ahead, as KDBTS has them
@@ -57,13 +59,9 @@ def true_profile(sequence: PosedSequence, index: int, camera_from_level: RigidTr
     return "LiDAR", (SOLID * (hits[::-1] > 0)).astype(np.float32)
 
 
-def profile_picture(sequence: PosedSequence, index: int, models: Sequence[Predictor], pitch: float) -> Picture:
-    """The image of a frame over the profiles of models and of the truth, each with its name.
-
-    `pitch`: how far the reference camera looks down, radians.
-    """
-    cos, sin = np.cos(pitch), np.sin(pitch)
-    camera_from_level = RigidTransform(np.array([[1.0, 0.0, 0.0], [0.0, cos, -sin], [0.0, sin, cos]]), np.zeros(3))
+def profile_picture(sequence: PosedSequence, index: int, models: Sequence[Predictor]) -> Picture:
+    """The image of a frame over the profiles of models and of the truth, each with its name."""
+    camera_from_level = replace(ORIGINAL, camera_pitch=camera_pitch(sequence)).level_from_camera.inverse()
     found = [(one.name, profile(one.complete(sequence, index).density, camera_from_level)) for one in models]
     truth = true_profile(sequence, index, camera_from_level)
     tiles = [_tile(*named) for named in (found if truth is None else [*found, truth])]

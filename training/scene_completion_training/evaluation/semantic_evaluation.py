@@ -2,7 +2,7 @@
 
 Predictors here give every point a vector and a density. Vectors are clustered on surfaces in training recordings,
 without labels, or compared with words. Names of clusters come from labelled voxels of training recordings as well. Test
-labels are only ever compared with. Contact sheets of a survey show where a cluster lies, for people to name it.
+labels are only ever compared with.
 
 Fields are read at the centres of voxels, or as SceneDINO (Jevtić et al., ICCV 2025) reads its own: it dilates the
 density. A voxel is as dense as the densest of its 27 neighbours, itself among them. Its class is its own.
@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -25,9 +24,9 @@ from scene_completion_ros.evaluation.semantics import Match, SemanticTally, matc
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera
-from scene_completion_training.arrays import Bytes, Doubles, Floats, Halves, Ints, Random
+from scene_completion_training.arrays import Bytes, Floats, Halves, Ints, Random
 from scene_completion_training.checkpoints import Checkpoint, run_name
-from scene_completion_training.clustering import Clusters, NamedClusters, fit_clusters
+from scene_completion_training.clustering import Clusters, fit_clusters
 from scene_completion_training.evaluation.checkpoints import CanonicalImages, in_chunks, observed_density
 from scene_completion_training.evaluation.geometry import PRIOR_SIGMA, level_grid, voxel_frames
 from scene_completion_training.evaluation.predictor import VOXEL_EDGE, Frame, Prediction, Predictor, voxel_classes
@@ -370,86 +369,23 @@ def open_probed(path: Path, probe_file: Path, density: Predictor | None, samplin
     return ClassifiedModel(model, sampling, probe.labels)
 
 
-TILE = (120, 180)  # height and width of a tile, pixels
-TILE_COLUMNS = 6
-TILES = 3 * TILE_COLUMNS
-_HEADER = 34  # height of the title, pixels
-
-
-@dataclass(frozen=True, eq=False)
-class Survey:
-    """Points of training recordings."""
-
-    recordings: Sequence[PosedSequence]
-    recording: Ints  # number of the recording of each point [N]
-    frame: Ints  # its frame [N]
-    pixel: Doubles  # where it lies in the image of the reference camera [N, 2], u and v
-    codes: Floats  # what is clustered, of length one, float32 [N, C]
-    units: Halves  # hidden units of the features, float16 [N, E]
-
-
 def survey(
-    model: Predictor, recordings: Sequence[PosedSequence], *, every: int = 1, points_a_frame: int = 500
-) -> Survey:
-    """Points of so many pixels of every so many-th frame; a `ConfigurationError` if none shows a surface."""
+    model: Predictor, recordings: Sequence[PosedSequence], *, every: int, points_a_frame: int
+) -> tuple[Floats, Halves]:
+    """Codes of length one, float32 [N, C], and hidden units, float16 [N, E], of points on the surfaces of recordings.
+
+    Of every so many-th frame so many pixels are taken. Raises ConfigurationError where none shows a surface.
+    """
     generator = np.random.default_rng(0)
-    parts: list[tuple[Ints, Doubles, Floats, Halves]] = []
-    for number, sequence in enumerate(recordings):
-        camera = sequence.cameras[reference_camera(sequence)]
+    parts: list[tuple[Floats, Halves]] = []
+    for sequence in recordings:
         for index in range(0, len(sequence), every):
             seen = model.complete(sequence, index)
             points = surface_points(seen, generator, points_a_frame)
-            places = np.tile(np.array([[number, index]]), (len(points), 1))
-            pixels = np.asarray(camera.project(points.astype(np.float64))[0])
             assert seen.units is not None  # a feature field has some
-            parts.append((places, pixels, codes_of(seen, points), seen.units(points).astype(np.float16)))
-    if not sum(len(part[0]) for part in parts):
+            parts.append((codes_of(seen, points), seen.units(points).astype(np.float16)))
+    if not sum(len(codes) for codes, _ in parts):
         what = "no pixel of any frame shows a surface"
         raise ConfigurationError(what, where="survey", cure="Check the student and the recordings")
-    places, pixels, codes, units = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Survey(recordings, places[:, 0], places[:, 1], pixels, codes, units)
-
-
-def write_contact_sheets(folder: Path, clusters: Clusters, found: Survey, named: NamedClusters) -> list[Path]:
-    """Writes a page for each cluster: the points nearest to its centre, at most one a frame, under its name."""
-    cosine = found.codes @ clusters.centres.T
-    assigned = cosine.argmax(axis=1)
-    files = []
-    for number in range(len(clusters.centres)):
-        of_class = named.class_of_cluster[number]
-        name, colour = named.class_names[of_class], named.class_colours[of_class]
-        tiles = []
-        for point in _typical(found, np.flatnonzero(assigned == number), cosine[:, number]):
-            sequence = found.recordings[found.recording[point]]
-            image = sequence.image(int(found.frame[point]), reference_camera(sequence))
-            tiles.append(tile(image, found.pixel[point], colour))
-        blank = np.full((*TILE, 3), 255, np.uint8)
-        tiles += [blank] * (-len(tiles) % TILE_COLUMNS if tiles else TILE_COLUMNS)
-        header = np.full((_HEADER, TILE_COLUMNS * TILE[1], 3), colour, np.uint8)
-        title = f"cluster {number}: {name}, {100.0 * float((assigned == number).mean()):.1f} % of the points"
-        for shade, thickness in (((0, 0, 0), 4), ((255, 255, 255), 1)):
-            cv2.putText(header, title, (8, 22), cv2.FONT_HERSHEY_SIMPLEX, 0.6, shade, thickness, cv2.LINE_AA)
-        rows = [np.hstack(tiles[start : start + TILE_COLUMNS]) for start in range(0, len(tiles), TILE_COLUMNS)]
-        files.append(folder / f"cluster_{number:02d}.png")
-        cv2.imwrite(str(files[-1]), np.vstack([header, *rows])[..., ::-1])
-    return files
-
-
-def _typical(found: Survey, members: Ints, cosine: Floats) -> list[int]:
-    """Points of a cluster, nearest to its centre first, of as many frames as there are."""
-    chosen: dict[tuple[int, int], int] = {}
-    for point in members[np.argsort(-cosine[members])]:
-        chosen.setdefault((int(found.recording[point]), int(found.frame[point])), int(point))
-        if len(chosen) == TILES:
-            break
-    return list(chosen.values())
-
-
-def tile(image: Bytes, pixel: Doubles, colour: tuple[int, int, int]) -> Bytes:
-    """The surroundings of a pixel of an RGB image [H, W, 3], ringed in the middle: uint8 [*TILE, 3]."""
-    (height, width), (column, row) = TILE, np.rint(pixel).astype(int)
-    around = [(height // 2, height // 2), (width // 2, width // 2), (0, 0)]
-    cut = np.pad(image, around, constant_values=96)[row : row + height, column : column + width].copy()
-    for shade, thickness in (((0, 0, 0), 4), (colour, 2)):
-        cv2.circle(cut, (width // 2, height // 2), 9, shade, thickness, cv2.LINE_AA)
-    return cut
+    codes, units = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return codes, units

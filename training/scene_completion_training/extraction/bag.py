@@ -1,12 +1,9 @@
 """Bags to posed sequences: everything usable in one, and many at once."""
 
 import dataclasses
-import hashlib
-import json
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +17,9 @@ from scene_completion_ros.sequences.from_bag import Recording, posed_recording, 
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.whole_files import whole_folder
 from scene_completion_training.extraction.finishing import ExtractionSettings, finished
-from scene_completion_training.extraction.report import REPORT_NAME, BagReport, SequenceSummary, read_report
+from scene_completion_training.extraction.report import REPORT_NAME, BagReport, SequenceSummary
 
 Phase = Callable[[str], None]
-EXTRACTION_VERSION = 2  # part of the digest: raised when the same settings give other sequences
 SPLIT_GAP_S = 2.0  # a longer time without images or poses begins another sequence
 
 
@@ -35,62 +31,38 @@ class Job:
     folder: Path  # of its sequences and its report
     settings: ExtractionSettings
 
-    def digest(self) -> str:
-        """Hash of the settings, and of names, sizes and modification times of the bag's files."""
-        files = sorted(path for path in self.bag.iterdir() if path.is_file()) if self.bag.is_dir() else [self.bag]
-        listed = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.exists()]
-        content = json.dumps([EXTRACTION_VERSION, asdict(self.settings), listed], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
-
 
 def extract_bag(job: Job, progress: Phase = lambda _: None) -> BagReport:
-    """Extract a bag, unless it has been extracted; whatever is wrong with it ends in the report.
+    """Extract a bag; whatever is wrong with it ends in the report.
 
-    The folder appears when everything in it is written, and is never replaced. The report of a failed extraction is the
-    file NAME.failed.json next to it.
+    The folder appears when everything in it is written, and is never replaced.
     """
     started = time.monotonic()
-    report = BagReport(str(job.bag), "", asdict(job.settings))
-    failed = job.folder.with_name(f"{job.folder.name}.failed.json")
+    report = BagReport(str(job.bag), asdict(job.settings))
     try:
-        report.digest = job.digest()
         if job.folder.exists():
-            return _earlier(job, report.digest)
+            cure = "Delete it or name another --output, nothing is overwritten"
+            raise SequenceError("exists already", where=str(job.folder), cure=cure)
         with whole_folder(job.folder) as unfinished:
             _extract(job, unfinished, report, progress)
             if not report.sequences:
                 raise _NothingExtractedError
             report.seconds = round(time.monotonic() - started, 1)
             report.write(unfinished / REPORT_NAME)
-        failed.unlink(missing_ok=True)
     except Exception as error:  # one bag must never stop the others
-        report.seconds = round(time.monotonic() - started, 1)
         report.sequences.clear()
         if not isinstance(error, _NothingExtractedError):
             known = of_system(error, str(job.folder)) if isinstance(error, OSError) else error
-            report.defect = "" if isinstance(known, SceneCompletionError) else traceback.format_exc()
-            report.problems.append(
-                f"defect of the program: {type(error).__name__}: {error}" if report.defect else str(known)
-            )
-        with suppress(OSError):  # the command prints it too
-            report.write(failed)
+            problem = str(known)
+            if not isinstance(known, SceneCompletionError):
+                traceback.print_exc()
+                problem = f"defect of the program: {type(error).__name__}: {error}"
+            report.problems.append(problem)
     return report
 
 
 class _NothingExtractedError(Exception):
     """The reasons are in the report."""
-
-
-def _earlier(job: Job, digest: str) -> BagReport:
-    """The report of the same extraction; a SequenceError where the folder holds anything else."""
-    report = read_report(job.folder / REPORT_NAME)
-    if report is not None and report.digest == digest and report.bag == str(job.bag):
-        return report
-    what = f"holds the extraction of {report.bag}" if report else "holds no extracted bag"
-    if report is not None and report.bag == str(job.bag):
-        what = "holds an extraction of this bag before it was changed, or with other settings"
-    cure = "Delete the folder or name another --output, nothing is overwritten"
-    raise SequenceError(what, where=str(job.folder), cure=cure)
 
 
 def _extract(job: Job, folder: Path, report: BagReport, progress: Phase) -> None:

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from scene_completion_ros.errors import BagError
-from scene_completion_ros.untrusted_files import read_json
 from scene_completion_ros.whole_files import write_whole
 
 REPORT_NAME = "report.json"
@@ -31,7 +29,6 @@ class BagReport:
     """What became of a bag."""
 
     bag: str
-    digest: str  # hash of its files' names, sizes and times, and of the settings
     settings: dict[str, object]
     sequences: list[SequenceSummary] = field(default_factory=list)  # empty where the extraction failed
     skipped: Counter[str] = field(default_factory=Counter)  # reason -> number of images or frames that were left out
@@ -39,27 +36,12 @@ class BagReport:
     warnings: list[str] = field(default_factory=list)
     losses: list[str] = field(default_factory=list)  # what a damaged recording lost
     seconds: float = 0.0
-    defect: str = ""  # traceback, where the program and not the bag was at fault
 
     def write(self, file: Path) -> None:
-        """Write it as JSON, complete or not at all; the folder is made where it is missing."""
+        """Write it as JSON, complete or not at all."""
         document = {"schema_version": SCHEMA_VERSION, **vars(self)}
         document["sequences"] = [asdict(sequence) for sequence in self.sequences]
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, json.dumps(document, indent=1).encode())
-
-
-def read_report(file: Path) -> BagReport | None:
-    """Read a report; None where there is none of this version."""
-    try:
-        document = read_json(file, BagError, cure="", kind=dict)
-        if document.pop("schema_version") != SCHEMA_VERSION:
-            return None
-        document["sequences"] = [SequenceSummary(**entry) for entry in document["sequences"]]
-        document["skipped"] = Counter(document["skipped"])
-        return BagReport(**document)
-    except (BagError, TypeError, KeyError):
-        return None
 
 
 def summary_table(reports: Sequence[BagReport]) -> str:

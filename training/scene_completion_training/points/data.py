@@ -22,7 +22,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
-from scene_completion_ros.untrusted_files import read_array, read_tensors
+from scene_completion_ros.untrusted_files import read_array
 from scene_completion_training.arrays import Bytes, Floats, Halves, Ints
 from scene_completion_training.data.module import TrainingData
 from scene_completion_training.data.store import Entry, damaged, keyed
@@ -228,10 +228,9 @@ class ExtractedFeatures:
 
 
 class FeatureFiles:
-    """Features that another program has computed of each view: FOLDER/SCENE/VIEW.safetensors, or .npy.
+    """Features that another program has computed of each view: FOLDER/SCENE/VIEW.npy.
 
-    The first holds one tensor "features", the second one array: floats [D, h, w] that cover the image evenly, whatever
-    h and w are. Pickles are not read.
+    An array holds floats [D, h, w] that cover the image evenly, whatever h and w are. Pickles are not read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -246,11 +245,7 @@ class FeatureFiles:
         """See `PixelFeatures`; a `ConfigurationError` where the file is missing or holds nothing such."""
         cure = "Write [D, h, w] features of each view there, see docs/reproduce.md"
         file = self._folder / scene.name / f"{view.name}.npy"
-        if file.is_file():
-            found = read_array(file, ConfigurationError, cure=cure)
-        else:
-            file = file.with_suffix(".safetensors")
-            found = read_tensors(file, ConfigurationError, cure=cure).get("features", np.zeros(0))
+        found = read_array(file, ConfigurationError, cure=cure)
         if found.ndim != 3 or found.dtype.kind != "f" or not found.size:
             raise ConfigurationError(f"holds {found.dtype} {found.shape}", where=str(file), cure=cure)
         cell = torch.tensor([image.shape[1] / found.shape[2], image.shape[0] / found.shape[1]])

@@ -70,8 +70,7 @@ class CompletionConfiguration(SeenConfiguration):
     """What stage `completion` needs."""
 
     stage: str = "completion"
-    # The training before it. Its seed, precision, devices, camera, volume, world, weights and recordings are those of
-    # this one.
+    # The training before it. Its seed, precision, camera, volume, world, weights and recordings are those of this one.
     pixels: PixelConfiguration = field(default_factory=PixelConfiguration)
     pixels_from: str = ""  # checkpoint of stage `pixels` or of this one, or a bundle, instead of that training
     start_from: str = ""  # checkpoint of this stage, or a bundle: its pixels and its decoder go on learning
@@ -98,7 +97,7 @@ class CompletionConfiguration(SeenConfiguration):
         """
         if self.pixels_from:
             return {"student": self}
-        names = ("seed", "start_from", "encoder_weights", "world", "camera", "volume", "precision", "devices", "nodes")
+        names = ("seed", "start_from", "encoder_weights", "world", "camera", "volume", "precision")
         places = ("root", "sources", "validation", "cache", "pack", "segmentation")
         given = {name: getattr(self, name) for name in names} | {"output": f"{self.output}/pixels"}
         pixels = _with_shared(self.pixels, given, "")

@@ -303,8 +303,6 @@ class SemanticsConfiguration(Configuration):
         if not self.distilled and (self.steps > 1 or not self.knn or self.crops != "balls"):
             what, cure = "without a head nothing is learned", "Take steps=1, and leave out knn and crops"
             raise ConfigurationError(what, where="distilled", cure=cure)
-        if not self.distilled and self.devices * self.nodes > 1:
-            raise ConfigurationError("nothing is learned on several", where="devices, nodes", cure="Take one device")
         if self.crops == "five_squares" and math.isqrt(self.crop_points) ** 2 != self.crop_points:
             what, cure = f"{self.crop_points} points fill no square", "Take a square number, such as 256"
             raise ConfigurationError(what, where="crop_points", cure=cure)
@@ -401,16 +399,12 @@ class SemanticsStage(SingleImageStage):
             return {pair: torch.zeros((), device=self.device, requires_grad=True) for pair in losses.PAIRS}
         crops, images = self.crops(batch, generator), len(batch["image"])
         if self.training:
-            every = losses.gathered(crops, images * max(BINS, rendering.SQUARES))
-            if len(every):
-                self.buffer.push(every)
-            ready = len(every) > 0 and int(self.buffer.filled) > feature_field.NEAREST
-            processes = self.settings.devices * self.settings.nodes
-            self.found += self.found.new_tensor([images * processes, len(every), ready])
-        # Processes share the buffer, and each draws from it by itself.
+            if len(crops):
+                self.buffer.push(crops)
+            ready = len(crops) > 0 and int(self.buffer.filled) > feature_field.NEAREST
+            self.found += self.found.new_tensor([images, len(crops), ready])
         own = samples_of(generator, images)[0]
         partners = self.buffer.partners(crops, own) if len(crops) else None
-        share = len(crops) / losses.shared_count(crops.new_tensor(float(len(crops))))
         zero = sum(parameter.sum() for parameter in self.head.parameters()) * 0.0
         terms: Batch = {pair: torch.as_tensor(zero) for pair in losses.PAIRS}
         if partners is not None:
@@ -421,7 +415,7 @@ class SemanticsStage(SingleImageStage):
                 other = others[pair]
                 code = codes if pair == "self" else self.head(other)
                 force = forces[pair]
-                terms[pair] = share * force.weight * losses.correspondence_loss(crops, other, codes, code, force.shift)
+                terms[pair] = force.weight * losses.correspondence_loss(crops, other, codes, code, force.shift)
         return terms
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """Stage `masked_scene`: what hidden parts of a scene of points are like, by the visible ones (MSM)."""
 
 import copy
-import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -88,7 +87,6 @@ class MaskedSceneStage(Stage):
         )
         self.collapsed: Tensor
         self.register_buffer("collapsed", torch.zeros(settings.network.levels, dtype=torch.int64))
-        self._ended: float | None = None
 
     def make_data(self) -> masked_scenes.SceneData:
         """Views of scenes."""
@@ -156,14 +154,6 @@ class MaskedSceneStage(Stage):
                 where=f"step {self.global_step}",
                 cure="Start again with a lower learning_rate, a higher momentum, or more scenes",
             )
-
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """One step; it also logs how many voxels a second the training sees."""
-        now = time.perf_counter()
-        if self._ended is not None:
-            self.log("voxels_per_second", len(batch["masked"]) / (now - self._ended), prog_bar=True)
-        self._ended = now
-        return super().training_step(batch, batch_index)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The student's step, then the teacher's, before a checkpoint is written."""

@@ -105,7 +105,7 @@ class SeenStage(Stage):
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
         """Logs what `validated` gives."""
         terms = self.validated(batch, batch_index)
-        self.log_dict({f"validation/{name}": value for name, value in terms.items()}, sync_dist=True, batch_size=1)
+        self.log_dict({f"validation/{name}": value for name, value in terms.items()}, batch_size=1)
 
 
 class PixelStage(SeenStage):

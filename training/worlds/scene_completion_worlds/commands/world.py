@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 KINDS = {
     "street": ("a town and a car's stereo pair", "stereo"),
     "street-kitti360": ("with a fisheye to each side as well", "kitti360"),
-    "street-delivery": ("a robot's pair of fisheyes of 120°, 0.4 m above the ground", "delivery"),
     "street-varied": ("a hilly town and one camera of any height, pitch, roll and lens", "varied"),
     "room": ("furnished rooms and one camera, of a low robot or in a hand", ""),
 }
@@ -37,11 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=folder, required=True, metavar="DIR", help="folder to be made")
     meaning = "frames a second; 0.6 gives views of rooms that have nothing in common (default: 10, rooms 5)"
     parser.add_argument("--rate", type=float, metavar="HZ", help=meaning)
-    meaning = "of images (default: 1242 375, street-delivery 1280 960, room 640 480)"
+    meaning = "of images (default: 1242 375, room 640 480)"
     parser.add_argument("--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help=meaning)
     parser.add_argument("--supersampling", type=int, default=2, help="rays along a pixel's side (default: %(default)s)")
-    meaning = "also write a rosbag2 recording, of the left camera or of all"
-    parser.add_argument("--bag", nargs="?", const="left", choices=("left", "all"), help=meaning)
+    parser.add_argument("--bag", action="store_true", help="also write a rosbag2 recording, of the left camera")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,9 +57,7 @@ def run(args: argparse.Namespace) -> int:
     folder = (unfinished / "sequence").rename(args.output / "sequence")
     print(f"{drive.role} {'rooms' if args.kind == 'room' else 'town'} {args.seed}: {folder}")
     if args.bag:
-        sequence = PosedSequence.load(folder)
-        cameras = tuple(sequence.cameras) if args.bag == "all" else tuple(sequence.cameras)[:1]
-        write_drive_bag(sequence, unfinished / "bag", cameras=cameras)
+        write_drive_bag(PosedSequence.load(folder), unfinished / "bag")
         print(f"bag: {(unfinished / 'bag').rename(args.output / 'bag')}")
     unfinished.rmdir()
     return 0
@@ -99,6 +95,6 @@ def _drive(args: argparse.Namespace) -> "RenderedDrive":
         rate = args.rate or 5.0
         size, leg = tuple(args.size or (640, 480)), max(1, round(STATION_S * rate))
         return RoomWalk(args.seed, args.frames, size, leg, supersampling=args.supersampling, rate_hz=rate)
-    width, height = args.size or (None, None)
+    width, height = args.size or (1242, 375)
     rig = make_rig(width, height, kind=KINDS[args.kind][1])
     return StreetDrive(args.seed, args.frames, rig, args.supersampling, args.rate or 10.0)

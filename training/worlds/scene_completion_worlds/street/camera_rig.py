@@ -1,4 +1,4 @@
-"""The rigs that drive through the towns: a car's stereo pair, perhaps with side fisheyes, or a robot's; and a LiDAR.
+"""The rigs that drive through the towns: a car's stereo pair, perhaps with side fisheyes, or one camera; and a LiDAR.
 
 Rig frame: x forward, y left, z up, on the ground below the middle of the stereo pair.
 """
@@ -19,7 +19,6 @@ from scene_completion_ros.geometry import (
 from scene_completion_ros.geometry.cameras import undistorted_angle
 from scene_completion_ros.geometry.transforms import about, rotation_of_angles
 from scene_completion_training.arrays import Doubles, Floats, Random, Reals
-from scene_completion_training.viewpoint import Volume
 from scene_completion_worlds.street.kernels import compiled
 
 # Angle off the axis at which a fisheye's image ends; beyond lies the dark inside of the lens.
@@ -34,9 +33,6 @@ SIDE_PER_WIDTH = 700 / 1242  # size of the square side images
 SIDE_LENS = (-0.018, 0.0012, 0.0, 0.0)  # Kannala-Brandt k1 ... k4
 SIDE_POSITION_M = (-0.85, 0.42, 1.95)  # of the left one, on the roof
 MOUNTING_ANGLE = np.deg2rad(0.7)  # to which a car's camera bar is off in pitch and roll
-ROBOT_HEIGHT_M, ROBOT_BASELINE_M = 0.4, 0.12
-ROBOT_LENS_ANGLE = np.deg2rad(60.0)  # of its fisheyes to each side
-ROBOT_LIDAR_POSITION_M = (0.0, 0.0, 0.55)
 VARIED_HEIGHTS_M, VARIED_PITCH, VARIED_ROLL = (0.4, 2.2), np.deg2rad(3.0), np.deg2rad(1.0)
 VARIED_FOCAL_PER_WIDTH = (0.42, 0.78)
 
@@ -106,25 +102,18 @@ class StreetRig:
         return RigidTransform(np.eye(3), -foot) @ rig_from_camera
 
 
-def make_rig(
-    width: int | None = None, height: int | None = None, lidar: LidarModel | None = None, kind: str = "stereo"
-) -> StreetRig:
+def make_rig(width: int = 1242, height: int = 375, lidar: LidarModel | None = None, kind: str = "stereo") -> StreetRig:
     """A rig with front images of a given size; the horizontal field of view stays the same.
 
-    By default they have 1242 by 375 pixels, those of a delivery robot 1280 by 960. `kind`: "stereo", "kitti360" with a
-    fisheye of 185 degrees to each side as well, or "delivery": a robot with two fisheyes of 120 degrees ahead, 0.4 m
-    above the ground. "varied" has one camera, whose place and lens `mounted` draws from the seed.
+    `kind`: "stereo", "kitti360" with a fisheye of 185 degrees to each side as well, or "varied" with one camera, whose
+    place and lens `mounted` draws from the seed.
     """
-    robot = kind == "delivery"
-    width, height = width or (1280 if robot else 1242), height or (960 if robot else 375)
     focal = FOCAL_PER_WIDTH * width
     camera = Camera(fx=focal, fy=focal, cx=0.4915 * width - 0.5, cy=0.466 * height - 0.5, width=width, height=height)
-    if robot:
-        camera = _fisheye(width, height, ROBOT_LENS_ANGLE)
-    above, apart = (ROBOT_HEIGHT_M, ROBOT_BASELINE_M) if robot else (CAMERA_HEIGHT_M, BASELINE_M)
     axes = OPTICAL_FROM_FORWARD.inverse().rotation
     rig_from_camera = {
-        name: RigidTransform(axes, np.array([0.0, y, above])) for name, y in ((LEFT, apart / 2), (RIGHT, -apart / 2))
+        name: RigidTransform(axes, np.array([0.0, y, CAMERA_HEIGHT_M]))
+        for name, y in ((LEFT, BASELINE_M / 2), (RIGHT, -BASELINE_M / 2))
     }
     if kind == "varied":
         del rig_from_camera[RIGHT]
@@ -132,19 +121,18 @@ def make_rig(
     if kind == "kitti360":
         size = max(16, 4 * round(SIDE_PER_WIDTH * width / 4))  # their circles touch the edges of square images
         for name, side in ((SIDE_LEFT, 1), (SIDE_RIGHT, -1)):
-            cameras[name] = _fisheye(size, size, LENS_ANGLE)
+            cameras[name] = _fisheye(size)
             place = np.array(SIDE_POSITION_M) * (1, side, 1)
             rig_from_camera[name] = RigidTransform(about(2, side * np.pi / 2) @ axes, place)
-    lidar_place = RigidTransform(np.eye(3), np.array(ROBOT_LIDAR_POSITION_M if robot else LIDAR_POSITION_M))
-    grid = Volume.to_measure(above).grid
-    return StreetRig(cameras, rig_from_camera, lidar or LidarModel(), lidar_place, grid, level=kind == "varied")
+    lidar_place = RigidTransform(np.eye(3), np.array(LIDAR_POSITION_M))
+    return StreetRig(cameras, rig_from_camera, lidar or LidarModel(), lidar_place, level=kind == "varied")
 
 
-def _fisheye(width: int, height: int, a: float) -> Camera:
-    k1, k2, k3, k4 = SIDE_LENS
+def _fisheye(size: int) -> Camera:
+    a, (k1, k2, k3, k4) = LENS_ANGLE, SIDE_LENS
     radius = a * (1 + k1 * a**2 + k2 * a**4 + k3 * a**6 + k4 * a**8)
-    focal = 0.5 * width / radius
-    return Camera(focal, focal, 0.5 * (width - 1), 0.5 * (height - 1), width, height, "equidistant", SIDE_LENS)
+    focal, middle = 0.5 * size / radius, 0.5 * (size - 1)
+    return Camera(focal, focal, middle, middle, size, size, "equidistant", SIDE_LENS)
 
 
 def mounted(rig: StreetRig, seed: int) -> StreetRig:

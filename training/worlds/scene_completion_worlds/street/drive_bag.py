@@ -1,6 +1,6 @@
 """A drive as a rosbag2 recording: compressed images, CameraInfo, transforms, odometry and LiDAR.
 
-Frames: map -> base_link (the rig) on /tf; base_link -> camera_*_optical and velodyne on /tf_static.
+Frames: map -> base_link (the rig) on /tf; base_link -> that of the camera and velodyne on /tf_static.
 """
 
 import sys
@@ -15,7 +15,7 @@ from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, image_file
 from scene_completion_ros.voxels.cloud import POINT_FIELD_FLOAT32
 from scene_completion_training.arrays import Doubles
-from scene_completion_worlds.street.camera_rig import LEFT, LidarModel, make_rig
+from scene_completion_worlds.street.camera_rig import LidarModel, make_rig
 from scene_completion_worlds.street.drive import StreetDrive
 from scene_completion_worlds.street.town import SEEDS_OF_ROLE
 
@@ -29,13 +29,16 @@ def write_drive_bag(
     sequence: PosedSequence,
     path: Path,
     *,
-    cameras: Sequence[str] = (LEFT,),  # cameras to record: a single one on /camera, several on a namespace each
-    lidar_every: int = 1,  # record the LiDAR of every so many frames, as far as the sequence has it; 0 leaves it out
+    lidar_every: int = 1,  # record the LiDAR of every so many frames, as far as the sequence has it
 ) -> None:
-    """Write a drive as a new bag, images as they are encoded; a BagError where the folder exists already."""
-    namespace = {name: "/camera" if len(cameras) == 1 else f"/{name}" for name in cameras}
+    """Write what the first camera of a drive saw as a new bag, images as they are encoded.
+
+    Raises BagError where the folder exists already.
+    """
+    camera = next(iter(sequence.cameras))
+    optical, info = f"{camera}_optical", _camera_info(sequence.cameras[camera])
     with BagWriter(path) as bag:
-        static = [(BASE, f"{name}_optical", sequence.rig_from_camera[name]) for name in cameras]
+        static = [(BASE, optical, sequence.rig_from_camera[camera])]
         static += [(BASE, sensor, pose) for sensor, pose in sequence.rig_from_sensor.items()]
         first = sequence.frames[0].stamp_ns
         bag.write("/tf_static", TRANSFORMS, _transforms(first, static), first)
@@ -43,15 +46,12 @@ def write_drive_bag(
             stamp, pose = frame.stamp_ns, frame.world_from_rig
             bag.write("/tf", TRANSFORMS, _transforms(stamp, [(MAP, BASE, pose)]), stamp)
             bag.write("/odom", "nav_msgs/msg/Odometry", _odometry(stamp, pose), stamp)
-            for name, topic in namespace.items():
-                optical = f"{name}_optical"
-                info = _camera_info(stamp, optical, sequence.cameras[name])
-                bag.write(f"{topic}/camera_info", "sensor_msgs/msg/CameraInfo", info, stamp)
-                content, suffix = image_file(frame.images[name])
-                image = {"header": header_fields(stamp, optical), "data": np.frombuffer(content, np.uint8)}
-                image["format"] = "png" if suffix == ".png" else "jpeg"
-                bag.write(f"{topic}/image_raw/compressed", "sensor_msgs/msg/CompressedImage", image, stamp)
-            if lidar_every and index % lidar_every == 0 and (measured := sequence.lidar(index)) is not None:
+            header = {"header": header_fields(stamp, optical)}
+            bag.write("/camera/camera_info", "sensor_msgs/msg/CameraInfo", header | info, stamp)
+            content, suffix = image_file(frame.images[camera])
+            image = {"data": np.frombuffer(content, np.uint8), "format": "png" if suffix == ".png" else "jpeg"}
+            bag.write("/camera/image_raw/compressed", "sensor_msgs/msg/CompressedImage", header | image, stamp)
+            if index % lidar_every == 0 and (measured := sequence.lidar(index)) is not None:
                 points = sequence.rig_from_sensor[LIDAR].inverse().apply(measured)
                 # Sensors count in steps of millimetres; round numbers also compress well.
                 rounded = np.rint(points / POINT_ROUNDING_M).astype(np.float32) * np.float32(POINT_ROUNDING_M)
@@ -78,14 +78,13 @@ def _odometry(stamp_ns: int, pose: RigidTransform) -> dict[str, Any]:
     return {"header": header_fields(stamp_ns, MAP), "child_frame_id": BASE, "pose": {"pose": place}}
 
 
-def _camera_info(stamp_ns: int, frame: str, camera: Camera) -> dict[str, Any]:
-    """Calibration of a camera; an undistorted one has zeros in plumb_bob."""
+def _camera_info(camera: Camera) -> dict[str, Any]:
+    """Calibration of an undistorted camera: zeros in plumb_bob."""
     return {
-        "header": header_fields(stamp_ns, frame),
         "height": camera.height,
         "width": camera.width,
-        "distortion_model": "plumb_bob" if camera.distortion_model == "none" else camera.distortion_model,
-        "d": np.array(camera.distortion or np.zeros(5), np.float64),
+        "distortion_model": "plumb_bob",
+        "d": np.zeros(5),
         "k": camera.matrix.reshape(-1).astype(np.float64),
         "r": np.eye(3).reshape(-1),
         "p": np.concatenate([camera.matrix, np.zeros((3, 1))], axis=1).reshape(-1).astype(np.float64),
