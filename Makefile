@@ -149,9 +149,8 @@ $(DEMO_STAMP): $(DECLARED)
 	$(call install,.venv,$(DEMO_EXTRAS),true)
 
 # Collecting the tests compiles what they import, and COMPILING has tests of most kernels: once, before the workers start.
-COMPILING := tests/ros/health/test_diagnostics.py tests/commands/test_complete.py tests/mapping/test_evidence.py \
-  tests/inference/test_cells.py tests/inference/test_label_query.py tests/ros/test_several_cameras.py \
-  tests/training/evaluation/test_open_vocabulary.py
+COMPILING := tests/ros/health/test_diagnostics.py tests/commands/test_complete.py tests/mapping/test_clearing.py \
+  tests/inference/test_cells.py tests/inference/test_label_query.py tests/training/evaluation/test_open_vocabulary.py
 $(TEST_STAMP): $(DECLARED)
 	$(call install,.venv-test,$(TEST_EXTRAS),$(if $(TORCH_INDEX),.venv-test/bin/python -m pip install --quiet --no-compile --no-deps --index-url '$(TORCH_INDEX)' '$(TORCH)',true))
 	-@.venv-test/bin/python -m pytest --collect-only --quiet >/dev/null
