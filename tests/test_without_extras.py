@@ -60,7 +60,7 @@ def test_every_command_has_its_help(tmp_path: Path) -> None:
 
 def test_every_command_says_which_extra_it_needs(tmp_path: Path) -> None:
     # These do their work there, or run others of these.
-    own = (["replay"], ["doctor"], ["extract"], ["evaluate", "fusion"])
+    own = (["replay"], ["doctor"], ["extract"], ["calibrate"])
     commands = [one for one in COMMANDS if one[0] not in own]
     # What is wrong with these, or lacking, would be reported first.
     there = {"--data": DEMO_DRIVE, "--bundle": DEFAULT_BUNDLE, "--student": DEFAULT_BUNDLE}

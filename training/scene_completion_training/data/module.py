@@ -186,6 +186,10 @@ class TrainingData(lightning.LightningDataModule):
         """What checkpoints remember of the data, once it is set up: plain values."""
         raise NotImplementedError
 
+    def prepare_data(self) -> None:
+        """Makes what is missing in the cache, and refuses sources before the training writes anything."""
+        self.setup("fit")
+
     def require_sources(self, what: str) -> None:
         """Raises a `ConfigurationError` where no source is named."""
         if not self.settings.sources:
