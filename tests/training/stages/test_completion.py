@@ -591,7 +591,7 @@ def test_the_node_gives_a_student_the_mounting_of_its_camera(bundle: StudentBund
     parameters = NodeParameters(threads=1, engine="onnxruntime")
 
     def completer(pose: RigidTransform | None) -> Completer:
-        found = student.get("front", sequence.cameras[name], bundle.grid_from_camera, parameters, pose)
+        found = student.get(sequence.cameras[name], bundle.grid_from_camera, parameters, pose)
         assert found is not None
         return found
 
