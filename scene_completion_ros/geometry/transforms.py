@@ -96,7 +96,8 @@ class RigidTransform:
     @property
     def quaternion(self) -> NDArray[np.float64]:
         """Unit quaternion (x, y, z, w) with w ≥ 0."""
-        quaternion: NDArray[np.float64] = Rotation.from_matrix(self.rotation).as_quat()
+        rotation = self.rotation.copy()  # SciPy 1.11 takes no array that is read-only
+        quaternion: NDArray[np.float64] = Rotation.from_matrix(rotation).as_quat()
         return -quaternion if quaternion[3] < 0.0 else quaternion
 
     @property

@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
-from scene_completion_ros.geometry import RigidTransform
+from scene_completion_ros.geometry import RigidTransform, transforms
 from scene_completion_ros.geometry.transforms import TransformError, rotation_of_angles
 
 
@@ -44,6 +47,19 @@ def test_quaternion_round_trip(axis: tuple[float, float, float], degrees: float)
     assert quaternion[3] >= 0.0
     back = RigidTransform.from_quaternion(quaternion, transform.translation)
     np.testing.assert_allclose(back.matrix, transform.matrix, atol=1e-12)
+
+
+def test_a_quaternion_needs_no_new_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of Ubuntu, 1.11, raises "buffer source array is read-only" for the arrays that transforms keep."""
+    rotations: list[NDArray[Any]] = []
+
+    def from_matrix(matrix: NDArray[Any]) -> Rotation:
+        rotations.append(matrix)
+        return Rotation.from_matrix(matrix)
+
+    monkeypatch.setattr(transforms, "Rotation", SimpleNamespace(from_matrix=from_matrix))
+    np.testing.assert_array_equal(RigidTransform.identity().quaternion, [0, 0, 0, 1])
+    assert [rotation.flags.writeable for rotation in rotations] == [True]
 
 
 def test_interpolate_turns_evenly_and_moves_straight() -> None:
