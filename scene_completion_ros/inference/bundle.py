@@ -229,7 +229,7 @@ class StudentBundle:
     def with_vocabulary(self, spaces: Sequence[FeatureSpace], bank: TextBank | None) -> "StudentBundle":
         """Gives the saved bundle feature spaces and a bank, in place of those it has; returns it as loaded from there.
 
-        All else stays as it is. The folder changes at once. Raises BundleError where the bundle was replaced since it
+        All else stays as it is. The manifest changes last. Raises BundleError where the bundle was replaced since it
         was loaded, or the spaces do not fit its head; VocabularyError where the bank is in none of the spaces.
         `spaces`: spaces that follow from the label units; without any, the bank must be None; `bank`: phrases in one of
         the spaces; None for no bank.

@@ -158,7 +158,7 @@ class Checkpoint:
             return stage_class(self.stage)
         except ConfigurationError as error:
             what = f"{error.what}; {written_by(self.record)} wrote it"
-            cure = "Install the package whose stage it is, or use that version"
+            cure = "Use that version"
             raise BundleError(what, where=str(self.file), cure=cure) from error
 
     @property

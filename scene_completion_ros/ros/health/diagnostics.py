@@ -167,7 +167,7 @@ def input_status(camera: CameraFacts, received: int, drops: Drops) -> Status:
     if record.images.repeated >= STANDING:
         warnings.append(
             f"stamps stand still: the last {record.images.repeated + 1} images all have {record.images.stamp_ns} ns. "
-            "Transforms and sets of images need stamps: have the driver set them"
+            "Transforms need stamps: have the driver set them"
         )
     if shape is not None and not shape.frame_id.strip("/"):
         warnings.append("header.frame_id of the images is empty, so that tf cannot place them: set it in the driver")

@@ -92,7 +92,7 @@ def test_incompatible_qos_matters_only_while_nothing_arrives() -> None:
     ("frame", "stamps_s", "words"),
     [
         ("front", (0, 0, 0), ""),  # one or two may be sent twice
-        ("front", (0, 0, 0, 0), "stamps stand still: the last 4 images all have 0 ns. Transforms and sets"),
+        ("front", (0, 0, 0, 0), "stamps stand still: the last 4 images all have 0 ns. Transforms need stamps"),
         ("front", (5, 5, 5, 5, 6), ""),
         ("", (1, 2), "header.frame_id of the images is empty, so that tf cannot place them: set it in the driver"),
     ],
