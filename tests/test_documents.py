@@ -11,10 +11,27 @@ import pytest
 
 from scene_completion_ros.cli import build_parser, find_commands
 from scene_completion_ros.ros.parameters import SCHEMA
-from scene_completion_ros.ros.topics import SERVICES, TOPICS
+from scene_completion_ros.ros.topics import TOPICS
 from scene_completion_training import CONFIGS
 from scene_completion_training.configuration import TrainingConfiguration, read_configuration
 from tests.checkout import ROOT
+
+
+# The services, which every managed node has.
+SERVICES = (
+    "~/change_state",
+    "~/get_state",
+    "~/get_available_states",
+    "~/get_available_transitions",
+    "~/get_transition_graph",
+    "~/describe_parameters",
+    "~/get_parameters",
+    "~/get_parameter_types",
+    "~/list_parameters",
+    "~/set_parameters",
+    "~/set_parameters_atomically",
+    "~/get_type_description",
+)
 
 
 def test_the_page_of_topics_has_those_of_the_node_and_no_others() -> None:

@@ -69,21 +69,6 @@ _out("~/transition_event", "lifecycle_msgs/msg/TransitionEvent")
 _out("/rosout", "rcl_interfaces/msg/Log", latched=True)
 _out("/parameter_events", "rcl_interfaces/msg/ParameterEvent")
 
-# The services, which every managed node has.
-SERVICES = (
-    "~/change_state",
-    "~/get_state",
-    "~/get_available_states",
-    "~/get_available_transitions",
-    "~/get_transition_graph",
-    "~/describe_parameters",
-    "~/get_parameters",
-    "~/get_parameter_types",
-    "~/list_parameters",
-    "~/set_parameters",
-    "~/set_parameters_atomically",
-    "~/get_type_description",
-)
 # All topics, those of every managed node included.
 TOPICS = tuple(_topics.values())
 

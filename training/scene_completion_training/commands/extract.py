@@ -3,7 +3,7 @@
 DIR gets one folder a bag with
   00/, 01/, …   posed sequences: images, masks, LiDAR scans, and sequence.json with cameras and poses
   report.json   what was extracted, what was left out, and why
-A bag whose folder exists is left alone.
+A bag whose folder exists is left alone, and counts as not extracted.
 
 Poses come from tf or odometry. The exit code is 0 when at least one sequence was extracted, otherwise 1.
 """
