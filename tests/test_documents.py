@@ -16,7 +16,6 @@ from scene_completion_training import CONFIGS
 from scene_completion_training.configuration import TrainingConfiguration, read_configuration
 from tests.checkout import ROOT
 
-
 # The services, which every managed node has.
 SERVICES = (
     "~/change_state",
