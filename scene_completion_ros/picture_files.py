@@ -147,6 +147,8 @@ def _checked_frame(data: NDArray[np.uint8], name: str, where: str) -> tuple[int,
     elif data[12:16].tobytes() == b"IHDR" and len(data) >= 26:
         width, height, bits, colours = struct.unpack(">IIBB", data[16:26].tobytes())
         taken = (_PNG_COLOUR_BYTES if colours else _PNG_GREY_BYTES) * (2 if bits > 8 else 1)
+        if not _chunks_end(data):  # OpenCV takes as much memory as a chunk promises
+            raise _damaged(data, name, where)
     if min(width, height) <= 0:
         raise _damaged(data, name, where)
     if width * height > (most := min(LARGEST_IMAGE, LARGEST_MEMORY // max(taken, 1))):
@@ -173,6 +175,17 @@ def _jpeg_frame(data: bytes) -> tuple[int, int, int]:
         else:
             place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
     return 0, 0, 0
+
+
+def _chunks_end(data: NDArray[np.uint8]) -> bool:
+    """Whether the chunks of a PNG end within it, the last one, IEND, included."""
+    place = 8
+    while place + 12 <= data.size:
+        length, name = struct.unpack_from(">I4s", data.data, place)
+        place += 12 + length
+        if name == _PNG_END:
+            return bool(place <= data.size)
+    return False
 
 
 def _damaged(data: NDArray[np.uint8], name: str, where: str) -> ImageError:

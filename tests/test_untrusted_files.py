@@ -208,6 +208,7 @@ def first_image(path: Path) -> object:
         (png_of_size(2**31 - 1, 2**31 - 1), "million pixels"),
         (jpeg_of_size(65_535, 65_535), "65535x65535 is more than 134 million pixels"),
         (png_of_size(0, 5), "cannot be decoded"),
+        (PNG.replace(PNG[33:41], b"\x91\0\0\0IDAT"), "cannot be decoded"),  # 2.4 GB of pixels, as it says
         (PNG[:-30], "end early"),
         (jpeg()[:-300], "end early"),
         (b"BM" + bytes(100), "neither JPEG nor PNG.*begins with 42 4d"),
