@@ -4,12 +4,10 @@ The stages fill it in, one after the other: `receive`, `place`, `submit`, `compl
 has not set yet cannot be read.
 """
 
-import ctypes
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -267,8 +265,7 @@ class Student:
         self.model = ModelReport("building")
         started_s = time.perf_counter()
         try:
-            with freed_memory_returned():
-                completer = self._completer_or_cpu(camera, grid_from_camera, parameters)
+            completer = self._completer_or_cpu(camera, grid_from_camera, parameters)
         except Exception as error:
             why = in_words(error)
             self._unusable = _MadeFor(camera, parameters.threads), why
@@ -310,23 +307,6 @@ class Student:
             threads=parameters.threads or None,
             encoder=self._made.completer.encoder if self._made is not None and alike else None,
         )
-
-
-@contextmanager
-def freed_memory_returned() -> Iterator[None]:
-    """What is freed meanwhile goes back to the system: to make a completer takes much more than it keeps.
-
-    Afterwards glibc keeps what is freed, up to its own limits, because each image needs as much as the one before.
-    """
-    trim_threshold, mmap_threshold = -1, -3  # options of mallopt(3)
-    mallopt, trim = (getattr(ctypes.CDLL(None), name, lambda *_: None) for name in ("mallopt", "malloc_trim"))
-    mallopt(mmap_threshold, 2**17)
-    try:
-        yield
-    finally:
-        mallopt(mmap_threshold, 2**25)
-        mallopt(trim_threshold, 2**26)
-        trim(0)
 
 
 def largest_shift(grid: VoxelGrid, grid_from_camera: RigidTransform, grid_from_camera_now: RigidTransform) -> float:
