@@ -4,7 +4,6 @@
 any namespace. `docs/parameters.md` and `config/scene_completion.yaml` hold them, too.
 """
 
-import difflib
 import math
 import os
 from collections.abc import Collection, Iterator, Mapping
@@ -271,13 +270,8 @@ def names_in(value: str) -> tuple[str, ...]:
 
 
 def unknown_parameter(name: str) -> str:
-    """The warning for an unknown name, with the nearest known name."""
-    full = [spec.name for spec in SCHEMA]
-    last_parts = {name.rpartition(".")[2]: name for name in full}
-    near = difflib.get_close_matches(name.lower(), [*full, "use_sim_time"], n=1)
-    near = near or difflib.get_close_matches(name.rpartition(".")[2].lower(), [*full, *last_parts], n=1)
-    hint = f"did you mean {last_parts.get(near[0], near[0])}?" if near else f"known are {', '.join(full)}"
-    return f"parameter {name} is unknown and has no effect: {hint}"
+    """The warning for an unknown name, with the known ones."""
+    return f"parameter {name} is unknown and has no effect: known are {', '.join(spec.name for spec in SCHEMA)}"
 
 
 _VALUES = "ros__parameters"
