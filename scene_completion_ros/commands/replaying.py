@@ -73,11 +73,8 @@ def replay(args: argparse.Namespace, progress: Progress) -> int:
         shown = running.write_scores()
         statistics = running.write_statistics(counts, {"scores": shown} if shown else {})
         page = running.report.close(statistics, _headlines(statistics))
-    if args.json:
-        print(json.dumps(statistics))
-    else:
-        files = {"report": page, "bag": args.output / "bag", "scores": args.output / "scores.md" if shown else None}
-        print_summary(_headlines(statistics) | files)
+    files = {"report": page, "bag": args.output / "bag", "scores": args.output / "scores.md" if shown else None}
+    print_summary(_headlines(statistics) | files)
     return 0 if went_well(statistics, bundled=bundled) else 1
 
 

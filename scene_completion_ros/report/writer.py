@@ -8,7 +8,6 @@ Script and style lie in ``assets`` next to this module and are put into the page
 import base64
 import html
 import json
-import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
@@ -24,7 +23,6 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.report.pictures import depth_picture, encode_picture, fit_width, heading_of, voxel_view
 from scene_completion_ros.report.summaries import BY_FRAME, Summary, evidence_in_words
-from scene_completion_ros.untrusted_files import read_text
 from scene_completion_ros.voxels.colours import (
     HEIGHT_RANGE,
     STATE_COLOURS,
@@ -231,8 +229,6 @@ _PARTS = {
 _WIDEST_IMAGE = 640  # pixels; the page carries every image
 _QUALITY = 80
 LARGEST_PAGE = 8_000_000  # bytes: a browser cannot hold an hour of voxels
-_OWN = re.compile(rf"index\.html|frames/\d{{6,}}({'|'.join(map(re.escape, ('.json', *_PARTS.values())))})")
-_MOVE = "Move it away, or name another folder"
 
 
 class ReportWriter:
@@ -245,9 +241,7 @@ class ReportWriter:
 
     def __init__(
         self,
-        # Folder of the report; made if missing. What frames/files.txt lists of an earlier report goes. Raises
-        # SceneCompletionError where other files have names of a report.
-        folder: str | Path,
+        folder: str | Path,  # of the report; raises SceneCompletionError where it holds something
         title: str,
         class_names: Sequence[str],
         class_colours: Colours,
@@ -265,8 +259,8 @@ class ReportWriter:
         self._first_ns = 0
         self._statistics: dict[str, Any] = {}
         self._headlines: dict[str, str] = {}
-        self._list = self.folder / "frames" / "files.txt"
-        self._remove_earlier()
+        if self.folder.exists() and any(self.folder.iterdir()):
+            raise SceneCompletionError("is not empty", where=str(self.folder), cure="Move it away, or name another one")
 
     def __enter__(self) -> "ReportWriter":
         return self
@@ -276,7 +270,8 @@ class ReportWriter:
     ) -> None:
         if kind is not None:
             self.notes.append(f"Interrupted after {len(self._sizes)} frames ({kind.__name__}): the rest is missing.")
-        self.close()
+        if kind is None or self._sizes:  # where nothing came of it, it may be tried again
+            self.close()
 
     def add_frame(
         self,
@@ -323,8 +318,9 @@ class ReportWriter:
             "evidence": evidence_in_words(evidence or {}),
         }
         parts[".json"] = json.dumps(description).encode()
+        (self.folder / "frames").mkdir(parents=True, exist_ok=True)
         for suffix, data in parts.items():
-            self._own(f"frames/{len(self._sizes):06d}{suffix}").write_bytes(data)
+            (self.folder / "frames" / f"{len(self._sizes):06d}{suffix}").write_bytes(data)
         self._sizes.append(4 * sum(map(len, parts.values())) // 3)  # as base64
         if len(self._sizes) & (len(self._sizes) - 1) == 0:
             self.close()
@@ -339,6 +335,7 @@ class ReportWriter:
         if every > 1:
             shown = f"Of {len(self._sizes)} frames one of {every} is shown here"
             notes.append(f"{shown}; the folder frames has the pictures of all.")
+        self.folder.mkdir(parents=True, exist_ok=True)
         with whole_file(self.index) as part, part.open("w", encoding="utf-8") as out:
             self._write_page(out, numbers, notes)
         return self.index
@@ -397,24 +394,6 @@ class ReportWriter:
         for place, number in enumerate(numbers):
             out.write(_embedded_json(f"frame-{place}", self._embedded_frame(number)))
         out.write(f"<script>{_resource('viewer.js')}</script>\n</body></html>\n")
-
-    def _remove_earlier(self) -> None:
-        self._list.parent.mkdir(parents=True, exist_ok=True)
-        if self._list.exists():
-            text = read_text(self._list, SceneCompletionError, cure=_MOVE, most_bytes=2**28)
-            for name in filter(_OWN.fullmatch, text.splitlines()):
-                (self.folder / name).unlink(missing_ok=True)
-        found = [self.index, *self.folder.glob("frames/*")]
-        for path in found:
-            if path.exists() and _OWN.fullmatch(path.relative_to(self.folder).as_posix()):
-                raise SceneCompletionError("is not of an earlier report, and in the way", where=str(path), cure=_MOVE)
-        self._list.write_text(f"{self.index.name}\n")
-
-    def _own(self, name: str) -> Path:
-        """The path of a file of a frame, listed before it is written."""
-        with self._list.open("a") as listed:
-            listed.write(f"{name}\n")
-        return self.folder / name
 
     def _embedded_frame(self, number: int) -> dict[str, Any]:
         """What the viewer shows of a frame."""

@@ -124,24 +124,13 @@ def test_a_page_shows_as_many_frames_as_fit_with_a_note(tmp_path: Path, monkeypa
     assert text.index("2.5 Hz") < text.index('id="frame"')
 
 
-def test_a_report_replaces_the_earlier_one_and_no_file_of_others(tmp_path: Path) -> None:
-    def written(frames: int) -> set[str]:
-        with ReportWriter(tmp_path, "test", STREET, COLOURS) as report:
-            for i in range(frames):
-                report.add_frame(street(stamp_ns=i), *SEEN)
-        return {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*")}
-
-    first = written(1)
-    written(2)
-    notes = {"frames/000001_my_notes.txt", "frames/000099_album"}
-    (tmp_path / "frames" / "000001_my_notes.txt").touch()
-    (tmp_path / "frames" / "000099_album").mkdir()
-    with (tmp_path / "frames" / "files.txt").open("a") as listed:
-        listed.write("frames/000001_my_notes.txt\n../" + tmp_path.name + "/frames/000001_my_notes.txt\n")
-    assert written(1) == first | notes
-    (tmp_path / "frames" / "000000_camera.jpg").rename(tmp_path / "frames" / "000007_camera.jpg")
-    with pytest.raises(SceneCompletionError, match="000007_camera.jpg: is not of an earlier report, and in the way"):
-        written(1)
+def test_a_report_is_written_over_nothing_and_not_without_frames_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), ReportWriter(tmp_path, "test", STREET, COLOURS):
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(SceneCompletionError, match="is not empty. Move it away, or name another one"):
+        ReportWriter(tmp_path, "test", STREET, COLOURS)
 
 
 def test_words_are_buttons_and_their_voxels_are_in_the_page(tmp_path: Path) -> None:
