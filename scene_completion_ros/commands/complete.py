@@ -1,4 +1,4 @@
-"""Complete one image: voxels.npz, voxels.ply and picture.png; with --words also words.png.
+"""Complete one image: voxels.npz and picture.png; with --words also words.png.
 
 numpy.load reads voxels.npz. It holds the state of every voxel; index, probability, label and confidence of the occupied
 ones; names and colours of the classes. It also holds where the grid lies, probability and opacity of every voxel, and
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "camera, as in camchain.yaml:cam0 and calib.txt:P2"
     )
     parser.add_argument("--camera", type=place, required=True, metavar="FILE", help=meaning)
-    results = Output(("voxels.npz", "voxels.ply", "picture.png", "words.png"))
+    results = Output(("voxels.npz", "picture.png", "words.png"))
     parser.add_argument("--output", required=True, type=results, metavar="DIR", help="folder for the results")
     meaning = "metres of the camera above the ground, for a student that takes it into account"
     parser.add_argument("--camera-height", type=float, metavar="METRES", help=meaning)
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.inference.completer import Completer, mounting_warnings
     from scene_completion_ros.progress import Progress, print_summary
     from scene_completion_ros.report.pictures import birds_eye_view, depth_picture, panel, words_panel, write_picture
-    from scene_completion_ros.voxels.files import ImageDetails, npz_bytes, write_ply
+    from scene_completion_ros.voxels.files import ImageDetails, npz_bytes
     from scene_completion_ros.whole_files import write_whole
 
     progress = Progress()
@@ -90,7 +90,6 @@ def run(args: argparse.Namespace) -> int:
         depth_intrinsics=np.asarray(completion.depth_camera.matrix, dtype=np.float64),
     )
     write_whole(args.output / "voxels.npz", npz_bytes(completion.voxels, details))
-    write_ply(args.output / "voxels.ply", completion.voxels)
     picture = panel(
         image,
         depth_picture(completion.shown_depth, completion.voxels.grid),

@@ -44,7 +44,6 @@ from scene_completion_ros.whole_files import write_whole
 
 VOXELS_TOPIC, LEGEND_TOPIC = map(topics.default_name, (topics.VOXELS, topics.LEGEND))
 LOWEST_SHARE_OUT = 0.8  # of the frames of the bundled drive
-_NODE_STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "publish")
 # Parameters that a replay decides about itself: what it starts and plays, and where the camera is.
 _OWN = (
     *("bundle", "grid.file", "engine", "autostart", "image.transport", "image.qos", "grid.frame"),
@@ -74,11 +73,8 @@ def replay(args: argparse.Namespace, progress: Progress) -> int:
         shown = running.write_scores()
         statistics = running.write_statistics(counts, {"scores": shown} if shown else {})
         page = running.report.close(statistics, _headlines(statistics))
-    if args.json:
-        print(json.dumps(statistics))
-    else:
-        files = {"report": page, "bag": args.output / "bag", "scores": args.output / "scores.md" if shown else None}
-        print_summary(_headlines(statistics) | files)
+    files = {"report": page, "bag": args.output / "bag", "scores": args.output / "scores.md" if shown else None}
+    print_summary(_headlines(statistics) | files)
     return 0 if went_well(statistics, bundled=bundled) else 1
 
 
@@ -174,7 +170,7 @@ class _Replay:
                         completion.shown_depth,
                         completion.depth_camera,
                         frame.frame_id,
-                        completion.timings_ms,
+                        completion.timings_ms["total"],
                         completion.matches,
                         completion.evidence.summary(),
                     )
@@ -233,8 +229,6 @@ class _Replay:
                 points = self.place[1].apply(np.stack([cloud[axis] for axis in "xyz"], axis=-1).astype(np.float64))
                 said = cloud["phrase"], cloud["score"], cloud["probability"]
                 found = matches_of_points(self.words, voxels, points, *said)
-            timings = {stage: result.stages_ms[stage] for stage in _NODE_STAGES if stage in result.stages_ms}
-            timings["total"] = result.latency_ms
             self._show(
                 voxels,
                 result.voxels,
@@ -242,7 +236,7 @@ class _Replay:
                 result.depth,
                 result.depth_camera,
                 result.frame_id,
-                timings,
+                result.latency_ms,
                 found,
                 result.evidence,
             )
@@ -270,7 +264,7 @@ class _Replay:
         depth: NDArray[np.float32],
         depth_camera: Camera,
         frame_id: str,  # the optical frame of the image
-        timings_ms: Mapping[str, float],
+        total_ms: float,  # from image to voxels
         matches: Sequence[PhraseMatches],
         evidence: Mapping[str, float | str],
     ) -> None:
@@ -280,12 +274,11 @@ class _Replay:
             image_rgb,
             depth,
             depth_camera,
-            timings_ms,
             lidar_grid=self.lidar.points_grid(frame_id, voxels.stamp_ns, voxels.grid_from_camera),
             matches=matches,
             evidence=evidence,
         )
-        self.progress.step(f"{timings_ms['total']:.0f} ms")
+        self.progress.step(f"{total_ms:.0f} ms")
         self.scores.add(published, depth, depth_camera, stamp_ns=voxels.stamp_ns, frame_id=frame_id)
 
     def _warn(self, warning: str) -> None:

@@ -6,7 +6,6 @@ untrusted sources: sizes are checked before much is made of them. Banks, message
 
 import base64
 import binascii
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import VocabularyError
-from scene_completion_ros.untrusted_files import SHOWN, parse_json, shown
+from scene_completion_ros.untrusted_files import parse_json, shown
 
 LARGEST_TEXT = 8 << 20  # characters: more than 4096 phrases of 768 numbers take
 LONGEST_PHRASE = 200
@@ -125,9 +124,8 @@ def _requested(
     content: Mapping[str, Any], where: str, wanted: str, known: Sequence[str], read_wanted: _ReadWanted
 ) -> RequestedWords:
     if unknown := sorted(set(content) - set(known)):
-        near = difflib.get_close_matches(unknown[0][:SHOWN], known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(known)}"
-        raise VocabularyError(f"{shown(unknown[0])} means nothing: {hint}", where=where, cure="Name it right")
+        what = f"{shown(unknown[0])} means nothing: use one of {', '.join(known)}"
+        raise VocabularyError(what, where=where, cure="Name it right")
     given = _given(content, where)
     background = None
     if "background" in content:

@@ -1,4 +1,4 @@
-"""What scaled the depths, and the latency of images, summed up."""
+"""What scaled the depths of images, summed up."""
 
 import math
 import re
@@ -46,21 +46,3 @@ def evidence_summary(evidence: Sequence[Summary]) -> dict[str, Any]:
         "not_measured": dict(reasons.most_common()),
         BY_FRAME: [list(one) if math.isfinite(one[0]) else None for one in found],
     }
-
-
-TOTAL = "total"
-
-
-def latency_percentiles(timings_ms: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """By stage, over the frames that report it: ``mean``, ``p50``, ``p95``, ``p99``, ``max``, milliseconds."""
-    table, names = {}, dict.fromkeys(name for timings in timings_ms for name in timings)
-    for stage in sorted(names, key=lambda name: name == TOTAL):  # the total last
-        values = np.array([timings[stage] for timings in timings_ms if stage in timings], dtype=np.float64)
-        percentiles = {f"p{q}": float(np.percentile(values, q)) for q in (50, 95, 99)}
-        table[stage] = {"mean": float(values.mean()), **percentiles, "max": float(values.max())}
-    return table
-
-
-def occupied_median(counts: Sequence[int]) -> float:
-    """Median of the frames' numbers of occupied voxels; 0 where there was no frame."""
-    return float(np.median(counts)) if counts else 0.0

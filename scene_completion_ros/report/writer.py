@@ -8,8 +8,6 @@ Script and style lie in ``assets`` next to this module and are put into the page
 import base64
 import html
 import json
-import math
-import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
@@ -24,8 +22,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.report.pictures import depth_picture, encode_picture, fit_width, heading_of, voxel_view
-from scene_completion_ros.report.summaries import BY_FRAME, Summary, evidence_in_words, latency_percentiles
-from scene_completion_ros.untrusted_files import read_text
+from scene_completion_ros.report.summaries import BY_FRAME, Summary, evidence_in_words
 from scene_completion_ros.voxels.colours import (
     HEIGHT_RANGE,
     STATE_COLOURS,
@@ -102,8 +99,9 @@ def _statistics_table(statistics: Mapping[str, Any]) -> str:
     return f"<table>{rows}</table>" if rows else "<p>No statistics were recorded.</p>"
 
 
-def _latency_table(timings_ms: Sequence[Mapping[str, float]]) -> str:
-    table = latency_percentiles(timings_ms)
+def _latency_table(latency_ms: Mapping[str, Mapping[str, float] | None]) -> str:
+    """Percentiles by stage, as statistics of a replay have them."""
+    table = {stage: row for stage, row in latency_ms.items() if row}
     if not table:
         return "<p>No latency was measured.</p>"
     names = list(next(iter(table.values())))
@@ -231,23 +229,19 @@ _PARTS = {
 _WIDEST_IMAGE = 640  # pixels; the page carries every image
 _QUALITY = 80
 LARGEST_PAGE = 8_000_000  # bytes: a browser cannot hold an hour of voxels
-_OWN = re.compile(rf"index\.html|frames/\d{{6,}}({'|'.join(map(re.escape, ('.json', *_PARTS.values())))})")
-_MOVE = "Move it away, or name another folder"
 
 
 class ReportWriter:
     """Writes ``frames/*`` at once, and ``index.html``, which carries them, at the end.
 
     The writer also writes the page after 1, 2, 4, 8, … frames, so that even a killed process leaves one. It writes it,
-    too, when an exception or an interruption leaves the ``with`` block. Memory holds one frame and the timings. A page
+    too, when an exception or an interruption leaves the ``with`` block. Memory holds one frame. A page
     of a longer drive shows evenly spaced frames, as many as fit into 8 MB; ``frames`` always has all.
     """
 
     def __init__(
         self,
-        # Folder of the report; made if missing. What frames/files.txt lists of an earlier report goes. Raises
-        # SceneCompletionError where other files have names of a report.
-        folder: str | Path,
+        folder: str | Path,  # of the report; raises SceneCompletionError where it holds something
         title: str,
         class_names: Sequence[str],
         class_colours: Colours,
@@ -263,11 +257,10 @@ class ReportWriter:
         self._matched: set[int] = set()  # places of words that matched somewhere
         self._sizes: list[int] = []  # bytes of each frame in the page
         self._first_ns = 0
-        self._timings: list[dict[str, float]] = []
         self._statistics: dict[str, Any] = {}
         self._headlines: dict[str, str] = {}
-        self._list = self.folder / "frames" / "files.txt"
-        self._remove_earlier()
+        if self.folder.exists() and any(self.folder.iterdir()):
+            raise SceneCompletionError("is not empty", where=str(self.folder), cure="Move it away, or name another one")
 
     def __enter__(self) -> "ReportWriter":
         return self
@@ -276,8 +269,9 @@ class ReportWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if kind is not None:
-            self.notes.append(f"Interrupted after {len(self._timings)} frames ({kind.__name__}): the rest is missing.")
-        self.close()
+            self.notes.append(f"Interrupted after {len(self._sizes)} frames ({kind.__name__}): the rest is missing.")
+        if kind is None or self._sizes:  # where nothing came of it, it may be tried again
+            self.close()
 
     def add_frame(
         self,
@@ -285,7 +279,6 @@ class ReportWriter:
         image: NDArray[np.uint8],  # RGB [H, W, 3]
         depth: NDArray[np.float32],  # metres along the optical axis [h, w]
         camera: Camera,  # that of the depth image
-        timings_ms: Mapping[str, float],  # milliseconds by stage; ``total`` is drawn as the line
         *,
         lidar_grid: NDArray[np.float32] | None = None,  # LiDAR points in the grid frame, metres [M, 3]
         # What each word of the report matches among the voxels; none where there was no answer.
@@ -296,8 +289,7 @@ class ReportWriter:
         assert not matches or tuple(found.phrase for found in matches) == self._words
         self._first_ns = self._first_ns or voxels.stamp_ns
         time_s = (voxels.stamp_ns - self._first_ns) / 1e9
-        caption = f"frame {len(self._timings) + 1} · t = {time_s:.1f} s · {len(voxels)} occupied voxels"
-        timings = {name: float(value) for name, value in timings_ms.items() if math.isfinite(value)}
+        caption = f"frame {len(self._sizes) + 1} · t = {time_s:.1f} s · {len(voxels)} occupied voxels"
         if image.shape[1] > _WIDEST_IMAGE:
             image = fit_width(image, _WIDEST_IMAGE)
         drawn = depth_picture(depth, voxels.grid)
@@ -324,26 +316,26 @@ class ReportWriter:
             },
             "viewpoint": _viewpoint(voxels, camera),
             "evidence": evidence_in_words(evidence or {}),
-            "timings_ms": timings,
         }
         parts[".json"] = json.dumps(description).encode()
+        (self.folder / "frames").mkdir(parents=True, exist_ok=True)
         for suffix, data in parts.items():
-            self._own(f"frames/{len(self._timings):06d}{suffix}").write_bytes(data)
+            (self.folder / "frames" / f"{len(self._sizes):06d}{suffix}").write_bytes(data)
         self._sizes.append(4 * sum(map(len, parts.values())) // 3)  # as base64
-        self._timings.append(timings)
-        if len(self._timings) & (len(self._timings) - 1) == 0:
+        if len(self._sizes) & (len(self._sizes) - 1) == 0:
             self.close()
 
     def close(self, statistics: Mapping[str, Any] | None = None, headlines: Mapping[str, str] | None = None) -> Path:
         """Write ``index.html``, `headlines` first and `statistics` flattened in it; more frames may follow."""
         self._statistics = dict(statistics or self._statistics)
         self._headlines = dict(headlines or self._headlines)
-        every = next(n for n in count(1) if sum(self._sizes[::n]) <= LARGEST_PAGE or n >= len(self._timings))
-        numbers = range(0, len(self._timings), every)
+        every = next(n for n in count(1) if sum(self._sizes[::n]) <= LARGEST_PAGE or n >= len(self._sizes))
+        numbers = range(0, len(self._sizes), every)
         notes = list(self.notes)
         if every > 1:
-            shown = f"Of {len(self._timings)} frames one of {every} is shown here"
+            shown = f"Of {len(self._sizes)} frames one of {every} is shown here"
             notes.append(f"{shown}; the folder frames has the pictures of all.")
+        self.folder.mkdir(parents=True, exist_ok=True)
         with whole_file(self.index) as part, part.open("w", encoding="utf-8") as out:
             self._write_page(out, numbers, notes)
         return self.index
@@ -388,7 +380,7 @@ class ReportWriter:
         else:
             out.write("<p>No frame was completed.</p>")
         out.write(f"<h2>Legend</h2>{_legend(names, colours)}\n")
-        out.write(_folded("Latency by stage", _latency_table(self._timings)))
+        out.write(_folded("Latency by stage", _latency_table(self._statistics.get("latency_ms", {}))))
         out.write(_folded("All figures", _statistics_table(self._statistics)))
         settings = {
             "frames": len(numbers),
@@ -402,24 +394,6 @@ class ReportWriter:
         for place, number in enumerate(numbers):
             out.write(_embedded_json(f"frame-{place}", self._embedded_frame(number)))
         out.write(f"<script>{_resource('viewer.js')}</script>\n</body></html>\n")
-
-    def _remove_earlier(self) -> None:
-        self._list.parent.mkdir(parents=True, exist_ok=True)
-        if self._list.exists():
-            text = read_text(self._list, SceneCompletionError, cure=_MOVE, most_bytes=2**28)
-            for name in filter(_OWN.fullmatch, text.splitlines()):
-                (self.folder / name).unlink(missing_ok=True)
-        found = [self.index, *self.folder.glob("frames/*")]
-        for path in found:
-            if path.exists() and _OWN.fullmatch(path.relative_to(self.folder).as_posix()):
-                raise SceneCompletionError("is not of an earlier report, and in the way", where=str(path), cure=_MOVE)
-        self._list.write_text(f"{self.index.name}\n")
-
-    def _own(self, name: str) -> Path:
-        """The path of a file of a frame, listed before it is written."""
-        with self._list.open("a") as listed:
-            listed.write(f"{name}\n")
-        return self.folder / name
 
     def _embedded_frame(self, number: int) -> dict[str, Any]:
         """What the viewer shows of a frame."""

@@ -18,7 +18,7 @@ from scene_completion_ros.inference.encoder import check_engine
 from scene_completion_ros.mapping.ground_map import ignored_labels
 from scene_completion_ros.messages.drop_reasons import StampOrder
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters
-from scene_completion_ros.ros.frame import Student, freed_memory_returned
+from scene_completion_ros.ros.frame import Student
 from scene_completion_ros.ros.health.diagnostics import Diagnostics, Observed
 from scene_completion_ros.ros.health.judgement import FrameCounters, forwarded_log
 from scene_completion_ros.ros.inference_thread import InferenceThread
@@ -203,12 +203,11 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
 
     def _release(self) -> None:
         self.inputs, self._thread, self._outputs, self._words = None, None, None, None
-        with freed_memory_returned():
-            try:
-                self._while_active.close()
-            finally:
-                self._while_configured.close()
-            gc.collect()  # the thread and its worker refer to each other, and what they held is large
+        try:
+            self._while_active.close()
+        finally:
+            self._while_configured.close()
+        gc.collect()  # the thread and its worker refer to each other, and what they held is large
 
     def _check_change(self, parameters: NodeParameters) -> None:
         """Raise SceneCompletionError where changed parameters do not fit each other, the bundle or the calibration."""

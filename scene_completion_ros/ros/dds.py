@@ -8,7 +8,6 @@ not import rclpy.
 import os
 import signal
 import sys
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -38,15 +37,11 @@ def rclpy_version() -> tuple[str | None, bool]:
     return None, False
 
 
-def prefixes_with(package: str) -> list[str]:
-    """Sourced installations that have a ROS package."""
-    prefixes = filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep))
-    return [one for one in prefixes if Path(one, "share/ament_index/resource_index/packages", package).is_file()]
-
-
 def sourced_prefixes() -> list[str]:
     """Sourced installations that have rclpy, other than this environment."""
-    return [prefix for prefix in prefixes_with("rclpy") if Path(prefix).resolve() != Path(sys.prefix).resolve()]
+    prefixes = filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep))
+    found = [one for one in prefixes if Path(one, "share/ament_index/resource_index/packages/rclpy").is_file()]
+    return [prefix for prefix in found if Path(prefix).resolve() != Path(sys.prefix).resolve()]
 
 
 def profile_variable() -> str:
@@ -73,26 +68,6 @@ def other_middleware() -> str:
     """The RMW implementation that the user has chosen in place of Fast DDS; empty where there is none."""
     chosen = os.environ.get("RMW_IMPLEMENTATION", "")
     return "" if "fastrtps" in chosen else chosen
-
-
-def segment_bytes(profile: str) -> int:
-    """Size of the shared-memory segment that a profile gives to nodes; 0 where it gives them none.
-
-    Raises SceneCompletionError where it cannot be read, or nodes do not take it.
-    """
-    try:
-        root = ElementTree.parse(profile).getroot()
-        transports = root.iterfind(".//{*}transport_descriptor")
-        sizes = [one.findtext("{*}segment_size", "0") for one in transports if one.findtext("{*}type") == "SHM"]
-        size = max(map(int, sizes), default=0)
-    except OSError as error:
-        raise SceneCompletionError(f"{profile}: {error.strerror}") from error
-    except (ElementTree.ParseError, ValueError) as error:
-        raise SceneCompletionError(f"{profile} is no profile: {error}") from error
-    if root.find(".//{*}participant[@is_default_profile='true']") is None:
-        what = f'{profile} has no participant with is_default_profile="true", so nodes do not take it'
-        raise SceneCompletionError(what)
-    return size
 
 
 @contextmanager
@@ -140,17 +115,13 @@ def import_cure() -> str:
 def start_cure() -> str:
     """What to do where no node can start, whatever its arguments are."""
     if chosen := other_middleware():
-        return f"unset RMW_IMPLEMENTATION, or install it: {apt(chosen)}"
+        distribution = os.environ.get("ROS_DISTRO", "<distribution>")
+        install = f"sudo apt install ros-{distribution}-{chosen.replace('_', '-')}"
+        return f"unset RMW_IMPLEMENTATION, or install it: {install}"
     if os.environ.get("ROS_SECURITY_ENABLE", "").lower() == "true":
         return "Check the keystore of ROS_SECURITY_KEYSTORE, or unset ROS_SECURITY_ENABLE"
     cure = "See `python -c 'import rclpy; rclpy.init()'`; a wrong ROS_* variable is the usual cause, "
     return cure + "or a home that this user may not write: then set ROS_LOG_DIR"
-
-
-def apt(*names: str) -> str:
-    """How to install ROS packages."""
-    distribution = os.environ.get("ROS_DISTRO", "<distribution>")
-    return " ".join(["sudo apt install", *(f"ros-{distribution}-{name.replace('_', '-')}" for name in names)])
 
 
 def join_graph(

@@ -4,12 +4,10 @@ The stages fill it in, one after the other: `receive`, `place`, `submit`, `compl
 has not set yet cannot be read.
 """
 
-import ctypes
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -22,7 +20,6 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cells import volume_pose
 from scene_completion_ros.inference.completer import Completer, Completion, mounting_warnings
-from scene_completion_ros.inference.encoder import engine_for_cpu
 from scene_completion_ros.inference.label_query import Words
 from scene_completion_ros.ros.parameters import NodeParameters
 
@@ -152,7 +149,6 @@ class Student:
         self._grid, self._logger = grid, logger
         self._made: _Made | None = None
         self._unusable: tuple[_MadeFor, str] | None = None  # what could not be built last, and why
-        self._gpu_failed = False
 
     @property
     def title(self) -> str:
@@ -244,31 +240,19 @@ class Student:
         for warning in warnings:
             self._logger.warning(warning)
 
-    def gpu_failed(self, error: GpuError, parameters: NodeParameters) -> None:
-        """The GPU failed while an image was completed: from now on the CPU works, where `engine` is auto.
-
-        Otherwise the camera is unusable until the node is cleaned up and configured again.
-        """
-        if parameters.engine == "auto":
-            self._fall_back(str(error))
-            return
-        if self._made is not None:
-            self._unusable = self._made.made_for, str(error)
-            self.model = ModelReport("unusable", error=str(error))
+    def gpu_failed(self, error: GpuError) -> None:
+        """The GPU failed while an image was completed: no other is until the node is configured again."""
+        assert self._made is not None, "only what was built fails"
+        self._unusable = self._made.made_for, str(error)
         self._made = None
+        self.model = ModelReport("unusable", error=str(error))
         self._logger.error(f"the node cannot complete images any more: {error}")
-
-    def _fall_back(self, failure: str) -> None:
-        self._gpu_failed = True
-        self._made = self._unusable = None
-        self._logger.warning(f"from now on the CPU runs the student, because the GPU failed: {failure}")
 
     def _build(self, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> Completer | None:
         self.model = ModelReport("building")
         started_s = time.perf_counter()
         try:
-            with freed_memory_returned():
-                completer = self._completer_or_cpu(camera, grid_from_camera, parameters)
+            completer = self._new_completer(camera, grid_from_camera, parameters)
         except Exception as error:
             why = in_words(error)
             self._unusable = _MadeFor(camera, parameters.threads), why
@@ -283,20 +267,15 @@ class Student:
         )
         return completer
 
-    def _completer_or_cpu(
-        self, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters
-    ) -> Completer:
+    def _new_completer(self, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> Completer:
         try:
             return self._completer(camera, grid_from_camera, parameters)
-        except GpuError as error:  # the engine could be made, but not run
-            if parameters.engine != "auto" and self._made is None:
+        except GpuError:
+            if self._made is None:
                 raise
-            failure = str(error)
-        # Not in the handler, where the error would keep what is on the GPU.
-        if self._made is not None:  # its memory may be too small for the former and the next at once
-            self._made = None
-            return self._completer_or_cpu(camera, grid_from_camera, parameters)
-        self._fall_back(failure)
+        # Not in the handler, where the error would keep what is on the GPU, whose memory may be too small for the
+        # former and the next at once.
+        self._made = None
         return self._completer(camera, grid_from_camera, parameters)
 
     def _completer(self, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> Completer:
@@ -306,27 +285,10 @@ class Student:
             camera,
             grid=self._grid,
             grid_from_camera=grid_from_camera,
-            engine=engine_for_cpu(self.bundle) if self._gpu_failed else parameters.engine,
+            engine=parameters.engine,
             threads=parameters.threads or None,
             encoder=self._made.completer.encoder if self._made is not None and alike else None,
         )
-
-
-@contextmanager
-def freed_memory_returned() -> Iterator[None]:
-    """What is freed meanwhile goes back to the system: to make a completer takes much more than it keeps.
-
-    Afterwards glibc keeps what is freed, up to its own limits, because each image needs as much as the one before.
-    """
-    trim_threshold, mmap_threshold = -1, -3  # options of mallopt(3)
-    mallopt, trim = (getattr(ctypes.CDLL(None), name, lambda *_: None) for name in ("mallopt", "malloc_trim"))
-    mallopt(mmap_threshold, 2**17)
-    try:
-        yield
-    finally:
-        mallopt(mmap_threshold, 2**25)
-        mallopt(trim_threshold, 2**26)
-        trim(0)
 
 
 def largest_shift(grid: VoxelGrid, grid_from_camera: RigidTransform, grid_from_camera_now: RigidTransform) -> float:

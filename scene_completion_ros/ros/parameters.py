@@ -4,7 +4,6 @@
 any namespace. `docs/parameters.md` and `config/scene_completion.yaml` hold them, too.
 """
 
-import difflib
 import math
 import os
 from collections.abc import Collection, Iterator, Mapping
@@ -140,9 +139,9 @@ class NodeParameters:
     engine: EngineName = _parameter(
         "auto",
         "The software that runs the student's graphs, and on a GPU all else, too. `auto` takes TensorRT if there are a "
-        "GPU and all that TensorRT needs. Otherwise, or when that fails, `auto` "
+        "GPU and all that TensorRT needs. Otherwise, or where that cannot start, `auto` "
         "takes the best engine installed for the CPU, in bfloat16 if the CPU has it and the bundle passed the gate "
-        "for it. `tensorrt` never falls back to the CPU.",
+        "for it. A GPU that fails later is an error.",
         choices=EngineName,
     )
     threads: int = _live(0, "Threads of the encoder and of the voxel query; 0 takes all cores.", bounds=(0, 256))
@@ -271,13 +270,8 @@ def names_in(value: str) -> tuple[str, ...]:
 
 
 def unknown_parameter(name: str) -> str:
-    """The warning for an unknown name, with the nearest known name."""
-    full = [spec.name for spec in SCHEMA]
-    last_parts = {name.rpartition(".")[2]: name for name in full}
-    near = difflib.get_close_matches(name.lower(), [*full, "use_sim_time"], n=1)
-    near = near or difflib.get_close_matches(name.rpartition(".")[2].lower(), [*full, *last_parts], n=1)
-    hint = f"did you mean {last_parts.get(near[0], near[0])}?" if near else f"known are {', '.join(full)}"
-    return f"parameter {name} is unknown and has no effect: {hint}"
+    """The warning for an unknown name, with the known ones."""
+    return f"parameter {name} is unknown and has no effect: known are {', '.join(spec.name for spec in SCHEMA)}"
 
 
 _VALUES = "ros__parameters"

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.measuring import demo_drive
+from scene_completion_ros.bags.reader import demo_drive
 from scene_completion_ros.errors import ImageError, VocabularyError
 from scene_completion_ros.geometry import (
     DEFAULT_GRID,

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from scene_completion_ros.report.writer import ReportWriter
-from tests.voxels.samples import COLOURS, SEEN, STREET, TIMES, WORDS, street, words_of_street
+from tests.voxels.samples import COLOURS, SEEN, STREET, WORDS, street, words_of_street
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SOFTWARE_RENDERER = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")  # needs no graphics card
@@ -65,7 +65,7 @@ def report(tmp_path: Path) -> ReportWriter:
     lidar = np.random.default_rng(0).uniform([0, -4, -2], [12, 4, 2], (500, 3)).astype(np.float32)
     with ReportWriter(tmp_path / "report", "Test drive", STREET, COLOURS) as writer:
         for i in range(2):
-            writer.add_frame(street(stamp_ns=i), *SEEN, TIMES, lidar_grid=lidar)
+            writer.add_frame(street(stamp_ns=i), *SEEN, lidar_grid=lidar)
     return writer
 
 
@@ -99,8 +99,8 @@ def test_slider_and_view_from_above_work(browser: Browser, report: ReportWriter)
 
 def test_words_are_counted_and_offered_only_where_they_match(browser: Browser, tmp_path: Path) -> None:
     with ReportWriter(tmp_path / "report", "Test drive", STREET, COLOURS, words=WORDS) as report:
-        report.add_frame(street(), *SEEN, TIMES, matches=words_of_street())
-        report.add_frame(street(stamp_ns=1), *SEEN, TIMES)
+        report.add_frame(street(), *SEEN, matches=words_of_street())
+        report.add_frame(street(stamp_ns=1), *SEEN)
     page, console = opened(browser, report)
     words = [page.locator(f'[data-word="{number}"]') for number in range(2)]
     matching, lit = page.locator("#matching"), page.locator("[data-word][aria-pressed=true]")

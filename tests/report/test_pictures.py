@@ -1,5 +1,4 @@
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,8 +6,6 @@ import pytest
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, ROOM_GRID
 from scene_completion_ros.report.pictures import birds_eye_view, depth_picture, panel, voxel_view
 from scene_completion_ros.voxels.colours import STATE_COLOURS
-from scene_completion_ros.voxels.files import exposed_faces, write_ply
-from scene_completion_training.points.ply import columns, read_ply
 from tests.voxels.samples import CAMERA, COLOURS, photo, street
 
 MARGIN = 46
@@ -64,29 +61,6 @@ def test_panel_keeps_the_camera_image_upright_and_unmirrored() -> None:
     _, column = centre_of(picture, (255, 0, 0))
     assert column < 12 + 640 / 4
     assert picture.shape[1] > 640
-
-
-def test_only_faces_towards_free_space_are_kept() -> None:
-    voxels = street()
-    occupied = np.zeros(np.array(voxels.grid.shape) + 2, dtype=bool)
-    occupied[1:-1, 1:-1, 1:-1] = voxels.state >= 3
-    expected = sum(np.count_nonzero(np.diff(occupied.astype(np.int8), axis=axis)) for axis in range(3))
-    corners, owners = exposed_faces(voxels)
-    assert corners.shape == (expected, 4, 3)
-    centre = voxels.points_grid()[owners]
-    assert np.allclose(np.abs(corners - centre[:, None]), 0.5 * voxels.grid.voxel_size, atol=1e-5)
-
-
-def test_the_file_has_metric_places_and_colours(tmp_path: Path) -> None:
-    voxels = street()
-    write_ply(tmp_path / "voxels.ply", voxels)
-    rows = read_ply(tmp_path / "voxels.ply", ("vertex", "face"))
-    vertices, triangles = rows["vertex"], rows["face"]["vertex_indices"]
-    assert (triangles.min(), triangles.max(), triangles.shape[1]) == (0, len(vertices) - 1, 3)
-    red, green, blue = (vertices[name] for name in ("red", "green", "blue"))
-    wall = columns(vertices[(red == COLOURS[1][0]) & (green == COLOURS[1][1]) & (blue == COLOURS[1][2])], "xyz")
-    assert wall.min(axis=0) == pytest.approx([4.0, 1.0, -1.6], abs=1e-5)
-    assert wall.max(axis=0) == pytest.approx([5.0, 3.0, 2.0], abs=1e-5)
 
 
 def test_depth_in_a_room_has_the_colours_of_rooms() -> None:

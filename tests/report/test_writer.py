@@ -26,7 +26,7 @@ from scene_completion_ros.report.writer import (
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches
 from tests.checkout import run_python
 from tests.report.pages import embedded_frames, lidar_of, matches_of, word_buttons
-from tests.voxels.samples import COLOURS, SEEN, STREET, TIMES, WORDS, street, words_of_street
+from tests.voxels.samples import COLOURS, SEEN, STREET, WORDS, street, words_of_street
 
 
 def test_voxels_come_back_from_their_bytes() -> None:
@@ -80,18 +80,20 @@ def test_frames_are_summed_up() -> None:
 def test_the_page_carries_everything_itself(tmp_path: Path) -> None:
     voxels = street()
     with ReportWriter(tmp_path, "A <street> & more", STREET, COLOURS) as report:
-        report.add_frame(voxels, *SEEN, TIMES)
-        report.close({"frames": {"in": 1, "out": 1}, "rate_hz": 9.8123456})
+        report.add_frame(voxels, *SEEN)
+        latency_ms = {"encode": {"p50": 12.52, "p95": 30.01}, "end_to_end": None}
+        report.close({"frames": {"in": 1, "out": 1}, "rate_hz": 9.8123456, "latency_ms": latency_ms})
     text = report.index.read_text("utf-8")
     (frame,) = embedded_frames(report.index)
     assert base64.b64decode(frame["voxels"]) == pack_voxels(voxels)
     assert all(base64.b64decode(frame[name])[:2] == b"\xff\xd8" for name in ("camera_jpg", "depth_jpg"))
-    assert (frame["count"], frame["timings_ms"]) == (len(voxels), TIMES)
+    assert frame["count"] == len(voxels)
     # The view opens to the left (y > 0) and to the right, and the camera looks along x.
     assert frame["viewpoint"]["heading"] == pytest.approx(0.0, abs=1e-9)
     assert frame["viewpoint"]["corners"][0] == pytest.approx([2.0, 1.6, 0.8])
     assert "A &lt;street&gt; &amp; more" in text
     assert "9.812" in text
+    assert '<td>encode</td><td class="number">12.5</td><td class="number">30.0</td>' in text
     assert all(name in text for name in STREET)
     assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!data:)""", text)
     assert not re.findall(r"https?://|@import|url\(|\bfetch\(|XMLHttpRequest|WebSocket", text)
@@ -101,7 +103,7 @@ def test_a_killed_process_leaves_pictures_and_a_page(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from scene_completion_ros.report.writer import ReportWriter;"
         "from tests.voxels.samples import *; report = ReportWriter(sys.argv[1], 'test', STREET, COLOURS);"
-        "[report.add_frame(street(stamp_ns=i), *SEEN, TIMES) for i in range(5)];"
+        "[report.add_frame(street(stamp_ns=i), *SEEN) for i in range(5)];"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert run_python("-c", code, tmp_path).returncode == -signal.SIGKILL
@@ -112,7 +114,7 @@ def test_a_killed_process_leaves_pictures_and_a_page(tmp_path: Path) -> None:
 def test_a_page_shows_as_many_frames_as_fit_with_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ReportWriter(tmp_path, "test", STREET, COLOURS) as report:
         for i in range(5):
-            report.add_frame(street(stamp_ns=(7 + i) * 10**9), *SEEN, TIMES)
+            report.add_frame(street(stamp_ns=(7 + i) * 10**9), *SEEN)
         monkeypatch.setattr(writer, "LARGEST_PAGE", report.index.stat().st_size * 3 // 4)
         page = report.close(headlines={"rate": "2.5 Hz"})
     captions = [frame["caption"].split(" · ")[:2] for frame in embedded_frames(page)]
@@ -122,31 +124,20 @@ def test_a_page_shows_as_many_frames_as_fit_with_a_note(tmp_path: Path, monkeypa
     assert text.index("2.5 Hz") < text.index('id="frame"')
 
 
-def test_a_report_replaces_the_earlier_one_and_no_file_of_others(tmp_path: Path) -> None:
-    def written(frames: int) -> set[str]:
-        with ReportWriter(tmp_path, "test", STREET, COLOURS) as report:
-            for i in range(frames):
-                report.add_frame(street(stamp_ns=i), *SEEN, TIMES)
-        return {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*")}
-
-    first = written(1)
-    written(2)
-    notes = {"frames/000001_my_notes.txt", "frames/000099_album"}
-    (tmp_path / "frames" / "000001_my_notes.txt").touch()
-    (tmp_path / "frames" / "000099_album").mkdir()
-    with (tmp_path / "frames" / "files.txt").open("a") as listed:
-        listed.write("frames/000001_my_notes.txt\n../" + tmp_path.name + "/frames/000001_my_notes.txt\n")
-    assert written(1) == first | notes
-    (tmp_path / "frames" / "000000_camera.jpg").rename(tmp_path / "frames" / "000007_camera.jpg")
-    with pytest.raises(SceneCompletionError, match="000007_camera.jpg: is not of an earlier report, and in the way"):
-        written(1)
+def test_a_report_is_written_over_nothing_and_not_without_frames_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), ReportWriter(tmp_path, "test", STREET, COLOURS):
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(SceneCompletionError, match="is not empty. Move it away, or name another one"):
+        ReportWriter(tmp_path, "test", STREET, COLOURS)
 
 
 def test_words_are_buttons_and_their_voxels_are_in_the_page(tmp_path: Path) -> None:
     voxels, matches = street(), words_of_street()
     with ReportWriter(tmp_path, "test", STREET, COLOURS, words=WORDS) as report:
-        report.add_frame(voxels, *SEEN, TIMES, matches=matches)
-        report.add_frame(voxels, *SEEN, TIMES)  # was not answered
+        report.add_frame(voxels, *SEEN, matches=matches)
+        report.add_frame(voxels, *SEEN)  # was not answered
     answered, silent = embedded_frames(report.index)
     # The order of `pack_voxels` is that of `argwhere`, in which the scene has its voxels.
     assert np.array_equal(matches_of(answered, 3), [voxels.label == 1, voxels.label == 2, np.zeros(len(voxels), bool)])
@@ -158,7 +149,8 @@ def test_text_is_text_wherever_it_stands(tmp_path: Path) -> None:
     hostile = """</script><script>alert(1)</script><img src=x onerror="alert(2)">'{colourings}"""
     with ReportWriter(tmp_path, hostile, (hostile, "b"), ((1, 2, 3), (4, 5, 6)), words=(hostile,)) as report:
         (found, *_) = words_of_street()
-        report.add_frame(street(), *SEEN, {hostile: 1.0}, matches=[replace(found, phrase=hostile)])
+        report.add_frame(street(), *SEEN, matches=[replace(found, phrase=hostile)])
+        report.close({"latency_ms": {hostile: {"p50": 1.0}}})
     assert word_buttons(report.index) == {"0": hostile}
     assert "<img src=x" not in report.index.read_text("utf-8")
     assert report.index.read_text("utf-8").count("</script>") == 3  # settings, one frame, the viewer

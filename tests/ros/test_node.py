@@ -69,7 +69,7 @@ def test_misspelt_parameters_are_warned_about_and_live_ones_change_the_next_answ
         encoding="utf-8",
     )
     running = start("--params-file", str(own_file))
-    running.until_logged("parameter image.rectifed is unknown and has no effect: did you mean image.rectified?")
+    running.until_logged("parameter image.rectifed is unknown and has no effect: known are ")
     assert running.node.log.count("is unknown") == 1
     running.start()
     rectified = messages.camera_info_message(replace(CAMERA, fx=250.0, fy=250.0), 0, FRAME)

@@ -13,7 +13,6 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.ros.frame import Student
 from scene_completion_ros.ros.parameters import NodeParameters
-from tests.checkout import run_python
 from tests.ros.camera_to_voxels import CAMERA
 
 PARAMETERS = NodeParameters(threads=1)
@@ -72,26 +71,3 @@ def test_a_camera_that_stands_unlike_in_training_is_warned_of_once(bundle_folder
     student.check_mounting(placed(1.7), corrected)
     assert len(warnings) == 1
     assert not any("above the ground" in text for text in student.model.warnings)
-
-
-FREED = """
-import contextlib, pathlib, sys
-import numpy as np
-from scene_completion_ros.ros.frame import freed_memory_returned
-
-def resident_mib():
-    return int(pathlib.Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
-
-np.ones(2**20)  # 8 MiB that are freed, after which glibc would keep smaller blocks
-before = resident_mib()
-with freed_memory_returned() if sys.argv[1] == "returned" else contextlib.nullcontext():
-    blocks = [np.ones(2**16) for _ in range(400)]  # 200 MiB
-    del blocks[::2]
-    print(resident_mib() - before)
-"""
-
-
-def test_what_is_freed_between_blocks_that_stay_goes_back_to_the_system() -> None:
-    """In processes of their own: what others freed before would be taken first."""
-    returned, kept = (float(run_python("-c", FREED, how).stdout) for how in ("returned", "kept"))
-    assert returned < 150.0 < kept

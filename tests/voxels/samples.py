@@ -138,4 +138,3 @@ def photo() -> NDArray[np.uint8]:
 
 
 SEEN = (photo(), np.full((40, 80), 7.0, np.float32), CAMERA)  # image, depth and camera of each frame
-TIMES = {"encode": 12.5, "total": 30.0}

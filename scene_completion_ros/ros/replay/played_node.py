@@ -1,4 +1,4 @@
-"""Modules of this package in processes of their own, such as the completion node that a replay plays to."""
+"""The completion node that a replay plays to, in a process of its own."""
 
 import ctypes
 import json
@@ -7,34 +7,37 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros.topics import NODE_NAME
 
 STOP_TIMEOUT_S = 10.0
 LOG_LINES = 40
-Process = TypeVar("Process", bound="PackageProcess")
 
 
-class PackageProcess:
-    """A module of this package in a process of its own; as a context manager it ends the process."""
+class NodeProcess:
+    """`scene_completion_node` in a process of its own; as a context manager it ends the process."""
 
-    def __init__(self, module: str, arguments: Sequence[str]) -> None:
+    def __init__(self, namespace: str, parameters: Mapping[str, object]) -> None:
+        self.namespace = namespace
+        self.full_name = f"{namespace}/{NODE_NAME}"
+        arguments = ["--ros-args", "-r", f"__ns:={namespace}"]
+        for name, value in parameters.items():
+            arguments += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML with everything quoted
         # A file and not a pipe, which what the process starts may keep open after its end. Appending, because its
         # writes share the position of our reads.
         self._log = tempfile.TemporaryFile(mode="a+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process: subprocess.Popen[bytes] = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, "-m", "scene_completion_ros.ros.node", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
             preexec_fn=ending_with_parent(),
         )
 
-    def __enter__(self: Process) -> Process:
+    def __enter__(self) -> "NodeProcess":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -45,14 +48,6 @@ class PackageProcess:
     def pid(self) -> int:
         """Number of the process."""
         return self._process.pid
-
-    def ending(self, limit_s: float = 0.0) -> str:
-        """How it ended by itself within a time, in words; empty where it did not."""
-        try:
-            status = self._process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            return ""
-        return f"ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
     def log(self) -> str:
         """The last lines that it has printed, without colours."""
@@ -78,21 +73,11 @@ class PackageProcess:
                 self._process.kill()
         return self._process.wait()
 
-
-class NodeProcess(PackageProcess):
-    """`scene_completion_node` in a process of its own."""
-
-    def __init__(self, namespace: str, parameters: Mapping[str, object]) -> None:
-        self.namespace = namespace
-        self.full_name = f"{namespace}/{NODE_NAME}"
-        arguments = ["--ros-args", "-r", f"__ns:={namespace}"]
-        for name, value in parameters.items():
-            arguments += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML with everything quoted
-        super().__init__("scene_completion_ros.ros.node", arguments)
-
     def check(self) -> None:
         """Raise SceneCompletionError with the end of its log if the node has ended by itself."""
-        if ending := self.ending():
+        status = self._process.poll()
+        if status is not None:
+            ending = f"ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
             raise SceneCompletionError(f"the node {ending} during the replay", where=self.full_name, cure=self.log())
 
 

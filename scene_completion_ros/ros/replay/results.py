@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.messages.images import decode_image
-from scene_completion_ros.report.summaries import occupied_median
 
 
 @dataclass
@@ -72,5 +71,5 @@ class ReplayStatistics:
         values = asdict(self)
         del values["evidence"]
         values["dropped"] = dict(self.dropped)
-        values["occupied_voxels_median"] = occupied_median(values.pop("occupied"))
+        values["occupied_voxels_median"] = float(np.median(values.pop("occupied") or 0.0))
         return values

@@ -68,7 +68,7 @@ def test_wrong_values_at_start_name_parameter_and_what_is_allowed(
         ("threads", True, "True is of type boolean; it must be of type integer"),
         ("camera.height", math.nan, "camera.height: nan is not finite; allowed is 0.0 to 100.0"),
         ("engine", "onnxruntime", "parameter engine is read-only: give it when the node starts"),
-        ("thraeds", 2, "did you mean threads?"),
+        ("thraeds", 2, "thraeds is unknown and has no effect: known are bundle, engine, threads,"),
     ],
 )
 def test_refused_changes_have_a_reason_and_change_nothing(context: Any, name: str, value: Any, words: str) -> None:
