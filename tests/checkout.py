@@ -1,9 +1,13 @@
-"""This checkout, processes that import it and nothing older, and ROS domains."""
+"""This checkout, processes that import it and nothing older, ROS domains, and what a machine may lack."""
 
 import itertools
 import os
+import resource
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
@@ -73,6 +77,19 @@ def next_domain() -> str:
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % workers
     turn = (os.getpid() // workers + next(_taken)) % (DOMAINS // workers)
     return str(FIRST + worker + workers * turn)
+
+
+@contextmanager
+def full_disk(limit: int) -> Iterator[None]:
+    """No file may grow beyond so many bytes; a full disk gives ENOSPC instead of EFBIG, and both come as OSError."""
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, former[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+        signal.signal(signal.SIGXFSZ, ignored)
 
 
 def make_cuda_driver(folder: Path, gpus: int, error: int = 0) -> str:

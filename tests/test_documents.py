@@ -17,20 +17,10 @@ from scene_completion_training.configuration import TrainingConfiguration, read_
 from tests.checkout import ROOT
 
 # The services, which every managed node has.
-SERVICES = (
-    "~/change_state",
-    "~/get_state",
-    "~/get_available_states",
-    "~/get_available_transitions",
-    "~/get_transition_graph",
-    "~/describe_parameters",
-    "~/get_parameters",
-    "~/get_parameter_types",
-    "~/list_parameters",
-    "~/set_parameters",
-    "~/set_parameters_atomically",
-    "~/get_type_description",
-)
+OF_STATES = ("change_state", "get_state", "get_available_states", "get_available_transitions", "get_transition_graph")
+OF_PARAMETERS = ("describe_parameters", "get_parameters", "get_parameter_types", "list_parameters", "set_parameters")
+OTHERS = ("set_parameters_atomically", "get_type_description")
+SERVICES = [f"~/{name}" for name in (*OF_STATES, *OF_PARAMETERS, *OTHERS)]
 
 
 def test_the_page_of_topics_has_those_of_the_node_and_no_others() -> None:
@@ -68,7 +58,7 @@ def test_the_policy_of_sros2_allows_what_the_tables_hold() -> None:
     assert allowed == {
         ("subscribe",): [spec.name for spec in TOPICS if spec.direction == "in"],
         ("publish",): [spec.name for spec in TOPICS if spec.direction == "out"],
-        ("reply",): list(SERVICES),
+        ("reply",): SERVICES,
     }
 
 

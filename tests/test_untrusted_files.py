@@ -4,7 +4,6 @@ import os
 import re
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable
 from functools import partial
 from io import BytesIO
@@ -34,7 +33,7 @@ from scene_completion_ros.untrusted_files import (
     tensor_header,
 )
 from tests.bags.recordings import jpeg, picture
-from tests.messages.test_images import compressed, jpeg_of_size, of_size, png_of_size
+from tests.messages.test_images import compressed, jpeg_of_size, of_size, png_chunk, png_of_size
 
 
 def laughs(first: str, opening: str, closing: str) -> str:
@@ -176,13 +175,9 @@ def png(pixels: np.ndarray) -> bytes:
 
 def animated(content: bytes) -> bytes:
     """A PNG as the first frame of two; the other one has no data."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    frames = [chunk(b"fcTL", struct.pack(">5I2H2B", number, SIDE, SIDE, 0, 0, 1, 10, 0, 0)) for number in (0, 1)]
+    frames = [png_chunk(b"fcTL", struct.pack(">5I2H2B", number, SIDE, SIDE, 0, 0, 1, 10, 0, 0)) for number in (0, 1)]
     start, end = content.find(b"IDAT") - 4, content.rfind(b"IEND") - 4
-    frames[0] = chunk(b"acTL", struct.pack(">II", 2, 0)) + frames[0]
+    frames[0] = png_chunk(b"acTL", struct.pack(">II", 2, 0)) + frames[0]
     return content[:start] + frames[0] + content[start:end] + frames[1] + content[end:]
 
 

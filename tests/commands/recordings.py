@@ -9,7 +9,7 @@ from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.geometry.cameras import Camera
 from tests.bags import recordings
 from tests.inference.small_bundle import CANONICAL
-from tests.messages.test_clouds import cloud
+from tests.messages.test_images import cloud
 
 TOPIC = "/camera/image_raw"
 FRAME = "camera_optical"

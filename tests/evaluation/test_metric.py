@@ -72,12 +72,6 @@ def test_tables_and_values() -> None:
     assert scores.headlines()["hits against windows, 25.6 m"] == {"share": 0.5, "lost": None}
 
 
-def test_a_metric_that_counted_nothing_has_no_table() -> None:
-    scores = Scores([HITS])
-    assert scores.run("towns", [Guess("good", 1)], []) == 0
-    assert (scores.to_json(), scores.markdown(), scores.headlines()) == ({}, "", {})
-
-
 def test_methods_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="two methods have the name good"):
         Scores([HITS]).run("towns", [Guess("good", 1), Guess("good", 9)], [1])

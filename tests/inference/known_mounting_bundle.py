@@ -70,9 +70,8 @@ def make_known_mounting_bundle(
         class_colours=class_colours(len(NAMES)),
         provenance={"data": "random numbers"},
         licence="Apache-2.0",
-        **(
-            {"threshold": 0.08, "obstacle_threshold": 0.06} | fields
-        ),  # the scale of its depths is known to a tenth: its wall is blurred
+        # The scale of its depths is known to a tenth: its wall is blurred.
+        **({"threshold": 0.08, "obstacle_threshold": 0.06} | fields),
     )
     around = {
         "around": np.zeros((x * y * z, VOLUME.around), np.float32),

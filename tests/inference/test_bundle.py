@@ -253,14 +253,8 @@ def test_students_are_named_by_their_folders(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Where the bundle lies."""
-    return tmp_path / "student"
-
-
-@pytest.fixture
-def bundle(folder: Path) -> StudentBundle:
-    return make_small_bundle(folder, classes=3)
+def bundle(tmp_path: Path) -> StudentBundle:
+    return make_small_bundle(tmp_path / "student", classes=3)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from scene_completion_ros.bags.reader import demo_drive
 from scene_completion_ros.errors import BundleError, GpuError, SceneCompletionError
-from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle, open_student, shipped_students
 from scene_completion_ros.inference.completer import Completer
@@ -28,11 +26,6 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
     return make_small_bundle(tmp_path_factory.mktemp("bundle"))
 
 
-@pytest.fixture(scope="module")
-def image() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (192, 640, 3), dtype=np.uint8)
-
-
 def test_auto_computes_in_bfloat16_where_the_student_passed_and_the_cpu_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -50,7 +43,8 @@ def test_auto_computes_in_bfloat16_where_the_student_passed_and_the_cpu_has_it(
     assert "made_from" in str(refused(tmp_path / "same"))
 
 
-def test_engines_agree(bundle: StudentBundle, image: np.ndarray) -> None:
+def test_engines_agree(bundle: StudentBundle) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (192, 640, 3), dtype=np.uint8)
     first, second = (make_networks(bundle, engine, threads=1)(image) for engine in EXACT)
     assert first.shape == (96, 320, 64)
     assert first.dtype == second.dtype == np.float32
@@ -147,13 +141,6 @@ print(any(name.startswith("openvino_telemetry") for name in sys.modules))
 SEEN = (VoxelState.FREE_SEEN, VoxelState.SURFACE)
 
 
-@pytest.fixture(scope="module")
-def street() -> tuple[Camera, NDArray[np.uint8]]:
-    """A real photograph of a street, and its camera."""
-    camera, images = demo_drive()
-    return camera, images[0]
-
-
 def test_the_share_of_an_image_that_shows_something() -> None:
     """By hand: 23 rows of windows of 8 pixels, 4 apart; six see the chessboard above, whose deviation is 10."""
     image = np.full((96, 96, 3), 100, np.uint8)
@@ -172,8 +159,8 @@ def test_the_share_of_an_image_that_shows_something() -> None:
 @pytest.mark.parametrize(
     "name", [pytest.param(one, marks=[pytest.mark.slow] * (one != DEFAULT_BUNDLE.name)) for one in shipped_students()]
 )
-def test_nothing_is_certain_of_images_that_show_nothing(name: str, street: tuple[Camera, NDArray[np.uint8]]) -> None:
-    camera, photograph = street
+def test_nothing_is_certain_of_images_that_show_nothing(name: str) -> None:
+    camera, (photograph, *_) = demo_drive()
     student = open_student(name)
     completer = Completer(student, camera, threads=2)
     forward, _, up = np.moveaxis(completer.grid.centres(), -1, 0)

@@ -46,11 +46,8 @@ def test_corners_have_a_depth_where_no_sensor_saw_one(monkeypatch: pytest.Monkey
     estimator = EvidenceEstimator(CAMERA, GRID, np.ones((32, 64), np.bool_), corners=True)
     monkeypatch.setattr(estimator, "depths", lambda *_: corners)
     found = estimator.evidence(image, depth, RigidTransform.identity(), 0, sensor)
-    assert found.sensed is not None and (found.corners, found.summary()[CORNERS], found.summary()[SENSED]) == (
-        1,
-        1,
-        0.25,
-    )
+    said = found.summary()
+    assert found.sensed is not None and (found.corners, said[CORNERS], said[SENSED]) == (1, 1, 0.25)
     np.testing.assert_array_equal(found.sensed, [[[1.0, 2.0], [0.0, 0.0]], [[100.0, 50.0], [0.0, 0.0]]])
     assert estimator.evidence(image, depth, "unknown", 0).sensed is None
     monkeypatch.setattr(estimator, "depths", lambda *_: None)

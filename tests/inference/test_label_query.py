@@ -22,6 +22,7 @@ from tests.inference.small_bundle import (
     with_labels,
 )
 from tests.inference.twins import (
+    assert_labels,
     centres_of,
     class_cosines_reference,
     density_reference,
@@ -101,7 +102,7 @@ def check(
 ) -> np.ndarray:
     """Compares the kernel with the twins, by classes or, with a vocabulary, by words; gives the labels."""
     head, points = query.field.head, centres_of(*pose, targets)
-    words, margin = Words(), 0.0
+    words, margin, matches = Words(), 0.0, ()
     if vocabulary is None or space is None:
         expected = label_logits_reference(features, points, head, CODE, CANONICAL)
         label, confidence = most_likely(expected)
@@ -113,25 +114,16 @@ def check(
         hidden = hidden_reference(features[..., head.hidden :], points, weight, bias, CODE, CANONICAL)
         expected = class_cosines_reference(hidden, vocabulary, space)
         label, confidence = labels_reference(expected, folded.classes, margin, folded.temperature)
+        matches = matches_of(asked, class_cosines_reference(hidden, asked.vocabulary, space))
     found = query(features, targets, words)
     assert (found.label.dtype, found.confidence.dtype) == (np.uint8, np.float32)
-    for one, right in zip(
-        found.matches,
-        ()
-        if words.queried is None
-        else matches_of(words.queried, class_cosines_reference(hidden, words.queried.vocabulary, space)),
-        strict=True,
-    ):
+    for one, right in zip(found.matches, matches, strict=True):
         _, ours, theirs = np.intersect1d(one.voxels, right.voxels, return_indices=True)
         assert one.phrase == right.phrase and len(ours) >= max(len(one.voxels), len(right.voxels)) - 2
         np.testing.assert_allclose(one.score[ours], right.score[theirs], atol=1e-4)
         np.testing.assert_allclose(one.probability[ours], right.probability[theirs], atol=2e-2)
-    np.testing.assert_allclose(found.confidence, confidence, atol=1e-3 if vocabulary else 1e-4)
-    ranked = np.sort(expected, axis=1)[:, ::-1]
-    ahead = ranked[:, 0] - ranked[:, 1] if ranked.shape[1] > 1 else np.ones(len(targets))
-    clear = (ahead > 2e-4) & (np.abs(ahead - margin) > 2e-4)
-    assert np.count_nonzero(clear) >= 0.9 * len(targets)
-    np.testing.assert_array_equal(found.label[clear], label[clear])
+    atol = 1e-3 if vocabulary else 1e-4
+    assert_labels(found, expected, label, confidence, margin=margin, atol=atol, tie=2e-4)
     return found.label
 
 

@@ -112,15 +112,21 @@ def labels_reference(cosines, classes, margin, temperature) -> tuple[NDArray[np.
     return label, np.where(there, confidence, 0.0)
 
 
-def density_reference(features, points_camera, head, code, canonical, chunk=65536) -> NDArray[np.float64]:
+def assert_labels(found, scores, label, confidence, *, margin: float, atol: float, tie: float) -> None:
+    """That labels and confidences are those of scores [N, K], but for labels of which two scores nearly tie."""
+    np.testing.assert_allclose(found.confidence, confidence, atol=atol)
+    ranked = np.sort(scores, axis=1)[:, ::-1]
+    ahead = ranked[:, 0] - ranked[:, 1] if scores.shape[1] > 1 else np.full(len(scores), np.inf)
+    clear = (ahead > tie) & (np.abs(ahead - margin) > tie)
+    assert np.count_nonzero(clear) >= 0.9 * len(scores)
+    np.testing.assert_array_equal(found.label[clear], label[clear])
+
+
+def density_reference(features, points_camera, head, code, canonical) -> NDArray[np.float64]:
     """Density sigma = softplus(w . ReLU(F(u, v) + W_gamma gamma(c) + b) + d), per metre, float64 [N]."""
-    density, map_of_density = np.empty(len(points_camera)), features[..., : head.hidden]
-    for start in range(0, len(points_camera), chunk):
-        points = points_camera[start : start + chunk]
-        hidden = hidden_reference(map_of_density, points, head.positional_weight, head.hidden_bias, code, canonical)
-        logit = hidden @ head.density_weight.astype(np.float64) + head.density_bias[0]
-        density[start : start + chunk] = density_of_logit(logit)
-    return density
+    weight, bias, map_of_density = head.positional_weight, head.hidden_bias, features[..., : head.hidden]
+    hidden = hidden_reference(map_of_density, points_camera, weight, bias, code, canonical)
+    return density_of_logit(hidden @ head.density_weight.astype(np.float64) + head.density_bias[0])
 
 
 def nearest_ray(points: NDArray[np.float64], camera: Camera) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -1,14 +1,54 @@
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from scene_completion_ros.mapping.clearing import (
+    MARGIN,
+    TOUCH,
     ClearingRays,
     free_distances,
     obstacle_points,
     seen_free_cubes,
 )
-from tests.mapping.twins import free_distances_reference, voxels_along
 from tests.voxels.samples import CAMERA, COMPLETED, FREE, GRID, INFERRED, SURFACE, UNOBSERVED, street, voxels_of
+
+
+def voxels_along(origin, direction, shape) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The voxels of a grid that a ray passes, in order.
+
+    `origin`: where the ray begins [3], voxel edges; `direction`: unit vector [3]; `shape`: number of voxels along x, y,
+    z. Returns where the ray enters and leaves each voxel [N, 2], in voxel edges from its origin, and their indices [N,
+    3].
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        crossings = [(np.arange(size + 1) - o) / d for size, o, d in zip(shape, origin, direction, strict=True)]
+    moving = [along for along, d in zip(crossings, direction, strict=True) if d != 0.0]
+    misses = any(d == 0.0 and not 0.0 <= o < size for size, o, d in zip(shape, origin, direction, strict=True))
+    enter = max(0.0, *(along.min() for along in moving))
+    leave = min(along.max() for along in moving)
+    if misses or leave <= enter:
+        return np.zeros((0, 2)), np.zeros((0, 3), dtype=np.int64)
+    inner = np.concatenate(moving)
+    borders = np.unique(np.concatenate([[enter, leave], inner[(enter < inner) & (inner < leave)]]))
+    ways = np.stack([borders[:-1], borders[1:]], axis=1)
+    ways = ways[ways[:, 1] - ways[:, 0] > TOUCH]
+    return ways, np.floor(origin + ways.mean(axis=1)[:, None] * direction).astype(np.int64)
+
+
+def free_distances_reference(state, origin, direction, blind) -> NDArray[np.float64]:
+    """See `clearing.free_distances`."""
+    distances = np.zeros(len(direction))
+    for ray in range(len(direction)):
+        ways, index = voxels_along(origin, direction[ray], state.shape)  # type: ignore[arg-type]  # three axes
+        met = state[tuple(index.T)]
+        free = met == FREE
+        passed = free | ((met == UNOBSERVED) & (ways[:, 0] <= blind))
+        followed = int(np.argmin(np.append(passed, False)))
+        if free[:followed].any() and ways[0, 0] <= blind:
+            stop = ways[:followed, 1][free[:followed]][-1] - MARGIN
+            distances[ray] = stop if stop > ways[0, 0] else 0.0
+    return distances
+
 
 TWINS = pytest.mark.parametrize("twin", [free_distances_reference, free_distances])
 LETTERS = {"u": UNOBSERVED, "f": FREE, "i": INFERRED, "s": SURFACE, "c": COMPLETED}

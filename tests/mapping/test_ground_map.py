@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.geometry.grids import VoxelGrid
@@ -19,7 +20,6 @@ from scene_completion_ros.mapping.ground_map import (
     voxels_to_bytes,
 )
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
-from tests.mapping.twins import ground_cells_reference
 from tests.voxels.samples import (
     COMPLETED,
     FREE,
@@ -107,6 +107,30 @@ POSES = [
     turned((0, 1, 0), 7, (0, 0, 1.0)),
     turned((1, 0, 0), 15, (0, 0, 1.1)) @ turned((0, 0, 1), 200),
 ]
+
+
+def ground_cells_reference(voxels, upright_from_grid, band, ground, ignored, height) -> NDArray[np.int8]:
+    """The cells of a `GroundMap` above ground of one height, by points in the middle of its cells and of voxels."""
+    grid, size, state = voxels.grid, voxels.grid.voxel_size, voxels.state.copy()
+    passable = np.isin(voxels.label, ignored)
+    at = tuple(voxels.index[passable].T)
+    state[at] = np.where(state[at] == SURFACE, FREE, INFERRED)
+    corners = np.array(grid.origin) + np.argwhere(np.ones((2, 2, 2))) * np.array(grid.shape) * size
+    # Levels one voxel apart, from the lowest corner of the grid on.
+    levels = np.arange(upright_from_grid.apply(corners)[:, 2].min() + size / 2, band[1] + 1e-6, size)
+    y, x = (np.indices(ground.cells.shape) + 0.5) * size + np.reshape(ground.origin[::-1], (2, 1, 1))
+    above = levels[levels >= band[0] - 1e-6][:, None, None] + height
+    points = np.stack(np.broadcast_arrays(x, y, above), axis=-1)
+    index, inside = grid.index_of(upright_from_grid.inverse().apply(points))
+    index = np.where(inside[..., None], index, 0)
+    found = np.where(inside, state[index[..., 0], index[..., 1], index[..., 2]], UNOBSERVED)
+    cells = np.where((found == FREE).all(axis=0), FREE_CELL, UNKNOWN).astype(np.int8)
+    cells[(found >= SURFACE).any(axis=0)] = OCCUPIED
+    points = upright_from_grid.apply(voxels.points_grid()[~passable].astype(np.float64))
+    points = points[np.abs(points[:, 2] - height - np.mean(band)) <= np.ptp(band) / 2 + 1e-6]
+    column, row = np.floor((points[:, :2] - ground.origin) / size).astype(int).T
+    cells[row, column] = OCCUPIED
+    return cells
 
 
 @pytest.mark.parametrize("height", [None, 0.27])

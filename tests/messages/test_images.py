@@ -1,15 +1,17 @@
-"""Decoding of image messages against rosbags-image, and by hand where that is wrong or does not decode."""
+"""Decoding of images and clouds; images against rosbags-image, and by hand where that is wrong or does not decode."""
 
 import struct
 import zlib
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from rosbags.image import message_to_cvimage
 
-from scene_completion_ros.errors import ImageError
+from scene_completion_ros.bags.writer import header_fields
+from scene_completion_ros.errors import BagError, ImageError
 from scene_completion_ros.messages.images import (
     ENCODINGS,
     announced_size,
@@ -17,26 +19,29 @@ from scene_completion_ros.messages.images import (
     decode_depth,
     decode_image,
     decode_published_depth,
+    read_xyz,
 )
 from scene_completion_ros.sequences.from_bag import BagImage
-from tests.bags.recordings import HEIGHT, WIDTH, compressed, image, jpeg, picture
+from tests.bags.recordings import HEIGHT, START, WIDTH, compressed, image, jpeg, make, picture
 
 BYTES_PER_PIXEL = {
     name: encoding.channels * np.dtype(encoding.dtype).itemsize
     for name, encoding in ENCODINGS.items()
     if name not in ("nv12", "nv21")
 }
-ROS_NAMES = {"8uc1": "8UC1", "8uc3": "8UC3", "8uc4": "8UC4"}
 
 
 DAMAGED = "bytes of format 'png' cannot be decoded"
 
 
+def png_chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
 def of_size(content: bytes, width: int, height: int) -> bytes:
     """A PNG or JPEG that claims another size; what is neither stays as it is."""
     if content.startswith(b"\x89PNG") and len(content) > 33:
-        header = b"IHDR" + struct.pack(">II", width, height) + content[24:29]
-        return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+        return content[:8] + png_chunk(b"IHDR", struct.pack(">II", width, height) + content[24:29]) + content[33:]
     start = next((place for mark in (b"\xff\xc0", b"\xff\xc2") if (place := content.find(mark)) >= 0), -1)
     if start < 0 or len(content) < start + 9:
         return content
@@ -77,7 +82,7 @@ def test_encoding_agrees_with_rosbags_image(name: str) -> None:
 def test_padding_at_the_end_of_rows_is_skipped(name: str, padding: int) -> None:
     data = pixels_for(name)
     padded = np.concatenate([data, np.full((HEIGHT, padding), 0xAB, np.uint8)], axis=1)
-    ros_name = ROS_NAMES.get(name, name)
+    ros_name = name.upper() if name.startswith("8uc") else name
     np.testing.assert_array_equal(
         decode_image(image(padded, ros_name, step=padded.shape[1])), decode_image(image(data, ros_name))
     )
@@ -155,25 +160,23 @@ def test_png_is_exact_with_colour_grey_alpha_and_16_bits() -> None:
         np.testing.assert_array_equal(decode_image(message), expected)
 
 
+def segment(marker: int, content: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
+
+
+TURNED = segment(
+    0xE1, b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+)  # is to be shown turned
+
+
 def jpegs() -> list[bytes]:
     """JPEGs in the forms that encoders write, with comments, thumbnails and padding before the size."""
     rgb = picture(2)
     plain, grey = jpeg(2), cv2.imencode(".jpg", rgb[..., 0])[1].tobytes()
     as_progressive = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_RST_INTERVAL, 4]
     progressive = cv2.imencode(".jpg", rgb, as_progressive)[1].tobytes()
-    turned = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # EXIF: to be shown turned
-    inserts = [
-        b"",
-        segment(0xFE, b"\xff\xc0\0\x11\x08\0\x01\0\x01"),
-        segment(0xE1, plain),
-        segment(0xE1, turned),
-        b"\xff" * 3,
-    ]
+    inserts = [b"", segment(0xFE, b"\xff\xc0\0\x11\x08\0\x01\0\x01"), segment(0xE1, plain), TURNED, b"\xff" * 3]
     return [file[:2] + insert + file[2:] for file in (plain, grey, progressive) for insert in inserts]
-
-
-def segment(marker: int, content: bytes) -> bytes:
-    return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
 
 
 @pytest.mark.parametrize("content", jpegs())
@@ -248,3 +251,67 @@ def test_images_that_cannot_be_decoded_are_refused(message: object, words: str) 
     if words != DAMAGED:  # what is only found by decoding
         with pytest.raises(ImageError, match=words):
             check_image(message)
+
+
+# Coordinates of PointCloud2 messages in several layouts.
+
+
+def cloud(xyz: np.ndarray, *, kind: str = "<f4", point_step: int = 24, height: int = 1, row_padding: int = 0) -> Any:
+    """PointCloud2 with z, y, x in this odd order, beginning at byte 0."""
+    size = np.dtype(kind).itemsize
+    points = np.zeros(len(xyz), {"names": list("zyx"), "formats": [kind] * 3, "itemsize": point_step})
+    points["x"], points["y"], points["z"] = xyz.T
+    data = np.pad(points.view(np.uint8).reshape(height, -1), ((0, 0), (0, row_padding)))
+    fields = [
+        {"name": axis, "offset": offset, "datatype": 7 if size == 4 else 8, "count": 1}
+        for axis, offset in (("z", 0), ("y", size), ("x", 2 * size))
+    ]
+    return make(
+        "sensor_msgs/PointCloud2",
+        header=header_fields(START, "lidar"),
+        height=height,
+        width=len(xyz) // height,
+        fields=fields,
+        is_bigendian=kind.startswith(">"),
+        point_step=point_step,
+        row_step=data.shape[1],
+        data=data.reshape(-1),
+        is_dense=False,
+    )
+
+
+POINTS = np.random.default_rng(1).normal(size=(12, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["<f4", ">f4", "<f8", ">f8"])
+@pytest.mark.parametrize(("height", "row_padding"), [(1, 0), (3, 0), (3, 5)])
+def test_layouts(kind: str, height: int, row_padding: int) -> None:
+    message = cloud(POINTS, kind=kind, point_step=26, height=height, row_padding=row_padding)
+    np.testing.assert_array_equal(read_xyz(message), POINTS)
+
+
+def test_points_that_are_not_finite_are_left_out() -> None:
+    points = POINTS.copy()
+    points[2, 1] = np.nan
+    points[5, 0] = np.inf
+    np.testing.assert_array_equal(read_xyz(cloud(points)), np.delete(POINTS, [2, 5], axis=0))
+    assert read_xyz(cloud(POINTS[:0])).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "words"),
+    [
+        ({"fields": cloud(POINTS).fields[1:]}, {}, "'z' is missing"),
+        ({"data": cloud(POINTS).data[:-30]}, {}, "too little data"),
+        ({"row_step": 1, "height": 1000}, {}, "too little data"),  # rows in each other: more points than memory
+        ({}, {"offset": 22}, "offsets"),
+        ({}, {"datatype": 4}, "datatype 4"),
+    ],
+)
+def test_defects_are_named(changes: dict[str, Any], field: dict[str, int], words: str) -> None:
+    message = cloud(POINTS, height=3)
+    for part, values in ((message, changes), (message.fields[0], field)):
+        for name, value in values.items():
+            setattr(part, name, value)
+    with pytest.raises(BagError, match=words):
+        read_xyz(message)

@@ -1,8 +1,7 @@
 """A camera, the running node that completes its images, the voxels that come back, and what the node says of itself."""
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -116,15 +115,20 @@ class CameraToVoxels:
         """A message with a picture of the usual camera."""
         return self.make_image(some_image(seed), stamp_ns, frame)
 
-    def stamp(self, later_ns: int = SECOND_NS) -> int:
+    def stamp(self) -> int:
         """The next stamp, nanoseconds."""
-        self.now_ns += later_ns
+        self.now_ns += SECOND_NS
         return self.now_ns
 
     def show(self, picture: int | NDArray[np.uint8]) -> Any:
         """Send a picture, or one by its seed, with the next stamp; the voxels that answer it."""
         pixels = some_image(picture) if isinstance(picture, int) else picture
         return self.answer(self.make_image(pixels, self.stamp(), FRAME))
+
+    @property
+    def state(self) -> str:
+        """What the node says its state is."""
+        return self.graph.state(topics.NODE_NAME)
 
     def change(self, *transitions: int) -> None:
         """Lead the node through its states."""
@@ -149,12 +153,12 @@ class CameraToVoxels:
         self.send_camera(messages.camera_info_message(camera, 0, FRAME), f"ready for {camera.width}x{camera.height}")
         self.until_answered(0, camera)
 
-    def until_answered(self, stamp_ns: int, camera: Camera = CAMERA, seed: int = 0) -> None:
+    def until_answered(self, stamp_ns: int, camera: Camera = CAMERA) -> None:
         """Send CameraInfo and images until the last of them is answered; the stamp grows by 1 ns with each.
 
         The node answers in order, and finds this graph anew after each activation.
         """
-        camera_info, picture, last_ns = messages.camera_info_message(camera, 0, FRAME), some_image(seed, camera), -1
+        camera_info, picture, last_ns = messages.camera_info_message(camera, 0, FRAME), some_image(0, camera), -1
 
         def send() -> None:
             nonlocal last_ns
@@ -199,15 +203,6 @@ class CameraToVoxels:
     def wait_for(self, seconds: float) -> None:
         """How long images wait for what belongs to them, from now on."""
         assert self.graph.set_parameters(topics.NODE_NAME, sync_timeout=seconds).successful
-
-    @contextmanager
-    def impatient(self) -> Iterator[None]:
-        """Images without a pose do not hold up those after them for long."""
-        self.wait_for(0.2)
-        try:
-            yield
-        finally:
-            self.wait_for(PATIENT_S)
 
     def close(self) -> None:
         self.graph.close()

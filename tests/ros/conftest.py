@@ -63,12 +63,6 @@ def grid_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def node_parameters(bundle_folder: Path, grid_file: Path) -> dict[str, object]:
-    """Of a node that a replay starts itself."""
-    return {"bundle": str(bundle_folder), "grid.file": str(grid_file), "threads": 1}
-
-
 @pytest.fixture(scope="session")
 def completer(bundle_folder: Path, grid_file: Path) -> Callable[..., Completer]:
     """Makes what the node is compared with: the model of a camera, with that student and that grid."""

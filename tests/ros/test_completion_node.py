@@ -56,7 +56,7 @@ class Built:
 
 
 class Model:
-    """Stands in for `Completer`: remembers what was built and completed, and waits for `go_on` while it is built."""
+    """Stands in for `Completer`: remembers what was built and completed, and waits for `go_on` while it does."""
 
     def __init__(self) -> None:
         self.built: list[Camera] = []
@@ -65,7 +65,7 @@ class Model:
         self.released_in: list[str] = []
         self.unusable: Camera | None = None
         self.shown = 1.0
-        self.building, self.go_on = threading.Event(), threading.Event()
+        self.building, self.completing, self.go_on = (threading.Event() for _ in range(3))
         self.go_on.set()
 
     def __call__(self, bundle: Any, camera: Camera, **settings: Any) -> Any:
@@ -77,6 +77,8 @@ class Model:
 
         def complete(image: SeenImage, stamp_ns: int, *, labels: bool = True, evidence: Evidence) -> Completion:
             assert evidence is NO_EVIDENCE
+            self.completing.set()
+            assert self.go_on.wait(PATIENCE_S)
             self.completed.append((camera, stamp_ns))
             self.completed_with.append(settings)
             voxels = some_voxels(3, stamp_ns)
@@ -110,10 +112,15 @@ def own(graph: Graph, bundle_folder: Path) -> Iterator[ExplainingNode]:
 
 
 @pytest.fixture
-def node(graph: Graph, own: ExplainingNode, model: Model) -> Iterator[CompletionNode]:
+def published(graph: Graph) -> list[Any]:
+    """The voxels that the node below publishes."""
+    return graph.collect(PointCloud2, f"{graph.namespace}/{topics.NODE_NAME}/voxels")
+
+
+@pytest.fixture
+def node(graph: Graph, own: ExplainingNode, model: Model, published: list[Any]) -> Iterator[CompletionNode]:
     node = CompletionNode(own)
     node.start()
-    graph.collect(PointCloud2, f"{graph.namespace}/{topics.NODE_NAME}/voxels")
     assert graph.until(node._thread._outputs.wanted)
     yield node
     model.go_on.set()
@@ -222,8 +229,9 @@ def test_an_unusable_calibration_changes_nothing_and_an_invalid_stamp_costs_its_
     assert node.counters.dropped == {"bad CameraInfo": 1, "bad image": 1} and model.built == [CAMERA]
 
 
-def test_frames_lose_the_slash_that_ros_1_put_before_them(graph: Graph, node: CompletionNode, model: Model) -> None:
-    published = graph.collect(PointCloud2, f"{graph.namespace}/{topics.NODE_NAME}/voxels")
+def test_frames_lose_the_slash_that_ros_1_put_before_them(
+    graph: Graph, node: CompletionNode, published: list[Any]
+) -> None:
     calibrate(node, CAMERA)
     node.inputs.camera._on_image(messages.image_message(np.zeros((24, 32, 3), np.uint8), 1, "/front"))
     assert graph.until(lambda: bool(published))
@@ -296,16 +304,23 @@ def test_images_that_show_little_are_warned_of(
     )
 
 
-def test_each_dropped_image_is_reported_with_its_reason(own: Any, node: CompletionNode, model: Model) -> None:
+def test_each_dropped_image_is_reported_with_its_reason_and_never_published(
+    graph: Graph, own: Any, node: CompletionNode, model: Model, published: list[Any]
+) -> None:
     announced: list[tuple[str, int]] = []
     node.counters.on_dropped_image = lambda reason, header: announced.append(
         (reason, messages.stamp_nanoseconds(header.stamp))
     )
     show(node, 1)
-    calibrate_slowly(node, model)
+    calibrate(node, CAMERA)
+    show_in_turn(node, 2)
+    model.completing.clear()
+    model.go_on.clear()
+    show(node, 5)
+    assert model.completing.wait(10)
     for stamp_ns in (10, 20, 15, 30):
         show(node, stamp_ns)
-    own.trigger_deactivate()
+    own.trigger_deactivate()  # while one image is in work and another one waits
     own.trigger_activate()
     model.go_on.set()
     model.unusable = replace(CAMERA, fx=30.0)
@@ -314,6 +329,7 @@ def test_each_dropped_image_is_reported_with_its_reason(own: Any, node: Completi
     wait_for(lambda: all_accounted_for(node) and len(announced) == sum(node.counters.dropped.values()))
     assert sorted(announced, key=lambda drop: drop[1]) == [
         ("no CameraInfo", 1),
+        ("deactivated", 5),
         ("newer image arrived", 10),
         ("stamp went back", 15),
         ("newer image arrived", 20),
@@ -321,3 +337,7 @@ def test_each_dropped_image_is_reported_with_its_reason(own: Any, node: Completi
         ("unusable camera", 40),
     ]
     assert sum(node.counters.dropped.values()) == len(announced)
+    calibrate(node, CAMERA)
+    show(node, 50)
+    assert graph.until(lambda: len(published) > 1)
+    assert [messages.stamp_nanoseconds(cloud.header.stamp) for cloud in published] == [2, 50]

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
-from geometry_msgs.msg import Quaternion
-from nav_msgs.msg import OccupancyGrid
+from geometry_msgs.msg import Quaternion, TransformStamped
+from nav_msgs.msg import OccupancyGrid, Odometry
 from rosgraph_msgs.msg import Clock
 
-from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform, rotation_of_angles
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.mapping.ground_map import GroundProjection
 from scene_completion_ros.ros import messages
@@ -21,10 +21,29 @@ from scene_completion_ros.ros.placements import camera_pose
 from scene_completion_ros.ros.topics import NODE_NAME
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 from tests.ros.camera_to_voxels import CAMERA, FRAME, PATIENT_S, SECOND_NS, CameraToVoxels, is_cloud_of, some_image
-from tests.ros.graph import Graph, NodeUnderTest, as_arguments
-from tests.ros.moving_robot import ARGUMENTS, BASE, LATCHED, MOUNT, ODOM, SOURCES, TENTH_NS, MovingRobot, pose
+from tests.ros.graph import LATCHED, TF2, Graph, NodeUnderTest, as_arguments
 
 Start = Callable[..., Any]
+ODOM, BASE = "odom", "base_link"
+MOUNT = RigidTransform(rotation_of_angles(0.0, 0.05, 0.02), np.array([0.3, -0.1, 0.4])) @ OPTICAL_FROM_FORWARD.inverse()
+TENTH_NS = SECOND_NS // 10
+ARGUMENTS = {"topics": ("-p", "odometry.topics:=odometry, mount_odometry"), "tf2": ()}
+SOURCES = ["topics", pytest.param("tf2", marks=pytest.mark.skipif(not TF2, reason="tf2_ros is not installed"))]
+
+
+def pose(x: float, yaw: float = 0.0) -> RigidTransform:
+    """Pose of the base in the odometry frame: metres forward, radians to the left."""
+    return RigidTransform(rotation_of_angles(0.0, 0.0, yaw), np.array([x, 0.0, 0.0]))
+
+
+def transform_message(parent: str, child: str, parent_from_child: RigidTransform, stamp_ns: int = 0) -> Any:
+    """A geometry_msgs/TransformStamped."""
+    message = TransformStamped(child_frame_id=child)
+    message.header.frame_id, message.header.stamp = parent, messages.stamp_message(stamp_ns)
+    translation, rotation = message.transform.translation, message.transform.rotation
+    translation.x, translation.y, translation.z = parent_from_child.translation.tolist()
+    rotation.x, rotation.y, rotation.z, rotation.w = parent_from_child.quaternion.tolist()
+    return message
 
 
 def assert_same(message: Any, model: Completer, seed: int, grid_from_camera: RigidTransform) -> SemanticVoxels:
@@ -36,13 +55,38 @@ def assert_same(message: Any, model: Completer, seed: int, grid_from_camera: Rig
 
 
 class Drive(CameraToVoxels):
-    """A robot that drives, and a node that completes its images in the frame of its odometry."""
+    """A robot that drives, and a node that completes its images in the frame of its odometry.
+
+    Where its base is, and how its camera is mounted, is published for a source: "topics" or "tf2".
+    """
 
     def __init__(self, start: Callable[[Graph], NodeUnderTest], source: str) -> None:
         super().__init__(start)
-        self.robot = MovingRobot(self.graph, source)
+        create = self.graph.node.create_publisher
+        self._tf_message: Any = None
+        if source == "tf2":
+            from tf2_msgs.msg import TFMessage
+
+            self._tf_message = TFMessage
+            self.moving, self._fixed = create(TFMessage, "/tf", 100), create(TFMessage, "/tf_static", LATCHED)
+        else:
+            self.moving, self._fixed = create(Odometry, "odometry", 100), create(Odometry, "mount_odometry", 100)
         self.maps = self.graph.collect(OccupancyGrid, f"{self.output}/occupancy_grid", LATCHED)
         self.send_camera(messages.camera_info_message(CAMERA, 0, FRAME), "ready for 320x96")
+
+    def say_mount(self) -> None:
+        """Publish on tf how the camera is mounted, once and latched; topics say it with each pose."""
+        if self._tf_message:
+            self._fixed.publish(self._tf_message(transforms=[transform_message(BASE, FRAME, MOUNT)]))
+
+    def say_pose(self, stamp_ns: int, odom_from_base: RigidTransform) -> None:
+        """Publish where the base is."""
+        if self._tf_message:
+            stamped = transform_message(ODOM, BASE, odom_from_base, stamp_ns)
+            self.moving.publish(self._tf_message(transforms=[stamped]))
+        else:
+            self._fixed.publish(messages.odometry_message(MOUNT, stamp_ns, BASE, FRAME))
+            self.moving.publish(messages.odometry_message(odom_from_base, stamp_ns, ODOM, BASE))
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -56,12 +100,12 @@ def test_a_robot_that_drives(source: str, start: Start, completer: Callable[...,
     assert not drive.voxels
 
     # Poses are interpolated at the stamp of the image.
-    drive.robot.say_mount()
+    drive.say_mount()
     start_ns = 100 * SECOND_NS
 
     def say_all() -> None:
-        drive.robot.say_pose(start_ns, pose(0.0))
-        drive.robot.say_pose(start_ns + TENTH_NS, pose(0.4, 0.1))
+        drive.say_pose(start_ns, pose(0.0))
+        drive.say_pose(start_ns + TENTH_NS, pose(0.4, 0.1))
         drive.images.publish(drive.image(1, start_ns + TENTH_NS // 4))
 
     assert drive.graph.repeat(say_all, lambda: bool(drive.voxels)), drive.node.log
@@ -75,9 +119,8 @@ def test_a_robot_that_drives(source: str, start: Start, completer: Callable[...,
     drive.wait_for(PATIENT_S)
     drive.receive(drive.image(2, later_ns))
     assert later_ns not in drive.stamps_ns
-    drive.robot.say_pose(later_ns, pose(0.8, 0.2))
-    assert drive.graph.until(lambda: later_ns in drive.stamps_ns), drive.node.log
-    voxels = assert_same(drive.voxels[-1], model, 2, pose(0.8, 0.2) @ MOUNT)
+    drive.say_pose(later_ns, pose(0.8, 0.2))
+    voxels = assert_same(drive.stamped(drive.voxels, later_ns), model, 2, pose(0.8, 0.2) @ MOUNT)
     ground = drive.stamped(drive.maps, later_ns)
     assert ground.header.frame_id == BASE
     wanted = GroundProjection(model.grid, pose(0.8, 0.2).inverse(), 0.3, 2.0)(voxels, ignored=[])
@@ -92,12 +135,11 @@ def test_a_robot_that_drives(source: str, start: Start, completer: Callable[...,
         nowhere.pose.pose.position.x = math.nan
         unturned.pose.pose.orientation = Quaternion(x=0.0, y=0.0, z=0.0, w=0.0)  # of length 0
         for spoilt in (nowhere, unturned):
-            drive.robot.publishers[0].publish(spoilt)
+            drive.moving.publish(spoilt)
             bad += 1
         drive.images.publish(drive.image(7, later_ns + 1_000_000))
-        drive.robot.say_pose(later_ns + 2_000_000, pose(0.8, 0.2))
-        assert drive.graph.until(lambda: later_ns + 1_000_000 in drive.stamps_ns), drive.node.log
-        assert_same(drive.voxels[-1], model, 7, pose(0.8, 0.2) @ MOUNT)
+        drive.say_pose(later_ns + 2_000_000, pose(0.8, 0.2))
+        assert_same(drive.stamped(drive.voxels, later_ns + 1_000_000), model, 7, pose(0.8, 0.2) @ MOUNT)
 
     # What never comes costs the image, and no more than that: one of an unknown frame, one in a gap of a second.
     lost_ns, next_ns = start_ns + 3 * TENTH_NS, start_ns + 13 * TENTH_NS
@@ -105,7 +147,7 @@ def test_a_robot_that_drives(source: str, start: Start, completer: Callable[...,
     drive.images.publish(drive.image(3, lost_ns - 1, "unknown_optical"))
     if source == "topics":  # tf2 interpolates over any gap
         drive.images.publish(drive.image(3, lost_ns))
-    drive.robot.say_pose(next_ns, pose(0.9, 0.2))
+    drive.say_pose(next_ns, pose(0.9, 0.2))
     drive.answer(drive.image(4, next_ns))
     assert not {lost_ns - 1, lost_ns} & set(drive.stamps_ns)
 
@@ -115,7 +157,7 @@ def test_a_robot_that_drives(source: str, start: Start, completer: Callable[...,
     drive.wait_for(PATIENT_S)
     drive.images.publish(drive.image(5, start_ns - 2 * SECOND_NS))
     drive.until_logged("stamps jumped back")
-    drive.robot.say_pose(again_ns, pose(-0.2))
+    drive.say_pose(again_ns, pose(-0.2))
     drive.images.publish(drive.image(6, again_ns))
     assert drive.graph.until(lambda: again_ns in drive.stamps_ns[heard:]), drive.node.log
     assert drive.stamps_ns[heard:] == [again_ns]

@@ -1,6 +1,5 @@
 """The managed node in its own process, led through its states over DDS."""
 
-import functools
 import gc
 import json
 import re
@@ -19,57 +18,34 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.ros import messages, topics
 from tests.inference.small_bundle import make_small_bundle
-from tests.ros import faulty_node
-from tests.ros.camera_to_voxels import (
-    CAMERA,
-    FRAME,
-    SECOND_NS,
-    CameraToVoxels,
-    is_cloud_of,
-    some_image,
-    stamp_of,
-)
-from tests.ros.graph import PATIENCE_S
-from tests.ros.moving_robot import LATCHED
+from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, is_cloud_of, some_image, stamp_of
+from tests.ros.graph import LATCHED, PATIENCE_S
 
 CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
 ACTIVATE, DEACTIVATE = Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_DEACTIVATE
-MANAGED = ("-p", "autostart:=false")
 
 Start = Callable[..., Any]
 
 
-class Managed(CameraToVoxels):
-    """A running node and its manager."""
-
-    @property
-    def state(self) -> str:
-        return self.graph.state(topics.NODE_NAME)
-
-    def subscribed(self) -> bool:
-        return bool(self.images.get_subscription_count() or self.camera_infos.get_subscription_count())
-
-    def published(self) -> bool:
-        return bool(self.graph.node.count_publishers(f"{self.output}/voxels"))
-
-
-@pytest.fixture
-def start(start: Start) -> Start:
-    return functools.partial(start, kind=Managed)
-
-
 def test_every_state_holds_what_it_should(start: Start) -> None:
-    managed = start(*MANAGED)
+    managed = start("-p", "autostart:=false")
+
+    def subscribed() -> bool:
+        return bool(managed.images.get_subscription_count() or managed.camera_infos.get_subscription_count())
+
+    def published() -> bool:
+        return bool(managed.graph.node.count_publishers(f"{managed.output}/voxels"))
+
     managed.until_logged("unconfigured: waiting for the manager of this node")
     assert managed.state == "unconfigured"
-    assert not managed.published()
+    assert not published()
 
     managed.change(CONFIGURE)
     assert managed.state == "inactive"
-    assert managed.graph.until(managed.published)
+    assert managed.graph.until(published)
     legends = managed.graph.collect(String, f"{managed.output}/legend", LATCHED)
     assert managed.graph.until(lambda: bool(legends)), managed.node.log
-    assert not managed.subscribed()
+    assert not subscribed()
 
     managed.change(ACTIVATE)
     assert managed.state == "active"
@@ -78,10 +54,10 @@ def test_every_state_holds_what_it_should(start: Start) -> None:
 
     managed.change(DEACTIVATE)
     assert managed.state == "inactive"
-    assert managed.graph.until(lambda: not managed.subscribed())
+    assert managed.graph.until(lambda: not subscribed())
     managed.camera_infos.publish(messages.camera_info_message(CAMERA, 0, FRAME))
     managed.images.publish(managed.image(2, 2 * SECOND_NS))
-    assert managed.published()
+    assert published()
 
     warnings = managed.node.log.count("no CameraInfo")
     managed.change(ACTIVATE)  # the calibration is awaited anew, the model is still there
@@ -97,7 +73,7 @@ def test_every_state_holds_what_it_should(start: Start) -> None:
 
     managed.change(DEACTIVATE, CLEANUP)
     assert managed.state == "unconfigured"
-    assert managed.graph.until(lambda: not managed.published())
+    assert managed.graph.until(lambda: not published())
     assert managed.node.end() == 0
     summaries = re.findall(r"received (\d+) images, processed (\d+)", managed.node.log)
     assert len(summaries) == 3  # of two deactivations and of the end: one goes on where the other was
@@ -105,22 +81,6 @@ def test_every_state_holds_what_it_should(start: Start) -> None:
     assert received == sorted(received)
     assert 0 < processed[0] < processed[1] == processed[2]
     assert "Traceback" not in managed.node.log
-
-
-def test_images_of_before_a_deactivation_are_never_published_after_it(start: Start, hold: tuple[Path, Path]) -> None:
-    held_while, reached = hold
-    managed = start("-p", "image.qos:=reliable", script=faulty_node.__file__)
-    managed.start()
-    held_while.touch()
-    managed.images.publish(managed.image(1, 10 * SECOND_NS))
-    assert managed.graph.until(reached.exists), managed.node.log
-    managed.receive(managed.image(2, 11 * SECOND_NS))  # waits for its turn
-    managed.change(DEACTIVATE, ACTIVATE)
-    held_while.unlink()
-    managed.until_answered(12 * SECOND_NS)
-    assert not {10 * SECOND_NS, 11 * SECOND_NS} & set(managed.stamps_ns)
-    assert managed.node.end() == 0
-    assert "2 deactivated" in managed.node.log.splitlines()[-1]
 
 
 def test_another_student_takes_over_by_cleanup_and_configure(

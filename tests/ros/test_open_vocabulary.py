@@ -21,18 +21,8 @@ from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.words_input import Dictionary
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE, cloud_array_from_message
 from tests.inference.small_bundle import ENCODER, make_small_bundle, small_bank, small_space
-from tests.ros.camera_to_voxels import (
-    CAMERA,
-    OK,
-    WARN,
-    CameraToVoxels,
-    is_cloud_of,
-    some_image,
-    stamp_of,
-    values,
-)
-from tests.ros.graph import Graph, NodeUnderTest
-from tests.ros.moving_robot import LATCHED
+from tests.ros.camera_to_voxels import CAMERA, OK, WARN, CameraToVoxels, is_cloud_of, some_image, stamp_of, values
+from tests.ros.graph import LATCHED, Graph, NodeUnderTest
 
 Start = Callable[..., Any]
 ENCODED = {"id": ENCODER["text_encoder"], "sha256": ENCODER["text_encoder_sha256"]}
@@ -85,9 +75,8 @@ class Talkative(CameraToVoxels):
 
         Bytes are published as they are, which a publisher in another language may do.
         """
-        before = (
-            int(values(self.diagnosed.newest["vocabulary"])["refused"]) if "vocabulary" in self.diagnosed.newest else 0
-        )
+        newest = self.diagnosed.newest
+        before = int(values(newest["vocabulary"])["refused"]) if "vocabulary" in newest else 0
         little_endian, packed = b"\0\1\0\0", text if isinstance(text, bytes) else text.encode()
         topic.publish(little_endian + (len(packed) + 1).to_bytes(4, "little") + packed + b"\0")
         status = self.diagnosed.until("vocabulary", WARN, *complaints)
@@ -103,16 +92,11 @@ class Truth:
         self._completer, self.dictionary = completer, dictionary
 
     def of(
-        self,
-        seed: int,
-        stamp_ns: int = 0,
-        *,
-        words: FoldedVocabulary | None = None,
-        asked: FoldedVocabulary | None = None,
+        self, seed: int, *, words: FoldedVocabulary | None = None, asked: FoldedVocabulary | None = None
     ) -> Completion:
         self._completer.set_vocabulary(words)
         self._completer.set_query(asked)
-        return self._completer.complete(some_image(seed), stamp_ns)
+        return self._completer.complete(some_image(seed))
 
     def vocabulary(self, *phrases: str, **said: Any) -> FoldedVocabulary:
         return self.dictionary.vocabulary_of(RequestedWords(phrases, **said))

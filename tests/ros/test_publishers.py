@@ -1,6 +1,5 @@
 """What planners get from the running node, over DDS, compared with the voxels that come with it."""
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,7 @@ from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.mapping.clearing import ClearingRays, seen_free_cubes
 from scene_completion_ros.ros import messages, topics
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
-from tests.ros.graph import Graph, NodeUnderTest, as_arguments
-from tests.ros.moving_robot import TF2
+from tests.ros.graph import TF2, Graph, NodeUnderTest, as_arguments
 from tests.voxels.samples import bytes_to_state_and_label
 
 HEIGHT = 1.5
@@ -44,28 +42,14 @@ class Planner(CameraToVoxels):
 
     def answers(self, image: NDArray[np.uint8], stamp_s: int) -> dict[str, Any]:
         """What becomes of an image, by topic."""
-        message = self.make_image(image, stamp_s * SECOND_NS, FRAME)
-
-        def found() -> dict[str, Any]:
-            return {
-                topic: message
-                for topic, heard in self.heard.items()
-                for message in heard
-                if messages.stamp_nanoseconds(message.header.stamp) == stamp_s * SECOND_NS
-            }
-
-        send = functools.partial(self.images.publish, message)
-        assert self.graph.repeat(send, lambda: len(found()) == len(self.heard)), self.node.log
-        return found()
+        self.answer(self.make_image(image, stamp_s * SECOND_NS, FRAME), *self.heard.values())
+        return {topic: self.stamped(heard, stamp_s * SECOND_NS) for topic, heard in self.heard.items()}
 
 
 @pytest.fixture(scope="module")
 def planner(start_once: Callable[..., Any], bundle_folder: Path) -> Planner:
     student = StudentBundle.load(bundle_folder)
-    given = {
-        "base_frame": BASE, "camera.height": HEIGHT,
-        "obstacle.ignored_classes": student.class_names[1],
-    }  # fmt: skip
+    given = {"base_frame": BASE, "camera.height": HEIGHT, "obstacle.ignored_classes": student.class_names[1]}
     planner: Planner = start_once(*as_arguments(given), kind=Planner, student=student)
     planner.start()
     return planner

@@ -15,6 +15,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from tests.bags.recordings import jpeg, picture
+from tests.messages.test_images import TURNED
 
 CAMERA = Camera(40.0, 41.0, 31.5, 23.5, 64, 48, "plumb_bob", (0.1, -0.02, 0.0, 0.001, 0.0))
 PINHOLE = Camera(40.0, 40.0, 31.5, 23.5, 64, 48)
@@ -125,11 +126,7 @@ def test_defects_name_file_and_field(
 def test_exif_orientation_does_not_turn_the_image(tmp_path: Path) -> None:
     """Calibration belongs to the pixels as recorded."""
     content = jpeg(4)
-    exif = (
-        b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x03\x00\x01\x00\x00\x00\x06\x00\x00\x00\x00\x00\x00\x00"
-    )
-    tagged = content[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + content[2:]
-    (tmp_path / "turned.jpg").write_bytes(tagged)
+    (tmp_path / "turned.jpg").write_bytes(content[:2] + TURNED + content[2:])
     assert cv2.imread(str(tmp_path / "turned.jpg")).shape[:2] == (64, 48)  # OpenCV does turn it
     frame = Frame(0, {"left": tmp_path / "turned.jpg"}, pose(0.0))
     one = PosedSequence("one", {"left": PINHOLE}, {"left": RigidTransform.identity()}, [frame], "none")

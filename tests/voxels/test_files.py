@@ -37,12 +37,8 @@ def test_numpy_reads_voxels_and_details(tmp_path: Path) -> None:
     assert (str(arrays["format"]), arrays["version"]) == ("scene_completion_ros voxels", 1)
     assert tuple(arrays["class_names"]) == voxels.class_names
     assert tuple(map(tuple, arrays["class_colours"])) == voxels.class_colours
-    grid = voxels.grid
-    assert (tuple(arrays["origin"]), arrays["voxel_size"], arrays["grid_frame"]) == (
-        grid.origin,
-        grid.voxel_size,
-        grid.frame,
-    )
+    held = [arrays[name] for name in ("voxel_size", "grid_frame")]
+    assert (tuple(arrays["origin"]), *held) == (voxels.grid.origin, voxels.grid.voxel_size, voxels.grid.frame)
     np.testing.assert_array_equal(arrays["grid_from_camera"], voxels.grid_from_camera.matrix)
     assert arrays["stamp_ns"] == voxels.stamp_ns
 

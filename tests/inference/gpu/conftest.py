@@ -70,8 +70,9 @@ def cuda(
 
 
 @pytest.fixture
-def tensorrt(cuda: HostCuda, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostTensorRt]:
+def tensorrt(cuda: HostCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostTensorRt]:
     """The stand-in, whose builder takes graphs for plans; all must have gone in the order that TensorRT wants."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     host = HostTensorRt(cuda)
     host.install(monkeypatch)
     for module in (device_networks, device):  # whatever is installed here

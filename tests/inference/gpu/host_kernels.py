@@ -35,38 +35,32 @@ class HostCompiler:
     ) -> CompiledKernels:
         assert compute_capability == (8, 7)
         self.compiled.append(sizes)
-        library = compiled_library(sizes, self.folder, *self.changed)
+        entries = "\n".join(
+            f'extern "C" void launch_{name}(int blocks, int threads, void** arguments) '
+            f"{{ on_cpu::launch({name}, blocks, threads, arguments); }}\n"
+            f'extern "C" int layout_{name}(int* sizes) {{ return on_cpu::layout({name}, sizes); }}'
+            for name in sizes.kernels
+        )
+        kernels = sizes.source
+        for right, wrong in self.changed:
+            assert right in kernels
+            kernels = kernels.replace(right, wrong)
+        text = f'#include "{SHIM}"\n{kernels}\n{entries}\n'
+        name = hashlib.sha256((text + repr(sizes)).encode()).hexdigest()[:16]
+        library = self.folder / f"{name}.so"
+        if not library.exists():
+            part = library.with_name(f"{name}.{os.getpid()}")  # of this process, until it is whole
+            source = part.with_suffix(".cpp")
+            source.write_text(text, encoding="utf-8")
+            subprocess.run(
+                [
+                    "g++", "-std=c++17", "-O2", "-Wall", "-Werror", "-Wno-unknown-pragmas",
+                    "-Wno-maybe-uninitialized",  # taps, of whose first load the compiler is not sure
+                    "-fPIC", "-shared", *sizes.definitions(), "-o", str(part), str(source),
+                ],
+                check=True,
+            )  # fmt: skip
+            part.replace(library)
         made = CompiledKernels(str(library).encode(), sizes.kernels, "g++")
         check(made)
         return made
-
-
-def compiled_library(sizes: KernelSizes, folder: Path, *changed: tuple[str, str]) -> Path:
-    """File of the kernels as a shared library; parts of the source may be replaced by others."""
-    entries = "\n".join(
-        f'extern "C" void launch_{name}(int blocks, int threads, void** arguments) '
-        f"{{ on_cpu::launch({name}, blocks, threads, arguments); }}\n"
-        f'extern "C" int layout_{name}(int* sizes) {{ return on_cpu::layout({name}, sizes); }}'
-        for name in sizes.kernels
-    )
-    kernels = sizes.source
-    for right, wrong in changed:
-        assert right in kernels
-        kernels = kernels.replace(right, wrong)
-    text = f'#include "{SHIM}"\n{kernels}\n{entries}\n'
-    name = hashlib.sha256((text + repr(sizes)).encode()).hexdigest()[:16]
-    library = folder / f"{name}.so"
-    if not library.exists():
-        made = library.with_name(f"{name}.{os.getpid()}")  # of this process, until it is whole
-        source = made.with_suffix(".cpp")
-        source.write_text(text, encoding="utf-8")
-        subprocess.run(
-            [
-                "g++", "-std=c++17", "-O2", "-Wall", "-Werror", "-Wno-unknown-pragmas",
-                "-Wno-maybe-uninitialized",  # taps, of whose first load the compiler is not sure
-                "-fPIC", "-shared", *sizes.definitions(), "-o", str(made), str(source),
-            ],
-            check=True,
-        )  # fmt: skip
-        made.replace(library)
-    return library

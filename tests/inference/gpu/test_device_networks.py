@@ -48,11 +48,10 @@ def assert_alike(found: SemanticVoxels, expected: SemanticVoxels) -> None:
 
 
 def test_words_are_answered_as_on_the_cpu_and_may_change_between_images(
-    bundle: StudentBundle, tensorrt: HostTensorRt, cuda: HostCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: StudentBundle, tensorrt: HostTensorRt, cuda: HostCuda
 ) -> None:
     speaking = dataclasses.replace(bundle, feature_spaces=(small_space(dimension=24),))
     on_cpu = Completer(speaking, SMALL, encoder=half_networks(speaking), threads=1)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     on_gpu = Completer(speaking, SMALL, engine="tensorrt", threads=1)
     few, many = (random_vocabulary(*sizes, background=2, dimension=24) for sizes in ((4, 6), (30, 90)))
     asked, larger = (random_query(*sizes, dimension=24, seed=1) for sizes in ((1, 2), (9, 9)))
@@ -77,9 +76,8 @@ def test_words_are_answered_as_on_the_cpu_and_may_change_between_images(
 
 
 def test_a_student_that_completes_cells_takes_no_memory_for_a_frame_and_may_be_moved(
-    cuda: HostCuda, tensorrt: HostTensorRt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cuda: HostCuda, tensorrt: HostTensorRt, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     logits = np.random.default_rng(0).normal(-1.0, 2.0, GRID.shape).astype(np.float32)
     cells = make_known_mounting_bundle(tmp_path / "student", volume=logits, depth=9.0)
     upright = RigidTransform(DEFAULT_GRID_FROM_CAMERA.rotation, np.array([0.0, 0.0, 1.6]))
@@ -104,7 +102,6 @@ def test_every_shipped_student_passes_the_gate_on_kernels_compiled_for_the_cpu(
     name: str, cuda: HostCuda, tensorrt: HostTensorRt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On one of the images, and all voxels of the student's own grid."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(parity, "gate_images", lambda *size, of_all=parity.gate_images: of_all(*size)[:1])
     cuda.free = 2**34
     bundle = open_student(name)
@@ -124,11 +121,8 @@ MUTANTS = {
 }
 
 
-def test_a_wrong_scale_of_depth_is_refused(
-    compiler: HostCompiler, tensorrt: HostTensorRt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_scale_of_depth_is_refused(compiler: HostCompiler, tensorrt: HostTensorRt, tmp_path: Path) -> None:
     """Only evidence and a stated mounting show it."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     compiler.changed = (("motion_precision * motion +", ""),)
     bundle = make_known_mounting_bundle(tmp_path / "student", depth=9.0)
     with pytest.raises(GpuError, match="the GPU does not compute what the CPU computes"):

@@ -3,11 +3,8 @@
 import fcntl
 import logging
 import os
-import resource
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent import futures
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import pytest
 
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.gpu.engine_cache import EngineCache
+from tests.checkout import full_disk
 
 PLAN = bytes(range(256)) * 64
 KEY = {"kind": "engine", "onnx_sha256": "0123456789abcdef" * 4, "version": "10.3.0", "multiprocessors": 16}
@@ -102,19 +100,6 @@ def test_no_other_user_can_lay_an_engine(cache: EngineCache, caplog: pytest.LogC
     cache.folder.chmod(0o777)
     with pytest.raises(GpuError, match="may be written by others.*chmod 700"):
         EngineCache()
-
-
-@contextmanager
-def full_disk(limit: int) -> Iterator[None]:
-    """No file may become larger; a full disk gives ENOSPC instead of EFBIG, and both come as OSError."""
-    former = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, former[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, former)
-        signal.signal(signal.SIGXFSZ, ignored)
 
 
 def test_a_full_disk_does_without_a_file(cache: EngineCache, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,8 +5,8 @@ What is built is built in a process of its own, this module's, since TensorRT-RT
 
 import functools
 import importlib.util
-import inspect
 import json
+import operator
 import re
 import sys
 from collections.abc import Callable
@@ -48,28 +48,19 @@ RUNTIME_NAMES: dict[str, str | None] = {
 
 
 def names(_: Path) -> dict[str, Any]:
-    """Which of these names TensorRT-RTX has not, or takes other arguments for."""
+    """Which of these names TensorRT-RTX has not, or takes other arguments for, by what pybind11 says of overloads."""
     api, found = load_tensorrt("tensorrt_rtx").api, []
     for name, arguments in RUNTIME_NAMES.items():
         try:
-            thing = functools.reduce(getattr, name.split("."), api)
+            thing = operator.attrgetter(name)(api)
         except AttributeError:
             found.append(f"{name} is not there")
             continue
-        if arguments is not None:
-            ways = _ways_to_call(vars(thing).get("__init__") if isinstance(thing, type) else thing)
-            wanted = arguments.split()
-            if not any(takes[: len(wanted)] == wanted and needs <= len(wanted) for takes, needs in ways):
-                found.append(f"{name} takes {ways} where {wanted} is given")
+        said = thing.__init__.__doc__ if isinstance(thing, type) else thing.__doc__
+        given = "".join(f", {argument}: [^,=]+" for argument in (arguments or "").split())
+        if arguments is not None and not re.search(rf"\(self: [^,]+{given}(, \w+: [^,]+ = [^,]+)*\) -> ", said):
+            found.append(f"{name} takes other arguments than {arguments!r}: {said}")
     return {"wrong": found}
-
-
-def _ways_to_call(function: Any) -> list[tuple[list[str], int]]:
-    """Names of the arguments without ``self``, and how many of them have no default value; of every overload."""
-    assert not inspect.isfunction(function)  # pybind11 has it in the first lines of the documentation
-    signatures = re.findall(rf"^(?:\d+\. )?{function.__name__}\((self: .*)\) -> ", function.__doc__, re.MULTILINE)
-    split = [re.split(r", (?=\w+: )", signature)[1:] for signature in signatures]
-    return [([one.partition(": ")[0] for one in way], sum(" = " not in one for one in way)) for way in split]
 
 
 def build(step: StepGraph, ports: DevicePorts | None = None) -> dict[str, Any]:

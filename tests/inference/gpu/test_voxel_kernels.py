@@ -53,6 +53,7 @@ from tests.inference.small_bundle import (
     with_labels,
 )
 from tests.inference.twins import (
+    assert_labels,
     centres_of,
     class_cosines_reference,
     density_reference,
@@ -232,10 +233,7 @@ def check(run: Run, features: np.ndarray) -> SceneAnswer:
     else:
         logits = label_logits_reference(given, centres_of(grid, pose, occupied), run.head, CODE, run.canonical)
         label, confidence = most_likely(logits)
-        np.testing.assert_allclose(found.confidence, confidence, atol=1e-4)
-        first, second = np.sort(logits, axis=1)[:, -1:-3:-1].T
-        clear = first - second > 2e-4
-        np.testing.assert_array_equal(found.label[clear], label[clear])
+        assert_labels(found, logits, label, confidence, margin=0.0, atol=1e-4, tie=2e-4)
         check_words(run, features, occupied)
     return found
 
@@ -257,10 +255,7 @@ def check_words(run: Run, features: np.ndarray, occupied: np.ndarray) -> None:
     np.testing.assert_allclose(cosines, class_cosines_reference(hidden, asked, space), atol=5e-4)
     expected = class_cosines_reference(hidden, used, space)
     label, confidence = labels_reference(expected, 20, used.margin, words.vocabulary.temperature)
-    np.testing.assert_allclose(found.confidence, confidence, atol=5e-3)
-    first, second = np.sort(expected, axis=1)[:, -1:-3:-1].T
-    clear = (first - second > 1e-3) & (np.abs(first - second - used.margin) > 1e-3)
-    np.testing.assert_array_equal(found.label[clear], label[clear])
+    assert_labels(found, expected, label, confidence, margin=used.margin, atol=5e-3, tie=1e-3)
 
 
 class Student(NamedTuple):

@@ -3,13 +3,12 @@
 `test_launch_runs` runs the launch file where launch is installed.
 """
 
-import ast
 import dataclasses
+import runpy
 import sys
 from collections.abc import Mapping
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -23,7 +22,6 @@ from scene_completion_ros.ros.topics import TOPICS
 from tests.checkout import ROOT
 
 LAUNCH_FILE = ROOT / "launch" / "scene_completion.launch.py"
-ACTIONS = ROOT / "scene_completion_ros" / "ros" / "launching" / "actions.py"
 
 
 class Recorded:
@@ -31,6 +29,9 @@ class Recorded:
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         self.arguments, self.settings = arguments, settings
+
+    def __repr__(self) -> str:
+        return f"{self.kind}{self.arguments}{self.settings}"
 
     @property
     def kind(self) -> str:
@@ -41,27 +42,28 @@ class Recorded:
         return str(ROOT) if self.kind == "FindPackageShare" else context[self.arguments[0]]
 
 
+class Stub(ModuleType):
+    """Stands in for a module of launch or launch_ros: has a class of every name."""
+
+    __path__: ClassVar[list[str]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return self.__dict__.setdefault(name, type(name, (Recorded,), {}))
+
+
 class LaunchFile:
-    """A launch file, executed with stand-ins for the classes of launch and launch_ros.
+    """The launch file of the package, executed with stand-ins for the modules of launch and launch_ros.
 
     Attributes:
         entities: What its launch description holds.
     """
 
-    def __init__(self, path: Path, patch: pytest.MonkeyPatch) -> None:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        shared = ast.parse(ACTIONS.read_text(encoding="utf-8"))
-        for node in (*tree.body, *shared.body):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("launch"):
-                for name in (node.module, node.module.split(".")[0]):
-                    if not isinstance(sys.modules.get(name), SimpleNamespace):
-                        patch.setitem(sys.modules, name, SimpleNamespace(__path__=[]))  # type: ignore[arg-type]
-                for alias in node.names:
-                    setattr(sys.modules[node.module], alias.name, type(alias.name, (Recorded,), {}))
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        for package in ("launch", "launch_ros"):
+            for name in (package, f"{package}.actions", f"{package}.substitutions"):
+                patch.setitem(sys.modules, name, Stub(name))
         patch.delitem(sys.modules, "scene_completion_ros.ros.launching.actions", raising=False)
-        module: dict[str, Any] = {"__name__": "launch_file"}
-        exec(compile(tree, str(path), "exec"), module)  # noqa: S102 - our own file
-        (found,) = module["generate_launch_description"]().arguments
+        (found,) = runpy.run_path(str(LAUNCH_FILE))["generate_launch_description"]().arguments
         self.entities: list[Recorded] = list(found)
 
     def of_kind(self, kind: str) -> list[Recorded]:
@@ -83,29 +85,18 @@ class LaunchFile:
         return found
 
 
-def as_text(value: Any) -> Any:
-    """All that an entity, or a setting of one, was made with, in a form that can be compared."""
-    if isinstance(value, Recorded):
-        return value.kind, as_text(value.arguments), as_text(value.settings)
-    if isinstance(value, Mapping):
-        return [(name, as_text(part)) for name, part in value.items()]
-    if isinstance(value, list | tuple):
-        return [as_text(part) for part in value]
-    return value
-
-
 @pytest.fixture
 def live(monkeypatch: pytest.MonkeyPatch) -> LaunchFile:
     """The launch file of the package, read without `launch`."""
-    return LaunchFile(LAUNCH_FILE, monkeypatch)
+    return LaunchFile(monkeypatch)
 
 
 def test_arguments_change_what_is_started(live: LaunchFile) -> None:
     base = {"bag": str(DEMO_DRIVE), "rviz": "true"}
     others = {"rviz": "false", "use_sim_time": "false"}
 
-    def outcome(**given: str) -> Any:
-        return as_text(live.started(**given))
+    def outcome(**given: str) -> str:
+        return repr(live.started(**given))
 
     before = outcome(**base)
     assert outcome(**base) == before

@@ -1,6 +1,5 @@
 """The launch file, run by launch itself: only where launch, launch_ros and this package are installed for real."""
 
-import importlib.util
 import signal
 from pathlib import Path
 
@@ -18,15 +17,12 @@ RUN = str(Path(__file__).with_name("run_launch_file.py"))
 
 def launch_can_run() -> bool:
     """Whether launch, launch_ros and this package are installed for real."""
-    for name in ("launch", "launch_ros", "ament_index_python"):
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None:  # the folder `launch/` of a checkout looks like a package as well
-            return False
-    from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
-
     try:
+        import launch_ros.actions  # noqa: F401 - launch alone may be the folder `launch/` of a checkout
+        from ament_index_python.packages import get_package_share_directory
+
         get_package_share_directory("scene_completion_ros")
-    except PackageNotFoundError:
+    except (ImportError, LookupError):
         return False
     return True
 
@@ -34,15 +30,6 @@ def launch_can_run() -> bool:
 pytestmark = pytest.mark.skipif(
     not launch_can_run(), reason="launch and launch_ros are not installed, or not this package"
 )
-
-
-@pytest.fixture
-def params_file(bundle_folder: Path, tmp_path: Path, grid_file: Path) -> Path:
-    """What the launch arguments cannot say."""
-    values = {"grid": {"file": str(grid_file)}, "threads": 1, "image": {"qos": "reliable"}, "sync": {"timeout": 5.0}}
-    path = tmp_path / "parameters.yaml"
-    path.write_text(yaml.safe_dump({"/**": {"ros__parameters": values}}), encoding="utf-8")
-    return path
 
 
 def answered(graph: Graph, process: NodeUnderTest) -> str:
@@ -65,8 +52,11 @@ def answered(graph: Graph, process: NodeUnderTest) -> str:
 
 
 def test_a_camera_is_answered_and_an_interrupt_ends_all(
-    graph: Graph, bundle_folder: Path, params_file: Path, tmp_path: Path
+    graph: Graph, bundle_folder: Path, grid_file: Path, tmp_path: Path
 ) -> None:
+    values = {"grid": {"file": str(grid_file)}, "threads": 1, "image": {"qos": "reliable"}, "sync": {"timeout": 5.0}}
+    params_file = tmp_path / "parameters.yaml"
+    params_file.write_text(yaml.safe_dump({"/**": {"ros__parameters": values}}), encoding="utf-8")
     topics = f"{graph.namespace}/front"
     arguments = {
         "image_topic": f"{topics}/image_raw", "camera_info_topic": f"{topics}/camera_info", "log_level": "debug",

@@ -1,7 +1,10 @@
-"""Bags played through the running node."""
+"""Bags played through the running node, and a node that stops answering."""
 
 import re
-from functools import partial
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +14,22 @@ from rclpy.serialization import serialize_message
 
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import STREET, BagWriter
-from scene_completion_ros.errors import BagError
+from scene_completion_ros.errors import BagError, SceneCompletionError
 from scene_completion_ros.ros import messages, topics
+from scene_completion_ros.ros.replay import bag_replay, player
 from scene_completion_ros.ros.replay.bag_replay import replay_over_dds
+from scene_completion_ros.ros.replay.played_node import NodeProcess
 from scene_completion_ros.ros.replay.player import Answers, SentImage
-from scene_completion_ros.ros.replay.results import ReplayResult
+from scene_completion_ros.ros.replay.results import ReplayResult, ReplayStatistics
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from tests.checkout import ROOT
 from tests.ros.camera_to_voxels import CAMERA, FRAME, some_image
 
+IMAGES = "/front/image_raw"
 START_NS = 1_700_000_000_000_000_000
 STEP_NS = 100_000_000
+
+Replay = Callable[..., tuple[ReplayStatistics, list[ReplayResult]]]
 
 
 def write_bag(
@@ -42,8 +50,22 @@ def write_bag(
                 kind, message = "Image", messages.image_message(image, header_ns, FRAME)
             if number == bad:
                 message.encoding = "holographic8"
-            topic = "/front/image_raw/compressed" if compressed else "/front/image_raw"
+            topic = f"{IMAGES}/compressed" if compressed else IMAGES
             bag.write(topic, f"sensor_msgs/msg/{kind}", serialize_message(message), stamp_ns + 5_000_000)
+
+
+@pytest.fixture
+def replay(tmp_path: Path, bundle_folder: Path, grid_file: Path) -> Replay:
+    """Plays the bag `drive` through a node, and writes `completed`; its statistics and results."""
+
+    def play(topic: str = IMAGES, **options: Any) -> tuple[ReplayStatistics, list[ReplayResult]]:
+        results: list[ReplayResult] = []
+        parameters = {"bundle": str(bundle_folder), "grid.file": str(grid_file), "threads": 1}
+        given = {"on_result": results.append, "node_parameters": parameters, **options}
+        with BagReader(tmp_path / "drive") as reader:
+            return replay_over_dds(reader, topic, output_bag=tmp_path / "completed", **given), results
+
+    return play
 
 
 @pytest.mark.parametrize("source", [None, object()])
@@ -61,17 +83,9 @@ def test_what_a_slow_machine_sends_seconds_later_still_counts(source: Any) -> No
     assert answers.take_ready(4.6) is (sent if source else None)  # there may be no map; the warm-up is not handed over
 
 
-def test_lock_step_answers_every_frame_and_writes_a_bag(tmp_path: Path, node_parameters: dict[str, object]) -> None:
+def test_lock_step_answers_every_frame_and_writes_a_bag(tmp_path: Path, replay: Replay) -> None:
     write_bag(tmp_path / "drive", frames=5, bad=2)
-    results: list[ReplayResult] = []
-    with BagReader(tmp_path / "drive") as reader:
-        statistics = replay_over_dds(
-            reader,
-            "/front/image_raw",
-            output_bag=tmp_path / "completed",
-            on_result=results.append,
-            node_parameters=node_parameters,
-        )
+    statistics, results = replay()
     good = [0, 1, 3, 4]
     assert [result.stamp_ns for result in results] == [START_NS + number * STEP_NS for number in good]
     assert (statistics.frames_in, statistics.frames_out, statistics.frames_empty) == (5, 4, 0)
@@ -118,7 +132,7 @@ def test_lock_step_answers_every_frame_and_writes_a_bag(tmp_path: Path, node_par
 
 
 def test_a_recording_without_stamps_is_completed_and_lost_times_do_not_matter(
-    tmp_path: Path, node_parameters: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, replay: Replay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_bag(tmp_path / "drive", frames=3, stamped=False)
     take = Answers.take
@@ -131,15 +145,7 @@ def test_a_recording_without_stamps_is_completed_and_lost_times_do_not_matter(
             take(self, topic, *further)
 
     monkeypatch.setattr(Answers, "take", lose_one)
-    results: list[ReplayResult] = []
-    with BagReader(tmp_path / "drive") as reader:
-        statistics = replay_over_dds(
-            reader,
-            "/front/image_raw",
-            output_bag=tmp_path / "completed",
-            on_result=results.append,
-            node_parameters=node_parameters,
-        )
+    statistics, results = replay()
     assert (statistics.frames_out, statistics.lost_stamps_ns) == (3, [])
     assert len(results) == 3
     timed = [result for result in results if result.stages_ms]
@@ -149,22 +155,66 @@ def test_a_recording_without_stamps_is_completed_and_lost_times_do_not_matter(
         assert result.stages_ms["latency"] >= result.stages_ms["total"]
 
 
-def test_compressed_images_with_a_given_camera(tmp_path: Path, node_parameters: dict[str, object]) -> None:
+def test_compressed_images_with_a_given_camera(tmp_path: Path, replay: Replay) -> None:
     write_bag(tmp_path / "drive", frames=3, compressed=True, camera_info=False)
-    results: list[ReplayResult] = []
-    with BagReader(tmp_path / "drive") as reader:
-        replay = partial(
-            replay_over_dds,
-            reader,
-            "/front/image_raw/compressed",
-            output_bag=tmp_path / "completed",
-            on_result=results.append,
-            node_parameters=node_parameters,
-        )
-        with pytest.raises(BagError, match="no CameraInfo"):
-            replay()
-        statistics = replay(camera=CAMERA)
+    with pytest.raises(BagError, match="no CameraInfo"):
+        replay(f"{IMAGES}/compressed")
+    statistics, results = replay(f"{IMAGES}/compressed", camera=CAMERA)
     assert (statistics.frames_in, statistics.frames_out) == (3, 3)
     with BagReader(tmp_path / "completed") as written:
         assert written.counts["/image/compressed"] == 3
     assert all(result.image_rgb.shape == (CAMERA.height, CAMERA.width, 3) for result in results)
+
+
+def test_a_node_that_stops_answering_is_reported_and_what_came_before_is_kept(
+    tmp_path: Path, replay: Replay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bag(tmp_path / "drive", frames=4)
+    nodes: list[NodeProcess] = []
+
+    class Remembered(NodeProcess):
+        def __enter__(self) -> NodeProcess:
+            nodes.append(self)
+            return super().__enter__()
+
+    def freeze(result: ReplayResult) -> None:
+        if result.stamp_ns == START_NS + STEP_NS:
+            nodes[0]._process.send_signal(signal.SIGSTOP)
+
+    def thawed(self: NodeProcess) -> int:  # a stopped process heeds no SIGTERM
+        self._process.send_signal(signal.SIGCONT)
+        return stop(self)
+
+    stop = NodeProcess.stop
+    monkeypatch.setattr(bag_replay, "NodeProcess", Remembered)
+    monkeypatch.setattr(player, "ANSWER_TIMEOUT_S", 3.0)
+    monkeypatch.setattr(NodeProcess, "stop", thawed)
+    with pytest.raises(SceneCompletionError) as caught:
+        replay(on_result=freeze)
+    said = str(caught.value)
+    assert "neither completed nor dropped image 2" in said
+    assert "within 3 s: no ~/voxels" in said
+    assert "--offline" in said
+    with BagReader(tmp_path / "completed") as written, BagReader(tmp_path / "drive") as recorded:
+        assert written.losses == []
+        clouds = [one.stamp_ns for one in written.messages(["/scene_completion/voxels"])]
+        assert clouds == [one.stamp_ns for one in recorded.messages([IMAGES])][:2]
+        assert clouds[1] - clouds[0] == STEP_NS
+
+
+PARENT = """
+import subprocess, sys, time
+from scene_completion_ros.ros.replay.played_node import ending_with_parent
+child = subprocess.Popen([sys.executable, "-c", "import time; print('child', flush=True); time.sleep(600)"],
+                         preexec_fn=ending_with_parent())
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent has died")
+def test_a_child_ends_when_its_parent_is_killed() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert parent.stdout.readline() == "child\n"
+    parent.kill()
+    assert parent.stdout.read() == ""  # ends once the child, which holds the pipe too, has ended
+    assert parent.wait() != 0

@@ -37,7 +37,7 @@ from tests.bags.recordings import (
     recorded,
     transform,
 )
-from tests.messages.test_clouds import cloud
+from tests.messages.test_images import cloud
 from tests.training.evaluation.one_wall import SENSOR, STEP, WALL_FRONT, WALL_LEFT, WALL_RIGHT, make_street
 
 SETTINGS = ExtractionSettings(keyframe_metres=0.05)
