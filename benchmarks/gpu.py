@@ -4,17 +4,13 @@
 tables for each shipped student.
 """
 
-import argparse
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from scene_completion_ros.bags.reader import demo_drive
+from benchmarks.measuring import canonical_image, option_parser
 from scene_completion_ros.evaluation.metric import table
-from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.inference.bundle import StudentBundle, open_student, shipped_students
 from scene_completion_ros.inference.encoder import cpu_engine, cpu_networks
 from scene_completion_ros.inference.gpu.device import PrimaryContext, release
@@ -28,9 +24,9 @@ STAGES = ("encode", "query", "march", "assemble", "label")
 
 def main() -> None:
     """Prints all tables."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--bundle", type=Path, help="student bundle (default: all that are shipped)")
+    parser = option_parser(__doc__)
     parser.add_argument("--frames", type=int, default=300, help="frames a row")
+    parser.set_defaults(bundle=None)
     arguments = parser.parse_args()
     names = [arguments.bundle] if arguments.bundle else shipped_students()
     context = PrimaryContext()
@@ -77,12 +73,6 @@ def run(bundle: StudentBundle, context: PrimaryContext, reference: Networks, fra
     rows = [_row(name, of_it, whole) for name, of_it in times.items() if of_it]
     print(table((header, "p50 ms", "p95 ms", "share"), rows) + "\n")
     release(context.hold(), student)
-
-
-def canonical_image(bundle: StudentBundle) -> NDArray[np.uint8]:
-    """The first image of the bundled drive, as the student sees it."""
-    camera, images = demo_drive()
-    return Resampler(camera, bundle.canonical)(images[0])
 
 
 def _row(name: str, times_ms: Sequence[float], whole_ms: float) -> tuple[str, ...]:
