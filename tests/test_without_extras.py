@@ -65,12 +65,10 @@ def test_every_command_says_which_extra_it_needs(tmp_path: Path) -> None:
     # What is wrong with these, or lacking, would be reported first.
     there = {"--data": DEMO_DRIVE, "--bundle": DEFAULT_BUNDLE, "--student": DEFAULT_BUNDLE}
     there |= {"--checkpoint": "nothing", "--foundation": "nothing", "--output": "new", "--licence": "none"}
-    lines = [
-        line(
-            words, actions, {one: there[one.option_strings[-1]] for one in actions if {*one.option_strings} & {*there}}
-        )
-        for words, actions in commands
-    ]
+    lines = []
+    for words, actions in commands:
+        given = {one: there[one.option_strings[-1]] for one in actions if {*one.option_strings} & {*there}}
+        lines.append(line(words, actions, given))
     # Images need no student, and refuse one.
     lines = [words[: words.index("--student")] if words[:2] == ["features", "images"] else words for words in lines]
     for words, (code, said) in zip(lines, run_all(lines, tmp_path, "ros"), strict=True):
@@ -88,9 +86,7 @@ def test_ros_itself_is_an_extra(tmp_path: Path) -> None:
 
 
 def test_the_extra_of_the_text_encoder_is_enough_for_it(tmp_path: Path) -> None:
-    lines = [
-        ["vocabulary", "a", "--encoder", "./nothing", "--output", "bank"],
-        ["vocabulary", "--encoder", "./nothing"],
-    ]
+    encoder = ["--encoder", "./nothing"]
+    lines = [["vocabulary", "a", *encoder, "--output", "bank"], ["vocabulary", *encoder]]
     for code, said in run_all(lines, tmp_path, "text"):
         assert code == 2 and "pip install" not in said and "nothing" in said

@@ -21,23 +21,16 @@ from tests.training.synthetic_scene import BASELINE, CENTRE, FOCAL, ray_cast
 def synthetic_drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a four-frame stereo drive, 1.5 m forward a frame."""
     folder = tmp_path_factory.mktemp("drives") / "synthetic"
-    projection = np.array([[FOCAL, 0, CENTRE[0], 0], [0, FOCAL, CENTRE[1], 0], [0, 0, 1, 0]], dtype=float)
-    lines, poses, times = [], [], []
-    for name, offset in (("P2", 0.0), ("P3", -FOCAL * BASELINE)):
-        projection[0, 3] = offset
-        lines.append(f"{name}: " + " ".join(f"{value:.9e}" for value in projection.ravel()))
-    for index in range(4):
-        forward = 1.5 * index
-        for camera, x in (("image_2", 0.0), ("image_3", BASELINE)):
-            image, _ = ray_cast(np.array([x, 0.0, forward]))
-            target = folder / camera / f"{index:06d}.png"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(target), image)
-        poses.append(f"1 0 0 0 0 1 0 0 0 0 1 {forward}")
-        times.append(f"{0.1 * index:.6f}")
-    (folder / "calib.txt").write_text("\n".join(lines) + "\n")
-    (folder / "poses.txt").write_text("\n".join(poses) + "\n")
-    (folder / "times.txt").write_text("\n".join(times) + "\n")
+    calibration = ""
+    for camera, x in ((2, 0.0), (3, BASELINE)):
+        calibration += f"P{camera}: {FOCAL} 0 {CENTRE[0]} {-FOCAL * x} 0 {FOCAL} {CENTRE[1]} 0 0 0 1 0\n"
+        (folder / f"image_{camera}").mkdir(parents=True)
+        for index in range(4):
+            image, _ = ray_cast(np.array([x, 0.0, 1.5 * index]))
+            cv2.imwrite(str(folder / f"image_{camera}" / f"{index:06d}.png"), image)
+    (folder / "calib.txt").write_text(calibration)
+    (folder / "poses.txt").write_text("".join(f"1 0 0 0 0 1 0 0 0 0 1 {1.5 * index}\n" for index in range(4)))
+    (folder / "times.txt").write_text("".join(f"{0.1 * index:.6f}\n" for index in range(4)))
     return folder
 
 

@@ -29,6 +29,8 @@ from scene_completion_training.stages.feature_field import FeatureSettings
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
 
 STEPS = 4
+FEW: dict[str, Any] = {"steps": STEPS, "warmup": 1, "checkpoint_every": 2, "log_every": 1}
+"""Of the configuration of any stage."""
 HIDDEN = 48
 """Hidden units of the density; not the default, which no stage after may assume."""
 SIZE = {"width": 128, "height": 64}
@@ -50,18 +52,14 @@ def small_data(drive: Path) -> DataSettings:
 
 
 def small_training(drive: Path, output: Path, **changes: Any) -> dict[str, Any]:
-    """Values of the configuration of any stage."""
-    steps = changes.get("steps", STEPS)
+    """Values of the configuration of a stage that learns from a drive."""
     return {
+        **FEW,
         "data": small_data(drive),
         "camera": VIEW,
         "render": RenderSettings(patches=1, samples=8),
         "seed": 1,
-        "steps": steps,
-        "warmup": 1,
-        "half_resolution_steps": steps,
-        "checkpoint_every": 2,
-        "log_every": 1,
+        "half_resolution_steps": changes.get("steps", STEPS),
         "prior_steps": 2,
         "pretrained": False,
         "output": str(output),
@@ -85,11 +83,8 @@ class Trainings:
         if stage in ("teacher", "student"):
             own = {"teacher": str(self.teacher)} if stage == "student" else {}
         elif stage == "feature_field":
-            own |= {
-                "features": self.features,
-                "render": RenderSettings(patches=4, samples=8),
-                "start_from": str(self.bundle().folder),
-            }
+            own |= {"features": self.features, "render": RenderSettings(patches=4, samples=8)}
+            own |= {"start_from": str(self.bundle().folder)}
         elif stage == "agglomeration":
             own |= {"agglomeration": self.agglomeration, "start_from": str(self.bundle().folder)}
         elif stage == "semantics":

@@ -51,23 +51,19 @@ def test_every_ablation_changes_a_shipped_configuration_of_its_stage(stage: str,
 
 def test_an_ablation_that_does_not_exist_or_contradicts_is_refused() -> None:
     file, name = CONFIGS / "full_size" / "rooms_masked_scene.yaml", "ablation.convolution_only"
-    with pytest.raises(
-        ConfigurationError, match=r"ablation\.nothing does not exist. Stage masked_scene has convolution"
-    ):
-        read_configuration(file, ["ablation.nothing"], TrainingConfiguration)
-    with pytest.raises(ConfigurationError, match="Stage single_view has none"):
-        read_configuration(CONFIGS / "single_view.yaml", [name], TrainingConfiguration)
-    with pytest.raises(ConfigurationError, match=r"only sets network\.attending, which network\.attending=1 sets, too"):
-        read_configuration(file, ["network.attending=1", name], TrainingConfiguration)
-    with pytest.raises(
-        ConfigurationError, match=r"attention_only sets network\.attending, which ablation\.convolution"
-    ):
-        read_configuration(file, [name, "ablation.attention_only"], TrainingConfiguration)
-    assert read_configuration(file, [name, "output=runs/a"], TrainingConfiguration).output == "runs/a"
     published, same = CONFIGS / "full_size" / "kdbts_kitti_360.yaml", "ablation.clipped_densities"
-    for given in ([same], [same, "ablation.small_weight"]):
-        with pytest.raises(ConfigurationError, match=r"clipped_densities changes nothing: its values are those of .*k"):
-            read_configuration(published, given, TrainingConfiguration)
+    nothing = r"clipped_densities changes nothing: its values are those of .*k"
+    for configuration, given, message in (
+        (file, ["ablation.nothing"], r"ablation\.nothing does not exist. Stage masked_scene has convolution"),
+        (CONFIGS / "single_view.yaml", [name], "Stage single_view has none"),
+        (file, ["network.attending=1", name], r"only sets network\.attending, which network\.attending=1 sets, too"),
+        (file, [name, "ablation.attention_only"], r"attention_only sets network\.attending, which ablation\.convol"),
+        (published, [same], nothing),
+        (published, [same, "ablation.small_weight"], nothing),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            read_configuration(configuration, given, TrainingConfiguration)
+    assert read_configuration(file, [name, "output=runs/a"], TrainingConfiguration).output == "runs/a"
 
 
 def test_unknown_configuration_keys_are_refused(tmp_path: Path, synthetic_drive: Path) -> None:
@@ -102,11 +98,7 @@ def test_a_camera_far_above_the_ground_needs_a_volume_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     ("height", "voxel", "below", "above"),
-    [
-        (1.65, 0.2, 2.2, 4.2),
-        (3.2, 0.2, 3.8, 2.6),
-        (0.4, 0.05, 0.55, 1.05),
-    ],
+    [(1.65, 0.2, 2.2, 4.2), (3.2, 0.2, 3.8, 2.6), (0.4, 0.05, 0.55, 1.05)],
 )
 def test_a_volume_made_for_the_camera_holds_the_ground(height: float, voxel: float, below: float, above: float) -> None:
     volume = Volume.to_measure(height)

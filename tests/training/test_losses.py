@@ -30,10 +30,8 @@ def test_dense_depth_is_the_log_error_of_inverse_depth() -> None:
 def test_dense_depth_costs_too_far_and_too_near_the_same_and_pulls_from_beyond_infinity() -> None:
     spec = PointCodeSpec()
     hint = torch.full((1,), 10.0)
-    near, far = (
-        losses.log_inverse_depth_loss(spec.depth_code(torch.tensor([d])), hint, spec, offset=0.0)
-        for d in (7.0, 100 / 7)
-    )
+    codes = (spec.depth_code(torch.tensor([depth])) for depth in (7.0, 100 / 7))
+    near, far = (losses.log_inverse_depth_loss(code, hint, spec, offset=0.0) for code in codes)
     assert near.item() == pytest.approx(far.item(), rel=1e-4)
     beyond = torch.full((1,), -1.2, requires_grad=True)  # a negative inverse depth
     losses.log_inverse_depth_loss(beyond, torch.full((1,), 70.0), spec, cap=10.0).backward()
@@ -88,16 +86,12 @@ def test_correspondence_by_hand() -> None:
 
 
 def test_estimated_shifts_attract_the_share_they_should() -> None:
-    similarities = {
-        "self": 0.5 + 0.2 * torch.randn(5000, generator=torch.Generator().manual_seed(1)),
-        "similar": 0.4 + 0.1 * torch.randn(5000, generator=torch.Generator().manual_seed(2)),
-        "random": 0.1 * torch.randn(5000, generator=torch.Generator().manual_seed(3)),
-    }
+    drawn = torch.randn(3, 5000, generator=torch.Generator().manual_seed(1))
+    similarities = {"self": 0.5 + 0.2 * drawn[0], "similar": 0.4 + 0.1 * drawn[1], "random": 0.1 * drawn[2]}
     forces = losses.estimate_forces(similarities)
     for pair, force in forces.items():
-        assert (similarities[pair] > force.shift).float().mean().item() == pytest.approx(
-            losses.ATTRACTED[pair], abs=0.01
-        )
+        share = (similarities[pair] > force.shift).float().mean().item()
+        assert share == pytest.approx(losses.ATTRACTED[pair], abs=0.01)
     assert sum(force.weight for force in forces.values()) == pytest.approx(1.0)
     pull = [force.weight * (similarities[pair] - force.shift).abs().mean().item() for pair, force in forces.items()]
     assert pull == pytest.approx([pull[0]] * 3, rel=1e-4)
@@ -209,10 +203,9 @@ def test_feature_smoothness_by_hand() -> None:
     image = torch.full((1, 3, 2, 2), 0.5)
     assert losses.feature_smoothness(features, image).item() == pytest.approx(2 * math.sqrt(2.0) / 4)
     image[..., 1] += 0.04  # across an edge of 0.04, e^{−25·0.04} of it
-    assert losses.feature_smoothness(features, image).item() == pytest.approx(2 * math.sqrt(2.0) * math.exp(-1.0) / 4)
-    assert losses.feature_smoothness(7.0 * features, image).item() == pytest.approx(
-        losses.feature_smoothness(features, image).item()
-    )
+    for factor in (1.0, 7.0):
+        found = losses.feature_smoothness(factor * features, image).item()
+        assert found == pytest.approx(2 * math.sqrt(2.0) * math.exp(-1.0) / 4)
     assert losses.feature_smoothness(torch.ones(3, 8, 8, 5), torch.rand(3, 3, 8, 8)).item() == 0.0
 
 
@@ -251,11 +244,7 @@ def test_each_comparison_by_hand() -> None:
 
 def test_s1_the_comparison_of_each_teacher_is_its_own() -> None:
     """Longer predictions change what the L1 teacher says, and nothing else; shifted targets all but the de-meaned."""
-    teachers = [
-        losses.TeacherSpec("a", "cosine"),
-        losses.TeacherSpec("b", "l1"),
-        losses.TeacherSpec("c", "demeaned_cosine"),
-    ]
+    teachers = [losses.TeacherSpec(*of) for of in (("a", "cosine"), ("b", "l1"), ("c", "demeaned_cosine"))]
     weights = losses.UncertaintyWeights(["a", "b", "c"])
 
     def terms(predicted: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:

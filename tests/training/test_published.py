@@ -232,9 +232,8 @@ def test_a_split_of_missing_frames(kitti_360: Path, tmp_path: Path, capsys: pyte
 
 def test_a_drive_lacks_a_camera_that_another_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number, name in enumerate(("train", "val"), 1):
-        drive = layouts.kitti_raw(
-            tmp_path, drive=f"2011_09_26_drive_000{number}_sync", frames=3, slam=tmp_path / "slam"
-        )
+        named = f"2011_09_26_drive_000{number}_sync"
+        drive = layouts.kitti_raw(tmp_path, drive=named, frames=3, slam=tmp_path / "slam")
         layouts.write_split(tmp_path / f"{name}_files.txt", [f"2011_09_26/{drive.name} 1 l"])
     shutil.rmtree(drive / "image_03")
     assert main(command(tmp_path, "bts_kitti_raw")) == 2

@@ -30,6 +30,7 @@ from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.runner import train
 from scene_completion_training.stage import Stage
 from scene_completion_training.stages.density import TeacherConfiguration
+from scene_completion_training.viewpoint import VolumeSettings
 from tests.training.small_trainings import STEPS, VIEW, curves, small_data, small_training, write_configuration
 
 KILLED_STEPS, KILL_AFTER = 16, 4
@@ -72,21 +73,12 @@ def _train(arguments: list[str]) -> None:
 
 def test_killed_training_resumes_on_the_same_losses(synthetic_drive: Path, tmp_path: Path) -> None:
     """After SIGKILL the next twelve losses agree to 1e-6 with those of a training that was left alone."""
-    settings = small_training(
-        synthetic_drive,
-        tmp_path / "run",
-        seed=3,
-        steps=KILLED_STEPS,
-        warmup=2,
-        checkpoint_every=4,
-        ema_start=2,
-        depth_only_steps=6,
-        half_resolution_steps=KILLED_STEPS - 1,
-    )
-    data = dataclasses.replace(
-        small_data(synthetic_drive), workers=1, cache=str(tmp_path / "cache"), views=ViewSettings(occupancy_points=256)
-    )
-    file = write_configuration(tmp_path / "config.yaml", Configuration(**{**settings, "data": data}))
+    changes = {"steps": KILLED_STEPS, "warmup": 2, "checkpoint_every": KILL_AFTER, "ema_start": 2}
+    changes |= {"seed": 3, "depth_only_steps": 6, "half_resolution_steps": KILLED_STEPS - 1}
+    data, views = small_data(synthetic_drive), ViewSettings(occupancy_points=256)
+    data = dataclasses.replace(data, workers=1, cache=str(tmp_path / "cache"), views=views)
+    settings = Configuration(**small_training(synthetic_drive, tmp_path / "run", data=data, **changes))
+    file = write_configuration(tmp_path / "config.yaml", settings)
     arguments = ["train", "--config", str(file), "--threads", "1"]
     # Each in a process of its own: a loader's worker is forked, of which a process that ran threads of OpenMP may die.
     _train([*arguments, f"output={tmp_path / 'whole'}"])
@@ -121,8 +113,9 @@ def test_a_finished_training_stays_and_a_new_one_takes_nothing_away(synthetic_dr
     train(configuration)
     assert sorted(file.name for file in last.parent.iterdir()) == kept
     assert all(torch.equal(value, before[name]) for name, value in Checkpoint.read(last).state.items())
-    with pytest.raises(SequenceError, match="trained with other values of .*'hidden'"):
-        train(dataclasses.replace(configuration, hidden=32))
+    for changes in ({"hidden": 32}, {"volume": VolumeSettings(near=2.0)}, {"steps": 20_000}):
+        with pytest.raises(SequenceError, match=f"trained with other values of .*'{next(iter(changes))}'"):
+            train(dataclasses.replace(configuration, **changes))  # type: ignore[arg-type]
     last.unlink()  # nothing to resume: what else lies there belongs to another training
     best = last.with_name("best.ckpt")
     best.write_bytes(b"of another training")

@@ -29,5 +29,4 @@ def test_a_shipped_student_is_what_its_configuration_makes() -> None:
     expected = json.loads(json.dumps(asdict(settings)))
     assert list(differing(record["configuration"], expected)) == []
     assert record["configuration"]["steps"] == settings.steps and record["configuration"]["pixels"]["steps"] > 0
-    assert list(differing({"steps": 1, "data": {"batch_size": 0}}, expected)) == ["steps", "data.batch_size"]
     assert record["training"]["commit"]

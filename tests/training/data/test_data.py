@@ -300,10 +300,9 @@ def test_one_camera_is_enough_for_views_but_not_for_voxels(synthetic_drive: Path
     frames = prepared(sequence, tmp_path)
     assert set(frames[0].images) == {"left"} and not frames[0].depths["left"].any() and not frames[0].has_evidence
     settings = dataclasses.replace(PLAIN, far_views=True, mirror=True)
-    samples = ViewSamples(
-        [frames * 3], settings, DataNeeds(encoder_views=3), seed=0, length=20
-    )  # twelve frames to choose from
-    short = ViewSamples([frames], settings, DataNeeds(encoder_views=3), seed=0, length=20)
+    samples, short = (  # of twelve frames to choose from, and of four
+        ViewSamples([frames * times], settings, DataNeeds(encoder_views=3), seed=0, length=20) for times in (3, 1)
+    )
     for number in range(6):
         sample = samples[number]
         assert sample["weight"].sum() == 0 and sample["hints"].abs().max() == 0 and len(sample["points"]) == 2000

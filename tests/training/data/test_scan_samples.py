@@ -31,7 +31,7 @@ from scene_completion_training.viewpoint import Viewpoint, Volume
 CAMERA = Camera(fx=100.0, fy=100.0, cx=95.5, cy=31.5, width=192, height=96)
 GRID = VoxelGrid((0.0, -6.4, -2.1), 0.2, (100, 64, 20))
 ROAD, CAR, BUILDING = (COMMON_CLASSES.index(name) for name in ("road", "car", "building"))
-HEIGHT, AWAY = 1.45, 6.05
+HEIGHT, AWAY = 1.45, 6.05  # metres: of the camera above the road, and to the back of a car 1 m high and 2 m wide
 POSE = RigidTransform(DEFAULT_GRID_FROM_CAMERA.rotation, np.zeros(3))
 SENSOR = np.array([-0.3, 0.0, 0.1])
 

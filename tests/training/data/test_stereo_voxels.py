@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
-from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.evaluation.semantic_classes import EMPTY, INVALID
+from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, RigidTransform
 from scene_completion_ros.geometry.transforms import rotation_of_angles
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.opening import open_recording
@@ -22,13 +22,8 @@ from scene_completion_training.data.voxel_evidence import (
     voxels_of_pixels,
 )
 from scene_completion_training.viewpoint import Volume
+from tests.training.data.test_scan_samples import AWAY, BUILDING, CAMERA, CAR, GRID, HEIGHT, POSE, ROAD, label_at
 from tests.training.synthetic_scene import BOX, CAMERA_HEIGHT, ray_cast
-
-CAMERA = Camera(fx=100.0, fy=100.0, cx=95.5, cy=31.5, width=192, height=96)
-GRID = VoxelGrid((0.0, -6.4, -2.1), 0.2, (100, 64, 20))
-ROAD, CAR = COMMON_CLASSES.index("road"), COMMON_CLASSES.index("car")
-HEIGHT, AWAY = 1.45, 6.05
-"""Of the camera above the road, and to the back of a car that is 1 m high and 2 m wide."""
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +36,8 @@ def seen() -> tuple[np.ndarray, np.ndarray]:
     on_car = (np.abs(aside * AWAY) < 1.0) & (fall * AWAY > HEIGHT - 1.0) & (fall * AWAY < HEIGHT)
     depth, classes = np.where(on_car, AWAY, depth), np.where(on_car, CAR, classes)
     depth[80:83, 20:23] *= 0.5  # above the road
-    pose = RigidTransform(DEFAULT_GRID_FROM_CAMERA.rotation, np.zeros(3))
     deviation = np.full(depth.shape, 0.05, np.float32)
-    return voxels_of_pixels(depth.astype(np.float32), deviation, classes.astype(np.uint8), CAMERA, GRID, pose)
-
-
-def label_at(label: np.ndarray, x: float, y: float, z: float) -> int:
-    """Label of the voxel at a place."""
-    index, inside = GRID.index_of(np.array([[x, y, z]]))
-    assert inside.all()
-    return int(label[tuple(index[0])])
+    return voxels_of_pixels(depth.astype(np.float32), deviation, classes.astype(np.uint8), CAMERA, GRID, POSE)
 
 
 def test_the_ground_is_where_pixels_of_the_road_saw_it(seen: tuple[np.ndarray, np.ndarray]) -> None:
@@ -83,9 +70,8 @@ def test_a_camera_stands_above_the_ground_close_by() -> None:
 
 def test_nothing_is_ground_where_no_pixel_is(seen: tuple[np.ndarray, np.ndarray]) -> None:
     """Nor is a wall: its voxels are known only as surely as its depth."""
-    depth, pose = np.full((96, 192), 8.0, np.float32), RigidTransform(DEFAULT_GRID_FROM_CAMERA.rotation, np.zeros(3))
-    classes = np.full((96, 192), COMMON_CLASSES.index("building"), np.uint8)
-    label, ground = voxels_of_pixels(depth, np.full_like(depth, 0.3), classes, CAMERA, GRID, pose)
+    depth, classes = np.full((96, 192), 8.0, np.float32), np.full((96, 192), BUILDING, np.uint8)
+    label, ground = voxels_of_pixels(depth, np.full_like(depth, 0.3), classes, CAMERA, GRID, POSE)
     assert not np.isfinite(ground).any() and set(np.unique(label)) == {INVALID}
 
 
@@ -117,15 +103,14 @@ def box_of_voxels(low: tuple[float, float, float], high: tuple[float, float, flo
 
 def test_a_drive_names_what_a_frame_sees_of_its_voxels(synthetic_drive: Path) -> None:
     """The front of the box is what its pixels are; the road, whose class is unknown, is only occupied."""
-    sequence, car, road = kitti_odometry(synthetic_drive), COMMON_CLASSES.index("car"), COMMON_CLASSES.index("road")
-    depth = ray_cast(np.zeros(3))[1].astype(np.float32)
-    classes = np.where(np.abs(depth - BOX[0][2]) < 0.05, car, INVALID).astype(np.uint8)
+    sequence, depth = kitti_odometry(synthetic_drive), ray_cast(np.zeros(3))[1].astype(np.float32)
+    classes = np.where(np.abs(depth - BOX[0][2]) < 0.05, CAR, INVALID).astype(np.uint8)
     seen = np.full(DEFAULT_GRID.shape, INVALID, np.uint8)
-    seen[5, 128, 2] = road
-    pose = DEFAULT_GRID_FROM_CAMERA
-    label = voxels_of_drive(sequence, 0, seen, depth, classes, sequence.cameras["image_2"], Volume(), pose)
+    seen[5, 128, 2] = ROAD
+    camera, pose = sequence.cameras["image_2"], DEFAULT_GRID_FROM_CAMERA
+    label = voxels_of_drive(sequence, 0, seen, depth, classes, camera, Volume(), pose)
     face = box_of_voxels((BOX[0][0] + 0.4, 0.4, BOX[0][2] - 0.2), (BOX[1][0] - 0.4, 1.2, BOX[0][2] + 0.2))
     ground = box_of_voxels((-3.0, CAMERA_HEIGHT - 0.2, 8.0), (3.0, CAMERA_HEIGHT + 0.2, 11.0))
     air = box_of_voxels((-2.0, -1.0, 6.0), (2.0, 1.0, 10.0))
-    assert (label[face] == car).any(axis=0).mean() > 0.9 and label[5, 128, 2] == road
+    assert (label[face] == CAR).any(axis=0).mean() > 0.9 and label[5, 128, 2] == ROAD
     assert (label[ground] == OF_NO_CLASS).any(axis=2).mean() > 0.95 and (label[air] == EMPTY).mean() > 0.99

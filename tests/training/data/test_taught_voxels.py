@@ -135,15 +135,10 @@ def test_members_are_run_once_for_all_looks_at_an_image(
     monkeypatch.setattr(TaughtVoxels, "of", lambda self, image, pose: seen.append(image) or of(self, image, pose))
     maps = {"fused": torch.zeros(1, 2, 4, 4)}
     source = [CompletionSource(str(synthetic_drive), poses="none", every=3)]
+    places = {"cache": str(tmp_path / "cache"), "segmentation": str(tmp_path / "weights")}
 
     def prepared(teachers: list[str]) -> list[Stored]:
-        settings = CompletionDataSettings(
-            sources=source,
-            cache=str(tmp_path / "cache"),
-            segmentation=str(tmp_path / "weights"),
-            augmentations=2,
-            teachers=teachers,
-        )
+        settings = CompletionDataSettings(sources=source, augmentations=2, teachers=teachers, **places)  # type: ignore[arg-type]
         data = CompletionData(settings, VIEWPOINT, FrozenEncoder(lambda _: maps, "none"), steps=1, seed=0)
         data.setup("fit")
         (frames,) = data.groups["training"]
@@ -212,7 +207,7 @@ def test_it_is_served_where_the_camera_is_stated_to_stand(tmp_path: Path) -> Non
     assert 0 < mirrored < 12 and moved > 1000
 
 
-def test_a_sample_that_nobody_taught_has_only_doubt(tmp_path: Path) -> None:
+def test_a_sample_without_teachers_has_only_doubt(tmp_path: Path) -> None:
     samples = CompletionSamples(
         sample_files(tmp_path, standing(1.5)), [1.0], CompletionDataSettings(), VIEWPOINT, seed=0, length=1
     )

@@ -70,14 +70,9 @@ def make_street(assets: tuple[str, ...] = ("lidar", "depth", "voxel_label", "vox
         loaders = {"lidar": lambda index=index: scan(STEP * index)}
         if index == 0:
             loaders |= {"depth": lambda: depth, "voxel_label": lambda: label, "voxel_flags": lambda: flags}
-        frames.append(
-            Frame(
-                stamp_ns=index * 100_000_000,
-                images={"camera_left": lambda: image},
-                world_from_rig=RigidTransform(np.eye(3), np.array([0.0, 0.0, STEP * index])),
-                assets={name: loader for name, loader in loaders.items() if name in assets},
-            )
-        )
+        held = {name: loader for name, loader in loaders.items() if name in assets}
+        pose = RigidTransform(np.eye(3), np.array([0.0, 0.0, STEP * index]))
+        frames.append(Frame(index * 100_000_000, {"camera_left": lambda: image}, pose, held))
     grid = {"origin": list(GRID.origin), "voxel_size": GRID.voxel_size, "shape": list(GRID.shape)}
     return PosedSequence(
         name="one_wall",

@@ -23,13 +23,9 @@ def test_teacher_checkpoint_with_one_two_and_four_views(street: PosedSequence, t
     torch.manual_seed(0)
     field = MultiViewField(VIEW.camera()).eval()
     file = save_checkpoint(tmp_path / "teacher.ckpt" / "checkpoints" / "last.ckpt", field, "teacher", camera=SIZE)
-    sparse = replace(
-        street,
-        frames=[
-            replace(frame, world_from_rig=RigidTransform(np.eye(3), np.array([0.0, 0.0, 1.5 * k])))
-            for k, frame in enumerate(street.frames[:10])
-        ],
-    )
+    apart = [RigidTransform(np.eye(3), np.array([0.0, 0.0, 1.5 * k])) for k in range(10)]
+    frames = [replace(frame, world_from_rig=pose) for frame, pose in zip(street.frames, apart, strict=True)]
+    sparse = replace(street, frames=frames)
     # 8 m further is 7.5 m, 4 m is 4.5 m, and 12 m is more than the drive has: 10.5 m.
     assert places(views_along(sparse, 2, (0.0, 8.0, 4.0, 12.0))) == [*(2, 7, 5, 9)]
     # At the drive's end, what comes before.

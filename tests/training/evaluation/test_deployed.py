@@ -124,11 +124,8 @@ def test_calibration_is_fitted_and_kept_in_a_bundle(shared_data: Path, student: 
     scores.run("04", [DeployedStudent(loaded, threads=1)], voxel_frames([window]))
     (stated,) = [row for row in scores.rows("calibration") if row["stated"] == AFTER]
     assert stated["expected_calibration_error"] < 0.01
-    (found,) = [
-        row
-        for row in scores.rows("voxels")
-        if (row["rule"], row["region"], row["range_m"]) == ("calibrated", "all", 51.2)
-    ]
+    rows = {(row["rule"], row["region"], row["range_m"]): row for row in scores.rows("voxels")}
+    found = rows["calibrated", "all", 51.2]
     assert found["iou"] == pytest.approx(found["best_iou"], rel=0.01)  # no threshold on the opacity does better
 
 

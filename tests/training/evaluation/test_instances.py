@@ -73,11 +73,8 @@ def test_things_are_found_where_features_distinguish_them(monkeypatch: pytest.Mo
     assert head.countable == (2, 3, 4)
     tally = instances.InstanceTally(CLASSES)
     for scene in scenes:
-        tally.add(
-            instances.Instances(
-                head.things(scene.points, exact(scene, None)), [*instances.true_things(scene).values()], len(scene)
-            )
-        )
+        true, found = [*instances.true_things(scene).values()], head.things(scene.points, exact(scene, None))
+        tally.add(instances.Instances(found, true, len(scene)))
     (row,) = tally.rows()
     assert row["ap50"] > 0.9 and row["ap25"] >= row["ap50"]
     assert np.isnan(row["class_ap50"]["floor"]) and row["class_ap50"]["chair"] == pytest.approx(1.0)

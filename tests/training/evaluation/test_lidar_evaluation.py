@@ -117,8 +117,7 @@ def test_rule_is_the_published_one(scans: int) -> None:
     assert published.index(True) == scans - 2  # 18 of 20, 8 of 10, 298 of 300
 
 
-def level(protocol: SlabProtocol) -> SlabProtocol:
-    return replace(protocol, camera_pitch=0.0)
+LEVEL = replace(ORIGINAL, camera_pitch=0.0)
 
 
 def test_a_point_is_free_once_three_scans_have_seen_it_so() -> None:
@@ -126,12 +125,12 @@ def test_a_point_is_free_once_three_scans_have_seen_it_so() -> None:
     row = int(np.argmin(np.abs(ORIGINAL.points()[:, 0, 2] - 12.0)))
     for seen, expected in ((2, True), (3, False)):
         scans = [ring(18.0)] * seen + [ring(10.0)] * (5 - seen)
-        truth = slab_truth(scans, level(ORIGINAL))
+        truth = slab_truth(scans, LEVEL)
         assert truth.scans == 5
         assert truth.not_seen_free[row, 40] == 5 - seen
         assert truth.occupied[row, 40] == expected
         assert truth.first_saw_free[row, 40]
-        assert not slab_truth(scans[::-1], level(ORIGINAL)).first_saw_free[row, 40]  # the first scan is another one
+        assert not slab_truth(scans[::-1], LEVEL).first_saw_free[row, 40]  # the first scan is another one
 
 
 def test_fewer_than_three_scans_are_refused() -> None:

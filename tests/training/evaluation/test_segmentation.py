@@ -118,10 +118,9 @@ def command(kitti_360: Path, output: Path, **lists: str) -> list[str]:
     """Scores the frames of the list test; lists of others by the name of their argument."""
     drive = str(kitti_360 / "data_2d_raw" / layouts.DRIVE)
     options = ["evaluate", "segmentation", "--data", drive, f"--output={output}"]
-    for name, split in {"": "test", **lists}.items():
-        options += ([f"--{name}-on", drive] if name else []) + [
-            f"--{name}-frames={kitti_360 / split}.txt" if name else f"--frames={kitti_360 / split}.txt"
-        ]
+    options.append(f"--frames={kitti_360 / 'test'}.txt")
+    for name, split in lists.items():
+        options += [f"--{name}-on", drive, f"--{name}-frames={kitti_360 / split}.txt"]
     return options
 
 
@@ -133,11 +132,8 @@ def test_clusters_probes_and_transfer(kitti_360: Path, tmp_path: Path, monkeypat
     out = tmp_path / "out"
     options = command(kitti_360, out, cluster="train", name="val", probe="train")
     at = options.index("--data") + 2
-    others = [
-        str(layouts.cityscapes(tmp_path / "cityscapes", cities=["ulm"])),
-        str(layouts.bdd100k(tmp_path / "bdd100k", images=1)),
-    ]
-    options[at:at] = others
+    cityscapes = layouts.cityscapes(tmp_path / "cityscapes", cities=["ulm"])
+    options[at:at] = [str(cityscapes), str(layouts.bdd100k(tmp_path / "bdd100k", images=1))]
     assert main([*options, "--checkpoint", str(checkpoint), str(plain)]) == 0
     content = json.loads((out / "results.json").read_text())
     assert content["frames"] == {"list": "test.txt", "listed": 6, "used": 6}

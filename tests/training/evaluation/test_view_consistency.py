@@ -249,17 +249,9 @@ def test_consistency_of_tokens_by_hand(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("layout", [layouts.realestate10k, layouts.kitti_360])
 def test_tokens_stand_next_to_the_field(layout: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     field = FeatureField(wall(10.0), target_size=32, channels=4, units=6, expansion=5)
-    options: list[object] = ["--checkpoint", saved(tmp_path / "run", field, "feature_field"), "--data"]
-    options += [
-        layout(tmp_path),
-        "--targets",
-        "1",
-        "--samples",
-        8,
-        "--foundation",
-        saved_model("dinov2", tmp_path / "tiny"),
-        2,
-    ]
+    file, model = saved(tmp_path / "run", field, "feature_field"), saved_model("dinov2", tmp_path / "tiny")
+    options: list[object] = ["--checkpoint", file, "--data", layout(tmp_path), "--targets", "1", "--samples", 8]
+    options += ["--foundation", model, 2]
     ours, theirs = scores(tmp_path / "out", *options, "--consistency")["scores"]["consistency"]
     assert (ours["method"], theirs["method"]) == ("run", "tokens of tiny")
     assert theirs["frames"] == ours["frames"] > 0 and theirs["shared"] == ours["shared"]

@@ -93,10 +93,9 @@ def test_bad_messages_of_any_type_are_left_out_and_counted_once(tmp_path: Path) 
     points, at = np.ones((5, 3), np.float32), START + SECOND // 2
     blind, empty = cloud(points), odometry("odom", "base_link", (1e30, 0.0, 0.0), at)
     blind.header, blind.fields = header(at, "lidar"), blind.fields[1:]
+    no_picture = compressed(b"no picture", "jpeg", stamp_ns=at)
     bad = {
-        ("/camera/image_raw/compressed", "sensor_msgs/msg/CompressedImage"): compressed(
-            b"no picture", "jpeg", stamp_ns=at
-        ),
+        ("/camera/image_raw/compressed", "sensor_msgs/msg/CompressedImage"): no_picture,
         ("/camera/camera_info", "sensor_msgs/msg/CameraInfo"): camera_info(stamp_ns=at, f=0.0),
         ("/lidar", "sensor_msgs/msg/PointCloud2"): blind,
         ("/odom", "nav_msgs/msg/Odometry"): empty,
@@ -129,21 +128,15 @@ def test_one_bad_bag_never_stops_the_others(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "text.bag").write_text("this is no bag")
     (file,) = record(tmp_path / "cut", 40).glob("*.mcap")
     file.write_bytes(file.read_bytes()[: file.stat().st_size * 2 // 3])
-    loop, loops = tmp_path / "loop", tmp_path / "loops"
-    loop.symlink_to("loop")
+    loops = tmp_path / "loops"
+    (tmp_path / "loop").symlink_to("loop")
     loops.mkdir()
     (loops / "a.mcap").symlink_to("a.mcap")  # to itself, as the link before, and to its own folder
     (loops / "above.mcap").symlink_to(loops)
-    poseless = recorded(
-        tmp_path / "poseless", lambda made: [made.static(), *map(made.image, range(8)), *map(made.info, range(8))]
-    )
-    blind = recorded(tmp_path / "blind", lambda made: [made.static(), made.pose(0), made.image(0)])
-    circle = recorded(
-        tmp_path / "circle",
-        lambda made: [made.static(), made.static("camera_optical", "base_link"), *map(made.moment, range(8))],
-    )
-    bags = [tmp_path / "text.bag", blind, poseless, tmp_path / "cut", circle, tmp_path / "nowhere",
-            loop, loops, record(tmp_path / "good", 10)]  # fmt: skip
+    recorded(tmp_path / "poseless", lambda made: [made.static(), made.image(0), made.info(0)])
+    recorded(tmp_path / "blind", lambda made: [made.static(), made.pose(0), made.image(0)])
+    bags = [tmp_path / name for name in ("text.bag", "blind", "poseless", "cut", "nowhere", "loop", "loops")]
+    bags.append(record(tmp_path / "good", 10))
     command = ["extract", *map(str, bags), "--output", str(tmp_path / "out"), "--keyframe-metres", "0.05"]
     assert cli.main(command) == 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good"]
@@ -154,7 +147,6 @@ def test_one_bad_bag_never_stops_the_others(tmp_path: Path, capsys: pytest.Captu
     assert list(said) == [bag.name for bag in bags[:-1]]
     assert "no CameraInfo" in said["blind"]
     assert "visual-inertial odometry node" in said["poseless"]
-    assert "camera_optical -> base_link -> camera_optical" in said["circle"]
     assert "`mcap recover`" in said["cut"]
     assert all("no such file" in said[name] for name in ("nowhere", "loop"))
     assert "the folder holds no .mcap" in said["loops"]
@@ -236,10 +228,8 @@ def test_fisheyes_are_rectified_and_masked(tmp_path: Path) -> None:
     column, row = np.rint(pixels).astype(int).clip(0, [199, 149])[::8, ::8].reshape(-1, 2).T
     assert (mask[::8, ::8].reshape(-1) == (ego[row, column] > 0))[seen[::8, ::8].reshape(-1)].mean() > 0.98
     assert len(list((tmp_path / "out" / "bag" / "00" / "assets" / "ego_front").iterdir())) == 1  # of all frames
-    for name, file, problem in (
-        ("rear", files[0], "no camera rear"),
-        ("front", files[1], "mask is 200x75, images are"),
-    ):
+    refused = ("rear", files[0], "no camera rear"), ("front", files[1], "mask is 200x75, images are")
+    for name, file, problem in refused:
         assert problem in extract(bag, tmp_path / "again", ego_masks=((name, str(file)),))[0].problems[0]
 
 
@@ -262,7 +252,7 @@ def test_scans_lie_where_the_camera_sees_them(tmp_path: Path) -> None:
     saved = PosedSequence.load(made.save(tmp_path / "street"))
     write_drive_bag(saved, tmp_path / "bag", lidar_every=2)
     with BagReader(tmp_path / "bag") as reader:
-        assert reader.first("/camera/image_raw/compressed").format == "png"
+        assert reader.first("/camera/image_raw/compressed").format == "png" and reader.counts["/odom"] == 10
     command = ["extract", str(tmp_path / "bag"), "--output", str(tmp_path / "out"), "--keyframe-metres", "0.1"]
     assert cli.main(command) == 0
     sequence = PosedSequence.load(tmp_path / "out" / "bag" / "00")

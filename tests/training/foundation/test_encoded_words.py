@@ -27,15 +27,9 @@ from tests.training.foundation.tiny_models import saved_clip, saved_sentence_enc
 @pytest.fixture(scope="module")
 def bank(encoder: TextEncoder) -> TextBank:
     """Of the same encoder, under the name that it had elsewhere."""
-    phrases = ("car", "sky", "wall")
-    return TextBank(
-        phrases,
-        encoder.encode([f"the {phrase} there" for phrase in phrases]).numpy(),
-        "published/name",
-        encoder.sha256,
-        "the {} there",
-        background=("sky", "wall"),
-    )
+    phrases, template = ("car", "sky", "wall"), "the {} there"
+    rows = encoder.encode([template.format(phrase) for phrase in phrases]).numpy()
+    return TextBank(phrases, rows, "published/name", encoder.sha256, template, background=phrases[1:])
 
 
 def rows_of(asked: RequestedWords) -> dict[str, np.ndarray]:

@@ -30,6 +30,7 @@ from scene_completion_training.foundation.encoded_words import PhraseList, TextE
 from scene_completion_training.foundation.feature_store import FeatureManifest, FeatureStore
 from scene_completion_training.foundation.teachers import ClipTeacher, open_teacher
 from scene_completion_training.viewpoint import STREET_CAMERA
+from tests.test_untrusted_files import Bomb
 from tests.training.foundation.test_backbone import images
 from tests.training.foundation.tiny_models import (
     _save_clip_tokenizer,
@@ -89,13 +90,6 @@ def test_scores_are_those_of_the_released_code(espnetv2_cityscapes: Path) -> Non
     assert (scores.mean().item(), scores.std().item()) == pytest.approx((0.031092, 4.278017), abs=1e-4)
 
 
-class _Trap:
-    """An object that runs something when it is unpickled."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (Path("trapped"),))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -103,8 +97,8 @@ class _Trap:
         (lambda weights: {name: value for name, value in weights.items() if "level4.6" not in name}, "Missing key"),
         (lambda weights: weights | {"another": torch.zeros(1)}, "Unexpected key"),
         (lambda weights: [1.0], "no weights of ESPNetv2"),
-        (lambda weights: weights | {"trap": _Trap()}, "no weights of ESPNetv2"),
-        (lambda weights: pickle.dumps(_Trap()), "no weights of ESPNetv2"),
+        (lambda weights: weights | {"trap": Bomb()}, "no weights of ESPNetv2"),
+        (lambda weights: pickle.dumps(Bomb()), "no weights of ESPNetv2"),
         (lambda weights: ESPNetv2((16, 32, 64, 128), classes=21).state_dict(), r"21 classes.*Cityscapes"),
     ],
 )
@@ -119,7 +113,7 @@ def test_other_weights_are_refused(
         torch.save(changed, tmp_path / "changed.pth")
     with pytest.raises((BundleError, ConfigurationError), match=message):
         load_espnetv2(tmp_path)
-    assert not (tmp_path / "trapped").exists()
+    assert not (tmp_path / "exploded").exists()
 
 
 # One word opens a teacher of any kind, and what it cannot choose is not chosen.
@@ -216,21 +210,17 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sd")
     torch.manual_seed(0)
     blocks = {"block_out_channels": (32, 64, 64, 64), "layers_per_block": 1, "norm_num_groups": 8}
-    diffusers.UNet2DConditionModel(cross_attention_dim=16, attention_head_dim=8, **blocks).save_pretrained(
-        folder / "unet"
-    )
-    down, up = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
-    vae = diffusers.AutoencoderKL(
-        down_block_types=down, up_block_types=up, block_out_channels=(8,) * 4, norm_num_groups=4
-    )
+    unet = diffusers.UNet2DConditionModel(cross_attention_dim=16, attention_head_dim=8, **blocks)
+    unet.save_pretrained(folder / "unet")
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    vae = diffusers.AutoencoderKL(**kinds, block_out_channels=(8,) * 4, norm_num_groups=4)
     vae.save_pretrained(folder / "vae")
     diffusers.DDIMScheduler().save_pretrained(folder / "scheduler")
     (folder / "tokenizer").mkdir()
     tokens = _save_clip_tokenizer(folder / "tokenizer")
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    CLIPTextModel(CLIPTextConfig(max_position_embeddings=77, **sizes, **tokens)).save_pretrained(
-        folder / "text_encoder"
-    )
+    text_encoder = CLIPTextModel(CLIPTextConfig(max_position_embeddings=77, **sizes, **tokens))
+    text_encoder.save_pretrained(folder / "text_encoder")
     return folder
 
 
@@ -252,9 +242,8 @@ def test_clip_patches_are_values_of_the_last_attention(tmp_path: Path) -> None:
     clip = saved_clip(tmp_path / "clip")
     weights = load_file(clip / "model.safetensors")
     network = transformers.CLIPModel.from_pretrained(clip).eval()
-    pixels = (images(24, 40) / 255.0 - torch.tensor([0.48, 0.46, 0.41])[:, None, None]) / torch.tensor(
-        [0.27, 0.26, 0.28]
-    )[:, None, None]
+    mean, deviation = torch.tensor([[0.48, 0.46, 0.41], [0.27, 0.26, 0.28]])[..., None, None]
+    pixels = (images(24, 40) / 255.0 - mean) / deviation
     with torch.no_grad():
         vision = network.vision_model(pixel_values=pixels, interpolate_pos_encoding=True, output_hidden_states=True)
     states, block = vision.hidden_states[1], "vision_model.encoder.layers.1."  # what goes into the second of two
@@ -265,9 +254,8 @@ def test_clip_patches_are_values_of_the_last_attention(tmp_path: Path) -> None:
     def linear(x: Tensor, name: str) -> Tensor:
         return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
 
-    values = linear(
-        linear(normalised(states, f"{block}layer_norm1"), f"{block}self_attn.v_proj"), f"{block}self_attn.out_proj"
-    )
+    values = linear(normalised(states, f"{block}layer_norm1"), f"{block}self_attn.v_proj")
+    values = linear(values, f"{block}self_attn.out_proj")
     expected = normalised(values, "vision_model.post_layernorm") @ weights["visual_projection.weight"].T
     found = ClipTeacher(clip).features(images(24, 40), 8)
     assert found.shape == (2, 20, 3, 5)

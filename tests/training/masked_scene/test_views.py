@@ -186,11 +186,8 @@ def test_hidden_features_tell_the_student_nothing(network: VoxelHUNet, bottom_up
     scenes = [random_places(500, GRID, seed=scene) for scene in range(2)]
     hidden = [masked_voxels(index, 4, 0.4, np.random.default_rng(scene)) for scene, index in enumerate(scenes)]
     place = np.concatenate([np.insert(index.astype(np.int64), 0, scene, axis=1) for scene, index in enumerate(scenes)])
-    index, masked, features = (
-        torch.from_numpy(place),
-        torch.from_numpy(np.concatenate(hidden)),
-        torch.rand(1000, INPUTS),
-    )
+    index, masked = torch.from_numpy(place), torch.from_numpy(np.concatenate(hidden))
+    features = torch.rand(1000, INPUTS)
 
     @torch.no_grad()
     def answers(given: Tensor) -> list[Tensor]:

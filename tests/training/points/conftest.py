@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from scene_completion_training.points.opening import Scenes
+from scene_completion_training.sparse.mink_unet import MinkUNet18A
 from tests.training.foundation.tiny_models import saved_model
 from tests.training.points.rooms import CLASSES, room
 
@@ -31,3 +32,17 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     monkeypatch.setattr("scene_completion_training.points.data.open_scenes", opened)
     return put
+
+
+@pytest.fixture
+def two_rooms(rooms: Callable[..., None]) -> None:
+    rooms("train", 0, 1, step=0.15)
+    rooms("test", 2, step=0.15)
+
+
+@pytest.fixture
+def small_trunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of the channels, for the patience of those who run the tests."""
+    small = partial(MinkUNet18A, stem=8, encoder=(8, 8, 12, 16), decoder=(16, 16, 16, 24))
+    for network in ("agglomerated_field", "supervised_points"):
+        monkeypatch.setattr(f"scene_completion_training.networks.{network}.MinkUNet18A", small)

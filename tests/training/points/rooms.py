@@ -57,9 +57,8 @@ def save_features(folder: Path, scene: PointScene, rows: NDArray[np.float32], no
     (folder / scene.name).mkdir(parents=True, exist_ok=True)
     for seen in scene.views:
         shown = (seen.image()[:, :, None] == paint).all(axis=-1)  # [H, W, K]
-        found = (
-            shown @ rows + generator.normal(0.0, noise, (*shown.shape[:2], rows.shape[1])) * shown.any(-1)[..., None]
-        )
+        off = generator.normal(0.0, noise, (*shown.shape[:2], rows.shape[1]))
+        found = shown @ rows + off * shown.any(-1)[..., None]
         np.save(folder / scene.name / f"{seen.name}.npy", found.transpose(2, 0, 1).astype(np.float32))
 
 

@@ -125,9 +125,8 @@ def test_what_a_scene_lacks_is_said_once(checkpoint: Path, capsys: pytest.Captur
         PointNetwork.open(checkpoint).of_scene(plain, np.arange(5))
     said = capsys.readouterr().out
     assert said.startswith("plain has no colours and no normals: zeros stand for them") and said.count("\n") == 1
-    PointNetwork.open(checkpoint).of_scene(
-        dataclasses.replace(plain, name="full", normals=plain.points, colours=0.0 * plain.points)
-    )
+    full = dataclasses.replace(plain, name="full", normals=plain.points, colours=0.0 * plain.points)
+    PointNetwork.open(checkpoint).of_scene(full)
     assert not capsys.readouterr().out
 
 

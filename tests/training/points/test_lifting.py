@@ -94,9 +94,7 @@ class Other(Constant):
 
 def bank(dim: int = 8) -> TextBank:
     rows = np.random.default_rng(0).normal(size=(len(CLASSES), dim))
-    return TextBank(
-        CLASSES, rows.astype(np.float16), text_encoder="tiny", text_encoder_sha256="0" * 64, template="a {} in a scene"
-    )
+    return TextBank(CLASSES, rows.astype(np.float16), "tiny", "0" * 64, "a {} in a scene")
 
 
 def views_that_see(scene: PointScene, row: int) -> list[int]:
@@ -189,9 +187,8 @@ def test_files_of_views_cover_their_images_evenly(tmp_path: Path) -> None:
     folder.mkdir()
     np.save(folder / "view_0.npy", np.array([[[1.0, 3.0]], [[5.0, 5.0]]], np.float16))
     pixels = torch.tensor([[15.5, 20.0], [31.5, 3.0], [63.0, 47.0]])
-    found = (
-        PixelTeacher("lseg", model=f"files:{tmp_path}").open().at(SCENE, SCENE.views[0], SCENE.views[0].image(), pixels)
-    )
+    view = SCENE.views[0]
+    found = PixelTeacher("lseg", model=f"files:{tmp_path}").open().at(SCENE, view, view.image(), pixels)
     torch.testing.assert_close(found, torch.tensor([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]]))
 
 

@@ -2,9 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +26,10 @@ from scene_completion_training.points.data import (
 )
 from scene_completion_training.points.opening import Scenes
 from scene_completion_training.runner import make_stage, train
-from scene_completion_training.sparse.mink_unet import MinkUNet18A
 from scene_completion_training.stages.agglomeration import PointAgglomerationConfiguration
 from tests.training.points.rooms import CAMERA, CLASSES, room, save_features
 from tests.training.points.test_lifting import bank
+from tests.training.small_trainings import FEW
 
 DIM = 8
 
@@ -47,15 +45,12 @@ def words(folder: Path, name: str, noise: float) -> PixelTeacher:
 def training(folder: Path, tiny: Path, **changes: Any) -> PointAgglomerationConfiguration:
     """Few steps on two rooms, with a teacher that knows words and one that sees pixels."""
     labels = words(folder, "text", 0.05)
-    settings: dict[str, Any] = {
+    cache, sources = str(folder / "lifted"), [PointSource("train")]
+    settings: dict[str, Any] = FEW | {
         "steps": 2,
-        "checkpoint_every": 1,
-        "log_every": 1,
         "seed": 3,
         "learning_rate": 2e-3,
-        "data": PointDataSettings(
-            sources=[PointSource("train")], voxel_size=0.15, cache=str(folder / "lifted"), batch_size=1, workers=0
-        ),
+        "data": PointDataSettings(sources=sources, voxel_size=0.15, cache=cache, batch_size=1, workers=0),
         "lifting": LiftingSettings(width=CAMERA.width, tolerance=0.05, border=2),
         "teachers": [labels, PixelTeacher("dino", "l1", dim=32, model=str(tiny), cell=8)],
         "output": str(folder / "run"),
@@ -63,17 +58,7 @@ def training(folder: Path, tiny: Path, **changes: Any) -> PointAgglomerationConf
     return PointAgglomerationConfiguration(**settings | changes)
 
 
-@pytest.fixture(autouse=True)
-def small_trunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tenth of the channels, for the patience of those who run the tests."""
-    small = partial(MinkUNet18A, stem=8, encoder=(8, 8, 12, 16), decoder=(16, 16, 16, 24))
-    monkeypatch.setattr("scene_completion_training.networks.agglomerated_field.MinkUNet18A", small)
-
-
-@pytest.fixture
-def two_rooms(rooms: Callable[..., None]) -> None:
-    rooms("train", 0, 1, step=0.15)
-    rooms("test", 2, step=0.15)
+pytestmark = pytest.mark.usefixtures("small_trunk")
 
 
 @pytest.mark.usefixtures("two_rooms")
@@ -106,13 +91,8 @@ def test_a_sample_follows_from_its_number(tmp_path: Path, tiny_dinov2: Path) -> 
     sample, again = samples[5], samples[5]
     assert all(torch.equal(sample[name], again[name]) for name in sample)
     assert len(sample["inputs"]) == len(sample["voxel_index"]) and (sample["inputs"] == 1.0).all()
-    assert (
-        0
-        < int(sample["known"].sum())
-        == len(sample["target/text"])
-        == len(sample["target/dino"])
-        < len(sample["known"])
-    )
+    known = int(sample["known"].sum())
+    assert 0 < known == len(sample["target/text"]) == len(sample["target/dino"]) < len(sample["known"])
 
 
 @pytest.mark.usefixtures("two_rooms")

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,24 @@ from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.evaluation.probes import SupervisedModel
 from scene_completion_training.masked_scenes import POINT_FEATURES, SceneDataSettings, SceneSource, SceneViewSettings
+from scene_completion_training.networks import supervised_points
 from scene_completion_training.networks.supervised_points import SupervisedPoints
 from scene_completion_training.points.data import PointDataSettings, PointSource
 from scene_completion_training.points.opening import Scenes
 from scene_completion_training.points.scene import PointScene, drawn_rows
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
-from scene_completion_training.sparse.mink_unet import MinkUNet18A
 from scene_completion_training.stages.masked_scene import MaskedSceneConfiguration
 from scene_completion_training.stages.supervised_points import SupervisedPointsConfiguration
 from tests.training.points.rooms import CLASSES, room, save_rooms
+from tests.training.small_trainings import FEW
 
 NARROW = HUNetSettings(len(POINT_FEATURES), (8, 12), (8, 12))
-small_trunk = partial(MinkUNet18A, stem=8, encoder=(8, 8, 12, 16), decoder=(16, 16, 16, 24))
+pytestmark = pytest.mark.usefixtures("small_trunk")
 
 
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scene_completion_training.networks.supervised_points.MinkUNet18A", small_trunk)
     monkeypatch.setattr("scene_completion_training.evaluation.probes.REPEATS", 2)
 
 
@@ -43,19 +42,17 @@ def training(folder: Path, **changes: Any) -> SupervisedPointsConfiguration:
         root=str(folder), sources=[PointSource("train")], voxel_size=0.15, input="colour", cache=str(folder / "kept"),
         batch_size=2, workers=0,
     )  # fmt: skip
-    settings = {"steps": 2, "warmup": 1, "checkpoint_every": 2, "log_every": 1, "data": data, "hu_net": NARROW}
-    return SupervisedPointsConfiguration(**settings | {"output": str(folder / "run")} | changes)
+    settings = FEW | {"steps": 2, "data": data, "hu_net": NARROW, "output": str(folder / "run")}
+    return SupervisedPointsConfiguration(**settings | changes)
 
 
+@pytest.mark.usefixtures("two_rooms")
 @pytest.mark.parametrize("network", ["minkowski", "hu_net"])
 def test_a_training_learns_the_classes_and_is_scored_as_a_row(
-    network: str, rooms: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rooms("train", 0, 1, step=0.15)
-    rooms("test", 2, step=0.15)
-    checkpoint = train(
-        training(tmp_path, network=network, steps=40, checkpoint_every=40, learning_rate=0.01), threads=1
-    )
+    configuration = training(tmp_path, network=network, steps=40, checkpoint_every=40, learning_rate=0.01)
+    checkpoint = train(configuration, threads=1)
     assert Checkpoint.read(checkpoint).record["classes"] == list(CLASSES)
     command = ["evaluate", "points", "--checkpoint", str(checkpoint), "--data", str(tmp_path / "test")]
     assert main([*command, "--output", str(tmp_path / "scores")]) == 0
@@ -73,11 +70,10 @@ def test_a_training_learns_the_classes_and_is_scored_as_a_row(
 
 def test_logits_of_a_point_are_those_of_its_voxel() -> None:
     torch.manual_seed(0)
-    network = SupervisedPoints(small_trunk(3), 4).eval()
+    network = SupervisedPoints(supervised_points.MinkUNet18A(3), 4).eval()
     index = torch.tensor([[0, 2, 1, 0], [0, 0, 0, 0], [1, 2, 1, 0]])
-    logits = network(
-        index, torch.rand(3, 3), torch.tensor([[0, 2.9, 1.1, 0.5], [1, 2.1, 1.9, 0.0], [0, 2.0, 1.0, 0.9]])
-    )
+    points = torch.tensor([[0, 2.9, 1.1, 0.5], [1, 2.1, 1.9, 0.0], [0, 2.0, 1.0, 0.9]])
+    logits = network(index, torch.rand(3, 3), points)
     torch.testing.assert_close(logits[0], logits[2])
     assert not torch.allclose(logits[0], logits[1])
 

@@ -23,9 +23,8 @@ def command(
     rooms("views", 6, 7)
     monkeypatch.setattr(text_teacher, "open_scenes", data.open_scenes)
     monkeypatch.setattr(text_teacher, "CELL", 8)
-    folders = [
-        text for name in ("labelled", "views", "cache", "output") for text in (f"--{name}", str(tmp_path / name))
-    ]
+    names = ("labelled", "views", "cache", "output")
+    folders = [text for name in names for text in (f"--{name}", str(tmp_path / name))]
     return [*folders, "--model", str(tiny_dinov2), "--text-encoder", ENCODER]
 
 

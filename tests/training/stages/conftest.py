@@ -12,7 +12,7 @@ from scene_completion_training.data.module import SequencesData
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.foundation.feature_store import FeatureManifest, FeatureStore, precompute
 from scene_completion_training.stages import feature_field
-from tests.training.foundation.tiny_models import saved_model
+from tests.training.foundation.tiny_models import saved_depth_model, saved_model
 from tests.training.small_trainings import VIEWPOINT, Trainings, small_data
 
 
@@ -25,6 +25,12 @@ def few_points() -> Iterator[None]:
         for name, value in {"BUFFER": 8, "BINS": 3, "APART_M": 0.5, "DEPTH_STRIDE": 4}.items():
             patch.setattr(feature_field, name, value)
         yield
+
+
+@pytest.fixture(scope="session")
+def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random network of Depth Anything."""
+    return saved_depth_model(tmp_path_factory.mktemp("depth") / "tiny")
 
 
 @pytest.fixture(scope="session")

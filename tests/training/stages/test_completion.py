@@ -62,8 +62,7 @@ from scene_completion_training.stages.completion import (
 from scene_completion_training.stages.pixels import PixelConfiguration, learned_weights, trained_trunk
 from scene_completion_training.viewpoint import CameraSettings, VolumeSettings
 from scene_completion_worlds.room.walk import RoomWalk
-from tests.training.foundation.tiny_models import saved_depth_model
-from tests.training.small_trainings import curves, cut_off
+from tests.training.small_trainings import FEW, curves, cut_off
 
 Settings = Callable[..., CompletionConfiguration]
 CAMERA = CameraSettings(width=128, height=64, field_of_view=80.0)
@@ -79,16 +78,10 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random network of Depth Anything."""
-    return saved_depth_model(tmp_path_factory.mktemp("depth") / "tiny")
-
-
 def configured(recording: Path, output: Path, **changes: Any) -> CompletionConfiguration:
     """A training of a few steps, of pixels and then of cells."""
     sources, cache = [CompletionSource(str(recording))], str(recording.parent / "cache")
-    few = {"steps": 4, "warmup": 1, "checkpoint_every": 2, "log_every": 1, "ema_decay": 0.9, "ema_start": 1}
+    few = FEW | {"ema_decay": 0.9, "ema_start": 1}
     plain = CompletionDataSettings(batch_size=2, workers=0)
     values: dict[str, Any] = {
         **few,
@@ -136,12 +129,9 @@ def test_a_training_that_is_cut_goes_on_the_same(trained: Path, settings: Settin
         with cut_off(3):
             train_parts(cut)
     last = train_parts(cut)
-    for now, before in (
-        (last, trained),
-        (last.parents[1] / "pixels/checkpoints/last.ckpt", trained.parents[1] / "pixels/checkpoints/last.ckpt"),
-    ):
-        for name, value in Checkpoint.read(before).state.items():
-            assert torch.equal(Checkpoint.read(now).state[name], value), name
+    for part in ("checkpoints", "pixels/checkpoints"):
+        now, before = (Checkpoint.read(of.parents[1] / part / "last.ckpt").state for of in (last, trained))
+        assert all(torch.equal(now[name], value) for name, value in before.items()), part
     written = last.stat().st_mtime_ns
     assert train_parts(cut) == last and last.stat().st_mtime_ns == written
     shutil.move(tmp_path, moved := tmp_path.with_name("moved"))
@@ -269,11 +259,6 @@ def test_a_pair_says_nothing_of_what_is_free(settings: Settings, pixels: str, tm
     batch["label"] = torch.where(batch["label"] == EMPTY, INVALID, batch["label"])
     terms = stage.terms(batch, torch.Generator().manual_seed(0))
     assert terms["occupied"] == 0.0 and terms["classes"] > 0.0 and terms["ground"] != 0.0
-
-
-def test_a_prior_that_is_no_share_is_refused(settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"prior: 1\.5 is no share"):
-        settings(tmp_path, prior=1.5).check()
 
 
 def test_what_is_usual_is_counted_of_images_whose_mounting_is_known(
@@ -447,26 +432,6 @@ def test_words_find_the_classes_that_a_bank_describes(
         space_of_classes(bank, ("tree",))
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"data": CompletionDataSettings()}, "names no recording"),
-        ({"pixels_from": str(DEFAULT_BUNDLE)}, "holds no head for pixels as this version trains it"),
-        ({"pixels_from": None, "world": "rooms"}, "its pixels have other classes than rooms"),
-        ({"pixels_from": "runs/nothing.ckpt"}, "nothing.ckpt: is not there. Train the part `pixels` first"),
-        ({"start_from": None, "widths": (8, 16)}, "for the same volume and widths"),
-        ({"start_from": str(DEFAULT_BUNDLE)}, r"has a camera of 81\.7° in .*; the configuration a camera of 80\.0°"),
-    ],
-)
-def test_what_cannot_be_trained_is_refused(
-    changes: dict[str, Any], words: str, settings: Settings, trained: Path, pixels: str, tmp_path: Path
-) -> None:
-    """None stands for the checkpoint of the town."""
-    given = {name: str(trained) if value is None else value for name, value in changes.items()}
-    with pytest.raises((BundleError, ConfigurationError), match=words):
-        train(settings(tmp_path, **{"pixels_from": pixels, **given}))
-
-
 def test_voxels_of_a_tilted_volume_are_those_nearest_to_them() -> None:
     """Against a readable twin, with what lies beyond the truth and beyond the image left unknown."""
     truth = VoxelGrid((0.0, -3.0, -2.0), 0.5, (16, 12, 8))
@@ -496,40 +461,36 @@ def test_the_ground_of_a_tilted_volume_lies_where_it_was() -> None:
 
 
 def test_a_sample_holds_what_is_true_in_the_stated_volume(
-    town: Path, trained: Path, settings: Settings, pixels: str, tmp_path: Path
+    town: Path, settings: Settings, pixels: str, tmp_path: Path
 ) -> None:
     """As it is stated, the volume of a town is its own grid, resampled; mirrored, it is that from the other side."""
-    stored = Checkpoint.read(trained)
     sequence = open_recording(town)
     served = make_stage(settings(tmp_path, pixels_from=pixels)).make_data()
     assert isinstance(served, CompletionData)
     served.setup("fit")
     files = [group[:1] for group in served.groups["training"]]
     data = CompletionDataSettings(unknown_pose=0.0, stated_pitch=0.0, stated_height=0.0, depth_scale=0.0)
-    samples = CompletionSamples(files, [1.0], data, stored.viewpoint, seed=0, length=9)
+    samples = CompletionSamples(files, [1.0], data, served.viewpoint, seed=0, length=9)
     plain, mirrored = (
         next(sample for sample in samples if sample["mirrored"] == wanted)  # type: ignore[attr-defined]
         for wanted in (False, True)
     )
     assert torch.equal(plain["label"], mirrored["label"].flip(1))
     assert torch.equal(plain["fused"], mirrored["fused"].flip(-1))
-    pose = level_pose(sequence, "camera_left", stored.viewpoint).matrix
+    pose = level_pose(sequence, "camera_left", served.viewpoint).matrix
     np.testing.assert_allclose(plain["volume_from_camera"].numpy(), pose, atol=1e-6)
     truth = voxel_truth(sequence, 0)
     assert truth is not None and truth.ground is not None and truth.grid == DEFAULT_GRID
-    middle = stored.viewpoint.volume.grid.centres()[8, 16, 0]
+    middle = served.viewpoint.volume.grid.centres()[8, 16, 0]
     index, _ = truth.grid.index_of(middle[None])
     assert plain["height"][8, 16].item() == pytest.approx(float(truth.ground[index[0, 0], index[0, 1]]), abs=0.02)
 
 
 def test_frames_are_looked_at_again_in_other_colours(settings: Settings, tmp_path: Path) -> None:
     """The truth of a frame stays, and its first look is the frame as it is; pixels are served no voxels."""
-    chosen = settings(tmp_path)
-    once, twice = (
-        dataclasses.replace(chosen.data, augmentations=looks, cache=str(tmp_path / "looks")) for looks in (1, 2)
-    )
-    files = []
-    for data in (once, twice):
+    chosen, files = settings(tmp_path), []
+    for looks in (1, 2):
+        data = dataclasses.replace(chosen.data, augmentations=looks, cache=str(tmp_path / "looks"))
         seen = dataclasses.replace(chosen, data=data, pixels=dataclasses.replace(chosen.pixels, data=data))
         served = make_stage(seen.parts()["pixels"]).make_data()
         assert isinstance(served, CompletionData)
@@ -605,53 +566,30 @@ def test_the_node_gives_a_student_the_mounting_of_its_camera(bundle: StudentBund
     assert completer(raised).upright_from_camera is raised
 
 
-@pytest.fixture(scope="module")
-def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two views of the rooms of a training seed, in a hand."""
-    folder = tmp_path_factory.mktemp("rooms") / "9"
-    RoomWalk(9, 2, (128, 96), leg=1, carrier="hand", supersampling=1).sequence().save(folder / "sequence")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def in_rooms(rooms: Path, trunk: Path) -> Settings:
-    """Makes trainings in the rooms."""
+def test_a_student_of_rooms_has_their_classes_and_reach(trunk: Path, tmp_path: Path) -> None:
+    """It sees two views of the rooms of a training seed, in a hand."""
+    rooms, folder = tmp_path / "9", tmp_path / "plain"
+    RoomWalk(9, 2, (128, 96), leg=1, carrier="hand", supersampling=1).sequence().save(rooms / "sequence")
     camera = CameraSettings(96, 64, field_of_view=70.0, height_above_ground=0.575, pitch_range=(-0.1, 0.65))
     volume = VolumeSettings(near=0.5, far=12.0, ahead=6.4, sideways=3.2, below=0.8, above=2.4, voxel_size=0.1)
-    return partial(configured, rooms, world="rooms", encoder_weights=str(trunk), camera=camera, volume=volume)
-
-
-@pytest.fixture(scope="module")
-def room_trained(in_rooms: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoint of a few steps."""
-    return train_parts(in_rooms(tmp_path_factory.mktemp("trained")))
-
-
-@pytest.fixture(scope="module")
-def room_bundle(room_trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the command exports of it."""
-    folder = tmp_path_factory.mktemp("room_bundle") / "plain"
-    assert main(["export", str(room_trained), str(folder), "--licence", "none"]) == 0
-    return folder
-
-
-def test_a_student_of_rooms_has_their_classes_and_reach(rooms: Path, room_bundle: Path, tmp_path: Path) -> None:
-    bundle = StudentBundle.load(room_bundle)
+    of_rooms = {"world": "rooms", "encoder_weights": str(trunk), "camera": camera, "volume": volume}
+    checkpoint = train_parts(configured(rooms, tmp_path / "run", **of_rooms))
+    assert main(["export", str(checkpoint), str(folder), "--licence", "none"]) == 0
+    bundle = StudentBundle.load(folder)
     assert bundle.class_names == ROOM_CLASSES[1:] and len(set(bundle.class_colours)) == len(ROOM_CLASSES) - 1
     assert bundle.takes_evidence and bundle.height_range is not None and bundle.height_range[0] > 1.0
-    given = ["--bundle", str(room_bundle), "--data", str(rooms), "--every", "1"]
+    given = ["--bundle", str(folder), "--data", str(rooms), "--every", "1"]
     assert main(["evaluate", "geometry", *given, "--controls", "--output", str(tmp_path)]) == 0
     text = (tmp_path / "results.json").read_text()
     assert all(f'"range_m": {reach}' in text for reach in (1.6, 3.2, 6.4)) and "surface (depth of plain)" in text
 
 
-def test_a_decoder_goes_on_learning(in_rooms: Settings, room_trained: Path, room_bundle: Path, tmp_path: Path) -> None:
+def test_a_decoder_goes_on_learning(settings: Settings, pixels: str, bundle: StudentBundle, tmp_path: Path) -> None:
     """From where it was, and nothing else."""
-    pixels = str(room_trained.parents[1] / "pixels/checkpoints/last.ckpt")
-    again = in_rooms(tmp_path, start_from=str(room_bundle), pixels_from=pixels)
+    again = settings(tmp_path, start_from=str(bundle.folder), pixels_from=pixels)
     stage = make_stage(again)
     stage.start(None)
-    before = StudentBundle.load(room_bundle).load_weights()
+    before = bundle.load_weights()
     start = {name: value.clone() for name, value in stage.field.state_dict().items()}
     for name, value in start.items():
         np.testing.assert_array_equal(value.numpy().astype(before[f"field.{name}"].dtype), before[f"field.{name}"])

@@ -354,12 +354,8 @@ def test_a_student_with_labels_is_deployed(trainings: Trainings, classes: Path, 
     assert str(tmp_path.parent) not in str(labelled.provenance)  # no folder of the machine that trained it
     assert labelled.calibration == plain.calibration and labelled.threshold == plain.threshold
     image = 255.0 * torch.rand(HALF, generator=torch.Generator().manual_seed(0))
-    found, before = (
-        onnxruntime.InferenceSession(str(b.encoder_path), providers=["CPUExecutionProvider"]).run(
-            None, {"image": image.numpy()}
-        )[0]
-        for b in (labelled, plain)
-    )
+    sessions = [onnxruntime.InferenceSession(str(bundle.encoder_path)) for bundle in (labelled, plain)]
+    found, before = (session.run(None, {"image": image.numpy()})[0] for session in sessions)
     assert found.shape == (1, HALF[2] // 2, HALF[3] // 2, HIDDEN + 64)
     assert np.abs(found[..., :HIDDEN] - before).max() < 1e-3 * np.abs(before).max()
     field = Checkpoint.read(trained).field_of(FeatureField)

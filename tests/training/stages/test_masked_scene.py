@@ -20,7 +20,7 @@ from scene_completion_training.sparse.hu_net import HUNetSettings
 from scene_completion_training.stages import masked_scene
 from scene_completion_training.stages.masked_scene import MaskedSceneConfiguration
 from tests.training.points.rooms import save_rooms
-from tests.training.small_trainings import curves
+from tests.training.small_trainings import FEW, curves
 
 
 @pytest.fixture(scope="module")
@@ -31,26 +31,11 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def small(rooms: Path, output: Path, **changes: Any) -> MaskedSceneConfiguration:
     """A training of a few steps on rooms."""
-    settings: dict[str, Any] = {
-        "steps": 4,
-        "warmup": 1,
-        "checkpoint_every": 2,
-        "log_every": 1,
-        "momentum": 0.9,
-        "seed": 1,
-        "data": SceneDataSettings(
-            root=str(rooms.parent),
-            cache=str(rooms.parent / "cache"),
-            sources=[SceneSource(rooms.name)],
-            voxel_size=0.1,
-            workers=0,
-            batch_size=2,
-        ),
-        "views": SceneViewSettings(points=2000),
-        "network": HUNetSettings(len(POINT_FEATURES), (8, 12, 16), (8, 12, 16)),
-        "output": str(output),
-    }
-    return MaskedSceneConfiguration(**settings | changes)
+    root, cache = str(rooms.parent), str(rooms.parent / "cache")
+    data = SceneDataSettings(root, [SceneSource(rooms.name)], voxel_size=0.1, cache=cache, workers=0, batch_size=2)
+    network = HUNetSettings(len(POINT_FEATURES), (8, 12, 16), (8, 12, 16))
+    settings = FEW | {"data": data, "views": SceneViewSettings(points=2000), "network": network, "output": str(output)}
+    return MaskedSceneConfiguration(**settings | {"momentum": 0.9, "seed": 1} | changes)
 
 
 def test_the_loss_falls_on_every_level_without_collapse(rooms: Path, tmp_path: Path) -> None:

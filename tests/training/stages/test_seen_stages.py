@@ -12,24 +12,17 @@ import pytest
 import torch
 import transformers
 
-from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_training import CONFIGS, own_drives, runner
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE
+from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import KEY, Checkpoint
 from scene_completion_training.configuration import read_configuration
-from scene_completion_training.data.completion_samples import PixelClasses
+from scene_completion_training.data.completion_samples import CompletionDataSettings, PixelClasses
 from scene_completion_training.runner import make_stage, train_parts
 from scene_completion_training.stage import Stage
 from scene_completion_training.stages.completion import CompletionConfiguration, CompletionStage
 from scene_completion_training.stages.pixels import trained_trunk
-from tests.training.foundation.tiny_models import saved_depth_model
 from tests.training.stages.test_completion import CAMERA, VOLUME, Settings, configured
-
-
-@pytest.fixture(scope="module")
-def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random network of Depth Anything."""
-    return saved_depth_model(tmp_path_factory.mktemp("depth") / "tiny")
 
 
 @pytest.fixture
@@ -83,6 +76,10 @@ def test_cells_are_completed_from_the_trunk_that_is_exported(
         ({"world": "rooms"}, {}, "other classes than rooms"),
         ({}, {"class_branch_channels": 12}, "a head of another size"),
         ({}, {"blocks": 3}, "its trunk learned behind block 2.*pixels.blocks"),
+        ({"pixels_from": "runs/nothing.ckpt"}, {}, "nothing.ckpt: is not there. Train the part `pixels` first"),
+        ({"pixels_from": str(DEFAULT_BUNDLE)}, {}, "holds no head for pixels as this version trains it"),
+        ({"pixels_from": "runs/nothing.ckpt", "prior": 1.5}, {}, r"prior: 1\.5 is no share"),
+        ({"data": CompletionDataSettings()}, {}, "names no recording"),
     ],
 )
 def test_what_cannot_be_started_from_is_refused_before_data_is_prepared(
@@ -135,16 +132,3 @@ def test_classes_of_pixels_come_from_what_there_is(settings: Settings) -> None:
         PixelClasses.of("../espnet", viewpoint)
     with pytest.raises(ConfigurationError, match="names no classes of pixels"):
         PixelClasses.of("kitti_student", viewpoint)
-
-
-def test_students_are_compared(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    compared: list[Path] = []
-    monkeypatch.setattr(own_drives, "configuration_from", lambda *_: settings())
-    monkeypatch.setattr(own_drives, "compared", lambda _, file: compared.append(file) or {"student": (2.0, 1.0)})
-    monkeypatch.setattr(runner, "train_parts", lambda *_, **__: tmp_path / "last.ckpt")
-    given = ["--from", "street", "--data", str(tmp_path), "--output", str(tmp_path / "out")]
-    assert main(["train", *given]) == 0
-    shown = capsys.readouterr().out
-    assert len(compared) == 1 and "better" in shown and "last.ckpt" in shown

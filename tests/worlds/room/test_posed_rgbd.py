@@ -63,10 +63,8 @@ def test_fused_voxels_agree_with_the_exact_ones(recording: Path, tour: RoomWalk)
 
 
 def test_frames_that_were_lost_are_left_out(tmp_path: Path, tour: RoomWalk) -> None:
-    lost = np.full((4, 4), np.nan)
-    sequence = open_recording(
-        write_recording(tmp_path / "room", tour, lambda index: lost if index == 3 else tour.poses[index].matrix)
-    )
+    poses = [np.full((4, 4), np.nan) if index == 3 else pose.matrix for index, pose in enumerate(tour.poses)]
+    sequence = open_recording(write_recording(tmp_path / "room", tour, lambda index: poses[index]))
     assert len(sequence) == 39 and sequence.provenance["frames_without_pose"] == [3]
 
 
@@ -141,16 +139,15 @@ def test_defects_of_rooms_in_lists_are_named(listed: Path, name: str, content: s
 
 def test_colour_of_another_lens_is_found_by_the_edges_that_both_images_share(tmp_path: Path, larger: RoomWalk) -> None:
     """Colour images that show the middle of what depth shows, a tenth larger."""
-    walk = larger
-    folder = write_recording(tmp_path / "room", walk, lambda index: walk.poses[index].matrix)
+    folder = write_recording(tmp_path / "room", larger, lambda index: larger.poses[index].matrix)
     same = open_recording(folder)
-    assert same.cameras[CAMERA].fx == pytest.approx(walk.cameras[CAMERA].fx) and "colour_lens" not in same.provenance
+    assert same.cameras[CAMERA].fx == pytest.approx(larger.cameras[CAMERA].fx) and "colour_lens" not in same.provenance
     zoom = np.array([[1.1, 0.0, -16.0], [0.0, 1.1, -12.0]])
     for file in folder.glob("*.color.jpg"):
         cv2.imwrite(str(file), cv2.warpAffine(cv2.imread(str(file)), zoom, (320, 240)))
     found = open_recording(folder)
-    assert found.cameras[CAMERA].fx == pytest.approx(1.1 * walk.cameras[CAMERA].fx, rel=0.015)
-    depth, exact = found.asset(5, "depth"), walk.view(5, CAMERA).depth
+    assert found.cameras[CAMERA].fx == pytest.approx(1.1 * larger.cameras[CAMERA].fx, rel=0.015)
+    depth, exact = found.asset(5, "depth"), larger.view(5, CAMERA).depth
     zoomed = cv2.warpAffine(exact.astype(np.float32), zoom, (320, 240), flags=cv2.INTER_NEAREST)
     both = (depth > 0.0) & np.isfinite(zoomed)
     assert both.mean() > 0.8 and np.median(np.abs(depth / zoomed - 1.0)[both]) < 0.01

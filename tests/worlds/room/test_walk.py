@@ -91,11 +91,10 @@ def test_rooms_behind_closed_doors_are_unknown() -> None:
 
 
 def test_a_walk_that_was_written_is_read_with_its_truth(tmp_path: Path, walk: RoomWalk) -> None:
-    command = (
-        f"world room --seed 8 --frames 3 --rate 0.6 --size 99 75 --supersampling 1 --output {tmp_path}/out".split()
-    )
+    output = tmp_path / "out"
+    command = f"world room --seed 8 --frames 3 --rate 0.6 --size 99 75 --supersampling 1 --output {output}".split()
     assert main(command) == 0
-    sequence = open_recording(tmp_path / "out")
+    sequence = open_recording(output)
     truth, exact = voxel_truth(sequence, 2), RoomWalk(8, 3, (99, 75), leg=1, supersampling=1).truth(2)
     assert truth is not None and truth.class_map.target == ROOM_CLASSES
     assert np.array_equal(truth.labels, exact.labels) and np.array_equal(truth.known, exact.known)
@@ -112,7 +111,10 @@ def test_a_robots_walk_is_a_bag_with_its_mounting(tmp_path: Path) -> None:
     assert main(command) == 0
     recorded, exact = open_recording(tmp_path / "out" / "bag"), open_recording(tmp_path / "out")
     (name,) = recorded.cameras
+    assert recorded.cameras[name].matrix == pytest.approx(exact.cameras[CAMERA].matrix)
+    assert [frame.stamp_ns for frame in recorded.frames] == [frame.stamp_ns for frame in exact.frames]
     for index in range(3):
+        assert np.array_equal(recorded.image(index, name), exact.image(index, CAMERA))
         found, expected = recorded.world_from_camera(index, name), exact.world_from_camera(index, CAMERA)
         assert found.matrix == pytest.approx(expected.matrix, abs=1e-6)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, VoxelGrid
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
@@ -15,7 +14,6 @@ from scene_completion_training.data.prepared import load_prepared, prepare_seque
 from scene_completion_training.data.voxel_evidence import POINT_UNIT, FusionSettings
 from scene_completion_worlds.street.camera_rig import LEFT, RIGHT, make_rig
 from scene_completion_worlds.street.drive import StreetDrive
-from scene_completion_worlds.street.drive_bag import write_drive_bag
 
 
 def test_sequence_folder(drive: StreetDrive, tmp_path: Path) -> None:
@@ -32,28 +30,6 @@ def test_sequence_folder(drive: StreetDrive, tmp_path: Path) -> None:
     assert loaded.asset(0, "voxel_label") is None
     baseline = loaded.world_from_camera(0, LEFT).translation - loaded.world_from_camera(0, RIGHT).translation
     assert np.linalg.norm(baseline) == pytest.approx(0.54)
-
-
-def test_bag_is_read_back(drive: StreetDrive, tmp_path: Path) -> None:
-    write_drive_bag(drive.sequence(("lidar",)), tmp_path / "bag", lidar_every=2)
-    with BagReader(tmp_path / "bag") as reader:
-        assert not reader.losses
-        topic = reader.choose_image_topic()
-        assert topic == "/camera/image_raw/compressed"
-        camera = reader.camera_for(topic)
-        assert camera.matrix == pytest.approx(drive.rig.cameras[LEFT].matrix)
-        frames = list(reader.images(topic))
-        assert [frame.stamp_ns for frame in frames] == drive.stamps
-        assert np.abs(frames[2].image_rgb.astype(int) - drive.image(2, LEFT)).mean() < 4.0
-        transforms = reader.tf_buffer()
-        pose = transforms.lookup("map", frames[1].frame_id, drive.stamps[1], 0)
-        expected = drive.poses[1] @ drive.rig.rig_from_camera[LEFT]
-        assert pose.matrix == pytest.approx(expected.matrix, abs=1e-6)
-        clouds = list(reader.point_clouds("/velodyne_points"))
-        assert len(clouds) == 2
-        base_from_lidar = transforms.lookup("base_link", clouds[1].frame_id, drive.stamps[2], 0)
-        assert base_from_lidar.apply(clouds[1].xyz) == pytest.approx(drive.lidar(2), abs=0.003)
-        assert reader.counts["/odom"] == 3
 
 
 def test_a_rendered_town_lends_its_exact_voxels(tmp_path: Path) -> None:
