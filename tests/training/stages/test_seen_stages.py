@@ -82,7 +82,7 @@ def test_cells_are_completed_from_the_trunk_that_is_exported(
         ({"volume": dataclasses.replace(VOLUME, voxel_size=0.2)}, {}, r"voxels of 0\.4 m.*the configuration.*0\.2 m"),
         ({"world": "rooms"}, {}, "other classes than rooms"),
         ({}, {"class_branch_channels": 12}, "a head of another size"),
-        ({}, {"blocks": 3}, "its trunk learned behind block 2.*pixels.blocks"),
+        ({}, {"frozen_blocks": 3}, "its trunk learned behind block 2, this one 3"),
     ],
 )
 def test_what_cannot_be_started_from_is_refused_before_data_is_prepared(
