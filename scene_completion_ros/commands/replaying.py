@@ -26,7 +26,6 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.inference.bundle import open_student
 from scene_completion_ros.inference.completer import Completer, Completion, SequentialCompleter
-from scene_completion_ros.inference.evidence import Sources
 from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
 from scene_completion_ros.messages.transform_buffer import stamp_of
 from scene_completion_ros.progress import Progress, print_summary
@@ -88,7 +87,7 @@ class _Replay:
         self.args, self.progress = args, progress
         # Of --params-file.
         self.parameters = read_parameters(args.params_file, without=_OWN) if args.params_file else {}
-        self.sources = Sources(str(args.scale_from or self.parameters.get("scale.from", "corners")))
+        self.scale_from = str(args.scale_from or self.parameters.get("scale.from", "corners"))
         if (args.output / "bag").exists():  # before an older report next to it is replaced
             raise BagError("exists already", where=str(args.output / "bag"), cure="Name a new folder with --output")
         stack.enter_context(_termination_as_interruption())
@@ -133,7 +132,7 @@ class _Replay:
 
     def _motion(self) -> tuple[RecordedMotion | None, str]:
         """How the camera moved, if that gives the student its scale; why it does not, or nothing."""
-        if self.sources.scale == "off":
+        if self.scale_from == "off":
             return None, ""
         if not self.bundle.takes_evidence:
             return None, f"the student {self.bundle.name} takes only its image"
@@ -184,7 +183,7 @@ class _Replay:
 
     def _completed(self, completer: Completer, statistics: ReplayStatistics) -> Iterator[tuple[ImageFrame, Completion]]:
         """Complete image after image; all are counted."""
-        order, in_order = StampOrder(), SequentialCompleter(completer, self.sources)
+        order, in_order = StampOrder(), SequentialCompleter(completer, self.scale_from)
         for frame in self.reader.images(self.topic):
             statistics.frames_in += 1
             if order.arrived(frame.stamp_ns) == "late":
@@ -212,7 +211,7 @@ class _Replay:
         from scene_completion_ros.ros.replay.bag_replay import replay_over_dds  # needs rclpy
 
         args, bundle = self.args, self.bundle
-        parameters = {**self.parameters, "engine": args.engine, "scale.from": self.sources.scale}
+        parameters = {**self.parameters, "engine": args.engine, "scale.from": self.scale_from}
         if self.motion is not None:
             parameters["scale.wait"] = True  # the scale of an image does not depend on the speed of the machine
         parameters["bundle"] = str(bundle.folder)  # the one that reads the answers of the node

@@ -1,7 +1,7 @@
 """Encode words: into a text bank, or for a running node, which needs no text encoder and no torch.
 
 The text encoder must be the one that the student's feature space belongs to: a sentence-transformer of the BERT family,
-or CLIP. Name it as local folder, name on the model hub, or package:NAME/FOLDER of an installed package.
+or CLIP. Name it as local folder, or by its name on the model hub.
 
 With --output, phrases and their embeddings become a bank. The file is YAML: a list of phrases, or
 

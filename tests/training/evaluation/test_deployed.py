@@ -17,17 +17,11 @@ from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.cells import ROAD
 from scene_completion_ros.inference.completer import Completer, SequentialCompleter
-from scene_completion_ros.inference.evidence import Sources
 from scene_completion_ros.sequences.frame_lists import part_of_recording
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_ros.voxels.occupancy import Calibration, density_of_opacity, opacity
-from scene_completion_training.evaluation.deployed import (
-    OBSTACLE_THRESHOLDS,
-    DeployedStudent,
-    calibrate_on_truth,
-    of_beams,
-)
+from scene_completion_training.evaluation.deployed import OBSTACLE_THRESHOLDS, DeployedStudent, calibrate_on_truth
 from scene_completion_training.evaluation.geometry import scan_frames, voxel_frames
 from scene_completion_training.evaluation.predictor import (
     AFTER,
@@ -54,21 +48,6 @@ def test_depth_is_along_the_optical_axis() -> None:
     assert everywhere.depth(pixels[:1])[0] == pytest.approx(samples[samples >= 10.0][0], rel=1e-5)
     empty = Prediction(CAMERA, lambda points: np.zeros(len(points), np.float32)).depth(np.array([[31.5, 11.5]]))
     assert empty[0] == pytest.approx(1 / (0.5 / 64 / 3 + (63.5 / 64) / 80), rel=1e-5)  # the last of 64 samples, 66.6 m
-
-
-def test_a_few_beams_of_a_lidar_lie_evenly(window: PosedSequence) -> None:
-    """64 rings at even elevations, of which each 16th is one of four beams."""
-    elevation, azimuth = np.meshgrid(np.radians(np.linspace(-24.0, 2.0, 64)), np.linspace(-0.5, 0.5, 21), indexing="ij")
-    rings = np.stack([np.cos(azimuth), np.sin(azimuth), np.tan(elevation)], axis=-1).reshape(-1, 3) * 10.0
-    points = window.rig_from_sensor["velodyne"].apply(rings).astype(np.float32)
-    taken = of_beams(window, points, 4).reshape(64, 21)
-    whole = taken.all(axis=1)
-    assert (
-        whole.sum() == 4
-        and (taken.any(axis=1) == whole).all()
-        and (np.abs(np.diff(np.flatnonzero(whole)) - 16) < 2).all()
-    )
-    assert of_beams(window, points, 64).all()
 
 
 def test_calibrated_rule_is_the_threshold_on_the_probability() -> None:
@@ -153,8 +132,8 @@ def test_ground_and_obstacles_get_thresholds_of_their_own(shared_data: Path, tmp
 
 def test_evaluation_and_replay_have_one_factor(tmp_path: Path) -> None:
     """Of a camera that drives along a wall."""
-    student, odometry, frames = make_known_mounting_bundle(tmp_path), Sources("odometry"), []
-    in_order, expected = SequentialCompleter(Completer(student, WALL_CAMERA, engine="onnxruntime"), odometry), []
+    student, frames, expected = make_known_mounting_bundle(tmp_path), [], []
+    in_order = SequentialCompleter(Completer(student, WALL_CAMERA, engine="onnxruntime"), "odometry")
     for number in range(8):
         stamp_ns, pose = (1 + number) * 100_000_000, RigidTransform(np.eye(3), np.array([0.4 * number, 0.0, 0.0]))
         frames.append(Frame(stamp_ns, {"camera": partial(wall_from, 0.4 * number)}, pose))
@@ -163,7 +142,7 @@ def test_evaluation_and_replay_have_one_factor(tmp_path: Path) -> None:
     drive = PosedSequence("along the wall", {"camera": WALL_CAMERA}, identity, frames, "by hand")
     assert expected[-1]["scale"] == pytest.approx(FACTOR, rel=0.02)
     pixels = np.array([[100.0, 60.0], [400.0, 120.0]])
-    alone, scaled = (DeployedStudent(student, engine="onnxruntime", sources=one) for one in (Sources(), odometry))
+    alone, scaled = (DeployedStudent(student, engine="onnxruntime", scale_from=one) for one in ("off", "odometry"))
     for index in (2, 5, 7, 4):  # one out of order begins anew
         np.testing.assert_allclose(alone.complete(drive, index).depth(pixels), WALL_M / FACTOR, rtol=1e-5)
         depth = scaled.complete(drive, index).depth(pixels)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_training.foundation.backbone import Backbone
-from scene_completion_training.foundation.model_files import description_folder, model_name, weight_files
+from scene_completion_training.foundation.model_files import weight_files
 from tests.training.foundation.tiny_models import BLOCKS, KINDS, WIDTH, tiny_model
 
 MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -163,19 +162,6 @@ def test_damaged_and_other_models_are_refused(
             (folder / name).write_text(json.dumps(known | content))
     with pytest.raises((BundleError, ConfigurationError), match=message):
         Backbone(folder)
-
-
-def test_installed_packages_are_found_without_importing_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "packaged_weights"
-    (package / "model").mkdir(parents=True)
-    (package / "__init__.py").write_text("raise RuntimeError('imported')")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    assert description_folder("package:packaged_weights/model") == package / "model"
-    assert model_name("package:packaged_weights/model") == "package:packaged_weights/model"
-    assert "packaged_weights" not in sys.modules
-    for spec in ("package:packaged_weights/nowhere", "package:packaged_weights/../..", "package:packaged_weights//etc"):
-        with pytest.raises(ConfigurationError, match="no such folder in it"):
-            description_folder(spec)
 
 
 @pytest.mark.parametrize(

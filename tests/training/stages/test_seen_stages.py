@@ -75,11 +75,11 @@ def test_cells_are_completed_from_the_trunk_that_is_exported(
         ({"volume": dataclasses.replace(VOLUME, voxel_size=0.2)}, {}, r"voxels of 0\.4 m.*the configuration.*0\.2 m"),
         ({"world": "rooms"}, {}, "other classes than rooms"),
         ({}, {"class_branch_channels": 12}, "a head of another size"),
-        ({}, {"blocks": 3}, "its trunk learned behind block 2.*pixels.blocks"),
         ({"pixels_from": "runs/nothing.ckpt"}, {}, "nothing.ckpt: is not there. Train the part `pixels` first"),
         ({"pixels_from": str(DEFAULT_BUNDLE)}, {}, "holds no head for pixels as this version trains it"),
         ({"pixels_from": "runs/nothing.ckpt", "prior": 1.5}, {}, r"prior: 1\.5 is no share"),
         ({"data": CompletionDataSettings()}, {}, "names no recording"),
+        ({}, {"frozen_blocks": 3}, "its trunk learned behind block 2, this one 3"),
     ],
 )
 def test_what_cannot_be_started_from_is_refused_before_data_is_prepared(

@@ -9,13 +9,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scene_completion_ros.commands.arguments import add_scale_argument, place
+from scene_completion_ros.commands.arguments import place
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.whole_files import write_whole
 
 if TYPE_CHECKING:
     from scene_completion_ros.evaluation.metric import Scores
-    from scene_completion_ros.inference.evidence import Sources
     from scene_completion_ros.sequences.frame_lists import FrameSplit, SplitCount
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
     from scene_completion_training.evaluation.deployed import DeployedStudent
@@ -132,22 +131,6 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", default="auto", help=meaning)
 
 
-def add_sources(parser: argparse._ActionsContainer) -> None:
-    """Declare --scale-from and --lidar-beams: what bundles know of depth besides the image."""
-    add_scale_argument(parser, POSES, "off")
-    meaning = "give bundles the LiDAR of the frame, so many beams evenly over its elevations: 1, 2, 4, ... 64 "
-    meaning += "(default: none); depth cannot be scored then"
-    beams = tuple(1 << number for number in range(7))
-    parser.add_argument("--lidar-beams", type=int, choices=beams, default=0, metavar="N", help=meaning)
-
-
-def sources(args: argparse.Namespace) -> Sources:
-    """What was declared by `add_sources` or `add_scale_argument`; nothing where a command has no such arguments."""
-    from scene_completion_ros.inference.evidence import Sources
-
-    return Sources(getattr(args, "scale_from", "off"), getattr(args, "lidar_beams", 0))
-
-
 def open_models(args: argparse.Namespace) -> list[Predictor]:
     """Open the bundles and checkpoints that were named; a `ConfigurationError` if two have one name."""
     from scene_completion_training.evaluation.checkpoints import open_checkpoint
@@ -164,7 +147,7 @@ def open_students(args: argparse.Namespace) -> list[DeployedStudent]:
     """Open the bundles that were named, with the engine and the evidence that were chosen."""
     from scene_completion_training.evaluation.deployed import open_deployed
 
-    return [open_deployed(folder, engine=args.engine, sources=sources(args)) for folder in args.bundle]
+    return [open_deployed(folder, engine=args.engine, scale_from=args.scale_from) for folder in args.bundle]
 
 
 def open_recordings(folders: Iterable[Path], split: FrameSplit | None = None) -> list[PosedSequence]:

@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from scene_completion_ros.commands.arguments import add_scale_argument
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_training.commands import arguments
 
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_windows(parser)
     arguments.add_paths(parser, "--bundle", "DIR", "student bundles to score")
     arguments.add_checkpoints(parser)
-    arguments.add_sources(parser)
+    add_scale_argument(parser, arguments.POSES, "off")
     parser.add_argument("--depth", action="store_true", help="score depth against LiDAR instead of voxels")
     meaning = "draw profiles as KDBTS does, profile_RECORDING_FRAME.png: density 3 to 23 m ahead and down to 1 m below "
     parser.add_argument("--profiles", action="store_true", help=meaning + "the camera, from above")
@@ -131,9 +132,6 @@ def _check(args: argparse.Namespace) -> None:
     if args.profiles and (args.depth or args.controls):
         what, cure = "draws models, and scores nothing", "Leave out --depth and --controls"
         raise ConfigurationError(what, where="--profiles", cure=cure)
-    if args.depth and args.lidar_beams:
-        what = "the LiDAR cannot be what a student is given and what it is compared with"
-        raise ConfigurationError(what, where="--depth, --lidar-beams", cure="Leave out one of them")
     if args.depth and args.controls:
         raise ConfigurationError("are of voxels", where="--controls", cure="Leave out --depth")
     if len({folder.resolve() for folder in args.data}) < len(args.data):

@@ -176,7 +176,7 @@ def _fitted(args: argparse.Namespace) -> list[Predictor]:
     from scene_completion_training.foundation.backbone import Backbone
     from scene_completion_training.viewpoint import Viewpoint
 
-    density = open_deployed(args.student, sources=arguments.sources(args))
+    density = open_deployed(args.student, scale_from=args.scale_from)
     clustered, fitted = _fields(args, density)
     if (clustered or args.foundation) and not args.cluster_on:
         what = "nothing to cluster"
@@ -205,7 +205,7 @@ def _run_words(args: argparse.Namespace) -> int:
     from scene_completion_training.evaluation.deployed import open_deployed
 
     bank, words = TextBank.load(args.bank), open_vocabulary.read_words(args.words) if args.words else {}
-    density = open_deployed(args.student, sources=arguments.sources(args))
+    density = open_deployed(args.student, scale_from=args.scale_from)
     models, training = _with_words(args, bank, density), arguments.open_recordings(args.name_on)
 
     def methods(label_set: LabelSet) -> list[open_vocabulary.Asked]:

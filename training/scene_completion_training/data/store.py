@@ -18,18 +18,16 @@ from urllib.parse import quote
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.progress import Progress
-from scene_completion_ros.untrusted_files import tensor_header
 from scene_completion_ros.whole_files import tensor_bytes, write_whole
 
 AGAIN = "Delete it: it is made again at the next start"
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 _FILES_A_PROCESS = 8  # fewer are not worth a process of their own, which first imports all that this one has
 _PARTS_A_PROCESS = 8
-# Names of safetensors, for what is stored here.
-_DTYPES = {"BOOL": "?", "U8": "u1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
 
 
 def keyed(name: str, made_of: Any) -> str:
@@ -49,17 +47,13 @@ def mapped_arrays(file: Path, cure: str = AGAIN) -> dict[str, NDArray[Any]]:
     The mapping outlives the file's descriptor, where NumPy's would keep one a file, of 1024 that a process may have; of
     mappings Linux allows 65 530. Raises SequenceError where the file is damaged; OSError where it cannot be read.
     """
-    import torch  # what only makes files, in processes of its own, does without
-
-    size, arrays = file.stat().st_size, {}
+    arrays = {}
     try:
-        content = torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8).numpy()
-        content.setflags(write=False)
-        header, start = tensor_header(content.data, SequenceError, where=str(file), cure=cure)
-        for name, entry in header.items():
-            first, last = entry["data_offsets"]
-            arrays[name] = content[start + first : start + last].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
+        with safe_open(file, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - it is no mapping
+                arrays[name] = opened.get_tensor(name).numpy()
+                arrays[name].setflags(write=False)
+    except (SafetensorError, TypeError) as error:
         raise damaged(file, error, cure) from error
     return arrays
 

@@ -25,14 +25,7 @@ from scene_completion_ros.inference.cell_query import CellLift, CellQuery, Pixel
 from scene_completion_ros.inference.cells import volume_pose
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.inference.encoder import CellGraphs, FieldEncoder, cpu_networks
-from scene_completion_ros.inference.evidence import (
-    NETWORK_ALONE,
-    Evidence,
-    EvidenceEstimator,
-    Sources,
-    own_depth,
-    sensed_depth,
-)
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, EvidenceEstimator, own_depth
 from scene_completion_ros.inference.query_kernel import FieldKernel, hidden_reference
 from scene_completion_ros.inference.scene_query import CellDecoder, predicted_depth
 from scene_completion_ros.jit import kernel_threads
@@ -57,7 +50,6 @@ from scene_completion_training.evaluation.predictor import (
     calibrated_cutoffs,
 )
 
-ALL_BEAMS = 64  # of the LiDAR of KITTI
 MOST_EARLIER = 30  # earlier frames that are looked at for one
 _POINTS = 1 << 20  # points prepared at a time
 _VOXELS_OF_FRAME = 1 << 24  # that each frame of a calibration counts
@@ -72,7 +64,8 @@ class DeployedStudent(Predictor):
     are scored on the same ones.
 
     A class counts under its name among the common ones, or those of rooms, whichever hold more of its names; what is
-    named something else is never right. Raises ConfigurationError where it is to have evidence that it does not take.
+    named something else is never right. `scale_from`: as of `SequentialCompleter`; raises ConfigurationError where a
+    student takes no evidence.
     """
 
     def __init__(
@@ -82,15 +75,15 @@ class DeployedStudent(Predictor):
         *,
         engine: str = "auto",
         threads: int | None = None,
-        sources: Sources = NETWORK_ALONE,
+        scale_from: str = "off",
     ) -> None:
         self.name, self.bundle, self.thresholds = name or bundle.name, bundle, bundle.thresholds
-        if sources != NETWORK_ALONE and not bundle.takes_evidence:
-            cure = "Leave out --scale-from and --lidar-beams"
-            raise ConfigurationError("takes no evidence besides its image", where=f"bundle {self.name}", cure=cure)
+        if scale_from != "off" and not bundle.takes_evidence:
+            what, where = "takes no evidence besides its image", f"bundle {self.name}"
+            raise ConfigurationError(what, where=where, cure="Leave out --scale-from")
         self.calibration = over_voxel_edge(bundle.calibration, bundle.grid.voxel_size)
         self.cutoffs = calibrated_cutoffs(self.calibration, bundle.threshold)
-        self._engine, self._threads, self._sources = engine, threads, sources
+        self._engine, self._threads, self._scale_from = engine, threads, scale_from
         self._decoder_of = lru_cache(maxsize=4)(self._make_decoder)
         self._resampler = lru_cache(maxsize=4)(lambda camera: Resampler(camera, bundle.canonical))
         # Several methods may share the student: all complete a frame before any of them completes the next one.
@@ -118,11 +111,11 @@ class DeployedStudent(Predictor):
     def complete(self, sequence: PosedSequence, index: int) -> Prediction:
         """Encode the reference camera's image of a frame, once something of it is needed."""
         name = reference_camera(sequence)
-        camera, sensed = sequence.cameras[name], self._sensed(sequence, index, name)
+        camera = sequence.cameras[name]
 
         @lru_cache(maxsize=1)
         def field() -> _FieldFrame | _CellFrame:
-            return self._frame(sequence, index, name, sensed)
+            return self._frame(sequence, index, name)
 
         def depth_at(pixels: Doubles) -> Floats:
             frame = field()
@@ -134,7 +127,7 @@ class DeployedStudent(Predictor):
             completer = self._completer_of(sequence, index, name, truth)
             self._follow(sequence, index, name)
             seen = completer.see(sequence.image(index, name))
-            evidence = self._evidence(sequence, index, name, seen.image, seen.own_depth, sensed)
+            evidence = self._evidence(sequence, index, name, seen.image, seen.own_depth)
             return completer.complete(seen, sequence.frames[index].stamp_ns, evidence=evidence)
 
         def completed(truth: VoxelTruth) -> tuple[SemanticVoxels, Floats, Floats]:
@@ -186,17 +179,14 @@ class DeployedStudent(Predictor):
         assert self._completer is not None
         return self._completer
 
-    def _frame(
-        self, sequence: PosedSequence, index: int, camera: str, sensed: Floats | None
-    ) -> "_FieldFrame | _CellFrame":
+    def _frame(self, sequence: PosedSequence, index: int, camera: str) -> "_FieldFrame | _CellFrame":
         if not self.bundle.takes_evidence:
             networks = self._networks
             assert isinstance(networks, FieldEncoder)
             return _FieldFrame(self._field, networks(self._image(sequence, index, camera)), self._threads)
         self._follow(sequence, index, camera)
         decoder, image, pixels = self._see(sequence, index, camera)
-        own = own_depth(decoder.lift.spec, pixels.surfaces)
-        evidence = self._evidence(sequence, index, camera, image, own, sensed)
+        evidence = self._evidence(sequence, index, camera, image, own_depth(decoder.lift.spec, pixels.surfaces))
         return _CellFrame(CellQuery(decoder.lift), *decoder.decode(pixels, evidence), pixels, self._threads)
 
     def _image(self, sequence: PosedSequence, index: int, camera: str) -> Bytes:
@@ -222,12 +212,12 @@ class DeployedStudent(Predictor):
 
         Frames may come in any order; in that of the recording, each is seen once.
         """
-        if self._sources.scale == "off":
+        if self._scale_from == "off":
             return
         last = self._earlier
         if last is None or last[:2] != (sequence, camera) or not 0 <= index - last[2] <= MOST_EARLIER:
             covered = self._resampler(sequence.cameras[camera]).validity
-            corners = self._sources.scale == "corners"
+            corners = self._scale_from == "corners"
             estimator = EvidenceEstimator(self.bundle.canonical, self.bundle.grid, covered, corners=corners)
             last = sequence, camera, max(0, index - MOST_EARLIER), estimator
         _, _, start, estimator = last
@@ -237,29 +227,12 @@ class DeployedStudent(Predictor):
             estimator.add(image, own, pose, sequence.frames[one].stamp_ns)
         self._earlier = sequence, camera, index, estimator
 
-    def _sensed(self, sequence: PosedSequence, index: int, camera: str) -> Floats | None:
-        """What the LiDAR saw of a frame, as `Evidence`; None where it is not wanted.
-
-        Raises SequenceError where it is wanted and there is none.
-        """
-        if not self._sources.lidar_beams:
-            return None
-        points_rig = sequence.lidar(index)
-        if points_rig is None:
-            cure = "Name recordings with LiDAR, or leave out --lidar-beams"
-            raise SequenceError("has no LiDAR scan", where=f"{sequence.name}, frame {index}", cure=cure)
-        taken = points_rig[of_beams(sequence, points_rig, self._sources.lidar_beams)]
-        points = sequence.rig_from_camera[camera].inverse().apply(taken)
-        return sensed_depth(points, self.bundle.canonical)
-
-    def _evidence(
-        self, sequence: PosedSequence, index: int, camera: str, image: Bytes, own: Floats | None, sensed: Floats | None
-    ) -> Evidence:
-        """Evidence of the frames before, which were followed, and of what a sensor saw."""
+    def _evidence(self, sequence: PosedSequence, index: int, camera: str, image: Bytes, own: Floats | None) -> Evidence:
+        """Evidence of the frames before, which were followed."""
         if self._earlier is None or own is None:
-            return Evidence(sensed=sensed)
+            return NO_EVIDENCE
         pose = sequence.world_from_camera(index, camera)
-        return self._earlier[3].evidence(image, own, pose, sequence.frames[index].stamp_ns, sensed)
+        return self._earlier[3].evidence(image, own, pose, sequence.frames[index].stamp_ns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -312,9 +285,9 @@ def _in_parts(density: Callable[[Doubles], Floats], points: Floats) -> Floats:
     return np.concatenate([np.zeros(0, np.float32), *map(density, parts)])
 
 
-def open_deployed(folder: Path, *, engine: str = "auto", sources: Sources = NETWORK_ALONE) -> DeployedStudent:
+def open_deployed(folder: Path, *, engine: str = "auto", scale_from: str = "off") -> DeployedStudent:
     """Open a bundle, with the name of its folder; a `BundleError` for a damaged one, other errors as of the student."""
-    return DeployedStudent(open_student(folder), folder.resolve().name, engine=engine, sources=sources)
+    return DeployedStudent(open_student(folder), folder.resolve().name, engine=engine, scale_from=scale_from)
 
 
 def over_voxel_edge(calibration: Calibration, edge: float) -> Calibration:
@@ -325,16 +298,6 @@ def over_voxel_edge(calibration: Calibration, edge: float) -> Calibration:
     over = -np.expm1(VOXEL_EDGE / edge * np.log1p(-np.minimum(alpha, 1.0 - 1e-15)))
     kept = np.flatnonzero(np.diff(over, prepend=-1.0) > 0.0)  # nearly certain ones may fall together
     return Calibration("piecewise_linear", tuple(over[kept].tolist()), tuple(probability[kept].tolist()))
-
-
-def of_beams(sequence: PosedSequence, points_rig: Floats, beams: int) -> Mask:
-    """Which points [N, 3] of a LiDAR in the rig frame are of so many of its beams, evenly over its elevations."""
-    rig_from_lidar = sequence.rig_from_sensor.get("velodyne", RigidTransform.identity())
-    x, y, z = rig_from_lidar.inverse().apply(points_rig).T
-    elevation = np.arctan2(z, np.hypot(x, y))
-    low, high = np.percentile(elevation, (0.5, 99.5))
-    number = np.floor((elevation - low) / (high - low) * ALL_BEAMS)
-    return np.asarray(number % (ALL_BEAMS // beams) == ALL_BEAMS // beams // 2)
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,7 +50,7 @@ def prompt(phrase: str, template: str) -> str:
 
 
 class TextEncoder:
-    """A frozen text encoder: a local folder, a name on the hub, or `package:NAME/FOLDER` of an installed package.
+    """A frozen text encoder: a local folder, or a name on the hub.
 
     Raises ConfigurationError: no such model, or of another type; BundleError: weights or tokenizer are missing,
     damaged, of another network, or only pickled.

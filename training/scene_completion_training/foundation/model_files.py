@@ -1,7 +1,6 @@
 """Files of a foundation model, in a folder or on the model hub, and the frozen network that they make."""
 
 import hashlib
-import importlib.util
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,6 @@ _CONFIG, _PREPROCESSOR, _PROCESSOR = "config.json", "preprocessor_config.json", 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 DESCRIPTION_FILES = (_CONFIG, _PREPROCESSOR, _PROCESSOR)
 _WEIGHT_FILES = (_WEIGHTS, _INDEX, "model-*.safetensors")
-_PACKAGE = "package:"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -40,8 +38,8 @@ class Normalisation:
 def description_folder(model: str, wanted: Sequence[str] = ()) -> Path:
     """Folder with the configuration of a model, without its weights, and files of wanted patterns.
 
-    `model`: local folder, `package:NAME/FOLDER` for a folder of an installed package (which is not imported), or name
-    on the hub, from which it is downloaded. Raises ConfigurationError where there is none of these.
+    `model`: local folder, or name on the hub, from which it is downloaded. Raises ConfigurationError where there is
+    neither.
     """
     return hub_folder(model, (*DESCRIPTION_FILES, *wanted))
 
@@ -79,8 +77,6 @@ def weight_files(model: str) -> list[Path]:
 
 def hub_folder(model: str, wanted: Sequence[str]) -> Path:
     """Folder of a model with files of these patterns at least, see `description_folder`."""
-    if model.startswith(_PACKAGE):
-        return _package_folder(model)
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
@@ -94,19 +90,6 @@ def hub_folder(model: str, wanted: Sequence[str]) -> Path:
         what = f"neither a folder here, nor to be had from the hub ({str(error).splitlines()[0]})"
         cure = "Name a local folder with config.json and model.safetensors, or check name, network and access"
         raise ConfigurationError(what, where=model, cure=cure) from error
-
-
-def _package_folder(model: str) -> Path:
-    """Folder of `package:NAME/FOLDER`; a `ConfigurationError` if there is none."""
-    package, _, inside = model.removeprefix(_PACKAGE).partition("/")
-    found = importlib.util.find_spec(package) if package.isidentifier() else None
-    places = (found.submodule_search_locations if found else None) or []
-    for place in places:
-        folder = Path(place, inside)
-        if folder.is_dir() and folder.resolve().is_relative_to(Path(place).resolve()):
-            return folder
-    cure = "Install the package, or name a local folder or a model on the hub"
-    raise ConfigurationError("no such folder in it" if places else "not installed", where=model, cure=cure)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

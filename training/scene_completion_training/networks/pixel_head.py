@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.cells import Ground, Measured, ground_code, scaled_depth
+from scene_completion_ros.inference.cells import Ground, ground_code, scaled_depth
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training.networks.encoder_decoder import pixel_places
 from scene_completion_training.networks.trunk import STRIDE
@@ -119,17 +119,14 @@ def _resized(maps: Tensor, size: torch.Size) -> Tensor:
     return functional.interpolate(maps, (int(size[0]), int(size[1])), mode="bilinear", align_corners=False)
 
 
-def scaled(
-    view: PixelView, spec: PointCodeSpec, ground: Tensor, kind: Ground, label: int, measured: Measured | None = None
-) -> PixelView:
-    """The view with all depths scaled by what is known of metres, see `scaled_depth`.
+def scaled(view: PixelView, spec: PointCodeSpec, ground: Tensor, kind: Ground, label: int) -> PixelView:
+    """The view with all depths scaled by the mounting, see `scaled_depth`.
 
-    `ground`: as `PixelHead.forward` has it; `label`: number of its class in those of the view; `measured`: what else is
-    known.
+    `ground`: as `PixelHead.forward` has it; `label`: number of its class in those of the view.
     """
     on_ground = view.classes.detach().softmax(dim=1)[:, label]
     inverse, deviation = scaled_depth(
-        spec.inverse_depth(view.code)[:, 0], view.deviation[:, 0], on_ground, ground, spec, kind, measured
+        spec.inverse_depth(view.code)[:, 0], view.deviation[:, 0], on_ground, ground, spec, kind
     )
     return view._replace(code=spec.depth_code_of_inverse(inverse)[:, None], deviation=deviation[:, None])
 

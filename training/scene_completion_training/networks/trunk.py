@@ -312,26 +312,21 @@ class DepthAnythingTrunk(Trunk):
     The image is resized to the nearest whole number of patches. Raises ConfigurationError: no such model, one of
     another type, or with fewer blocks; BundleError: weights that are missing, damaged, of another network, or only
     pickled. `frozen_blocks`: the embedding and so many first blocks keep their weights; the neck always learns.
-    `blocks`: how many first blocks there are, all of them for 0; the neck reads the last of these in place of later
-    ones.
     """
 
-    def __init__(
-        self, *, pretrained: bool = True, frozen_blocks: int = 0, blocks: int = 0, weights: str = DEPTH_ANYTHING
-    ) -> None:
+    def __init__(self, *, pretrained: bool = True, frozen_blocks: int = 0, weights: str = DEPTH_ANYTHING) -> None:
         loaded = load_network(weights, pretrained=pretrained, whole=True)
         mean, deviation = loaded.normalisation.mean, loaded.normalisation.deviation
         super().__init__(channels=(loaded.network.config.fusion_hidden_size,), mean=mean, scale=deviation)
         self.patch, self.frozen_blocks = loaded.patch, frozen_blocks
-        count = blocks or loaded.blocks
-        if not 0 <= frozen_blocks <= count <= loaded.blocks:
-            what, cure = f"{frozen_blocks} frozen of {count} blocks, it has {loaded.blocks}", "Name fewer"
-            raise ConfigurationError(what, where=weights, cure=cure)
+        if not 0 <= frozen_blocks <= loaded.blocks:
+            raise ConfigurationError(
+                f"{frozen_blocks} frozen of {loaded.blocks} blocks", where=weights, cure="Name fewer"
+            )
         self.token_width = int(loaded.network.config.backbone_config.hidden_size)
         network: Any = loaded.network.requires_grad_(True)
         self.backbone, self.neck = network.backbone, network.neck
-        self._taps = tuple(min(tap, count) for tap in network.config.backbone_config.out_indices)
-        del self._transformer[count:]
+        self._taps = tuple(network.config.backbone_config.out_indices)
         self.freeze(frozen_blocks)
 
     @property

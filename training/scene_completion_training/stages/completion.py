@@ -22,7 +22,7 @@ from torch.nn import functional
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID, ROOM_CLASSES
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.cells import FLOOR, PRIOR_EDGE, ROAD, STRIDE, CellVolume, Measured
+from scene_completion_ros.inference.cells import FLOOR, PRIOR_EDGE, ROAD, STRIDE, CellVolume
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training.checkpoints import TrainedWeights, trained_viewpoint
 from scene_completion_training.configuration import TrainingConfiguration
@@ -164,9 +164,9 @@ class SceneField(nn.Module):
         """What the decoder is given of the maps of a trunk."""
         return self.scaled(self.pixels(*maps, ground), ground)
 
-    def scaled(self, view: PixelView, ground: Tensor, measured: Measured | None = None) -> PixelView:
-        """The view with depths in metres, scaled by mounting, motion and sensors."""
-        return scaled(view, self.spec, ground, self.ground, self.names.index(self.ground.name), measured)
+    def scaled(self, view: PixelView, ground: Tensor) -> PixelView:
+        """The view with depths in metres, scaled by the mounting."""
+        return scaled(view, self.spec, ground, self.ground, self.names.index(self.ground.name))
 
     def forward(self, view: PixelView, volume_from_camera: Tensor, mirrored: Tensor) -> CompletedScene:
         """What the volume holds, see `SceneDecoder`."""
@@ -198,7 +198,7 @@ class CompletionStage(SeenStage):
         weights = hashlib.sha256(digest(self.trunk, learned=True).encode())
         for name, value in sorted(seen.head.state_dict().items()):
             weights.update(name.encode() + value.half().numpy().tobytes())
-        self.seen_by = {**seen.depth, "pixels_sha256": weights.hexdigest()}
+        self.seen_by = {"frozen_blocks": seen.frozen_blocks, "pixels_sha256": weights.hexdigest()}
         self.field = _untrained(settings, seen.head.requires_grad_(False))
         away = self.field.spatial.centres[:, :2].norm(dim=1)
         self.near: Tensor
@@ -208,7 +208,7 @@ class CompletionStage(SeenStage):
         self.field.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def remembered(self) -> dict[str, Any]:
-        """How much of the trunk there is, and of that as published, and which pixels it completes cells from."""
+        """How many blocks of the trunk are as published, and which pixels it completes cells from."""
         return self.seen_by
 
     def make_data(self) -> CompletionData:

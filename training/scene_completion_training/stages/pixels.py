@@ -81,7 +81,6 @@ class PixelConfiguration(SeenConfiguration):
     # Checkpoint of this stage or of `completion`, or a bundle that completes cells: head and trunk go on from there.
     start_from: str = ""
     losses: PixelLosses = field(default_factory=PixelLosses)
-    blocks: int = 0  # first blocks of the transformer that there are; 0: all of them
     frozen_blocks: int = 9  # first blocks of it that stay as they are
     trunk_rate: float = 0.2  # factor on `learning_rate` for the neck; the blocks of the transformer take a fifth of it
     class_branch_channels: int = 192  # as `PixelHead`
@@ -117,7 +116,7 @@ class PixelStage(SeenStage):
         super().__init__(settings)
         self.viewpoint = settings.viewpoint()
         weights = settings.model
-        self.trunk = DepthAnythingTrunk(weights=weights, blocks=settings.blocks, frozen_blocks=settings.frozen_blocks)
+        self.trunk = DepthAnythingTrunk(weights=weights, frozen_blocks=settings.frozen_blocks)
         self.field = PixelHead(
             self.viewpoint.volume.point_code,
             channels=self.trunk.channels[0],
@@ -271,9 +270,9 @@ class TrainedPixels:
         return TrainedPixels(source, configuration, head, trunk)
 
     @property
-    def depth(self) -> dict[str, int]:
-        """How much of the trunk there is, and of that as published."""
-        return depth_of(self.configuration)
+    def frozen_blocks(self) -> int:
+        """How many blocks of the trunk are as published."""
+        return frozen_blocks(self.configuration)
 
     def load_into(self, head: PixelHead, trunk: DepthAnythingTrunk) -> None:
         """Gives them these weights; a ConfigurationError where they have others."""
@@ -287,9 +286,9 @@ class TrainedPixels:
             raise ConfigurationError(what, where=str(self.file), cure=cure) from error
         own, learned = trunk.state_dict(), learned_weights(trunk)
         given = named_as_here(self.trunk_weights, own.keys())
-        if self.depth["frozen_blocks"] != trunk.frozen_blocks or not learned <= given.keys() <= own.keys():
-            what = f"its trunk learned behind block {self.depth['frozen_blocks']}, this one {trunk.frozen_blocks}"
-            cure = "Take its pixels.frozen_blocks, pixels.blocks and encoder_weights"
+        if self.frozen_blocks != trunk.frozen_blocks or not learned <= given.keys() <= own.keys():
+            what = f"its trunk learned behind block {self.frozen_blocks}, this one {trunk.frozen_blocks}"
+            cure = "Take its pixels.frozen_blocks and encoder_weights"
             raise ConfigurationError(what, where=str(self.file), cure=cure)
         trunk.load_state_dict({name: given[name] for name in learned}, strict=False)
         if other := [name for name, value in given.items() if not torch.equal(own[name].half(), value.half())]:
@@ -297,9 +296,9 @@ class TrainedPixels:
             raise ConfigurationError(what, where=str(self.file), cure=cure)
 
 
-def depth_of(configuration: Mapping[str, Any]) -> dict[str, int]:
-    """How much of a trunk there is, and of that as published, by the configuration of its training (plain values)."""
-    return {name: int(configuration.get(name, 0)) for name in ("blocks", "frozen_blocks")}
+def frozen_blocks(configuration: Mapping[str, Any]) -> int:
+    """How many blocks of a trunk are as published, by the configuration of its training (plain values)."""
+    return int(configuration.get("frozen_blocks", 0))
 
 
 def trained_trunk(stored: Checkpoint | TrainedPixels, weights: str | None = None) -> DepthAnythingTrunk:
@@ -309,7 +308,8 @@ def trained_trunk(stored: Checkpoint | TrainedPixels, weights: str | None = None
     """
     named = (stored.configuration.get("encoder_weights") if weights is None else weights) or DEPTH_ANYTHING
     whole = not stored.file.is_dir()
-    trunk = DepthAnythingTrunk(weights=named, pretrained=not whole, **depth_of(stored.configuration))
+    blocks = frozen_blocks(stored.configuration)
+    trunk = DepthAnythingTrunk(weights=named, pretrained=not whole, frozen_blocks=blocks)
     own, learned = trunk.state_dict(), learned_weights(trunk)
     published = {} if whole else {name: value for name, value in own.items() if name not in learned}
     try:
