@@ -53,6 +53,7 @@ COMMANDS = {
     "export": "scene_completion_training.commands.export",
     "extract": "scene_completion_training.commands.extract",
     "features": "scene_completion_training.commands.features",
+    "pack": "scene_completion_training.commands.pack",
     "world": "scene_completion_worlds.commands.world",
     "train": "scene_completion_training.commands.train",
 }
@@ -61,7 +62,7 @@ COMMANDS = {
 # Under which heading the help lists them; the others are tools.
 HEADINGS = {
     "Run": ("complete", "replay", "doctor"),
-    "Train": ("extract", "train", "calibrate", "export", "evaluate", "features"),
+    "Train": ("extract", "pack", "train", "calibrate", "export", "evaluate", "features"),
 }
 TOOLS = "Tools"
 

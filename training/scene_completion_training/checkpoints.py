@@ -36,7 +36,7 @@ KEY = "scene_completion_training"
 FORMAT = 1  # version of what a checkpoint holds; those written before it was counted are 0, and hold the same
 # Which pixels a training completes cells from is in its record by their weights.
 _MAY_CHANGE = ("output", "pixels_from", "checkpoint_every", "validate_every", "log_every")
-_DATA_MAY_CHANGE = ("cache", "workers")
+_DATA_MAY_CHANGE = ("cache", "pack", "workers")
 Field = TypeVar("Field", bound=TrainedField)
 
 

@@ -416,7 +416,7 @@ def without_places(configuration: Mapping[str, Any]) -> dict[str, Any]:
         teachers = [{k: v for k, v in one.items() if k not in gone} for one in teachers]
         kept["agglomeration"] = {**kept["agglomeration"], "teachers": teachers}
     if "data" in kept:
-        kept["data"] = {name: value for name, value in kept["data"].items() if name not in ("root", "cache")}
+        kept["data"] = {name: value for name, value in kept["data"].items() if name not in ("root", "cache", "pack")}
         for group in kept["data"].keys() & {"sources", "validation"}:
             kept["data"][group] = [dict(one) for one in kept["data"][group]]
             for one in kept["data"][group]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 from zlib import crc32
@@ -49,6 +49,7 @@ from scene_completion_training.data.module import (
     matching,
     refuse_overlap,
 )
+from scene_completion_training.data.pack import Pack
 from scene_completion_training.data.prepared import identity
 from scene_completion_training.data.stereo import depth_meter, measured_depth
 from scene_completion_training.data.store import Arrays, Entry, keyed, mapped_arrays
@@ -71,7 +72,7 @@ SURE = 0.5  # probability from which what a student names in a pixel counts as i
 PARTS = (3, 8)  # rows and columns of the parts of an image whose depth errors differ
 # Raw SemanticKITTI ids of the ground: road, parking, sidewalk, other ground, lane marking, terrain.
 GROUND_IDS = (40, 44, 48, 49, 60, 72)
-_VERSION = 11
+_VERSION = 11  # raise FORMAT of pack.py with it
 _CITYSCAPES_TO_COMMON = np.array(
     [
         {"wall": 9, "traffic light": 14, "traffic sign": 14, "sky": SKY, "rider": INVALID, "bus": 5, "train": 5}.get(
@@ -98,6 +99,7 @@ class CompletionDataSettings:
     sources: list[CompletionSource] = field(default_factory=list)
     validation: list[CompletionSource] = field(default_factory=list)  # watched only
     cache: str = "completion_samples"  # folder for maps and voxels of the frames: about ten megabytes a sample
+    pack: str = ""  # `train --pack` sets it: a pack, in place of recordings, teachers, `segmentation` and the trunk
     # Weights of ESPNetv2, or a student that completes cells (a bundle, or a name as of the package), for the classes of
     # pixels where there is no truth.
     segmentation: str = ""
@@ -649,6 +651,10 @@ class CompletionData(TrainingData):
         """
         if self.groups:
             return
+        if self.settings.pack:
+            for role in ("training", "validation")[stage != "fit" :]:
+                self.groups[role] = list(self._unpacked(role, Pack(Path(self.settings.pack))))
+            return
         self.require_sources("recordings")
         named = self.settings.segmentation
         classes_of = PixelClasses.of(named, self.viewpoint) if named else None
@@ -668,6 +674,29 @@ class CompletionData(TrainingData):
             self.groups[role] = list(
                 self._prepared(role, recordings, classes_of, taught if role == "training" else None)
             )
+
+    def _unpacked(self, role: str, pack: Pack) -> Iterator[list[Files]]:
+        manifest = pack.manifest
+        assert self.frozen is not None
+        if role == "training":
+            self.images = manifest.text("images_sha256")
+            self.focal_ratios, self.heights, self.pitches = (
+                list(manifest.numbers(name)) for name in ("focal_ratios", "heights", "pitches")
+            )
+        for number, one in enumerate(manifest.object("recordings").objects(role)):
+            place, names = f"{role}/{number:04d}", {index: f"{index:06d}" for index in one.integers("frames")}
+            images = partial(pack.images, place, self.viewpoint.camera)
+            made: list[tuple[str, Any, Any]] = [("truth", partial(pack.samples, place), None)]
+            for augmentation in range(self.settings.augmentations if role == "training" else 1):
+                see = self.frozen.seen(images, one.text("name"), augmentation)
+                made.append(("seen image", see, [self.frozen.key, augmentation]))
+            truths, *seen = [
+                Entry(self.store / keyed(place, [what, pack.key, of])).fill(names, make, what)
+                for what, make, of in made
+            ]
+            if role == "training":
+                self.shares.append(one.number("share"))
+            yield [files for each in seen for files in zip(each, truths, strict=True)]
 
     def _prepared(
         self,

@@ -98,7 +98,7 @@ class CompletionConfiguration(SeenConfiguration):
         if self.pixels_from:
             return {"student": self}
         names = ("seed", "start_from", "encoder_weights", "world", "camera", "volume", "precision")
-        places = ("root", "sources", "validation", "cache", "segmentation")
+        places = ("root", "sources", "validation", "cache", "pack", "segmentation")
         given = {name: getattr(self, name) for name in names} | {"output": f"{self.output}/pixels"}
         pixels = _with_shared(self.pixels, given, "")
         pixels.max_minutes = pixels.max_minutes or self.max_minutes

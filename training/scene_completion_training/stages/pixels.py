@@ -22,6 +22,7 @@ from scene_completion_ros.inference.bundle import open_student
 from scene_completion_training.checkpoints import Checkpoint, TrainedWeights, trained_viewpoint
 from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.data.completion_samples import CompletionData, CompletionDataSettings, FrozenEncoder
+from scene_completion_training.data.pack import Pack
 from scene_completion_training.losses import class_terms, depth_likelihood
 from scene_completion_training.networks.density_field import part_of
 from scene_completion_training.networks.pixel_head import PixelHead, PixelView, stated_ground
@@ -65,6 +66,8 @@ class SeenConfiguration(TrainingConfiguration):
     @property
     def model(self) -> str:
         """Folder or hub name of the model of its trunk."""
+        if self.data.pack:
+            return str(Pack(Path(self.data.pack)).model(Path(self.data.cache)))
         return self.encoder_weights or DEPTH_ANYTHING
 
     @property
