@@ -20,6 +20,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cells import volume_pose
 from scene_completion_ros.inference.completer import Completer, Completion, mounting_warnings
+from scene_completion_ros.inference.encoder import engine_for_cpu
 from scene_completion_ros.inference.label_query import Words
 from scene_completion_ros.ros.parameters import NodeParameters
 
@@ -149,6 +150,7 @@ class Student:
         self._grid, self._logger = grid, logger
         self._made: _Made | None = None
         self._unusable: tuple[_MadeFor, str] | None = None  # what could not be built last, and why
+        self._gpu_failed = False
 
     @property
     def title(self) -> str:
@@ -240,19 +242,30 @@ class Student:
         for warning in warnings:
             self._logger.warning(warning)
 
-    def gpu_failed(self, error: GpuError) -> None:
-        """The GPU failed while an image was completed: no other is until the node is configured again."""
-        assert self._made is not None, "only what was built fails"
-        self._unusable = self._made.made_for, str(error)
+    def gpu_failed(self, error: GpuError, parameters: NodeParameters) -> None:
+        """The GPU failed while an image was completed: from now on the CPU works, where `engine` is auto.
+
+        Otherwise the camera is unusable until the node is cleaned up and configured again.
+        """
+        if parameters.engine == "auto":
+            self._fall_back(str(error))
+            return
+        if self._made is not None:
+            self._unusable = self._made.made_for, str(error)
+            self.model = ModelReport("unusable", error=str(error))
         self._made = None
-        self.model = ModelReport("unusable", error=str(error))
         self._logger.error(f"the node cannot complete images any more: {error}")
+
+    def _fall_back(self, failure: str) -> None:
+        self._gpu_failed = True
+        self._made = self._unusable = None
+        self._logger.warning(f"from now on the CPU runs the student, because the GPU failed: {failure}")
 
     def _build(self, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> Completer | None:
         self.model = ModelReport("building")
         started_s = time.perf_counter()
         try:
-            completer = self._new_completer(camera, grid_from_camera, parameters)
+            completer = self._completer_or_cpu(camera, grid_from_camera, parameters)
         except Exception as error:
             why = in_words(error)
             self._unusable = _MadeFor(camera, parameters.threads), why
@@ -267,15 +280,20 @@ class Student:
         )
         return completer
 
-    def _new_completer(self, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> Completer:
+    def _completer_or_cpu(
+        self, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters
+    ) -> Completer:
         try:
             return self._completer(camera, grid_from_camera, parameters)
-        except GpuError:
-            if self._made is None:
+        except GpuError as error:  # the engine could be made, but not run
+            if parameters.engine != "auto" and self._made is None:
                 raise
-        # Not in the handler, where the error would keep what is on the GPU, whose memory may be too small for the
-        # former and the next at once.
-        self._made = None
+            failure = str(error)
+        # Not in the handler, where the error would keep what is on the GPU.
+        if self._made is not None:  # its memory may be too small for the former and the next at once
+            self._made = None
+            return self._completer_or_cpu(camera, grid_from_camera, parameters)
+        self._fall_back(failure)
         return self._completer(camera, grid_from_camera, parameters)
 
     def _completer(self, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> Completer:
@@ -285,7 +303,7 @@ class Student:
             camera,
             grid=self._grid,
             grid_from_camera=grid_from_camera,
-            engine=parameters.engine,
+            engine=engine_for_cpu(self.bundle) if self._gpu_failed else parameters.engine,
             threads=parameters.threads or None,
             encoder=self._made.completer.encoder if self._made is not None and alike else None,
         )

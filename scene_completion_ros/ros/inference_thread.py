@@ -178,7 +178,7 @@ class ImageCompleter:
         except (ImageError, CameraError) as error:
             self._counters.drop(DropReason.BAD_IMAGE, f"{frame.topic}: {error}", header=frame.header)
         except GpuError as error:
-            student.gpu_failed(error)
+            student.gpu_failed(error, parameters)
             self._counters.drop(DropReason.GPU_FAILED, str(error), header=frame.header)
         except BundleError as error:
             self._counters.drop(DropReason.NOT_FINITE, str(error), header=frame.header)

@@ -139,9 +139,9 @@ class NodeParameters:
     engine: EngineName = _parameter(
         "auto",
         "The software that runs the student's graphs, and on a GPU all else, too. `auto` takes TensorRT if there are a "
-        "GPU and all that TensorRT needs. Otherwise, or where that cannot start, `auto` "
+        "GPU and all that TensorRT needs. Otherwise, or when that fails, `auto` "
         "takes the best engine installed for the CPU, in bfloat16 if the CPU has it and the bundle passed the gate "
-        "for it. A GPU that fails later is an error.",
+        "for it. `tensorrt` never falls back to the CPU.",
         choices=EngineName,
     )
     threads: int = _live(0, "Threads of the encoder and of the voxel query; 0 takes all cores.", bounds=(0, 256))
