@@ -85,6 +85,8 @@ def check_ros() -> Finding:
 
 def check_shared_memory() -> Finding:
     """Is /dev/shm there, writable, and is there room; and does this shell choose a profile for large messages?"""
+    if not find_spec("rclpy"):
+        return ok("without rclpy nothing needs it")
     try:
         tempfile.TemporaryFile(dir=SHARED_MEMORY).close()
     except OSError as error:

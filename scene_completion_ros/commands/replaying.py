@@ -67,7 +67,8 @@ def replay(args: argparse.Namespace, progress: Progress) -> int:
         except BaseException:
             if counts.frames_in:
                 running.write_scores()
-                running.write_statistics(counts, {"interrupted": True})
+                statistics = running.write_statistics(counts, {"interrupted": True})
+                running.report.close(statistics, _headlines(statistics))  # and once more, with a note
             raise
         shown = running.write_scores()
         statistics = running.write_statistics(counts, {"scores": shown} if shown else {})
@@ -88,7 +89,7 @@ class _Replay:
         # Of --params-file.
         self.parameters = read_parameters(args.params_file, without=_OWN) if args.params_file else {}
         self.scale_from = str(args.scale_from or self.parameters.get("scale.from", "corners"))
-        if (args.output / "bag").exists():  # before an older report next to it is replaced
+        if (args.output / "bag").exists():
             raise BagError("exists already", where=str(args.output / "bag"), cure="Name a new folder with --output")
         stack.enter_context(_termination_as_interruption())
         reader = self.reader = stack.enter_context(BagReader(args.bag, args.every))

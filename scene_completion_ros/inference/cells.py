@@ -175,26 +175,23 @@ STATED_OFF = 0.03
 FAR_OFF = 0.005
 # Mean weight of the pixels of an image, its nearest road 1, at which the road counts half as much as it can.
 _LEAST_GROUND = 0.01
-SENSED_OFF = 0.1  # logarithm by which the depth of most pixels is off from that of a sensor, once all are scaled
-_SENSED_SCALE_OFF = 0.02  # standard deviation of the logarithm of the scale that many depths of a sensor lead to
-_FEW_SENSED = 20.0  # pixels with a depth of a sensor that count half as much for the scale as many
-# Pixels across the surroundings, from far to near, in which the error of a network is that at the pixels of a sensor.
+SENSED_OFF = 0.1  # logarithm by which the depth of most pixels is off from that of a corner, once all are scaled
+_SENSED_SCALE_OFF = 0.02  # standard deviation of the logarithm of the scale that many depths of corners lead to
+_FEW_SENSED = 20.0  # pixels with a depth of a corner that count half as much for the scale as many
+# Pixels across the surroundings, from far to near, in which the error of a network is that at the corners.
 _SENSED_AROUND = (49, 17, 5)
-_SENSED_REST = 0.5  # share of the deviation of a pixel that is left next to a depth of a sensor
+_SENSED_REST = 0.5  # share of the deviation of a pixel that is left next to the depth of a corner
 _MOST_OFF = 0.5  # logarithm of depth from which what pixels see is a table or a ditch, and no ground at another scale
 _LEAST_INVERSE = 1e-3  # per metre, of what is not the sky
 _IMAGE = (-2, -1)  # axes
 
 
 class Measured(NamedTuple):
-    """Measurements of depth by motion; zeros where there is none.
-
-    What knows the depths of single pixels counts as a sensor: the corners whose motion gives them.
-    """
+    """Measurements of depth by motion; zeros where there is none."""
 
     # Logarithm of the factor on depth that its motion gives, and precision of that (one over the variance) [..., 2].
     scale: Any
-    depth: Any  # logarithm of the depth that a sensor saw (metres), and precision of that [..., 2, h, w]
+    depth: Any  # logarithm of the depth of a corner by motion (metres), and precision of that [..., 2, h, w]
 
 
 def scaled_depth(
@@ -206,10 +203,10 @@ def scaled_depth(
     kind: Ground,
     measured: Measured | None = None,
 ) -> tuple[Any, Any]:
-    """Inverse depths and their deviations, scaled by what is known of metres: by mounting, motion, a sensor of depth.
+    """Inverse depths and their deviations, scaled by what is known of metres: by mounting and by motion.
 
     Encoders are off by a factor on unknown streets. The height of a camera above the road gives metres (the way
-    monocular odometry recovers its scale), and so do the way that a robot went and depths that a sensor saw. The
+    monocular odometry recovers its scale), and so do the way that a robot went and the depths of corners. The
     factor is the most probable one of all these and of the prediction, each with its precision; what is left of the
     doubt about it is added to that of each pixel, as is one that grows with depth. Only pixels that are more probably
     ground than all else count: a table that might be floor would halve the room. Nothing here is learned.
@@ -264,7 +261,7 @@ def _ground_scale(inverse: Any, on_ground: Any, stated: Any, spec: PointCodeSpec
 
 
 def _sensor_scale(inverse: Any, sensed: Any) -> tuple[Any, Any]:
-    """Logarithm of the factor that leads to the depths of a sensor, and its precision [..., 1, 1]."""
+    """Logarithm of the factor that leads to the depths of corners, and its precision [..., 1, 1]."""
     xp = array_api_compat.array_namespace(inverse)
     known = xp.astype(sensed[..., 1, :, :] > 0.0, inverse.dtype)
     off = (sensed[..., 0, :, :] + xp.log(xp.clip(inverse, min=_LEAST_INVERSE))) * known
@@ -285,9 +282,9 @@ def _robust_mean(off: Any, weight: Any, spread: float) -> Any:
 
 
 def _joined(inverse: Any, deviation: Any, sensed: Any) -> tuple[Any, Any]:
-    """Inverse depth and deviation with what a sensor saw, at its pixels and, less surely, between and around them.
+    """Inverse depth and deviation with depths by motion, at their pixels and, less surely, between and around them.
 
-    Errors of a network are alike in neighbouring pixels: an error at the beams of a sensor is one between them.
+    Errors of a network are alike in neighbouring pixels: an error at a corner is one around it.
     """
     xp = array_api_compat.array_namespace(inverse)
     precision = sensed[..., 1, :, :]

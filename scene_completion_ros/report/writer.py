@@ -234,9 +234,9 @@ LARGEST_PAGE = 8_000_000  # bytes: a browser cannot hold an hour of voxels
 class ReportWriter:
     """Writes ``frames/*`` at once, and ``index.html``, which carries them, at the end.
 
-    The writer also writes the page after 1, 2, 4, 8, … frames, so that even a killed process leaves one. It writes it,
-    too, when an exception or an interruption leaves the ``with`` block. Memory holds one frame. A page
-    of a longer drive shows evenly spaced frames, as many as fit into 8 MB; ``frames`` always has all.
+    The writer also writes the page after 1, 2, 4, 8, … frames, so that even a killed process leaves one; and when an
+    exception or an interruption leaves the ``with`` block, once there is a frame. Memory holds one frame. A page of a
+    longer drive shows evenly spaced frames, as many as fit into 8 MB; ``frames`` always has all.
     """
 
     def __init__(
@@ -260,7 +260,9 @@ class ReportWriter:
         self._statistics: dict[str, Any] = {}
         self._headlines: dict[str, str] = {}
         if self.folder.exists() and any(self.folder.iterdir()):
-            raise SceneCompletionError("is not empty", where=str(self.folder), cure="Move it away, or name another one")
+            raise SceneCompletionError(
+                "is not empty", where=str(self.folder), cure="Move it away, or name another folder"
+            )
 
     def __enter__(self) -> "ReportWriter":
         return self
@@ -270,7 +272,7 @@ class ReportWriter:
     ) -> None:
         if kind is not None:
             self.notes.append(f"Interrupted after {len(self._sizes)} frames ({kind.__name__}): the rest is missing.")
-        if kind is None or self._sizes:  # where nothing came of it, it may be tried again
+        if kind is None or self.index.exists():  # after an error without a frame, it may be tried again
             self.close()
 
     def add_frame(

@@ -100,18 +100,18 @@ def test_whatever_is_broken_every_check_has_a_finding(tmp_path: Path, in_front: 
 
 
 @pytest.mark.parametrize(
-    ("source", "found"),
+    ("source", "limit_s", "found"),
     [
-        ("import time; time.sleep(60)", "no node can start within 3 s"),
-        ("import os; os._exit(3)", "no node can start: status 3"),
-        ("raise ImportError('no good')", "no node can start: ImportError: no good"),
+        ("import time; time.sleep(3600)", 3.0, "no node can start within 3 s"),
+        ("import os; os._exit(3)", 300.0, "no node can start: status 3"),
+        ("raise ImportError('no good')", 300.0, "no node can start: ImportError: no good"),
     ],
 )
 def test_a_node_that_crashes_or_hangs_is_a_finding(
-    in_front: Path, monkeypatch: pytest.MonkeyPatch, source: str, found: str
+    in_front: Path, monkeypatch: pytest.MonkeyPatch, source: str, limit_s: float, found: str
 ) -> None:
     (in_front / "rclpy.py").write_text(source, encoding="utf-8")
-    monkeypatch.setattr(command, "LIMIT_S", 3.0)
+    monkeypatch.setattr(command, "LIMIT_S", limit_s)
     finding = command.check_ros()
     assert (finding.status, finding.found) == ("failed", found)
     assert finding.cure
@@ -142,6 +142,21 @@ def test_shared_memory(monkeypatch: pytest.MonkeyPatch, folder: str, found: str)
     finding = command.check_shared_memory()
     assert found in finding.found
     assert (finding.status == "failed") == (folder != "/dev/shm")
+
+
+def test_little_shared_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "LEAST_FREE_BYTES", 2**62)
+    finding = command.check_shared_memory()
+    assert finding.status == "warning" and "docker run --shm-size" in finding.cure
+    monkeypatch.setattr(command, "find_spec", lambda name: None)  # without rclpy nothing sends images
+    assert command.check_shared_memory().status == "ok"
+
+
+def test_wheels_and_a_sourced_distribution_are_not_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dds, "rclpy_version", lambda: ("9.1.2", True))
+    monkeypatch.setattr(dds, "sourced_prefixes", lambda: ["/opt/ros/jazzy"])
+    finding = command.check_ros()
+    assert finding.status == "failed" and "the sourced /opt/ros/jazzy: their libraries get mixed" in finding.found
 
 
 def test_a_shell_without_a_profile_is_given_the_shipped_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,6 @@ from tests.inference.small_bundle import (
 )
 
 CAMERA = Camera(fx=718.856, fy=718.856, cx=607.19, cy=185.2, width=1241, height=376)
-RAYS = CANONICAL.resized(320, 96)
 CALIBRATION = Calibration("piecewise_linear", (0.0, 0.2, 0.8), (0.0, 0.5, 0.95))
 
 

@@ -129,7 +129,7 @@ def test_a_report_is_written_over_nothing_and_not_without_frames_after_an_error(
         raise RuntimeError
     assert not list(tmp_path.iterdir())
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(SceneCompletionError, match="is not empty. Move it away, or name another one"):
+    with pytest.raises(SceneCompletionError, match="is not empty. Move it away, or name another folder"):
         ReportWriter(tmp_path, "test", STREET, COLOURS)
 
 

@@ -69,7 +69,7 @@ static __device__ __forceinline__ float inverse_depth(const Volume& volume, floa
 
 static __device__ __forceinline__ float positive(float inverse) { return limited(inverse, LEAST_INVERSE, infinity()); }
 
-// The scale of what pixels see, by the ground and a sensor, see `scaled_depth`; one block of SUM_THREADS threads.
+// The scale of what pixels see, by the ground and by motion, see `scaled_depth`; one block of SUM_THREADS threads.
 //   surfaces [h w, 2], code of inverse depth and deviation; classes [h w, CLASSES + 1]; level [h w, 2]: logarithm of the
 //   stated ground's inverse depth, and the weight of a pixel that shows it. sensed [2, h w] or null, and motion: see
 //   `Measured`. scale [2]: the factor on inverse depths, and the variance of its logarithm.
@@ -79,7 +79,7 @@ extern "C" __global__ void __launch_bounds__(SUM_THREADS) scale_depth(
     float* __restrict__ scale) {
     const Volume& volume = *of_volume;
     const int pixels = volume.width * volume.height;
-    float mean[2] = {0.0f, 0.0f}, seen[2] = {0.0f, 0.0f};  // by the ground, and by a sensor
+    float mean[2] = {0.0f, 0.0f}, seen[2] = {0.0f, 0.0f};  // by the ground, and by corners
     const float spread[2] = {STATED_OFF, SENSED_OFF};
     for (int again = 0; again < 3; ++again) {
         float total[2] = {0.0f, 0.0f}, weighed[2] = {0.0f, 0.0f}, whole[2] = {0.0f, 0.0f};
@@ -119,7 +119,7 @@ extern "C" __global__ void __launch_bounds__(SUM_THREADS) scale_depth(
 // Pixels across the windows around a pixel, from far to near.
 static __device__ __forceinline__ int half_window(int number) { return number == 0 ? 24 : (number == 1 ? 8 : 2); }
 
-// Sums along rows of the windows around each pixel, of what a sensor knows and what the network is off there.
+// Sums along rows of the windows around each pixel, of what corners know and what the network is off there.
 //   sums [h w, 2 WINDOWS]; the others are as for scale_depth.
 extern "C" __global__ void __launch_bounds__(THREADS) sum_rows(
     const float* __restrict__ surfaces, const Volume* __restrict__ of_volume, const float* __restrict__ sensed,
@@ -145,7 +145,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) sum_rows(
     }
 }
 
-// Logarithm of depth and its deviation, by the scale and by a sensor at and around its pixels: out [h w, 2].
+// Logarithm of depth and its deviation, by the scale and by corners at and around their pixels: out [h w, 2].
 //   sums: of sum_rows, or null as sensed. broken: set where a number is none.
 extern "C" __global__ void __launch_bounds__(THREADS) finish_depth(
     const float* __restrict__ surfaces, const Volume* __restrict__ of_volume, const float* __restrict__ sensed,
