@@ -28,9 +28,9 @@ def with_this_checkout(**variables: str) -> dict[str, str]:
 
 
 def run_python(
-    *arguments: str | Path, cwd: Path = ROOT, timeout_s: float = 300.0, **variables: str
+    *arguments: str | Path, cwd: Path = ROOT, timeout_s: float = 800.0, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python to its end; what it printed, as text."""
+    """Run Python to its end, what it printed as text; `timeout_s` is for what hangs, not for what is slow."""
     command = [sys.executable, *map(str, arguments)]
     environment = with_this_checkout(**variables)
     return subprocess.run(
