@@ -106,17 +106,45 @@ REPRODUCE = ROOT / "docs" / "reproduce.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
-def test_the_command_line_takes_each_command_of_a_page(page: Path) -> None:
-    """With the options it has, and configurations that take these values."""
+def check_commands(given: list[list[str]]) -> None:
+    """The command line has these options, and configurations take these values."""
     parser = build_parser(find_commands())
-    for arguments in commands(page):
+    for arguments in given:
         parsed, further = parser.parse_known_args(arguments)
         assert all(re.match(r"[a-z_.]+=", word) for word in further), arguments
         config = ROOT / (getattr(parsed, "config", None) or CONFIGS / "single_view.yaml")
         if arguments[0] == "train" and config.exists():  # others stand on the page
             values = [*parsed.overrides, *further]
             read_configuration(config, values, TrainingConfiguration).check()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
+def test_the_command_line_takes_each_command_of_a_page(page: Path) -> None:
+    check_commands(commands(page))
+
+
+EXPERIMENTS = [file for file in sorted((ROOT / "training" / "experiments").glob("*.sh")) if file.stem != "common"]
+STUB = """#!/bin/bash
+[ "$1" != -c ] || { echo a_student; exit; }  # what a script asks Python
+printf '%s\\0' "$@" >> "$COMMANDS"
+printf '\\036' >> "$COMMANDS"
+"""
+
+
+@pytest.mark.parametrize("script", EXPERIMENTS, ids=lambda file: file.stem)
+def test_the_command_line_takes_each_command_of_an_experiment(script: Path, tmp_path: Path) -> None:
+    """All of its rows; those that are trained, shortened, are in `tests/training/experiments`."""
+    for name in ("scene-completion", "python"):
+        (tmp_path / name).write_text(STUB)
+        (tmp_path / name).chmod(0o755)
+    settings = {"OUT": tmp_path / "out", "DATA": tmp_path, "COMMANDS": tmp_path / "commands", "LANES": 1}
+    environment = {**{key: str(of) for key, of in settings.items()}, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run(["bash", str(script)], env=environment, check=True)
+    recorded = (tmp_path / "commands").read_text().split("\036")[:-1]
+    given = [command.rstrip("\0").split("\0") for command in recorded]
+    check_commands([arguments for arguments in given if arguments[0] != "-m"])
+    trained, scored = ([command for command in given if command[0] == of] for of in ("train", "evaluate"))
+    assert len(trained) > 5 and scored
 
 
 def test_the_page_of_published_systems_names_each_configuration() -> None:

@@ -1,4 +1,5 @@
 # What the experiments share: sourced, with OUT set; leaves the shell in that folder.
+# ROWS="masked supervised" makes and scores these rows alone, by the names that they have in the script.
 set -euo pipefail
 CONFIGS="$(cd "$(dirname "$0")/../configs" && pwd)"
 export OMP_NUM_THREADS=${THREADS:-1} OMP_WAIT_POLICY=PASSIVE
@@ -19,6 +20,7 @@ once() {  # NAME COMMAND ...: a step with a log of its own
   "$@" >> "logs/$name.log" 2>&1 || { echo "failed, see $PWD/logs/$name.log" >&2; return 1; }
   touch "logs/$name.done"
 }
+wanted() { [ -z "${ROWS:-}" ] || [[ " $ROWS " == *" $1 "* ]]; }  # ROW: of those in ROWS, of all without it
 rooms() {  # FOLDER FIRST COUNT
   local n
   for n in $(seq "$2" $(($2 + $3 - 1))); do

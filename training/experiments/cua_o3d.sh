@@ -20,12 +20,17 @@ TEACHERS="[{name: text, loss: cosine, dim: 384, model: \"files:text\"},
   {name: dinov2, loss: l1, dim: 384, model: \"$DINOV2\", layer: $LAYER, cell: 14},
   {name: depth, loss: demeaned_cosine, dim: 384, model: \"$DEPTH\", cell: 14}]"
 distil() {  # NAME KEY=VALUE ...
+  wanted "$1" || return 0
   once "$1" scene-completion train --config "$CONFIGS/rooms_agglomeration.yaml" data.workers=0 "teachers=$TEACHERS" \
     "steps=$STEPS" "output=$1" "${@:2}"
 }
-labelled() { once "$1" scene-completion train --config "$CONFIGS/rooms_supervised.yaml" network=minkowski data.workers=0 \
-  'data.sources=[{folder: train, labels: scannet20}]' data.voxel_size=0.1 data.cache=kept "steps=$STEPS" "output=$1" "${@:2}"; }
+labelled() {
+  wanted "$1" || return 0
+  once "$1" scene-completion train --config "$CONFIGS/rooms_supervised.yaml" network=minkowski data.workers=0 \
+    'data.sources=[{folder: train, labels: scannet20}]' data.voxel_size=0.1 data.cache=kept "steps=$STEPS" "output=$1" "${@:2}"
+}
 scores() {  # NAME OPTION ...
+  wanted "$1" || return 0
   once "scores_$1" scene-completion evaluate points --checkpoint "$1/checkpoints/last.ckpt" --data rooms/test \
     --labels scannet20 --output "scores/$1" "${@:2}"
 }

@@ -18,10 +18,12 @@ mkdir -p rooms/labelled
 for n in $(seq 0 $(((PROBED < ROOMS ? PROBED : ROOMS) - 1))); do ln -sfn "../train/$n" "rooms/labelled/$n"; done
 
 train() {  # NAME KEY=VALUE ...
+  wanted "$1" || return 0
   once "$1" scene-completion train --config "$CONFIGS/rooms_masked_scene.yaml" data.root=rooms data.workers=0 data.cache=kept \
     "steps=$STEPS" "output=$1" "${@:2}"
 }
 labelled() {  # the same network, with labels
+  wanted "$1" || return 0
   once "$1" scene-completion train --config "$CONFIGS/rooms_supervised.yaml" data.root=rooms data.workers=0 data.cache=kept \
     "steps=$STEPS" "output=$1" 'data.sources=[{folder: labelled}]' "${@:2}"
 }
@@ -42,12 +44,14 @@ if [ "$LANES" = 2 ]; then
   [ $failed = 0 ]
 else lane 0; lane 1; fi
 
-score() {  # NAME --checkpoint FILE ... OPTIONS
-  once "scores_$1" scene-completion evaluate points --probe-on rooms/labelled --data rooms/test --output "scores/$1" "${@:2}"
+score() {  # NAME "ROW ..." OPTION ...
+  local name files=()
+  for name in $2; do wanted "$name" && files+=("$name/checkpoints/last.ckpt"); done
+  [ ${#files[@]} = 0 ] || once "scores_$1" scene-completion evaluate points --probe-on rooms/labelled --data rooms/test \
+    --output "scores/$1" --checkpoint "${files[@]}" "${@:3}"
 }
-of() { for name in "$@"; do printf '%s ' "$name/checkpoints/last.ckpt"; done; }
-score masked --checkpoint $(of masked) --ablations ${ENCODER:+--phrases made --text-encoder "$ENCODER"} \
+score masked masked --ablations ${ENCODER:+--phrases made --text-encoder "$ENCODER"} \
   ${MODEL:+--foundation "$MODEL" "$LAYER" --cache lifted}
-score seeds --checkpoint $(of masked_1 masked_2)
-score ablations --checkpoint $(of one_direction no_masking top_down last_level attention attention_only published_rate plain)
-score labelled --checkpoint $(of supervised fine_tuned supervised_share)
+score seeds "masked_1 masked_2"
+score ablations "one_direction no_masking top_down last_level attention attention_only published_rate plain"
+score labelled "supervised fine_tuned supervised_share"

@@ -5,6 +5,7 @@
 #   OUT=runs/scenedino   folder for all of it    FIELD_STEPS=500 SEMANTICS_STEPS=300   of each training
 #   MODEL=... LAYER=11   the 2D model            SEED=0                                 of the trainings and clusters
 #   TRAIN="101 ..." TEST="2001 ..."              seeds of the towns
+# Rows without a field of their own take that of `full`, which is then to be among ROWS or there.
 . "$(dirname "$0")/common.sh"
 OUT=${OUT:-runs/scenedino} MODEL=${MODEL:-facebook/dinov2-small} LAYER=${LAYER:-11} SEED=${SEED:-0}
 FIELD_STEPS=${FIELD_STEPS:-500} SEMANTICS_STEPS=${SEMANTICS_STEPS:-300}
@@ -22,11 +23,13 @@ FIELD=("${DATA[@]}" "start_from=$STUDENT")
 features() { once "$1" scene-completion features images "$CONFIGS/feature_field.yaml" "${FIELD[@]}" --model "$MODEL" \
   --layer "$LAYER" --output "$1" "${@:2}"; }
 field() {  # NAME TARGETS KEY=VALUE ...
+  wanted "$1" || return 0
   once "$1_$SEED" scene-completion train --config "$CONFIGS/feature_field.yaml" "${FIELD[@]}" "steps=$FIELD_STEPS" \
     "half_resolution_steps=$FIELD_STEPS" "seed=$SEED" "features.targets=$2" "output=$1_$SEED" "${@:3}"
 }
 first=($TRAIN)
 row() {  # NAME FIELD KEY=VALUE ...: the second stage of a field, and its scores
+  wanted "$1" || return 0
   once "semantics_$1_$SEED" scene-completion train --config "$CONFIGS/semantics.yaml" "${DATA[@]}" "seed=$SEED" \
     "features_from=$2_$SEED/checkpoints/last.ckpt" "output=semantics_$1_$SEED" "${@:3}"
   once "scores_$1_$SEED" scene-completion evaluate semantics --student "$STUDENT" --data $(places $TEST) --every 2 \
@@ -45,6 +48,6 @@ field no_smoothness tokens ablation.no_smoothness
 row no_smoothness no_smoothness $LEARN
 field no_decomposition tokens $WEIGHT ablation.no_decomposition
 row no_decomposition no_decomposition $LEARN
-features tokens_upsampled --upsampled 2
+! wanted no_downsampler || features tokens_upsampled --upsampled 2
 field no_downsampler tokens_upsampled $WEIGHT ablation.no_downsampler
 row no_downsampler no_downsampler $LEARN
