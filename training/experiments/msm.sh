@@ -5,13 +5,14 @@
 #   ROOMS=64 PROBED=16 TEST_ROOMS=8   rooms to learn from, those of them with labels, and rooms to score on
 #   SHARE=10          percent of the rooms with labels, for the row of few labels
 #   STEPS=300         of each training                 LANES=2                  trainings at a time, a core each
+#   ABLATIONS=...     --ablations, for probes of single levels and of few labels; empty for none
 #   ENCODER=...       text encoder of the sentences; without it there are none
 #   MODEL=... LAYER=11   2D model whose lifted features are scored, too; without it there are none
 . "$(dirname "$0")/common.sh"
 OUT=${OUT:-runs/msm} ROOMS=${ROOMS:-64} PROBED=${PROBED:-16} TEST_ROOMS=${TEST_ROOMS:-8} STEPS=${STEPS:-300} LANES=${LANES:-2}
-SHARE=${SHARE:-10}
+SHARE=${SHARE:-10} ABLATIONS=${ABLATIONS---ablations}
 ENCODER=${ENCODER-sentence-transformers/all-MiniLM-L6-v2} MODEL=${MODEL-facebook/dinov2-small} LAYER=${LAYER:-11} FRAMES=${FRAMES:-16}
-begin "MODEL ENCODER" "ROOMS PROBED TEST_ROOMS STEPS SHARE LAYER FRAMES"
+begin "MODEL ENCODER" "ROOMS PROBED TEST_ROOMS STEPS SHARE ABLATIONS LAYER FRAMES"
 rooms train 0 "$ROOMS"
 rooms test 2000 "$TEST_ROOMS"
 mkdir -p rooms/labelled
@@ -50,7 +51,7 @@ score() {  # NAME "ROW ..." OPTION ...
   [ ${#files[@]} = 0 ] || once "scores_$1" scene-completion evaluate points --probe-on rooms/labelled --data rooms/test \
     --output "scores/$1" --checkpoint "${files[@]}" "${@:3}"
 }
-score masked masked --ablations ${ENCODER:+--phrases made --text-encoder "$ENCODER"} \
+score masked masked $ABLATIONS ${ENCODER:+--phrases made --text-encoder "$ENCODER"} \
   ${MODEL:+--foundation "$MODEL" "$LAYER" --cache lifted}
 score seeds "masked_1 masked_2"
 score ablations "one_direction no_masking top_down last_level attention attention_only published_rate plain"
