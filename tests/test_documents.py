@@ -107,7 +107,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def check_commands(given: list[list[str]]) -> None:
-    """The command line has these options, and configurations take these values."""
+    """The command line takes these options, and configurations these values."""
     parser = build_parser(find_commands())
     for arguments in given:
         parsed, further = parser.parse_known_args(arguments)
@@ -140,6 +140,10 @@ def test_the_command_line_takes_each_command_of_an_experiment(script: Path, tmp_
     settings = {"OUT": tmp_path / "out", "DATA": tmp_path, "COMMANDS": tmp_path / "commands", "LANES": 1}
     environment = {**{key: str(of) for key, of in settings.items()}, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     subprocess.run(["bash", str(script)], env=environment, check=True)
+    misspelt = subprocess.run(
+        ["bash", str(script)], env={**environment, "ROWS": "mask"}, capture_output=True, check=False
+    )
+    assert misspelt.returncode == 1 and b"ROWS: mask is no row of" in misspelt.stderr
     recorded = (tmp_path / "commands").read_text().split("\036")[:-1]
     given = [command.rstrip("\0").split("\0") for command in recorded]
     check_commands([arguments for arguments in given if arguments[0] != "-m"])

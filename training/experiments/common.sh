@@ -6,6 +6,7 @@ export OMP_NUM_THREADS=${THREADS:-1} OMP_WAIT_POLICY=PASSIVE
 
 begin() {  # MODELS SETTINGS: names of variables; models may be folders
   local name
+  for name in ${ROWS:-}; do grep -qw -- "$name" "$0" || { echo "ROWS: $name is no row of $0" >&2; exit 1; }; done
   for name in $1; do [ ! -e "${!name}" ] || printf -v "$name" %s "$(realpath "${!name}")"; done
   mkdir -p "$OUT/logs" && cd "$OUT"
   # Another run with other settings would mix two: it needs a folder of its own.

@@ -49,7 +49,7 @@ labelled supervised
 scores supervised
 labelled supervised_geometry ablation.geometry_alone
 scores supervised_geometry
-for name in dinov2 depth; do
-  distil "${name}_alone" "only=[$name]" regulariser=none
-  scores "${name}_alone" "${PROBES[@]}"
+for name in dinov2_alone depth_alone; do
+  distil "$name" "only=[${name%_alone}]" regulariser=none
+  scores "$name" "${PROBES[@]}"
 done

@@ -1,6 +1,6 @@
 """Scripts of `training/experiments`, shortened: few rooms and towns, few steps, small models, one row of each kind.
 
-That every other row changes its training is the business of tests/training/test_configuration.py.
+tests/test_documents.py reads the commands of all rows.
 """
 
 import json
