@@ -45,9 +45,13 @@ if [ "$LANES" = 2 ]; then
   [ $failed = 0 ]
 else lane 0; lane 1; fi
 
-score() {  # NAME "ROW ..." OPTION ...
+score() {  # NAME "ROW ..." OPTION ...: of the rows that are trained, again where one came later than the scores
   local name files=()
-  for name in $2; do wanted "$name" && files+=("$name/checkpoints/last.ckpt"); done
+  for name in $2; do
+    [ -f "logs/$name.done" ] || continue
+    files+=("$name/checkpoints/last.ckpt")
+    [ ! "logs/$name.done" -nt "logs/scores_$1.done" ] || rm -f "logs/scores_$1.done"
+  done
   [ ${#files[@]} = 0 ] || once "scores_$1" scene-completion evaluate points --probe-on rooms/labelled --data rooms/test \
     --output "scores/$1" --checkpoint "${files[@]}" "${@:3}"
 }
