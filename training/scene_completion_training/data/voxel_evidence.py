@@ -6,9 +6,8 @@ stereo depth grows with the square of the distance. This sees behind the obstacl
 drive passes them, without LiDAR and without labels.
 """
 
-import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -93,7 +92,6 @@ def _looked_through(view: DepthView, centres: Floats, margin: Floats, least: flo
 def fuse_occupancy(
     views: list[DepthView],
     grid: VoxelGrid,
-    *,
     free_samples: int,  # voxels that are tested for free space, drawn at random; all, if they are no more
     generator: Random,
     depths: tuple[float, float] = (0.5, 60.0),  # nearest and farthest depth pixels that count, metres
@@ -151,41 +149,43 @@ def frames_around(sequence: PosedSequence, index: int, camera: str, count: int, 
 
 
 def fusion_views(
-    sequence: PosedSequence, index: int, left: str, depth: Meter, settings: FusionSettings, volume: Volume
-) -> Iterator[DepthView]:
-    """Depth views to fuse for a frame, of `frames_around`.
-
-    They have half the resolution, or the smaller one of the depth. Their grid frame is the frame's left camera, axes x
-    forward, y left, z up.
-    """
-    grid_from_world = OPTICAL_FROM_FORWARD.inverse() @ sequence.world_from_camera(index, left).inverse()
+    sequence: PosedSequence,
+    index: int,
+    left: str,
+    depth: Meter,
+    settings: FusionSettings,
+    volume: Volume,
+    grid_from_forward: RigidTransform,  # pose in the grid of the frame's left camera with axes x forward, y left, z up
+) -> list[DepthView]:
+    """Depth views to fuse for a frame, of `frames_around`; of half the resolution, or the smaller one of the depth."""
+    forward_from_world = OPTICAL_FROM_FORWARD.inverse() @ sequence.world_from_camera(index, left).inverse()
+    views = []
     for other in frames_around(sequence, index, left, settings.views, volume):
         found = depth(other)
         step = 2 if found.camera.width == sequence.cameras[left].width else 1  # every second pixel, from (0, 0) on
-        yield DepthView(
+        view = DepthView(
             depth=np.ascontiguousarray(found.depth[::step, ::step]),
             matrix=np.diag([1.0 / step, 1.0 / step, 1.0]) @ found.camera.matrix,
-            grid_from_camera=grid_from_world @ sequence.world_from_camera(other, left),
+            grid_from_camera=grid_from_forward @ (forward_from_world @ sequence.world_from_camera(other, left)),
             deviation=np.ascontiguousarray(found.deviation[::step, ::step]),
             trust=3.0 if other == index else 1.0,
         )
+        views.append(view)
+    return views
 
 
 def fused_voxels(
-    views: list[DepthView], settings: FusionSettings, volume: Volume, *, seed: int
+    sequence: PosedSequence, index: int, left: str, depth: Meter, settings: FusionSettings, volume: Volume
 ) -> dict[str, NDArray[Any]]:
     """Evidence on a grid ahead of the camera, slightly turned and shifted at random against its axes."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(index)
     half = volume.voxel_size / 2.0
     yaw, offset = generator.uniform(-0.15, 0.15), generator.uniform(-half, half, 3)
     turned_from_grid = RigidTransform(about(2, yaw), np.zeros(3))
     fused = volume.fused_grid
-    x, y, z = fused.origin
-    grid = dataclasses.replace(fused, origin=(x + offset[0], y + offset[1], z + offset[2]))
-    turned = [dataclasses.replace(view, grid_from_camera=turned_from_grid @ view.grid_from_camera) for view in views]
-    centres, target, evidence = fuse_occupancy(
-        turned, grid, free_samples=settings.free_samples, generator=generator, depths=volume.fused_depth
-    )
+    grid = replace(fused, origin=tuple(np.add(fused.origin, offset)))
+    views = fusion_views(sequence, index, left, depth, settings, volume, turned_from_grid)
+    centres, target, evidence = fuse_occupancy(views, grid, settings.free_samples, generator, volume.fused_depth)
     optical = (OPTICAL_FROM_FORWARD @ turned_from_grid.inverse()).apply(centres)
     return _stored(np.asarray(optical), target, evidence, settings.kept, generator)
 
@@ -379,13 +379,10 @@ def _evidence(
 ) -> tuple[Floats, Mask]:
     """Evidence of a frame as for training: its share 0..1 for "occupied", and whether there is any; each [X, Y, Z]."""
     grid, left = volume.grid, cameras_ahead(sequence)[0]
-    grid_from_forward = grid_from_left @ OPTICAL_FROM_FORWARD
-    around = fusion_views(sequence, index, left, depth_meter(sequence, volume.ahead), FusionSettings(), volume)
-    views = [replace(view, grid_from_camera=grid_from_forward @ view.grid_from_camera) for view in around]
+    meter, settings = depth_meter(sequence, volume.ahead), FusionSettings(free_samples=math.prod(grid.shape))
+    views = fusion_views(sequence, index, left, meter, settings, volume, grid_from_left @ OPTICAL_FROM_FORWARD)
     generator = np.random.default_rng(0)
-    centres, target, _ = fuse_occupancy(
-        views, grid, free_samples=int(np.prod(grid.shape)), generator=generator, depths=volume.fused_depth
-    )
+    centres, target, _ = fuse_occupancy(views, grid, settings.free_samples, generator, volume.fused_depth)
     voxels = tuple(np.moveaxis(grid.index_of(centres)[0], -1, 0))
     score, known = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.bool_)
     score[voxels], known[voxels] = target, True
