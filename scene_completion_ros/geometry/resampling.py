@@ -51,11 +51,9 @@ class Resampler:
             rays = rays @ np.asarray(source_from_target_rotation, dtype=np.float64).T
         pixels, self.validity = self._reduced.project(rays)  # bool [H_t, W_t], where the source covers the pixel
         limits = (self._reduced.width - 1.0, self._reduced.height - 1.0)
-        columns, rows = (
-            np.clip(np.nan_to_num(pixels[..., axis]), 0.0, limits[axis]).astype(np.float32) for axis in (0, 1)
-        )
+        places = np.clip(np.nan_to_num(pixels), 0.0, limits).astype(np.float32)
         # Fixed point of 1/32 pixel: what remap works with inside for uint8; converting once saves it at every image.
-        self._map, self._fractions = cv2.convertMaps(columns, rows, cv2.CV_16SC2)
+        self._map, self._fractions = cv2.convertMaps(places, np.empty(0), cv2.CV_16SC2)
 
     def __call__(self, image: NDArray[Any]) -> NDArray[Any]:
         """Resample an image.
@@ -95,11 +93,8 @@ def decoder_shrink(source: Camera, target: Camera) -> int:
 
 def _reduced(source: Camera, target: Camera) -> Camera:
     """Return the source camera scaled down, an axis at a time, to the resolution that the target can show."""
-    sizes = []
-    ratio_x, ratio_y = _resolution(source, target)
-    for size, ratio in ((source.width, ratio_x), (source.height, ratio_y)):
-        sizes.append(max(1, round(size * ratio)) if ratio < _SHRINK_FROM else size)
-    return source.resized(*sizes)
+    ratios = zip((source.width, source.height), _resolution(source, target), strict=True)
+    return source.resized(*(max(1, round(size * ratio)) if ratio < _SHRINK_FROM else size for size, ratio in ratios))
 
 
 def _resolution(source: Camera, target: Camera) -> tuple[float, float]:
