@@ -40,12 +40,9 @@ class Resampler:
         self._shrunk = source.height // self.shrink, source.width // self.shrink
         self._reduced = _reduced(source, target)
         if max(self._reduced.width, self._reduced.height) > _LARGEST_SIDE:
-            raise CameraError(
-                f"{self._reduced.width}x{self._reduced.height} pixels cannot be resampled: a side may have "
-                f"{_LARGEST_SIDE} at most",
-                where="width, height",
-                cure="Check the calibrated image size and the focal length",
-            )
+            what = f"{self._reduced.width}x{self._reduced.height} pixels cannot be resampled"
+            cure = "Check the calibrated image size and the focal length"
+            raise CameraError(f"{what}: a side may have {_LARGEST_SIDE} at most", where="width, height", cure=cure)
         rays = target.unproject(target.pixel_centres())  # [H_t, W_t, 3]
         if source_from_target_rotation is not None:
             rays = rays @ np.asarray(source_from_target_rotation, dtype=np.float64).T
@@ -74,12 +71,10 @@ class Resampler:
     def _check(self, image: NDArray[Any]) -> None:
         assert image.ndim in (2, 3) and image.dtype in _DTYPES
         if image.shape[:2] not in ((self.source.height, self.source.width), self._shrunk):
-            raise ImageError(
-                f"the image is {image.shape[1]}x{image.shape[0]} pixels, but the camera is calibrated for "
-                f"{self.source.width}x{self.source.height}",
-                where="width, height",
-                cure="Use the calibration of this image size, or publish the image unscaled and uncropped",
-            )
+            size, calibrated = f"{image.shape[1]}x{image.shape[0]}", f"{self.source.width}x{self.source.height}"
+            what = f"the image is {size} pixels, but the camera is calibrated for {calibrated}"
+            cure = "Use the calibration of this image size, or publish the image unscaled and uncropped"
+            raise ImageError(what, where="width, height", cure=cure)
 
 
 def decoder_shrink(source: Camera, target: Camera) -> int:

@@ -202,12 +202,10 @@ def load_labels(path: Path) -> NDArray[np.uint8]:
     """
     labels = _stored(path)
     if (highest := _highest(labels)) < VEGETATION and not _right_label_map(path.parent):
-        raise SequenceError(
-            f"its ids end at {highest}, and no other frame has vegetation ({VEGETATION}) either: they were made with "
-            "the label map of another data set",
-            where=str(path),
-            cure="Take S4C's voxel_gt, or make them anew with SSCBench's dataset/configs/kitti360.yaml",
-        )
+        what = f"its ids end at {highest}, and no other frame has vegetation ({VEGETATION}) either"
+        what += ": they were made with the label map of another data set"
+        cure = "Take S4C's voxel_gt, or make them anew with SSCBench's dataset/configs/kitti360.yaml"
+        raise SequenceError(what, where=str(path), cure=cure)
     return np.where(labels == UNUSED, np.uint8(FREE), labels)
 
 
