@@ -185,8 +185,8 @@ def rotation_of(rotation: NDArray[np.float64]) -> RigidTransform:
 
 def _rigid(path: Path) -> RigidTransform:
     calibration = read_kitti_calibration(path)
-    rotation, translation = entry(calibration, "R", (3, 3), path), entry(calibration, "T", (3, 1), path)
-    return RigidTransform.from_matrix(np.hstack([rotation, translation]))
+    parts = [entry(calibration, key, shape, path) for key, shape in (("R", (3, 3)), ("T", (3, 1)))]
+    return RigidTransform.from_matrix(np.hstack(parts))
 
 
 def _poses(folder: Path, numbers: Sequence[int], rig_from_imu: RigidTransform) -> dict[int, RigidTransform]:

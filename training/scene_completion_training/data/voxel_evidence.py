@@ -419,19 +419,15 @@ def _ground(points: Doubles, cells: NDArray[np.intp], grid: VoxelGrid) -> Floats
         return unknown
     height = np.asarray(median(points[:, 2], index, named))
     place = (np.stack(np.divmod(named, shape[1]), axis=-1) + 0.5) * _CELL * grid.voxel_size + grid.origin[:2]
-    terms = _quadratic(place)
+    # A surface that rises, tilts, and curves along the road; places in units of ten metres.
+    x, y = (place / 10.0).T
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y], axis=-1)
     start = np.array([np.median(height), *[0.0] * (terms.shape[1] - 1)])
     fit = least_squares(lambda c: terms @ c - height, start, loss="soft_l1", f_scale=0.05).x
     kept = np.abs(terms @ fit - height) < _OFF_SURFACE_M
     coarse = np.full(shape, np.nan, np.float32)
     coarse.ravel()[named[kept]] = height[kept]
     return coarse.repeat(_CELL, axis=0).repeat(_CELL, axis=1)[: grid.shape[0], : grid.shape[1]]
-
-
-def _quadratic(place: Doubles) -> Doubles:
-    """Terms [N, 5] of a surface that rises, tilts, and curves along the road; places in units of ten metres."""
-    x, y = (place / 10.0).T
-    return np.stack([np.ones_like(x), x, y, x * x, x * y], axis=-1)
 
 
 def _around(labels: Bytes) -> NDArray[Any]:
