@@ -202,7 +202,7 @@ def _classes_of_categories(table: Path, labels: LabelSet) -> Ints:
     """The class of each category id."""
     rows = read_table(table, "index", "nyu40id", "nyuClass")
     found = np.full(1 + max(number(row["index"]) for row in rows), UNLABELLED, np.int64)
-    places: dict[int | str, int] = {key: place for place, key in enumerate(labels.ids or labels.classes)}
+    places: dict[object, int] = {key: place for place, key in enumerate(labels.ids or labels.classes)}
     for row in rows:
         key = number(row["nyu40id"]) if labels.ids else row["nyuClass"]
         found[number(row["index"])] = places.get(key, UNLABELLED)
