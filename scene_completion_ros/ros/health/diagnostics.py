@@ -24,6 +24,7 @@ from scene_completion_ros.geometry.cameras import LARGEST_MOVE, Camera
 from scene_completion_ros.inference.motion_scale import Scale
 from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.messages.drop_reasons import DropReason
+from scene_completion_ros.plain_text import printable
 from scene_completion_ros.ros.dds import profile_path, profile_variable
 from scene_completion_ros.ros.frame import Student
 from scene_completion_ros.ros.health.judgement import (
@@ -440,9 +441,12 @@ class Diagnostics:
                 DiagnosticStatus(
                     level=bytes([status.level]),
                     name=f"{self._prefix}: {status.name}",
-                    message=status.message,
-                    hardware_id=hardware_id,
-                    values=[KeyValue(key=key, value=value) for key, value in status.values.items()],
+                    message=printable(status.message, lines=True),
+                    hardware_id=printable(hardware_id),
+                    values=[
+                        KeyValue(key=printable(key), value=printable(value, lines=True))
+                        for key, value in status.values.items()
+                    ],
                 )
                 for status in statuses
             ]
