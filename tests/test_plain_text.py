@@ -1,5 +1,6 @@
 """Names that others chose do nothing on terminals, in logs, tables and pages."""
 
+import logging
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from scene_completion_ros.evaluation.metric import table
 from scene_completion_ros.plain_text import markdown, printable
 from scene_completion_ros.progress import Progress, print_summary
 from scene_completion_ros.report.writer import _html
-from scene_completion_ros.ros.declared_parameters import PlainLogger
+from scene_completion_ros.ros.health.judgement import FrameCounters, Level, Status, forwarded_log
 from tests.bags.recordings import START, recorded, string
 
 HOSTILE = "a\x1b]0;owned\x07\x1b[2J\u202egnp\n| b `c` <script>[d](e)\r\x9b1m\u2028"
@@ -52,7 +53,7 @@ def test_progress_and_summaries_show_escapes(capsys: pytest.CaptureFixture[str])
     assert printed.out.startswith(f"{SHOWN}  {SHOWN}\n")
 
 
-class Recorded:
+class Log:
     """Keeps what is logged."""
 
     def __init__(self) -> None:
@@ -60,11 +61,15 @@ class Recorded:
         self.info = self.warning = self.error = self.lines.append
 
 
-def test_the_log_of_the_node_shows_escapes() -> None:
-    log = Recorded()
-    for write in (PlainLogger(log).info, PlainLogger(log).warning, PlainLogger(log).error):
-        write(f"camera {HOSTILE}")
-    assert log.lines == [f"camera {printable(HOSTILE, lines=True)}"] * 3 and not acting("".join(log.lines))
+def test_the_node_logs_and_diagnoses_with_escapes() -> None:
+    log = Log()
+    FrameCounters(log).warn("frame", f"frame {HOSTILE}")
+    with forwarded_log(log):
+        logging.getLogger("scene_completion_ros.inference").warning("bundle %s", HOSTILE)
+    status = Status("input", Level.WARN, f"topic {HOSTILE}", {HOSTILE: HOSTILE}).printable()
+    shown = printable(HOSTILE, lines=True)
+    assert log.lines == [f"frame {shown}", f"bundle {shown}"] and not acting(shown)
+    assert status.message == f"topic {shown}" and status.values == {SHOWN: shown}
 
 
 def test_commands_print_no_name_of_a_recording_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

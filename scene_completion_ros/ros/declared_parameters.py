@@ -9,31 +9,7 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.lifecycle import LifecycleNode
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.plain_text import printable
 from scene_completion_ros.ros.parameters import SCHEMA, NodeParameters, ParameterSpec, ParameterValue, unknown_parameter
-
-
-class PlainLogger:
-    """A logger of rclpy in whose lines no name of others acts, see `printable`."""
-
-    def __init__(self, logger: Any) -> None:
-        self._logger = logger
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._logger, name)
-
-    # One line each: rclpy knows a place that logs by its line, and allows it one severity.
-    def info(self, text: str) -> None:
-        """Log an information."""
-        self._logger.info(printable(text, lines=True))
-
-    def warning(self, text: str) -> None:
-        """Log a warning."""
-        self._logger.warning(printable(text, lines=True))
-
-    def error(self, text: str) -> None:
-        """Log an error."""
-        self._logger.error(printable(text, lines=True))
 
 
 class ExplainingNode(LifecycleNode):  # type: ignore[misc]  # rclpy has no types where it is not installed
@@ -41,10 +17,6 @@ class ExplainingNode(LifecycleNode):  # type: ignore[misc]  # rclpy has no types
 
     By itself rclpy gives the numbers of types ("expected '2' got '3'"), and no near name for an unknown one.
     """
-
-    def get_logger(self) -> PlainLogger:
-        """The logger of the node."""
-        return PlainLogger(super().get_logger())
 
     def set_parameters_atomically(self, parameter_list: Sequence[Any]) -> Any:
         """Set all of them or none; the answer to requests of others as well."""

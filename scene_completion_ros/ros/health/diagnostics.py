@@ -432,7 +432,7 @@ class Diagnostics:
         """Publish the statuses of now, and log faults that have just begun or ended."""
         stamp = self._node.get_clock().now().to_msg()  # all that was counted until then is counted
         observed = self._observe()
-        statuses = self.statuses(observed)
+        statuses = [status.printable() for status in self.statuses(observed)]
         self._log_changes(statuses)
         shape = None if observed.input is None else observed.input.shape
         hardware_id = "camera" if shape is None else shape.frame_id or "camera"
@@ -441,12 +441,9 @@ class Diagnostics:
                 DiagnosticStatus(
                     level=bytes([status.level]),
                     name=f"{self._prefix}: {status.name}",
-                    message=printable(status.message, lines=True),
+                    message=status.message,
                     hardware_id=printable(hardware_id),
-                    values=[
-                        KeyValue(key=printable(key), value=printable(value, lines=True))
-                        for key, value in status.values.items()
-                    ],
+                    values=[KeyValue(key=key, value=value) for key, value in status.values.items()],
                 )
                 for status in statuses
             ]
