@@ -136,8 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sentence = explained(error, written=written, extra=getattr(command, "EXTRA", "train"))
         if sentence is None:
             raise
-        line = " | ".join(part.strip() for part in str(sentence).splitlines() if part.strip())
-        print(f"scene-completion {args.command}: {line}", file=sys.stderr)
+        print(f"scene-completion {args.command}: {sentence}", file=sys.stderr)
         return BAD_INPUT
 
 

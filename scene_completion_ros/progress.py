@@ -3,7 +3,9 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from typing import TypeVar
+from typing import TextIO, TypeVar
+
+from scene_completion_ros.plain_text import printable
 
 Item = TypeVar("Item")
 APART_S = 10.0  # between lines about steps, where stderr is no terminal
@@ -29,7 +31,7 @@ class Progress:
     def line(self, text: str) -> None:
         """Print a line that stays."""
         self._clear()
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
     def step(self, detail: str = "") -> None:
         """Count a step that is done, and show a detail of it."""
@@ -46,7 +48,7 @@ class Progress:
         if not self._terminal and time.monotonic() - self._shown_s < APART_S:
             return
         self._shown_s = time.monotonic()
-        text = f"[{self._unit}{self._done}{f'/{self.total}' if self.total else ''}] {detail}"
+        text = f"[{self._unit}{self._done}{f'/{self.total}' if self.total else ''}] {printable(detail)}"
         if self._terminal:
             print("\r" + text.ljust(self._width), end="", file=sys.stderr, flush=True)
             self._width = len(text)
@@ -57,6 +59,11 @@ class Progress:
         if self._width:
             print("\r" + " " * self._width, end="\r", file=sys.stderr, flush=True)
             self._width = 0
+
+
+def print_lines(text: str, stream: TextIO | None = None) -> None:
+    """Print lines with names of others in them, on stdout or another stream."""
+    print(printable(text, lines=True), file=stream, flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -76,7 +83,7 @@ def watched(items: Iterable[Item], unit: str) -> Iterator[Item]:
 
 def print_summary(rows: Mapping[str, object]) -> None:
     """Print what came of a command, a line each; values that are empty or None are left out."""
-    shown = {name: str(value) for name, value in rows.items() if value not in (None, "")}
+    shown = {printable(name): str(value) for name, value in rows.items() if value not in (None, "")}
     width = max(map(len, shown), default=0)
     for name, value in shown.items():
-        print(f"{name:<{width}}  {value}")
+        print(f"{name:<{width}}  {printable(value)}")

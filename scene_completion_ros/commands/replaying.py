@@ -28,7 +28,8 @@ from scene_completion_ros.inference.bundle import open_student
 from scene_completion_ros.inference.completer import Completer, Completion, SequentialCompleter
 from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
 from scene_completion_ros.messages.transform_buffer import stamp_of
-from scene_completion_ros.progress import Progress, print_summary
+from scene_completion_ros.plain_text import markdown
+from scene_completion_ros.progress import Progress, print_lines, print_summary
 from scene_completion_ros.report.summaries import evidence_summary
 from scene_completion_ros.report.writer import ReportWriter
 from scene_completion_ros.ros import topics
@@ -254,7 +255,7 @@ class _Replay:
             motion=self.motion,
         )
         if statistics.node_log and statistics.frames_out < statistics.frames_in:
-            print(statistics.node_log, file=sys.stderr)
+            print_lines(statistics.node_log, sys.stderr)
 
     def _show(
         self,
@@ -290,7 +291,7 @@ class _Replay:
         values, folder = self.scores.scores.to_json(), self.args.output
         if values:
             write_whole(folder / "scores.json", (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
-            page = f"# Scores of {self.args.bag.resolve().name}\n\n{self.scores.scores.markdown()}\n"
+            page = f"# Scores of {markdown(self.args.bag.resolve().name)}\n\n{self.scores.scores.markdown()}\n"
             write_whole(folder / "scores.md", page.encode())
         return self.scores.scores.headlines()
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.plain_text import printable
 from scene_completion_ros.report.pictures import depth_picture, encode_picture, fit_width, heading_of, voxel_view
 from scene_completion_ros.report.summaries import BY_FRAME, Summary, evidence_in_words
 from scene_completion_ros.voxels.colours import (
@@ -45,6 +46,10 @@ def _resource(name: str) -> str:
     return (resources.files("scene_completion_ros.report") / "assets" / name).read_text(encoding="utf-8")
 
 
+def _html(text: str) -> str:
+    return html.escape(printable(text))
+
+
 def _embedded_json(identity: str, value: object) -> str:
     text = json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
     return f'<script type="application/json" id="{identity}">{text}</script>\n'
@@ -52,7 +57,7 @@ def _embedded_json(identity: str, value: object) -> str:
 
 def _swatch(colour: Sequence[int], name: str) -> str:
     red, green, blue = colour
-    return f'<span><i style="background:rgb({red},{green},{blue})"></i>{html.escape(name)}</span>'
+    return f'<span><i style="background:rgb({red},{green},{blue})"></i>{_html(name)}</span>'
 
 
 def _ramp(low: str, high: str) -> str:
@@ -93,7 +98,7 @@ def _flattened(statistics: Mapping[str, Any], prefix: str = "") -> Iterable[tupl
 
 def _statistics_table(statistics: Mapping[str, Any]) -> str:
     rows = "".join(
-        f'<tr><td>{html.escape(name.replace("_", " "))}</td><td class="number">{html.escape(_number(value))}</td></tr>'
+        f'<tr><td>{_html(name.replace("_", " "))}</td><td class="number">{_html(_number(value))}</td></tr>'
         for name, value in _flattened(statistics)
     )
     return f"<table>{rows}</table>" if rows else "<p>No statistics were recorded.</p>"
@@ -107,9 +112,7 @@ def _latency_table(latency_ms: Mapping[str, Mapping[str, float] | None]) -> str:
     names = list(next(iter(table.values())))
     head = "".join(f"<th>{name}</th>" for name in ["stage [ms]", *names])
     rows = "".join(
-        f"<tr><td>{html.escape(stage)}</td>"
-        + "".join(f'<td class="number">{row[name]:.1f}</td>' for name in names)
-        + "</tr>"
+        f"<tr><td>{_html(stage)}</td>" + "".join(f'<td class="number">{row[name]:.1f}</td>' for name in names) + "</tr>"
         for stage, row in table.items()
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
@@ -150,7 +153,7 @@ _SCENE = """<figure>
 
 
 def _headlines(figures: Mapping[str, str]) -> str:
-    entries = "".join(f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in figures.items())
+    entries = "".join(f"<div><dt>{_html(k)}</dt><dd>{_html(v)}</dd></div>" for k, v in figures.items())
     return f'<dl class="headlines">{entries}</dl>\n' if figures else ""
 
 
@@ -353,13 +356,13 @@ class ReportWriter:
         }
         first = "class" if len(names) > 1 else "height"
         order = sorted(palettes, key=lambda name: name != first)
-        head = html.escape(self.title)
+        head = _html(self.title)
         out.write(
             f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{head}</title>\n'
             '<link rel="icon" href="data:,">\n'
             f"<style>{_resource('viewer.css')}</style></head><body>\n<h1>{head}</h1>\n"
         )
-        out.writelines(f'<p class="note">{html.escape(note)}</p>\n' for note in notes)
+        out.writelines(f'<p class="note">{_html(note)}</p>\n' for note in notes)
         out.write(_headlines(self._headlines))
         word_colours = phrase_colours(len(self._words), colours if len(names) > 1 else ())
         if numbers:

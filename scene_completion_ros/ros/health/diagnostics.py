@@ -24,6 +24,7 @@ from scene_completion_ros.geometry.cameras import LARGEST_MOVE, Camera
 from scene_completion_ros.inference.motion_scale import Scale
 from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.messages.drop_reasons import DropReason
+from scene_completion_ros.plain_text import printable
 from scene_completion_ros.ros.dds import profile_path, profile_variable
 from scene_completion_ros.ros.frame import Student
 from scene_completion_ros.ros.health.judgement import (
@@ -431,7 +432,7 @@ class Diagnostics:
         """Publish the statuses of now, and log faults that have just begun or ended."""
         stamp = self._node.get_clock().now().to_msg()  # all that was counted until then is counted
         observed = self._observe()
-        statuses = self.statuses(observed)
+        statuses = [status.printable() for status in self.statuses(observed)]
         self._log_changes(statuses)
         shape = None if observed.input is None else observed.input.shape
         hardware_id = "camera" if shape is None else shape.frame_id or "camera"
@@ -441,7 +442,7 @@ class Diagnostics:
                     level=bytes([status.level]),
                     name=f"{self._prefix}: {status.name}",
                     message=status.message,
-                    hardware_id=hardware_id,
+                    hardware_id=printable(hardware_id),
                     values=[KeyValue(key=key, value=value) for key, value in status.values.items()],
                 )
                 for status in statuses

@@ -17,6 +17,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from scene_completion_ros.errors import in_words
 from scene_completion_ros.messages.drop_reasons import DropReason, JudgedBy
+from scene_completion_ros.plain_text import printable
 
 WARNING_PERIOD_S = 5.0
 LONGEST_WARNING = 1000  # characters: what a message holds is quoted in warnings, and may be of any length
@@ -81,7 +82,7 @@ class FrameCounters(Counts):
                 return
             self._last_warning[key] = now
         shown = text if len(text) <= LONGEST_WARNING else f"{text[:LONGEST_WARNING]} … ({len(text)} characters)"
-        self._logger.warning(shown)
+        self._logger.warning(printable(shown, lines=True))
 
     def summary(self) -> str:
         """One line with all counts."""
@@ -100,7 +101,7 @@ class _Forwarder(logging.Handler):
         self._logger = logger
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
+        text = printable(record.getMessage(), lines=True)
         # One line each: rclpy knows a place that logs by its line, and allows it one severity.
         if record.levelno >= logging.ERROR:
             self._logger.error(text)
@@ -141,6 +142,11 @@ class Status:
     message: str  # one sentence or two: what is so, and what to do about it
     values: Mapping[str, str] = field(default_factory=dict)  # the numbers behind it
     cause: str = ""  # the part of the message that stays the same as long as the fault does; a new one is logged
+
+    def printable(self) -> "Status":
+        """The same with escapes for signs that act on a terminal, as names of frames and topics may hold them."""
+        values = {printable(key): printable(value, lines=True) for key, value in self.values.items()}
+        return replace(self, message=printable(self.message, lines=True), values=values)
 
 
 @dataclass(frozen=True)
