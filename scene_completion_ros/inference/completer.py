@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -380,6 +381,7 @@ class Completer:
         return EvidenceEstimator(self.bundle.canonical, self.bundle.grid, self._resampler.validity, corners=corners)
 
 
+TRAINING = "train with this camera (scene-completion train, docs/training.md#another-camera)"
 MOUNTING_UNKNOWN = "the student is more accurate with the height and the pitch of its camera"
 
 
@@ -399,14 +401,14 @@ def mounting_warnings(bundle: StudentBundle, upright_from_camera: RigidTransform
         nearest = min(max(height, lowest), highest)
         warnings.append(
             f"the camera stands {height:.2f} m above the ground, the student was trained at {nearest:.2f} m. Expect "
-            f"distances that are off by a factor of {nearest / max(height, 0.01):.2f}; train with this camera"
+            f"distances that are off by a factor of {nearest / max(height, 0.01):.2f}; {TRAINING}"
         )
     down = -float(np.degrees(np.arcsin(np.clip(upright_from_camera.rotation[2, 2], -1.0, 1.0))))
     low, high = np.degrees(bundle.pitch_range)
     if not low - PITCH_TOLERANCE_DEG <= down <= high + PITCH_TOLERANCE_DEG:
         warnings.append(
             f"the camera looks {abs(down):.1f}° {'down' if down > 0.0 else 'up'}, the student was trained with "
-            f"{low:.1f}° to {high:.1f}° (down is positive): expect worse depth; train with this camera"
+            f"{low:.1f}° to {high:.1f}° (down is positive): expect worse depth; {TRAINING}"
         )
     return warnings
 
@@ -416,9 +418,12 @@ def camera_warnings(bundle: StudentBundle, camera: Camera, coverage: float) -> l
     warnings = []
     ratio, (low, high) = camera.fx / camera.width, bundle.focal_range
     if not 0.99 * low <= ratio <= 1.01 * high:
+        angle, narrowest, widest = (2.0 * math.degrees(math.atan(0.5 / one)) for one in (ratio, high, low))
+        lens = "longer" if ratio < low else "wider"
         warnings.append(
-            f"focal length / image width is {ratio:.3f}, the student was trained on {low:.3f} to {high:.3f}: "
-            "expect worse depth; fine-tune on this camera for metric results"
+            f"focal length / image width is {ratio:.3f} (a pinhole of {angle:.1f}°), the student was trained on "
+            f"{low:.3f} to {high:.3f} ({narrowest:.1f}° to {widest:.1f}°): it completes these images, but expect worse "
+            f"distances. Check the calibration; otherwise use a {lens} lens, or {TRAINING}"
         )
     stretch = max(bundle.canonical.fx / camera.fx, bundle.canonical.fy / camera.fy)
     if stretch > LARGEST_STRETCH:
@@ -429,7 +434,8 @@ def camera_warnings(bundle: StudentBundle, camera: Camera, coverage: float) -> l
     if coverage < SMALLEST_COVERAGE:
         warnings.append(
             f"the image covers {100 * coverage:.0f} % of the canonical view ({bundle.canonical.width}x"
-            f"{bundle.canonical.height}, fx {bundle.canonical.fx:.0f}): voxels behind the rest stay unobserved"
+            f"{bundle.canonical.height}, fx {bundle.canonical.fx:.0f}): voxels behind the rest stay "
+            "unobserved. A wider lens or the uncropped image covers more"
         )
     return warnings
 
