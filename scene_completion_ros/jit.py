@@ -39,28 +39,24 @@ class Compilation(event.Listener):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self.kernels: list[Any] = []  # all that there are
-        self.compiled, self.took_s = 0, 0.0  # how many were compiled in this process, and how long that took
-        self.began_s, self.ended_s = math.inf, -math.inf  # the last one, by `time.perf_counter`
-
-    @property
-    def running(self) -> bool:
-        """Whether a kernel is being compiled."""
-        return self.ended_s < self.began_s < math.inf
+        self.compiled = 0  # how many were compiled in this process
+        self.running = False  # whether one is being compiled
+        self._began_s = 0.0
 
     def on_start(self, event: Any) -> None:
         """A function begins to be compiled; those that a kernel inlines are part of it."""
         if event.data["dispatcher"] in self.kernels:
             if not self.compiled:
+                self._began_s = time.perf_counter()
                 cached = event.data["dispatcher"].stats.cache_path
                 _log.info("%s, %s", COMPILING, "once, about a minute" if cached else UNCACHED)
-            self.began_s = time.perf_counter()
+            self.running = True
 
     def on_end(self, event: Any) -> None:
         """It is compiled, or could not be."""
         if event.data["dispatcher"] in self.kernels:
-            self.ended_s = time.perf_counter()
-            self.compiled, self.took_s = self.compiled + 1, self.took_s + self.ended_s - self.began_s
-            _log.debug("kernel %d compiled, %.0f s in all", self.compiled, self.took_s)
+            self.running, self.compiled = False, self.compiled + 1
+            _log.debug("%d kernels compiled, after %.0f s", self.compiled, time.perf_counter() - self._began_s)
 
 
 compilation = Compilation()  # of this process

@@ -47,7 +47,7 @@ class Progress:
     def debug(self, text: str) -> None:
         """Show what is done now, on a terminal alone."""
         if self._terminal:
-            self._change(text)
+            self.say(text)
 
     def step(self, detail: str = "") -> None:
         """Count a step that is done, and show a detail of it."""
@@ -64,15 +64,13 @@ class Progress:
         if not self._terminal and time.monotonic() - self._shown_s < APART_S:
             return
         self._shown_s = time.monotonic()
-        text = f"[{self._unit}{self._done}{f'/{self.total}' if self.total else ''}] {detail}"
+        steps = f"[{self._unit}{self._done}{f'/{self.total}' if self.total else ''}] "
+        text = steps * bool(self._unit or self._done or self.total) + detail
         if self._terminal:
-            self._change(text)
+            print("\r" + text.ljust(self._width), end="", file=sys.stderr, flush=True)
+            Progress._width = len(text)
         else:
             print(text, file=sys.stderr, flush=True)
-
-    def _change(self, text: str) -> None:
-        print("\r" + text.ljust(self._width), end="", file=sys.stderr, flush=True)
-        Progress._width = len(text)
 
     def _clear(self) -> None:
         if self._width:

@@ -19,7 +19,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cell_query import CellLift, Pixels
 from scene_completion_ros.inference.cells import GroundSurface, ground_surface, volume_pose
 from scene_completion_ros.inference.encoder import cpu_networks, make_networks
-from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, EvidenceEstimator, own_depth
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, WARNING, Evidence, EvidenceEstimator, own_depth
 from scene_completion_ros.inference.label_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.scene_query import (
     BLIND,
@@ -100,6 +100,10 @@ class Completion:
     def warning(self) -> str:
         """What makes the result doubtful; empty where nothing does."""
         return content_warning(self.shown)
+
+    def summary(self) -> dict[str, float | str]:
+        """`Evidence.summary`, and as `evidence.WARNING` the warning, if there is one."""
+        return self.evidence.summary() | ({WARNING: self.warning} if self.warning else {})
 
     @property
     def alpha(self) -> NDArray[np.float32]:
@@ -382,18 +386,21 @@ class Completer:
 
 
 TRAINING = "train with this camera (scene-completion train, docs/training.md#another-camera)"
+BY_PARAMETERS = "set the node's parameters camera.height and camera.pitch, or base_frame"
 MOUNTING_UNKNOWN = "the student is more accurate with the height and the pitch of its camera"
 
 
-def mounting_warnings(bundle: StudentBundle, upright_from_camera: RigidTransform | None) -> list[str]:
+def mounting_warnings(
+    bundle: StudentBundle, upright_from_camera: RigidTransform | None, cure: str = BY_PARAMETERS
+) -> list[str]:
     """What about the place of a camera lies outside of what the student was trained for, with numbers.
 
     Depth follows from the height: seen from half as high, the same image shows a street half as large.
     `upright_from_camera`: pose of the optical frame in a frame whose z axis points up and begins on the ground; None
-    where it is unknown.
+    where it is unknown, which `cure` changes.
     """
     if upright_from_camera is None:
-        return [MOUNTING_UNKNOWN] if bundle.takes_evidence else []
+        return [f"{MOUNTING_UNKNOWN}: {cure}"] if bundle.takes_evidence else []
     warnings = []
     height, trained = float(upright_from_camera.translation[2]), bundle.height_above_ground
     lowest, highest = bundle.height_range or (trained, trained)
