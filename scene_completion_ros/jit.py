@@ -4,7 +4,6 @@ import fcntl
 import logging
 import math
 import threading
-import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -41,13 +40,11 @@ class Compilation(event.Listener):  # type: ignore[misc]
         self.kernels: list[Any] = []  # all that there are
         self.compiled = 0  # how many were compiled in this process
         self.running = False  # whether one is being compiled
-        self._began_s = 0.0
 
     def on_start(self, event: Any) -> None:
         """A function begins to be compiled; those that a kernel inlines are part of it."""
         if event.data["dispatcher"] in self.kernels:
             if not self.compiled:
-                self._began_s = time.perf_counter()
                 cached = event.data["dispatcher"].stats.cache_path
                 _log.info("%s, %s", COMPILING, "once, about a minute" if cached else UNCACHED)
             self.running = True
@@ -56,7 +53,7 @@ class Compilation(event.Listener):  # type: ignore[misc]
         """It is compiled, or could not be."""
         if event.data["dispatcher"] in self.kernels:
             self.running, self.compiled = False, self.compiled + 1
-            _log.debug("%d kernels compiled, after %.0f s", self.compiled, time.perf_counter() - self._began_s)
+            _log.debug("%d kernels are compiled", self.compiled)
 
 
 compilation = Compilation()  # of this process

@@ -14,7 +14,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.bags import reader as bags
 from scene_completion_ros.bags.reader import CLOUD_TYPE, BagReader, ImageFrame
@@ -24,7 +23,6 @@ from scene_completion_ros.errors import BagError, ImageError, SceneCompletionErr
 from scene_completion_ros.evaluation.truth import TruthSource
 from scene_completion_ros.geometry.camera_files import read_camera
 from scene_completion_ros.geometry.camera_info import RECTIFIED_TOPIC
-from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.inference.bundle import open_student
 from scene_completion_ros.inference.completer import Completer, Completion, SequentialCompleter, mounting_warnings
@@ -55,7 +53,7 @@ _OWN = (
 # How lines of the node's log begin which only a replay causes: it waits between images, and keeps the base frame to
 # itself; and while it starts, drops the images of the start, and builds engines.
 _BY_REPLAY = ("input: no image for", "calibration: CameraInfo is missing", "the height of the camera is unknown")
-_BY_START = (*_BY_REPLAY, "dropped (", "building ", "built after ")
+_BY_START = (*_BY_REPLAY, "stamps stand still", "dropped (", "building ", "built after ")
 
 
 def replay(args: argparse.Namespace, progress: Progress) -> int:
@@ -74,14 +72,11 @@ def replay(args: argparse.Namespace, progress: Progress) -> int:
             (running.offline if args.offline else running.over_dds)(counts)
         except BaseException:
             if counts.frames_in:
-                running.write_scores()
-                statistics = running.write_statistics(counts, {"interrupted": True})
-                running.report.close(statistics, _headlines(statistics))  # and once more, with a note
+                running.write(counts, {"interrupted": True})  # and the page once more, with a note
             raise
-        shown = running.write_scores()
-        statistics = running.write_statistics(counts, {"scores": shown} if shown else {})
-        page = running.report.close(statistics, _headlines(statistics))
-    files = {"report": page, "bag": args.output / "bag", "scores": args.output / "scores.md" if shown else None}
+        statistics = running.write(counts, {})
+    files = {"report": running.report.index, "bag": args.output / "bag"}
+    files |= {"scores": args.output / "scores.md"} if "scores" in statistics else {}
     warnings = {f"warning {number}": warning for number, warning in enumerate(statistics["warnings"], 1)}
     print_summary(_headlines(statistics) | files | warnings)
     return 0 if went_well(statistics, bundled=bundled) else 1
@@ -174,17 +169,19 @@ class _Replay:
                 for frame, completion in self._completed(completer, statistics):
                     _write(output, completion.voxels, frame, with_legend=not timings)
                     timings.append(completion.timings_ms)
-                    self._show(
-                        completion.voxels,
-                        cloud_of(completion.voxels),
-                        frame.image_rgb,
-                        completion.shown_depth,
-                        completion.depth_camera,
-                        frame.frame_id,
-                        completion.timings_ms["total"],
-                        completion.matches,
-                        completion.summary(),
+                    result = ReplayResult(
+                        stamp_ns=frame.stamp_ns,
+                        frame_id=frame.frame_id,
+                        image_message=frame.recorded.message,
+                        voxels=cloud_of(completion.voxels),
+                        depth=completion.shown_depth,
+                        depth_camera=completion.depth_camera,
+                        latency_ms=completion.timings_ms["total"],
+                        stages_ms=completion.timings_ms,
+                        evidence=completion.summary(),
                     )
+                    result.image_rgb = frame.image_rgb  # not decoded once more
+                    self._show(result, completion.voxels, completion.matches)
         finally:
             for stage in dict.fromkeys(stage for times in timings for stage in times):
                 statistics.latency_ms[stage] = percentiles([times[stage] for times in timings if stage in times])
@@ -241,17 +238,7 @@ class _Replay:
                 points = self.place[1].apply(np.stack([cloud[axis] for axis in "xyz"], axis=-1).astype(np.float64))
                 said = cloud["phrase"], cloud["score"], cloud["probability"]
                 found = matches_of_points(self.words, voxels, points, *said)
-            self._show(
-                voxels,
-                result.voxels,
-                result.image_rgb,
-                result.depth,
-                result.depth_camera,
-                result.frame_id,
-                result.latency_ms,
-                found,
-                result.evidence,
-            )
+            self._show(result, voxels, found)
 
         def hear(severity: str, text: str) -> None:
             if severity == "DEBUG":
@@ -275,54 +262,40 @@ class _Replay:
             on_log=hear,
         )
 
-    def _show(
-        self,
-        voxels: SemanticVoxels,
-        published: NDArray[np.void],  # the same as a cloud
-        image_rgb: NDArray[np.uint8],
-        depth: NDArray[np.float32],
-        depth_camera: Camera,
-        frame_id: str,  # the optical frame of the image
-        total_ms: float,  # from image to voxels
-        matches: Sequence[PhraseMatches],
-        evidence: Mapping[str, float | str],
-    ) -> None:
+    def _show(self, result: ReplayResult, voxels: SemanticVoxels, matches: Sequence[PhraseMatches]) -> None:
         """Draw and score what came out of an image, with what the recorded LiDAR measured where the voxels are."""
-        if WARNING in evidence:
-            self._warn(str(evidence[WARNING]))
+        if WARNING in result.evidence:
+            self._warn(str(result.evidence[WARNING]))
+        seen, stamp_ns, frame_id = (result.depth, result.depth_camera), voxels.stamp_ns, result.frame_id
         self.report.add_frame(
             voxels,
-            image_rgb,
-            depth,
-            depth_camera,
-            lidar_grid=self.lidar.points_grid(frame_id, voxels.stamp_ns, voxels.grid_from_camera),
+            result.image_rgb,
+            *seen,
+            lidar_grid=self.lidar.points_grid(frame_id, stamp_ns, voxels.grid_from_camera),
             matches=matches,
-            evidence=evidence,
+            evidence=result.evidence,
         )
-        self.progress.step(f"{total_ms:.0f} ms")
-        self.scores.add(published, depth, depth_camera, stamp_ns=voxels.stamp_ns, frame_id=frame_id)
+        self.progress.step(f"{result.latency_ms:.0f} ms")
+        self.scores.add(result.voxels, *seen, stamp_ns=stamp_ns, frame_id=frame_id)
 
     def _warn(self, warning: str, times: int = 1) -> None:
         """Warn of something, on the terminal only the first time."""
         if self.warnings.add(warning, times):
             self.progress.warning(warning)
 
-    def write_scores(self) -> dict[str, Any]:
-        """Write `scores.json` and `scores.md` where there is something to write; what the report shows of them."""
+    def write(self, counts: ReplayStatistics, more: Mapping[str, object]) -> dict[str, Any]:
+        """Write scores, where there are any, `statistics.json` and the page; what the statistics hold."""
         values, folder = self.scores.scores.to_json(), self.args.output
         if values:
             write_whole(folder / "scores.json", (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
             page = f"# Scores of {self.args.bag.resolve().name}\n\n{self.scores.scores.markdown()}\n"
             write_whole(folder / "scores.md", page.encode())
-        return self.scores.scores.headlines()
-
-    def write_statistics(self, counts: ReplayStatistics, more: Mapping[str, object]) -> dict[str, Any]:
-        """Write `statistics.json`; what it holds."""
-        scale = evidence_summary(counts.evidence)
-        statistics = {**counts.to_json(), **({"scale_by_motion": scale} if scale else {}), **more}
+        known = {"scale_by_motion": evidence_summary(counts.evidence), "scores": self.scores.scores.headlines()}
+        statistics = {**counts.to_json(), **{name: values for name, values in known.items() if values}, **more}
         statistics["warnings"] = list(self.warnings)
         statistics["unusable_messages"] = dict(self.reader.skipped)
-        write_whole(self.args.output / "statistics.json", (json.dumps(statistics, indent=2) + "\n").encode())
+        write_whole(folder / "statistics.json", (json.dumps(statistics, indent=2) + "\n").encode())
+        self.report.close(statistics, _headlines(statistics))
         return statistics
 
 

@@ -426,11 +426,10 @@ def camera_warnings(bundle: StudentBundle, camera: Camera, coverage: float) -> l
     ratio, (low, high) = camera.fx / camera.width, bundle.focal_range
     if not 0.99 * low <= ratio <= 1.01 * high:
         angle, narrowest, widest = (2.0 * math.degrees(math.atan(0.5 / one)) for one in (ratio, high, low))
-        lens = "longer" if ratio < low else "wider"
         warnings.append(
             f"focal length / image width is {ratio:.3f} (a pinhole of {angle:.1f}°), the student was trained on "
             f"{low:.3f} to {high:.3f} ({narrowest:.1f}° to {widest:.1f}°): it completes these images, but expect worse "
-            f"distances. Check the calibration; otherwise use a {lens} lens, or {TRAINING}"
+            f"distances. Check the calibration; or take a {'longer' if ratio < low else 'wider'} lens, or {TRAINING}"
         )
     stretch = max(bundle.canonical.fx / camera.fx, bundle.canonical.fy / camera.fy)
     if stretch > LARGEST_STRETCH:

@@ -100,7 +100,8 @@ def test_unusable_images_are_dropped_and_counted(tmp_path: Path, short_road: Stu
 
 
 def test_a_terminated_replay_keeps_what_it_has(tmp_path: Path, flat_road: StudentBundle) -> None:
-    bag, output = record(tmp_path / "drive", frames=200), tmp_path / "out"
+    wide = dataclasses.replace(CANONICAL, fx=300.0, fy=300.0)
+    bag, output = record(tmp_path / "drive", frames=200, camera=wide), tmp_path / "out"
     command = [sys.executable, "-m", "scene_completion_ros.cli", "replay", str(bag), "--offline"]
     command += ["--output", str(output), "--bundle", str(flat_road.folder)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -119,6 +120,8 @@ def test_a_terminated_replay_keeps_what_it_has(tmp_path: Path, flat_road: Studen
     assert pictures - 1 <= int(shown.group(1)) <= pictures  # the last one may have been half written
     statistics = statistics_of(output)
     assert statistics["interrupted"]
+    (warning,) = statistics["warnings"]
+    assert "take a longer lens" in warning and html.escape(warning) in page
     assert pictures - 1 <= statistics["frames_out"] <= pictures + 1
     assert statistics["occupied_voxels_median"] > 0
     with BagReader(output / "bag") as reader:

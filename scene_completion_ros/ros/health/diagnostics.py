@@ -109,9 +109,13 @@ class OwnWork:
         """Look at it, which is done once a period, unless the executor is late; `lost`: images lost in all."""
         if building or now_s - self._looked_s > 2.0 * PERIOD_S:
             self.took_s, self.until_s = self.took_s + now_s - self._looked_s, now_s
-        if now_s - self.until_s <= LONGEST_SILENCE_S:  # what the middleware tells may be read after this
+        if self.recent(now_s):  # what the middleware tells may be read after this
             self.lost += lost - self._lost
         self._looked_s, self._lost = now_s, lost
+
+    def recent(self, now_s: float) -> bool:
+        """Whether the node itself may not have received what came lately."""
+        return now_s - self.until_s <= LONGEST_SILENCE_S
 
 
 class InputRecord:
@@ -143,6 +147,18 @@ class InputRecord:
         size = getattr(message, "width", 0), getattr(message, "height", 0)
         self.shape = ImageShape(*size, encoding, len(message.data), header.frame_id)
 
+    def header_problems(self) -> list[str]:
+        """What the headers of the last images lack."""
+        found, images = [], self.images
+        if images.repeated >= STANDING:
+            found.append(
+                f"stamps stand still: the last {images.repeated + 1} images all have {images.stamp_ns} ns. Transforms "
+                "need stamps: have the driver set them"
+            )
+        if self.shape is not None and not self.shape.frame_id.strip("/"):
+            found.append("header.frame_id of the images is empty, so that tf cannot place them: set it in the driver")
+        return found
+
     def camera_info_arrived(self, message: Any, now_s: float) -> None:
         """Take note of a sensor_msgs/CameraInfo."""
         self.camera_infos.add(now_s, stamp_nanoseconds(message.header.stamp))
@@ -161,11 +177,6 @@ class CameraFacts:
     def silent_s(self, arrivals: Arrivals) -> float:
         """Seconds since the last message, or since the node subscribed."""
         return self.now_s - (self.record.since_s if arrivals.last_s is None else arrivals.last_s)
-
-    @property
-    def busy(self) -> bool:
-        """Whether it is the node itself that may not have received what came lately."""
-        return self.now_s - self.record.own_work.until_s <= LONGEST_SILENCE_S
 
 
 def input_status(camera: CameraFacts, received: int, drops: Drops) -> Status:
@@ -194,13 +205,7 @@ def input_status(camera: CameraFacts, received: int, drops: Drops) -> Status:
     warnings = _several(record.image_topic, camera.image_publishers)
     if problems := drops.problems(judged_by="input"):
         warnings.append(f"images dropped in the last {drops.recent_s:.0f} s: {problems}; the log explains each")
-    if record.images.repeated >= STANDING:
-        warnings.append(
-            f"stamps stand still: the last {record.images.repeated + 1} images all have {record.images.stamp_ns} ns. "
-            "Transforms need stamps: have the driver set them"
-        )
-    if shape is not None and not shape.frame_id.strip("/"):
-        warnings.append("header.frame_id of the images is empty, so that tf cannot place them: set it in the driver")
+    warnings += record.header_problems()
     if lost := record.lost - own.lost:
         warnings.append(f"the middleware lost {lost} images since activation: {_cure_of_loss(camera)}")
     if warnings:
@@ -233,7 +238,8 @@ def calibration_status(camera: CameraFacts, drops: Drops, warnings: tuple[str, .
         )
         return Status("calibration", Level.ERROR, message, values)
     image_silent_s = camera.silent_s(record.images)
-    if record.camera_infos.count > 1 and silent_s > LONGEST_SILENCE_S >= image_silent_s and not camera.busy:
+    stopped = record.camera_infos.count > 1 and silent_s > LONGEST_SILENCE_S >= image_silent_s
+    if stopped and not record.own_work.recent(camera.now_s):
         message = f"CameraInfo stopped {silent_s:.1f} s ago, images go on: the node completes them with the last one; "
         return Status("calibration", Level.WARN, f"{message}check the driver (ros2 topic hz {topic})", values)
     if several or warnings:
@@ -276,7 +282,7 @@ def _cause_of_silence(camera: CameraFacts) -> str:
     if record.incompatible:  # which no best-effort, volatile subscription is
         what = f"the QoS of the publisher on {topic} does not match the reliable subscription"
         return f"{what} ({record.incompatible}): set image.qos:=sensor_data"
-    if camera.busy:
+    if record.own_work.recent(camera.now_s):
         return BUSY
     count = len(publishers.types)
     either = f"Either none is sent (ros2 topic hz {topic}), or they are lost on the way"
@@ -411,8 +417,8 @@ def inference_status(record: InferenceRecord, drops: Drops, *, processed: int, u
         )
         return Status("inference", Level.WARN, message, values)
     slowest = [f"{stage} {times[stage].mean():.1f} ms" for stage in ("latency", "total") if stage in times]
-    compiling = [f"{COMPILING}, {compilation.compiled} are done"] if compilation.running else []
-    message = ", ".join([model.state, *compiling, *slowest])
+    kernels = [f"{COMPILING.lower()}, once ({compilation.compiled} are done)"] if compilation.running else []
+    message = ", ".join([model.state, *kernels, *slowest])
     if (busy_s := record.busy_s()) > LONGEST_WORK_S:
         message = f"nothing has come of {record.student.title} for {busy_s:.0f} s: {message}"
         return Status("inference", Level.WARN, message, values)

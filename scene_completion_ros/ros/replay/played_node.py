@@ -17,11 +17,8 @@ from scene_completion_ros.ros.topics import NODE_NAME
 STOP_TIMEOUT_S = 10.0
 LOG_LINES = 40
 # Whatever the user's environment asks for.
-_LOG_FORMAT = {
-    "RCUTILS_CONSOLE_OUTPUT_FORMAT": "[{severity}] [{time}] [{name}]: {message}",
-    "RCUTILS_COLORIZED_OUTPUT": "0",
-}
-_LOG_LINE = re.compile(r"\[(?P<severity>[A-Z]+)\] \[[\d.]+\] \[(?P<logger>[^\]]+)\]: (?P<text>.*)")
+_LOG_FORMAT = {"RCUTILS_COLORIZED_OUTPUT": "0", "RCUTILS_CONSOLE_OUTPUT_FORMAT": "[{severity}] [{name}]: {message}"}
+_LOG_LINE = re.compile(r"\[(?P<severity>[A-Z]+)\] \[(?P<logger>[^\]]+)\]: (?P<text>.*)")
 
 
 class NodeProcess:
@@ -30,9 +27,7 @@ class NodeProcess:
     `hear`: called with severity and text of each line that the node has logged, at the next `check` or `stop`.
     """
 
-    def __init__(
-        self, namespace: str, parameters: Mapping[str, object], hear: Callable[[str, str], None] = lambda *_: None
-    ) -> None:
+    def __init__(self, namespace: str, parameters: Mapping[str, object], hear: Callable[[str, str], None]) -> None:
         self.namespace, self._hear, self._heard = namespace, hear, 0
         self.full_name = f"{namespace}/{NODE_NAME}"
         self._logger = self.full_name.strip("/").replace("/", ".")
@@ -57,11 +52,6 @@ class NodeProcess:
     def __exit__(self, *_: object) -> None:
         self.stop()
         self._log.close()
-
-    @property
-    def pid(self) -> int:
-        """Number of the process."""
-        return self._process.pid
 
     def log(self) -> str:
         """The last lines that it has printed, without those for debugging."""

@@ -147,7 +147,9 @@ def test_a_recording_without_stamps_is_completed_and_lost_times_do_not_matter(
             take(self, topic, *further)
 
     monkeypatch.setattr(Answers, "take", lose_one)
-    statistics, results = replay()
+    log: list[tuple[str, str]] = []
+    statistics, results = replay(on_log=lambda *line: log.append(line))
+    assert any(severity == "WARN" and text.startswith("stamps stand still") for severity, text in log)
     assert (statistics.frames_out, statistics.lost_stamps_ns) == (3, [])
     assert len(results) == 3
     timed = [result for result in results if result.stages_ms]
