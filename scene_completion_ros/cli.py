@@ -13,6 +13,7 @@ from typing import Protocol, cast
 import scene_completion_ros
 from scene_completion_ros.commands.arguments import check_arguments, outputs
 from scene_completion_ros.errors import CURES, SceneCompletionError, of_system
+from scene_completion_ros.progress import Progress, forwarded_log
 
 _OWN = ("scene_completion_ros", "scene_completion_training", "scene_completion_worlds")
 
@@ -127,7 +128,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = commands[args.command]
     try:
         check_arguments(parser, args)
-        return command.run(args)
+        with Progress() as progress, forwarded_log(progress):
+            return command.run(args)
     except KeyboardInterrupt:
         print(f"scene-completion {args.command}: interrupted", file=sys.stderr)
         return INTERRUPTED

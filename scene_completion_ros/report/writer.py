@@ -86,7 +86,7 @@ def _number(value: object) -> str:
 
 def _flattened(statistics: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, object]]:
     for name, value in statistics.items():
-        if name in (BY_FRAME, "latency_ms"):  # the timeline shows the one, a table the other
+        if name in (BY_FRAME, "latency_ms", "warnings"):  # which the timeline, a table and the notes show
             continue
         if isinstance(value, Mapping):
             yield from _flattened(value, f"{prefix}{name} ")
@@ -255,6 +255,7 @@ class ReportWriter:
         self.index = self.folder / "index.html"  # the page
         self.title = title
         self.notes: list[str] = []  # sentences shown above the pictures
+        self.warnings: Iterable[str] = ()  # likewise
         self._class_names, self._class_colours = tuple(class_names), tuple(class_colours)
         self._words = tuple(words)
         self._matched: set[int] = set()  # places of words that matched somewhere
@@ -288,7 +289,7 @@ class ReportWriter:
         lidar_grid: NDArray[np.float32] | None = None,  # LiDAR points in the grid frame, metres [M, 3]
         # What each word of the report matches among the voxels; none where there was no answer.
         matches: Sequence[PhraseMatches] = (),
-        evidence: Summary | None = None,  # `Evidence.summary` of the image
+        evidence: Summary | None = None,  # `Completion.summary` of the image
     ) -> None:
         """Write one frame; the matches are of the report's words."""
         assert not matches or tuple(found.phrase for found in matches) == self._words
@@ -336,7 +337,7 @@ class ReportWriter:
         self._headlines = dict(headlines or self._headlines)
         every = next(n for n in count(1) if sum(self._sizes[::n]) <= LARGEST_PAGE or n >= len(self._sizes))
         numbers = range(0, len(self._sizes), every)
-        notes = list(self.notes)
+        notes = [*self.warnings, *self.notes]
         if every > 1:
             shown = f"Of {len(self._sizes)} frames one of {every} is shown here"
             notes.append(f"{shown}; the folder frames has the pictures of all.")

@@ -18,10 +18,11 @@ from scene_completion_ros.inference.encoder import check_engine
 from scene_completion_ros.mapping.ground_map import ignored_labels
 from scene_completion_ros.messages.drop_reasons import StampOrder
 from scene_completion_ros.plain_text import printable
+from scene_completion_ros.progress import forwarded_log
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters
 from scene_completion_ros.ros.frame import Student
 from scene_completion_ros.ros.health.diagnostics import Diagnostics, Observed
-from scene_completion_ros.ros.health.judgement import FrameCounters, forwarded_log
+from scene_completion_ros.ros.health.judgement import FrameCounters
 from scene_completion_ros.ros.inference_thread import InferenceThread
 from scene_completion_ros.ros.inputs import Inputs
 from scene_completion_ros.ros.parameters import NodeParameters

@@ -4,12 +4,10 @@ Levels are OK, WARN and ERROR. STALE is left to the readers. diagnostic_aggregat
 cease, and takes a group with one stale part for broken. A node that was deactivated on purpose is not broken.
 """
 
-import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
@@ -93,36 +91,6 @@ class FrameCounters(Counts):
                 f"received {self.received} images, processed {self.processed}, dropped {total} ({reasons or 'none'})"
             )
             return f"{counts}, no subscriber for {self.unwanted}" if self.unwanted else counts
-
-
-class _Forwarder(logging.Handler):
-    def __init__(self, logger: Any) -> None:
-        super().__init__(logging.INFO)
-        self._logger = logger
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = printable(record.getMessage(), lines=True)
-        # One line each: rclpy knows a place that logs by its line, and allows it one severity.
-        if record.levelno >= logging.ERROR:
-            self._logger.error(text)
-        elif record.levelno >= logging.WARNING:
-            self._logger.warning(text)
-        else:
-            self._logger.info(text)
-
-
-@contextmanager
-def forwarded_log(logger: Any) -> Iterator[None]:
-    """Hand what the package logs through `logging`, from its info on, to an rclpy logger."""
-    source, handler = logging.getLogger("scene_completion_ros"), _Forwarder(logger)
-    level = source.level
-    source.addHandler(handler)
-    source.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        source.setLevel(level)
-        source.removeHandler(handler)
 
 
 class Level(IntEnum):

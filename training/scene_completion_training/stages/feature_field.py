@@ -240,7 +240,7 @@ def feature_targets(settings: FeatureSettings) -> FeatureStore | LiveTokens:
     if not settings.model:
         cure = "Set features.targets to what `scene-completion features images` made, or features.model"
         raise ConfigurationError("neither precomputed targets nor a model are named", where="features", cure=cure)
-    return LiveTokens(Backbone(settings.model, settings.layer), settings.cell, upsampled)
+    return LiveTokens(Backbone(settings.model, settings.layer, key="features.model"), settings.cell, upsampled)
 
 
 # Stage `semantics`: what has similar features in 3D is drawn together until it forms clusters (SceneDINO, stage 2).
