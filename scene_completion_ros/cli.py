@@ -13,6 +13,7 @@ from typing import Protocol, cast
 import scene_completion_ros
 from scene_completion_ros.commands.arguments import check_arguments, outputs
 from scene_completion_ros.errors import CURES, SceneCompletionError, of_system
+from scene_completion_ros.progress import Progress, forwarded_log
 
 _OWN = ("scene_completion_ros", "scene_completion_training", "scene_completion_worlds")
 
@@ -127,7 +128,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = commands[args.command]
     try:
         check_arguments(parser, args)
-        return command.run(args)
+        with Progress() as progress, forwarded_log(progress):
+            return command.run(args)
     except KeyboardInterrupt:
         print(f"scene-completion {args.command}: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -136,8 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sentence = explained(error, written=written, extra=getattr(command, "EXTRA", "train"))
         if sentence is None:
             raise
-        line = " | ".join(part.strip() for part in str(sentence).splitlines() if part.strip())
-        print(f"scene-completion {args.command}: {line}", file=sys.stderr)
+        print(f"scene-completion {args.command}: {sentence}", file=sys.stderr)
         return BAD_INPUT
 
 

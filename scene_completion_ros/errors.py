@@ -3,6 +3,8 @@
 import errno
 from typing import Final
 
+from scene_completion_ros.plain_text import printable
+
 LONGEST = 2000  # characters of each part of an error
 # Of errors of the disk and of what else the system has.
 CURES: Final = {
@@ -26,16 +28,16 @@ CURES: Final = {
 
 
 class SceneCompletionError(Exception):
-    """Base of every error this package raises on bad input.
+    """Base of every error this package raises on bad input: one line, that any terminal and log may show.
 
     `what`: what was wrong, with the offending value; `where`: file, topic or field in which it was found; `cure`: what
     the user can do about it.
     """
 
     def __init__(self, what: str, *, where: str = "", cure: str = "") -> None:
-        self.what = _shortened(what)
-        self.where = _shortened(where)
-        self.cure = _shortened(cure)
+        self.what = _line(what)
+        self.where = _line(where)
+        self.cure = _line(cure)
         super().__init__(self.what)  # where and cure travel with it to other processes
 
     def __str__(self) -> str:
@@ -55,9 +57,10 @@ def of_system(error: OSError, written: str) -> SceneCompletionError:
     return SceneCompletionError(error.strerror or str(error) or type(error).__name__, where=where, cure=cure)
 
 
-def _shortened(text: str) -> str:
-    """A text without its middle, where that is long: a wrong file may hold a name of megabytes."""
-    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 4 :]}"
+def _line(text: str) -> str:
+    """A text in one line, without its middle where that is long: a wrong file may hold a name of megabytes."""
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 4 :]}"
+    return printable(" | ".join(part.strip() for part in text.split("\n") if part.strip()) if "\n" in text else text)
 
 
 class CameraError(SceneCompletionError):

@@ -1,6 +1,7 @@
 """How the package compiles its CPU kernels: numba, cached on disk, safe to call from several threads."""
 
 import fcntl
+import logging
 import math
 import threading
 import zlib
@@ -12,7 +13,10 @@ from typing import Any, TypeVar
 
 import numba
 import numpy as np
+from numba.core import event
 from numpy.typing import NDArray
+
+_log = logging.getLogger(__name__)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -24,6 +28,35 @@ CACHE_LINE = 64
 
 # numba's fallback threading layer ("workqueue") aborts the process when two threads enter a parallel kernel at once.
 _kernel_lock = threading.RLock()
+
+COMPILING = "Compiling kernels"
+UNCACHED = "about a minute in each process: no folder for their cache can be written (NUMBA_CACHE_DIR names one)"
+
+
+class Compilation(event.Listener):  # type: ignore[misc]
+    """Logs that kernels are compiled when the first of them is, then how far that is; cached kernels are none."""
+
+    def __init__(self) -> None:
+        self.kernels: list[Any] = []  # all that there are
+        self.compiled = 0  # how many were compiled in this process
+        self.running = False  # whether one is being compiled
+
+    def on_start(self, event: Any) -> None:
+        """A function begins to be compiled; those that a kernel inlines are part of it."""
+        if event.data["dispatcher"] in self.kernels:
+            if not self.compiled:
+                cached = event.data["dispatcher"].stats.cache_path
+                _log.info("%s, %s", COMPILING, "once, about a minute" if cached else UNCACHED)
+            self.running = True
+
+    def on_end(self, event: Any) -> None:
+        """It is compiled, or could not be."""
+        if event.data["dispatcher"] in self.kernels:
+            self.running, self.compiled = False, self.compiled + 1
+            _log.debug("%d kernels are compiled", self.compiled)
+
+
+compilation = Compilation()  # of this process
 
 
 def kernel(*, parallel: bool = True, inlines: Sequence[ModuleType] = ()) -> Callable[[Function], Function]:
@@ -42,10 +75,14 @@ def kernel(*, parallel: bool = True, inlines: Sequence[ModuleType] = ()) -> Call
         if inlines:
             sources = b"".join(Path(str(module.__file__)).read_bytes() for module in inlines)
             function.__qualname__ += f"_{zlib.crc32(sources):08x}"
+        if not compilation.kernels:
+            event.register("numba:compile", compilation)
         try:
             compiled = numba.njit(cache=True, parallel=parallel, **OPTIONS)(function)
         except RuntimeError:  # "no locator available": no cache folder can be written
-            return numba.njit(parallel=parallel, **OPTIONS)(function)  # type: ignore[no-any-return]
+            compilation.kernels.append(numba.njit(parallel=parallel, **OPTIONS)(function))
+            return compilation.kernels[-1]  # type: ignore[no-any-return]
+        compilation.kernels.append(compiled)
         name = f"{Path(function.__code__.co_filename).stem}.{function.__qualname__}".replace("<locals>", "locals")
         compiled.compile = _by_one_process(compiled.compile, Path(compiled.stats.cache_path, f"{name}.lock"))
         return compiled  # type: ignore[no-any-return]

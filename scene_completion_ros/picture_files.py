@@ -22,14 +22,16 @@ _USUAL_BITS = (8, 10, 12, 14)  # of cameras that store their values in 16
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG_START, _PNG_END = b"\x89PNG", b"IEND"
-_TAIL = 4096  # bytes at the end in which an end marker is looked for: some cameras add data of their own
+_TAIL = 4096  # bytes at the end: with an end marker in them, a picture was not cut, but is damaged before
 _PADDING = b"\0\xff"  # with which buffers of a fixed size are filled up
 _VIDEO = re.compile(r"h\.?26[45]|hevc|avc|av1|vp[89]|mpeg|theora", re.IGNORECASE)  # in names of formats
 _VIDEO_STARTS = b"\0\0\1", b"\0\0\0\1"  # of H.264 and H.265
 
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 without DHT, JPG and DAC
-_WITHOUT_LENGTH = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})  # stuffing, TEM, RST0 to RST7, SOI
-_BEFORE_NO_SIZE = frozenset({0xD9, 0xDA})  # EOI, SOS
+# The next marker with a segment, or the end: no stuffing, TEM, RST0 to RST7, SOI, and none that JPEG does not use. It
+# may have fill bytes before it, and image data.
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xef\xfe]")
+_END = 0xD9
 
 _COLOUR, _GREY = 3, 1  # components of a JPEG
 
@@ -126,30 +128,26 @@ def _content(path: Path) -> NDArray[np.uint8]:
 
 def _checked_frame(data: NDArray[np.uint8], name: str, where: str) -> tuple[int, int, int]:
     """Width and height of `picture_size`, and of a JPEG the number of components (0 of a PNG)."""
-    head, tail = data[:4].tobytes(), data.tobytes().rstrip(_PADDING)[-_TAIL:]
-    if head.startswith(_JPEG_START):
-        complete = _JPEG_END in tail
-    elif head.startswith(_PNG_START):
-        complete = _PNG_END in tail
-    elif _VIDEO.search(name) or head.startswith(_VIDEO_STARTS):
+    content = data.tobytes()
+    width, height, components, taken = 0, 0, 0, 0
+    if content.startswith(_JPEG_START):
+        width, height, components, complete = _jpeg_frame(content)
+        taken, end = _JPEG_BYTES * components, _JPEG_END
+    elif content.startswith(_PNG_START):
+        complete, end = _chunks_end(data), _PNG_END  # OpenCV takes as much memory as a chunk promises
+        if content[12:16] == b"IHDR" and len(content) >= 26:
+            width, height, bits, colours = struct.unpack_from(">IIBB", content, 16)
+            taken = (_PNG_COLOUR_BYTES if colours else _PNG_GREY_BYTES) * (2 if bits > 8 else 1)
+    elif _VIDEO.search(name) or content.startswith(_VIDEO_STARTS):
         what = f"format {name!r} is video, of which no image can be decoded alone"
         raise ImageError(what, where=where, cure="Have the driver or a decoder publish JPEG, PNG or raw images")
     else:
-        what = f"is neither JPEG nor PNG: format {name!r}, begins with {head.hex(' ') or 'nothing'}"
+        what = f"is neither JPEG nor PNG: format {name!r}, begins with {content[:4].hex(' ') or 'nothing'}"
         raise ImageError(what, where=where, cure="Give JPEG or PNG: a conversion to PNG loses nothing")
-    if not complete:
+    if not complete and end not in content.rstrip(_PADDING)[-_TAIL:]:
         what = f"{name!r} data end early ({data.size} bytes)"
         raise ImageError(what, where=where, cure="It was cut short: record or copy it anew")
-    width, height, components, taken = 0, 0, 0, 0
-    if head.startswith(_JPEG_START):
-        width, height, components = _jpeg_frame(data.tobytes())
-        taken = _JPEG_BYTES * components
-    elif data[12:16].tobytes() == b"IHDR" and len(data) >= 26:
-        width, height, bits, colours = struct.unpack(">IIBB", data[16:26].tobytes())
-        taken = (_PNG_COLOUR_BYTES if colours else _PNG_GREY_BYTES) * (2 if bits > 8 else 1)
-        if not _chunks_end(data):  # OpenCV takes as much memory as a chunk promises
-            raise _damaged(data, name, where)
-    if min(width, height) <= 0:
+    if not complete or min(width, height) <= 0:
         raise _damaged(data, name, where)
     if width * height > (most := min(LARGEST_IMAGE, LARGEST_MEMORY // max(taken, 1))):
         what = f"a picture of {width}x{height} is more than {most / 1e6:.0f} million pixels, the most of its kind"
@@ -158,23 +156,21 @@ def _checked_frame(data: NDArray[np.uint8], name: str, where: str) -> tuple[int,
     return width, height, components
 
 
-def _jpeg_frame(data: bytes) -> tuple[int, int, int]:
-    """Width, height, components of the first frame header, found as libjpeg does, past no markers; zeros if none."""
-    place = 2
-    while 0 <= (place := data.find(b"\xff", place)) < len(data) - 9:
-        marker = data[place + 1]
-        if marker in _FRAME_HEADERS:
-            height, width, components = struct.unpack_from(">HHB", data, place + 5)
-            return int(width), int(height), int(components)
-        if marker in _BEFORE_NO_SIZE:
-            break
-        if marker == 0xFF:
-            place += 1
-        elif marker in _WITHOUT_LENGTH:
-            place += 2
-        else:
-            place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return 0, 0, 0
+def _jpeg_frame(data: bytes) -> tuple[int, int, int, bool]:
+    """Width, height, components of the first frame header, zeros if none; and whether the picture reaches its end.
+
+    Goes from marker to marker as libjpeg does: those of a thumbnail within a segment are not its own, and what follows
+    the end is no part of it.
+    """
+    width, height, components, place = 0, 0, 0, len(_JPEG_START)
+    while found := _MARKER.search(data, place):
+        marker, place = found[0][-1], found.end()
+        if marker == _END:
+            return width, height, components, True
+        if marker in _FRAME_HEADERS and not components and place + 8 <= len(data):
+            height, width, components = struct.unpack_from(">HHB", data, place + 3)
+        place += int.from_bytes(data[place : place + 2], "big")
+    return width, height, components, False
 
 
 def _chunks_end(data: NDArray[np.uint8]) -> bool:

@@ -1,9 +1,13 @@
 """How far work is, on stderr while it goes on, and what came of it, on stdout."""
 
+import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from typing import TypeVar
+from contextlib import contextmanager
+from typing import Any, TextIO, TypeVar
+
+from scene_completion_ros.plain_text import printable
 
 Item = TypeVar("Item")
 APART_S = 10.0  # between lines about steps, where stderr is no terminal
@@ -12,12 +16,15 @@ APART_S = 10.0  # between lines about steps, where stderr is no terminal
 class Progress:
     """Counts steps: a terminal has one line that changes, a file a line now and then.
 
-    `total`: steps in all, 0 if not known; `unit`: what a step is; `done`: steps of an earlier run.
+    Each clears what another left in that line. `total`: steps in all, 0 if not known; `unit`: what a step is; `done`:
+    steps of an earlier run.
     """
+
+    _width = 0  # of the line of the terminal that changes
 
     def __init__(self, total: int = 0, unit: str = "", done: int = 0) -> None:
         self.total, self._unit, self._done = total, f"{unit} " if unit else "", done
-        self._width, self._terminal, self._shown_s = 0, sys.stderr.isatty(), time.monotonic()
+        self._terminal, self._shown_s = sys.stderr.isatty(), time.monotonic()
         self._first: tuple[int, float] | None = None  # step that was counted first, and when
 
     def __enter__(self) -> "Progress":
@@ -29,7 +36,20 @@ class Progress:
     def line(self, text: str) -> None:
         """Print a line that stays."""
         self._clear()
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
+
+    info = line
+
+    def warning(self, text: str) -> None:
+        """Print a warning."""
+        self.line(f"warning: {text}")
+
+    error = warning
+
+    def debug(self, text: str) -> None:
+        """Show what is done now, on a terminal alone."""
+        if self._terminal:
+            self.say(text)
 
     def step(self, detail: str = "") -> None:
         """Count a step that is done, and show a detail of it."""
@@ -46,17 +66,60 @@ class Progress:
         if not self._terminal and time.monotonic() - self._shown_s < APART_S:
             return
         self._shown_s = time.monotonic()
-        text = f"[{self._unit}{self._done}{f'/{self.total}' if self.total else ''}] {detail}"
+        steps = f"[{self._unit}{self._done}{f'/{self.total}' if self.total else ''}] "
+        text = steps * bool(self._unit or self._done or self.total) + printable(detail)
         if self._terminal:
             print("\r" + text.ljust(self._width), end="", file=sys.stderr, flush=True)
-            self._width = len(text)
+            Progress._width = len(text)
         else:
             print(text, file=sys.stderr, flush=True)
 
     def _clear(self) -> None:
         if self._width:
             print("\r" + " " * self._width, end="\r", file=sys.stderr, flush=True)
-            self._width = 0
+            Progress._width = 0
+
+
+class _Forwarder(logging.Handler):
+    def __init__(self, logger: Any) -> None:
+        super().__init__()
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = printable(record.getMessage(), lines=True)
+        # One line each: rclpy knows a place that logs by its line, and allows it one severity.
+        if record.levelno >= logging.ERROR:
+            self._logger.error(text)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(text)
+        elif record.levelno >= logging.INFO:
+            self._logger.info(text)
+        else:
+            self._logger.debug(text)
+
+
+@contextmanager
+def forwarded_log(logger: Any) -> Iterator[None]:
+    """Hand what the package logs through `logging`, from its info on, to a logger of rclpy or a `Progress`.
+
+    Of the kernels that are compiled it also hands on every single one, for debugging and terminals.
+    """
+    source, kernels = (logging.getLogger(f"scene_completion_ros{part}") for part in ("", ".jit"))
+    handler, levels = _Forwarder(logger), (source.level, kernels.level)
+    source.addHandler(handler)
+    source.setLevel(logging.INFO)
+    kernels.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        source.setLevel(levels[0])
+        kernels.setLevel(levels[1])
+        source.removeHandler(handler)
+
+
+def print_lines(text: str, stream: TextIO | None = None) -> None:
+    """Print lines with names of others in them, on stdout or another stream."""
+    print(printable(text, lines=True), file=stream, flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -76,7 +139,7 @@ def watched(items: Iterable[Item], unit: str) -> Iterator[Item]:
 
 def print_summary(rows: Mapping[str, object]) -> None:
     """Print what came of a command, a line each; values that are empty or None are left out."""
-    shown = {name: str(value) for name, value in rows.items() if value not in (None, "")}
+    shown = {printable(name): str(value) for name, value in rows.items() if value not in (None, "")}
     width = max(map(len, shown), default=0)
     for name, value in shown.items():
-        print(f"{name:<{width}}  {value}")
+        print(f"{name:<{width}}  {printable(value)}")

@@ -49,7 +49,7 @@ def read_bytes(path: Path | str, error: type[SceneCompletionError], *, cure: str
     refused before it is read whole.
     """
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             size = os.fstat(file.fileno()).st_size  # 0 of those of /proc
             content = file.read(1 + (size or most_bytes)) if size <= most_bytes else b""
     except (OSError, ValueError) as problem:  # ValueError: a name with a zero byte
@@ -60,8 +60,8 @@ def read_bytes(path: Path | str, error: type[SceneCompletionError], *, cure: str
     return content
 
 
-def _opened(path: Path | str) -> BinaryIO:
-    """Opens a regular file; raises OSError for anything else: opening a pipe would wait for its writer."""
+def opened(path: Path | str) -> BinaryIO:
+    """Opens a regular file to read it; raises OSError for anything else: opening a pipe would wait for its writer."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
@@ -142,7 +142,7 @@ def read_arrays(
     read, is none, lacks an array, or promises more than it holds or than `MOST_ARRAY_BYTES`.
     """
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             if not zipfile.is_zipfile(file):
                 raise ValueError("it is no archive")
             file.seek(0)
@@ -169,7 +169,7 @@ def read_array(path: Path | str, error: type[SceneCompletionError], *, cure: str
     Raises error where it cannot be read, holds Python objects, is an archive, or is cut short.
     """
     try:
-        _opened(path).close()
+        opened(path).close()
         found = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(found, np.ndarray):
             raise ValueError("it is an archive")
@@ -234,6 +234,10 @@ def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+_Loader.yaml_implicit_resolvers = {  # dates stay text, as in JSON
+    first: [one for one in known if one[0] != "tag:yaml.org,2002:timestamp"]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 # Numbers such as 1e-4 and 2.5e3, which YAML 1.1 takes for text.
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^{_EXPONENT.pattern}$"), list("-+.0123456789"))

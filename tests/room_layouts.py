@@ -1,4 +1,4 @@
-"""Writes the data sets of rooms in the layouts of their owners, tiny, and looks at a room whose geometry is known.
+"""Writes the data sets of rooms as they lie once they are downloaded and unpacked, tiny, and a room of known geometry.
 
 The room is a box, z up: floor at 0, and walls at `ROOM` and its negative. Depth, classes and numbers of things follow
 from where rays meet it.
@@ -25,6 +25,7 @@ ROOM = np.array([2.0, 1.5, 2.4])  # half of its length and width, and its height
 CLASSES = ("floor", "ceiling", "wall")
 CAMERA = Camera(60.0, 60.0, 39.5, 29.5, 80, 60)
 SCAN, HOUSE = "scene0000_00", "17DRP5sb8fy"
+S3DIS = "Stanford3dDataset_v1.2_Aligned_Version"  # the folder in its archive
 SCANNET_TABLE = """id\traw_category\tcategory\tcount\tnyu40id
 1\twall\twall\t8277\t1
 2\tchair\tchair\t4646\t5
@@ -105,7 +106,7 @@ def vertices(points: NDArray[Any], **fields: NDArray[Any]) -> NDArray[Any]:
 
 def scannet(root: Path, *, scan: str = SCAN, labelled: bool = True) -> Path:
     """A scan of six vertices in three segments: a wall, a mattress, and a stack of paper of no class; its folder."""
-    folder = root / "scans" / scan
+    folder = root / ("scans" if labelled else "scans_test") / scan
     folder.mkdir(parents=True)
     points = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [2, 0, 0], [0, 3, 0]])
     faces = np.array([([0, 1, 2],), ([0, 3, 1],)], [("vertex_indices", "<i4", (3,))])
@@ -142,8 +143,11 @@ def sens(path: Path, poses: Sequence[RigidTransform | None]) -> Path:
 
 
 def matterport(root: Path, *, house: str = HOUSE, views: bool = True) -> Path:
-    """A house whose one region has two triangles of a wall and one of an air vent; its folder."""
-    folder = root / "scans" / house
+    """A house whose one region has two triangles of a wall and one of an air vent; its folder.
+
+    The owner's script puts archives into v1/scans/HOUSE, and each has a folder HOUSE in it.
+    """
+    folder = root / "v1" / "scans" / house / house
     faces = np.zeros(
         3, [("vertex_indices", "<i4", (3,)), *((f"{name}_id", "<i4") for name in ("material", "segment", "category"))]
     )
@@ -151,6 +155,7 @@ def matterport(root: Path, *, house: str = HOUSE, views: bool = True) -> Path:
     faces["material_id"], faces["segment_id"], faces["category_id"] = [10, 10, 11], [0, 0, 1], [1, 1, 6]
     normals = {name: np.full(5, value, np.float32) for name, value in zip(("nx", "ny", "nz"), (0, 0, 1), strict=True)}
     (folder / "region_segmentations").mkdir(parents=True)
+    (folder.parent / "region_segmentations.zip").touch()
     rows = {"vertex": vertices(np.arange(15.0).reshape(5, 3), **normals), "face": faces}
     write_ply(folder / "region_segmentations" / "region0.ply", rows)
     (root / "category_mapping.tsv").write_text(MATTERPORT_TABLE)
@@ -178,10 +183,18 @@ def _matterport_views(folder: Path, poses: Sequence[RigidTransform]) -> None:
 
 
 def s3dis(root: Path, *, area: str = "Area_1") -> Path:
-    """A room of a floor and stairs; its folder."""
-    folder = root / area / "office_1"
-    (folder / "Annotations").mkdir(parents=True)
-    (folder / "Annotations" / "floor_1.txt").write_text("0.5 1 0 255 0 51\n1 1 0.0 0 0 0\n")
-    (folder / "Annotations" / "stairs_1.txt").write_text("2 2 0.2 10 10 10\n")
-    (folder / "Annotations" / "._stairs_1.txt").write_bytes(b"\0\5\26\7")
-    return folder
+    """A room of a floor and stairs; its folder. Area_5 has the defects of the original, in two further rooms."""
+    things = {"office_1": {"floor_1": b"0.5 1 0 255 0 51\n1 1 0.0 0 0 0\n", "stairs_1": b"2 2 0.2 10 10 10\n"}}
+    if area == "Area_5":
+        ceiling = b"22.383 6.858 3.050 155 155 165\n22.350 6.692 3.048 185\x00187 182\n22.314 6.638 3.048 170 171 175\n"
+        wall = b"1 2 0.5 90 90 91\n1 2 0.6 90 90 92\n"
+        things |= {"hallway_6": {"ceiling_1": ceiling}, "office_36": {"wall_3": wall, "wall_3 (1)": wall}}
+    for room, files in things.items():
+        annotations = root / S3DIS / area / room / "Annotations"
+        annotations.mkdir(parents=True)
+        (annotations.parent / f"{room}.txt").write_bytes(b"".join(files.values()))  # the whole room
+        (annotations.parent / ".DS_Store").touch()
+        for name, lines in files.items():
+            (annotations / f"{name}.txt").write_bytes(lines)
+            (annotations / f"._{name}.txt").write_bytes(b"\0\5\26\7")
+    return root / S3DIS / area / "office_1"

@@ -1,6 +1,7 @@
 import errno
 import fcntl
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,11 @@ from scene_completion_ros import jit
 from tests.checkout import with_this_checkout
 
 
-def test_kernels_compile_where_no_cache_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_compile_where_no_cache_can_be_written(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(jit.compilation, "compiled", 0)
+    caplog.set_level("INFO", "scene_completion_ros")
     real = numba.njit
 
     def njit(*functions: object, cache: bool = False, **options: object) -> object:
@@ -30,6 +35,10 @@ def test_kernels_compile_where_no_cache_can_be_written(monkeypatch: pytest.Monke
         return 2.0 * x
 
     assert double(4.0) == 8.0
+    assert caplog.messages == [
+        "Compiling kernels, about a minute in each process: no folder for their cache can be written "
+        "(NUMBA_CACHE_DIR names one)"
+    ]
 
 
 def test_a_cached_kernel_is_old_when_a_function_of_another_file_in_it_has_changed(
@@ -90,3 +99,38 @@ def test_of_processes_that_start_together_one_compiles(tmp_path: Path) -> None:
         process.stdin.write("\n")
         process.stdin.flush()
     assert sorted(process.communicate()[0] for process in together) == ["0\n", "0\n", "1\n"]
+
+
+def test_the_first_start_says_that_kernels_are_compiled_and_the_second_nothing(tmp_path: Path) -> None:
+    """One line where it is no terminal; a terminal also shows each kernel."""
+    (tmp_path / "needed.py").write_text(
+        "import sys\n"
+        "from scene_completion_ros.jit import compilation, inlined, kernel\n"
+        "from scene_completion_ros.progress import Progress, forwarded_log\n"
+        "@inlined\n"
+        "def twice(x):\n"
+        "    return 2.0 * x\n"
+        "@kernel(parallel=False)\n"
+        "def five_times(x):\n"
+        "    return twice(x) + twice(x) + x\n"
+        "progress = Progress()\n"
+        "progress._terminal = len(sys.argv) > 1\n"
+        "with forwarded_log(progress):\n"
+        "    assert five_times(2.0) == 10.0 and five_times(1) == 5.0\n"
+        "print(compilation.compiled, compilation.running)\n"
+    )
+    environment = with_this_checkout() | {"NUMBA_CACHE_DIR": str(tmp_path / "first")}
+    runs = [
+        (environment, ()),
+        (environment, ()),
+        (environment | {"NUMBA_CACHE_DIR": str(tmp_path / "other")}, ("terminal",)),
+    ]
+    said = []
+    for where, more in runs:
+        command = [sys.executable, str(tmp_path / "needed.py"), *more]
+        done = subprocess.run(command, env=where, capture_output=True, text=True, check=True)
+        said.append((done.stdout, done.stderr))
+    line = "Compiling kernels, once, about a minute\n"
+    assert said[0] == ("2 False\n", line)
+    assert said[1] == ("0 False\n", "")
+    assert re.fullmatch(line + r"\n1 kernels are compiled\n2 kernels are compiled", said[2][1])

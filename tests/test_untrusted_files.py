@@ -68,7 +68,7 @@ ADVERSARIES = [
     (read_yaml, "a: &a [*a]", "is nested deeper than 64 levels"),
     (read_yaml, "a: [", "is not valid YAML"),
     (read_yaml, "a: !!python/object/apply:os.system [false]", "is not valid YAML"),
-    (read_yaml, "2026-99-99", "is not valid YAML"),
+    (read_yaml, "!!timestamp 2026-99-99", "is not valid YAML"),
     (read_yaml, "? [a]\n: 1\n? {b: 1}\n: 2", "is not valid YAML"),
     (read_json, "{", "is not valid JSON"),
     (read_json, '{"a": 1, "a": 2}', ".*the name 'a' stands twice"),

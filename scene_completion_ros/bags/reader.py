@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.bags.storage import Storage, current_type, damaged, open_storage
+from scene_completion_ros.bags.storage import FOREIGN_CURE, Storage, current_type, damaged, open_storage
 from scene_completion_ros.errors import BagError, CameraError, SceneCompletionError
 from scene_completion_ros.geometry.camera_info import RECTIFIED_TOPIC, camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
@@ -108,7 +108,11 @@ class BagReader:
         """Open it. Raises BagError, with the file, if it is damaged, or no message is there."""
         self._storage, self.losses = open_storage(self.path)
         if not sum(self._storage.counts.values()):
+            foreign = ", ".join(sorted(set(self._storage.foreign.values())))
             self.close()
+            if foreign:
+                what = f"its messages are {foreign}, and none of ROS 2"
+                raise BagError(what, where=str(self.path), cure=FOREIGN_CURE)
             what = "no message of the bag can be read" if self.losses else "bag holds no message"
             raise BagError(what, where=str(self.path), cure=self._cure("Record it again"))
 
@@ -148,6 +152,7 @@ class BagReader:
         storage = self._opened
         seen: Counter[tuple[str, int]] = Counter()
         images: Counter[str] = Counter()
+        received_ns = storage.start_ns if start_ns is None else start_ns
         try:
             for topic, received_ns, raw in storage.messages(topics, start_ns, stop_ns):
                 at, kind = (topic, received_ns), storage.types[topic]
@@ -157,7 +162,9 @@ class BagReader:
                     continue
                 yield BagMessage(*at, kind, seen[at] - 1, raw, storage)
         except Exception as error:  # rosbags lets the errors of its decompressors and of SQLite through
-            raise damaged(self.path, f"{type(error).__name__}: {error}") from error
+            read_s = (received_ns - storage.start_ns) / _SECOND_NS
+            reason = f"at {read_s:.1f} s of it, bag time {received_ns} ns: {type(error).__name__}: {error}"
+            raise damaged(self.path, reason) from error
 
     def readable(
         self,
@@ -208,11 +215,14 @@ class BagReader:
             if name in found:
                 return name
             what = f"no image topic {name!r}"
+            if name in self._opened.foreign:
+                what = f"the messages of {name} are {self._opened.foreign[name]}, and not of ROS 2 (cdr)"
             raise BagError(what, where=str(self.path), cure=f"Name one of its image topics: {listed}")
         if len(found) == 1:
             return found[0]
         if not found:
-            others = ", ".join(f"{topic} ({kind})" for topic, kind in sorted(self.topics.items()))
+            kinds = {**self._opened.foreign, **self.topics}
+            others = ", ".join(f"{topic} ({kind})" for topic, kind in sorted(kinds.items()))
             what = f"no image topic in {'what can be read of ' * bool(self.losses)}the bag, which holds {others}"
             raise BagError(what, where=str(self.path), cure=self._cure("Record one"))
         what = f"{len(found)} image topics and none named"

@@ -1,19 +1,25 @@
 """What the bag reader reads from: recordings that rosbags opens, decompressed where that does not do it."""
 
+import io
 import os
+import re
 import shutil
 import tempfile
 import threading
 import weakref
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import zstandard
 from rosbags.convert.converter import migrate_message
 from rosbags.highlevel import AnyReader
-from rosbags.typesys import Stores, get_typestore
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import Reader
+from rosbags.rosbag2.storage_mcap import McapReader, Schema
+from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 
 from scene_completion_ros.errors import BagError
 from scene_completion_ros.untrusted_files import SHOWN, read_yaml
@@ -97,8 +103,56 @@ FORMATS = {
     ".db3": "Recover what it holds with `.recover` of sqlite3",
     ".bag": "Repair it with `rosbag reindex`",
 }  # suffix -> what to do about a damaged one
-_FOREIGN = "Profile is not ros2."  # what rosbags answers to an MCAP of other messages
 _UNFINISHED = ".bag.active"  # of a `rosbag record` that was killed
+
+
+_PROFILE = b"\4\0\0\0ros2"  # which rosbags insists on
+_PROFILE_AT = 17  # in an MCAP: its header begins with it, behind magic, kind and length
+_IDL = ("ros2idl", "omgidl")  # languages of types that rosbags reads, and "ros2msg"
+_IDL_NAME = re.compile(r"={80}\nIDL: .*\n")  # stands between those of ROS 2
+_ROS_2 = ("cdr", "")  # how its messages are serialised; some recorders do not say it
+FOREIGN_CURE = "Record or export them as messages of ROS 2 (cdr); of ROS 1, name the .bag"
+
+
+class _AnyProfile(io.BufferedReader):
+    """An MCAP of any profile, as one of ROS 2: what its channels hold, they say themselves."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        place, content = self.tell(), super().read(size)
+        return _PROFILE + content[len(_PROFILE) :] if place == _PROFILE_AT else content
+
+
+class _Schemas(dict[int, Schema]):
+    """Schemas, those of other languages than ROS 2 has or with errors in them without their definition."""
+
+    def __setitem__(self, key: int, schema: Schema) -> None:
+        super().__setitem__(key, schema if _defines(schema) else schema._replace(encoding="", data=""))
+
+
+@lru_cache(512)
+def _defines(schema: Schema) -> bool:
+    """Whether rosbags can read the definition of a type."""
+    text = schema.data.strip()
+    try:
+        if schema.encoding == "ros2msg":
+            return bool(text and get_types_from_msg(text, schema.name))
+        return schema.encoding in _IDL and all(get_types_from_idl(one) for one in _IDL_NAME.split(text) if one)
+    except Exception:  # the parser of rosbags, in any of its states
+        return False
+
+
+class _McapReader(McapReader):
+    """Reads an MCAP of any profile, also with channels whose messages are not of ROS 2."""
+
+    def _open(self) -> None:
+        assert isinstance(self.bio, io.BufferedReader)
+        self.bio, self.schemas = _AnyProfile(self.bio.detach()), _Schemas()
+        super()._open()
+        self.bio = io.BufferedReader(self.bio.detach())
+
+
+class _Reader(Reader):
+    STORAGE_PLUGINS = {**Reader.STORAGE_PLUGINS, ".mcap": _McapReader}  # noqa: RUF012 # of rosbags
 
 
 class Storage:
@@ -107,6 +161,8 @@ class Storage:
     def __init__(self, paths: Sequence[Path], held: object = None) -> None:
         self._held = held
         self._reader = AnyReader(paths, default_typestore=get_typestore(Stores.LATEST))
+        if self._reader.is2:
+            self._reader.readers = [_Reader(path) for path in paths]
         self._reader.open()
         # Of messages that are read once the files are closed.
         self._typestore, self._is_ros2 = self._reader.typestore, self._reader.is2
@@ -114,7 +170,14 @@ class Storage:
         self._migration_cache: dict[str, object] = {}
         self.types: dict[str, str] = {}  # by topic, as recorded
         self.counts: Counter[str] = Counter()  # of messages, by topic
+        self.foreign: dict[str, str] = {}  # topics of messages that are not of ROS, and how these are serialised
+        self._connections: list[Connection] = []  # of all others
         for connection in self._reader.connections:
+            serialised = getattr(connection.ext, "serialization_format", "cdr")  # those of ROS 1 do not say it
+            if serialised.lower() not in _ROS_2:
+                self.foreign[connection.topic] = serialised
+                continue
+            self._connections.append(connection)
             self.types.setdefault(connection.topic, connection.msgtype)
             self.counts[connection.topic] += connection.msgcount
         self.start_ns = self._reader.start_time
@@ -124,7 +187,7 @@ class Storage:
         self, topics: Collection[str] | None, start_ns: int | None, stop_ns: int | None
     ) -> Iterator[tuple[str, int, bytes]]:
         """Yield those of some topics with start <= bag time < stop: topic, bag time, and CDR (ROS 2) or ROS 1 bytes."""
-        connections = [c for c in self._reader.connections if topics is None or c.topic in topics]
+        connections = [c for c in self._connections if topics is None or c.topic in topics]
         if not connections:  # rosbags reads "none" as "all"
             return
         for connection, stamp_ns, raw in self._reader.messages(connections, start=start_ns, stop=stop_ns):
@@ -132,8 +195,9 @@ class Storage:
 
     def decode(self, raw: bytes, msgtype: str) -> Any:
         """Deserialise; a ROS 1 message of a type that ROS 2 has is converted to it, any other is left as it is."""
-        if self._is_ros2:
-            return self._typestore.deserialize_cdr(raw, msgtype)
+        if self._is_ros2:  # some recorders leave the definition of one type out, and write those of others
+            store = self._typestore if msgtype in self._typestore.fielddefs else self._current
+            return store.deserialize_cdr(raw, msgtype)
         message, current = self._typestore.deserialize_ros1(raw, msgtype), current_type(msgtype)
         if current not in self._current.fielddefs:
             return message
@@ -185,9 +249,6 @@ def open_storage(path: Path) -> tuple[Storage, list[str]]:
             return Storage(sources, copy), losses
         except Exception as error:  # rosbags raises errors of many kinds on damaged files
             reason = str(error) or type(error).__name__
-    if reason == _FOREIGN:
-        cure = "Record or export them as messages of ROS 2 (cdr); of ROS 1, name the .bag"
-        raise BagError("is an MCAP without messages of ROS 2", where=str(path), cure=cure)
     raise damaged(path, reason)
 
 

@@ -1,6 +1,8 @@
 """`BagWriter`: writes rosbag2 recordings."""
 
+import io
 import math
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rosbags import interfaces
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
+from rosbags.rosbag2.storage_mcap import McapWriter
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
@@ -28,6 +31,24 @@ LATCHED = interfaces.Qos(
     liveliness_lease_duration=_UNLIMITED,
     avoid_ros_namespace_conventions=False,
 )
+
+
+_CHECKSUM_AT = 33  # in the record of a chunk of MCAP, behind kind, length, two times and its size
+
+
+class _McapWriter(McapWriter):
+    """Writes the checksum of each chunk, which rosbags leaves out: readers then find what was damaged later."""
+
+    def close_chunk(self) -> None:
+        place, checksum = self.bio.tell(), zlib.crc32(self.chunk.bio.getbuffer())
+        super().close_chunk()
+        self.bio.seek(place + _CHECKSUM_AT)
+        self.bio.write(checksum.to_bytes(4, "little"))
+        self.bio.seek(0, io.SEEK_END)
+
+
+class _Writer(Writer):
+    STORAGE_PLUGINS = {**Writer.STORAGE_PLUGINS, StoragePlugin.MCAP: _McapWriter}  # noqa: RUF012 # of rosbags
 
 
 class BagWriter:
@@ -53,7 +74,7 @@ class BagWriter:
     def open(self) -> None:
         """Make the folder. Raises BagError where it exists already: nothing is overwritten."""
         try:
-            self._writer = Writer(self.path, version=9, storage_plugin=StoragePlugin.MCAP)
+            self._writer = _Writer(self.path, version=9, storage_plugin=StoragePlugin.MCAP)
             self._writer.open()
         except WriterError as error:
             raise BagError(str(error), where=str(self.path), cure="Name a new folder") from error

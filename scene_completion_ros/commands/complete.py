@@ -72,15 +72,13 @@ def run(args: argparse.Namespace) -> int:
     completer = Completer(
         bundle, camera, grid=grid, grid_from_camera=grid_from_camera, engine=args.engine, upright_from_camera=upright
     )
-    mounted = mounting_warnings(bundle, upright)
-    if upright is None:
-        mounted = [f"{warning}: give --camera-height and --camera-pitch" for warning in mounted]
+    mounted = mounting_warnings(bundle, upright, "give --camera-height and --camera-pitch")
     if unseen := completer.out_of_view():
         raise unseen
     set_words(completer, words)
     completion = completer.complete(image)
     for warning in filter(None, (assumption, *completer.warnings, *mounted, completion.warning)):
-        progress.line(f"warning: {warning}")
+        progress.warning(warning)
     args.output.mkdir(parents=True, exist_ok=True)
     details = ImageDetails(
         probability_grid=completion.probability.astype(np.float16),

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from scene_completion_ros.commands.requirements import PACKAGE, installed_version, required
 from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.progress import print_lines
 from scene_completion_ros.ros import dds
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -171,6 +172,6 @@ def run(args: argparse.Namespace) -> int:
     statuses = []
     for name, examine in checks.items():
         status, found, cure = checked(examine)
-        print(f"{status:<8}{name}: {found}" + (f"\n{'':<8}-> {cure}" if cure else ""), flush=True)
+        print_lines(f"{status:<8}{name}: {found}" + (f"\n{'':<8}-> {cure}" if cure else ""))
         statuses.append(status)
     return 1 if "failed" in statuses else 0

@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import logging
 import math
+import re
 import resource
 import signal
 import sys
@@ -12,7 +14,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.bags import reader as bags
 from scene_completion_ros.bags.reader import CLOUD_TYPE, BagReader, ImageFrame
@@ -22,14 +23,16 @@ from scene_completion_ros.errors import BagError, ImageError, SceneCompletionErr
 from scene_completion_ros.evaluation.truth import TruthSource
 from scene_completion_ros.geometry.camera_files import read_camera
 from scene_completion_ros.geometry.camera_info import RECTIFIED_TOPIC
-from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.inference.bundle import open_student
-from scene_completion_ros.inference.completer import Completer, Completion, SequentialCompleter
+from scene_completion_ros.inference.completer import Completer, Completion, SequentialCompleter, mounting_warnings
+from scene_completion_ros.inference.evidence import WARNING
+from scene_completion_ros.jit import COMPILING
 from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
 from scene_completion_ros.messages.transform_buffer import stamp_of
+from scene_completion_ros.plain_text import markdown
 from scene_completion_ros.progress import Progress, print_summary
-from scene_completion_ros.report.summaries import evidence_summary
+from scene_completion_ros.report.summaries import Warnings, evidence_summary
 from scene_completion_ros.report.writer import ReportWriter
 from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.parameters import read_parameters
@@ -48,6 +51,10 @@ _OWN = (
     *("bundle", "grid.file", "engine", "autostart", "image.transport", "image.qos", "grid.frame"),
     *("odometry.topics", "odometry.frame", "base_frame"),
 )
+# How lines of the node's log begin which only a replay causes: it waits between images, and keeps the base frame to
+# itself; and while it starts, drops the images of the start, and builds engines.
+_BY_REPLAY = ("input: no image for", "calibration: CameraInfo is missing", "the height of the camera is unknown")
+_BY_START = (*_BY_REPLAY, "stamps stand still", "dropped (", "building ", "built after ")
 
 
 def replay(args: argparse.Namespace, progress: Progress) -> int:
@@ -66,15 +73,13 @@ def replay(args: argparse.Namespace, progress: Progress) -> int:
             (running.offline if args.offline else running.over_dds)(counts)
         except BaseException:
             if counts.frames_in:
-                running.write_scores()
-                statistics = running.write_statistics(counts, {"interrupted": True})
-                running.report.close(statistics, _headlines(statistics))  # and once more, with a note
+                running.write(counts, {"interrupted": True})  # and the page once more, with a note
             raise
-        shown = running.write_scores()
-        statistics = running.write_statistics(counts, {"scores": shown} if shown else {})
-        page = running.report.close(statistics, _headlines(statistics))
-    files = {"report": page, "bag": args.output / "bag", "scores": args.output / "scores.md" if shown else None}
-    print_summary(_headlines(statistics) | files)
+        statistics = running.write(counts, {})
+    files = {"report": running.report.index, "bag": args.output / "bag"}
+    files |= {"scores": args.output / "scores.md"} if "scores" in statistics else {}
+    warnings = {f"warning {number}": warning for number, warning in enumerate(statistics["warnings"], 1)}
+    print_summary(_headlines(statistics) | files | warnings)
     return 0 if went_well(statistics, bundled=bundled) else 1
 
 
@@ -107,9 +112,13 @@ class _Replay:
         self.report = stack.enter_context(ReportWriter(args.output / "report", title, *classes, words=self.words))
         stack.enter_context(progress)
         progress.total = -(-reader.counts[topic] // args.every)
+        # What the summary, the statistics and the page say: what `_warn` is given, and what the package logs meanwhile.
+        self.warnings = self.report.warnings = Warnings()
+        package = logging.getLogger("scene_completion_ros")
+        package.addHandler(self.warnings)
+        stack.callback(package.removeHandler, self.warnings)
         for loss in reader.losses:
-            progress.line(f"warning: {args.bag}: {loss}")
-            self.report.notes.append(f"The recording is damaged: {loss}")
+            self._warn(f"the recording {args.bag} is damaged: {loss}")
         self.motion, why = self._motion()
         if why and (bundle.takes_evidence or args.scale_from):
             self.report.notes.append(f"No scale by motion: {why}")
@@ -152,28 +161,28 @@ class _Replay:
         if unseen := completer.out_of_view():
             raise unseen
         set_words(completer, self.words)
-        for warning in completer.warnings:
+        for warning in (*completer.warnings, *mounting_warnings(self.bundle, None)):
             self._warn(warning)
         timings: list[dict[str, float]] = []
         try:
             with BagWriter(self.args.output / "bag") as output:
                 write_transforms(self.reader, self.topic, output)
                 for frame, completion in self._completed(completer, statistics):
-                    if completion.warning and not any(completion.warning in note for note in self.report.notes):
-                        self._warn(f"image of {frame.stamp_ns} ns: {completion.warning}")
                     _write(output, completion.voxels, frame, with_legend=not timings)
                     timings.append(completion.timings_ms)
-                    self._show(
-                        completion.voxels,
-                        cloud_of(completion.voxels),
-                        frame.image_rgb,
-                        completion.shown_depth,
-                        completion.depth_camera,
-                        frame.frame_id,
-                        completion.timings_ms["total"],
-                        completion.matches,
-                        completion.evidence.summary(),
+                    result = ReplayResult(
+                        stamp_ns=frame.stamp_ns,
+                        frame_id=frame.frame_id,
+                        image_message=frame.recorded.message,
+                        voxels=cloud_of(completion.voxels),
+                        depth=completion.shown_depth,
+                        depth_camera=completion.depth_camera,
+                        latency_ms=completion.timings_ms["total"],
+                        stages_ms=completion.timings_ms,
+                        evidence=completion.summary(),
                     )
+                    result.image_rgb = frame.image_rgb  # not decoded once more
+                    self._show(result, completion.voxels, completion.matches)
         finally:
             for stage in dict.fromkeys(stage for times in timings for stage in times):
                 statistics.latency_ms[stage] = percentiles([times[stage] for times in timings if stage in times])
@@ -195,11 +204,12 @@ class _Replay:
                 completion = in_order.complete(frame.image_rgb, frame.stamp_ns, pose)
             except ImageError as error:
                 statistics.dropped[f"image {error.what}"] += 1
+                self._warn(f"dropped ({DropReason.BAD_IMAGE}): {self.topic}: {error}")
                 continue
             statistics.frames_out += 1
             statistics.frames_empty += len(completion.voxels) == 0
             statistics.occupied.append(len(completion.voxels))
-            statistics.evidence.append(completion.evidence.summary())
+            statistics.evidence.append(completion.summary())
             yield frame, completion
         skipped = self.reader.skipped.items()
         undecodable = sum(count for reason, count in skipped if reason.startswith(f"{self.topic}: "))
@@ -229,17 +239,15 @@ class _Replay:
                 points = self.place[1].apply(np.stack([cloud[axis] for axis in "xyz"], axis=-1).astype(np.float64))
                 said = cloud["phrase"], cloud["score"], cloud["probability"]
                 found = matches_of_points(self.words, voxels, points, *said)
-            self._show(
-                voxels,
-                result.voxels,
-                result.image_rgb,
-                result.depth,
-                result.depth_camera,
-                result.frame_id,
-                result.latency_ms,
-                found,
-                result.evidence,
-            )
+            self._show(result, voxels, found)
+
+        def hear(severity: str, text: str) -> None:
+            if severity == "DEBUG":
+                self.progress.debug(text)
+            elif text.startswith(COMPILING):
+                self.progress.line(text)
+            elif severity != "INFO" and not text.startswith(_BY_REPLAY if statistics.frames_in else _BY_START):
+                self._warn(re.sub(r", \d+ so far", "", text), 0)  # the node logs one of many
 
         self.progress.line(f"Starting node ({bundle.name}) ...")
         replay_over_dds(
@@ -252,55 +260,43 @@ class _Replay:
             statistics=statistics,
             words=self.words,
             motion=self.motion,
+            on_log=hear,
         )
-        if statistics.node_log and statistics.frames_out < statistics.frames_in:
-            print(statistics.node_log, file=sys.stderr)
 
-    def _show(
-        self,
-        voxels: SemanticVoxels,
-        published: NDArray[np.void],  # the same as a cloud
-        image_rgb: NDArray[np.uint8],
-        depth: NDArray[np.float32],
-        depth_camera: Camera,
-        frame_id: str,  # the optical frame of the image
-        total_ms: float,  # from image to voxels
-        matches: Sequence[PhraseMatches],
-        evidence: Mapping[str, float | str],
-    ) -> None:
+    def _show(self, result: ReplayResult, voxels: SemanticVoxels, matches: Sequence[PhraseMatches]) -> None:
         """Draw and score what came out of an image, with what the recorded LiDAR measured where the voxels are."""
+        if WARNING in result.evidence:
+            self._warn(str(result.evidence[WARNING]))
+        seen, stamp_ns, frame_id = (result.depth, result.depth_camera), voxels.stamp_ns, result.frame_id
         self.report.add_frame(
             voxels,
-            image_rgb,
-            depth,
-            depth_camera,
-            lidar_grid=self.lidar.points_grid(frame_id, voxels.stamp_ns, voxels.grid_from_camera),
+            result.image_rgb,
+            *seen,
+            lidar_grid=self.lidar.points_grid(frame_id, stamp_ns, voxels.grid_from_camera),
             matches=matches,
-            evidence=evidence,
+            evidence=result.evidence,
         )
-        self.progress.step(f"{total_ms:.0f} ms")
-        self.scores.add(published, depth, depth_camera, stamp_ns=voxels.stamp_ns, frame_id=frame_id)
+        self.progress.step(f"{result.latency_ms:.0f} ms")
+        self.scores.add(result.voxels, *seen, stamp_ns=stamp_ns, frame_id=frame_id)
 
-    def _warn(self, warning: str) -> None:
-        self.progress.line(f"warning: {warning}")
-        self.report.notes.append(warning)
+    def _warn(self, warning: str, times: int = 1) -> None:
+        """Warn of something, on the terminal only the first time."""
+        if self.warnings.add(warning, times):
+            self.progress.warning(warning)
 
-    def write_scores(self) -> dict[str, Any]:
-        """Write `scores.json` and `scores.md` where there is something to write; what the report shows of them."""
+    def write(self, counts: ReplayStatistics, more: Mapping[str, object]) -> dict[str, Any]:
+        """Write scores, where there are any, `statistics.json` and the page; what the statistics hold."""
         values, folder = self.scores.scores.to_json(), self.args.output
         if values:
             write_whole(folder / "scores.json", (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
-            page = f"# Scores of {self.args.bag.resolve().name}\n\n{self.scores.scores.markdown()}\n"
+            page = f"# Scores of {markdown(self.args.bag.resolve().name)}\n\n{self.scores.scores.markdown()}\n"
             write_whole(folder / "scores.md", page.encode())
-        return self.scores.scores.headlines()
-
-    def write_statistics(self, counts: ReplayStatistics, more: Mapping[str, object]) -> dict[str, Any]:
-        """Write `statistics.json`; what it holds."""
-        scale = evidence_summary(counts.evidence)
-        statistics = {**counts.to_json(), **({"scale_by_motion": scale} if scale else {}), **more}
-        statistics.pop("node_log", None)
+        known = {"scale_by_motion": evidence_summary(counts.evidence), "scores": self.scores.scores.headlines()}
+        statistics = {**counts.to_json(), **{name: values for name, values in known.items() if values}, **more}
+        statistics["warnings"] = list(self.warnings)
         statistics["unusable_messages"] = dict(self.reader.skipped)
-        write_whole(self.args.output / "statistics.json", (json.dumps(statistics, indent=2) + "\n").encode())
+        write_whole(folder / "statistics.json", (json.dumps(statistics, indent=2) + "\n").encode())
+        self.report.close(statistics, _headlines(statistics))
         return statistics
 
 

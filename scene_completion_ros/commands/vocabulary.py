@@ -28,6 +28,7 @@ from pathlib import Path
 
 from scene_completion_ros.commands.arguments import FILE, place
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.progress import print_lines
 
 EXTRA = "text"
 ENCODERS = "scene_completion_training.foundation.encoded_words"
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     bank = encoders.make_bank_of(args.encoder, args.phrases, args.file)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     bank.save(args.output)
-    print(
+    print_lines(
         f"{args.output}: {len(bank.phrases)} phrases, {len(bank.classes)} classes, {len(bank.background)} of the "
         f"background; {bank.dimension} channels of {bank.text_encoder}; sha256 {bank.sha256}"
     )

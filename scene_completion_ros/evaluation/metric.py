@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.truth import FrameTruth
+from scene_completion_ros.plain_text import markdown
 
 Row = dict[str, Any]  # keys that say what is scored, and figures
 
@@ -160,19 +161,20 @@ def tables(metric: Metric, rows: Sequence[Row]) -> Iterator[str]:
             for line, cells in lines.items()
         ]
         header = ["method", "frames", *metric.by, *(f"{column.title}{suffix}" for column in metric.columns)]
-        yield f"{group}. {metric.caption}\n\n{table(header, body)}"
+        yield f"{markdown(group)}. {metric.caption}\n\n{table(header, body)}"
         if metric.classes:
             named = [Column(name, name) for name in next(iter(rows))[metric.classes]]
             last = {line: list(cells.values())[-1] for line, cells in lines.items()}
             body = [[*line, *(_cell(column, row[metric.classes]) for column in named)] for line, row in last.items()]
             where = f" at {places[-1]}" if metric.across else ""
             header = ["method", "frames", *metric.by, *(one.title for one in named)]
-            yield f"{group}. Classes{where}.\n\n{table(header, body)}"
+            yield f"{markdown(group)}. Classes{where}.\n\n{table(header, body)}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *rows])
+    """A Markdown table of plain texts."""
+    lines = [[*map(markdown, header)], ["---"] * len(header), *([*map(markdown, row)] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def shown(value: Any, *, share: bool = False) -> str:

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cell_query import CellLift, Pixels
 from scene_completion_ros.inference.cells import GroundSurface, ground_surface, volume_pose
 from scene_completion_ros.inference.encoder import cpu_networks, make_networks
-from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, EvidenceEstimator, own_depth
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, WARNING, Evidence, EvidenceEstimator, own_depth
 from scene_completion_ros.inference.label_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.scene_query import (
     BLIND,
@@ -99,6 +100,10 @@ class Completion:
     def warning(self) -> str:
         """What makes the result doubtful; empty where nothing does."""
         return content_warning(self.shown)
+
+    def summary(self) -> dict[str, float | str]:
+        """`Evidence.summary`, and as `evidence.WARNING` the warning, if there is one."""
+        return self.evidence.summary() | ({WARNING: self.warning} if self.warning else {})
 
     @property
     def alpha(self) -> NDArray[np.float32]:
@@ -380,18 +385,22 @@ class Completer:
         return EvidenceEstimator(self.bundle.canonical, self.bundle.grid, self._resampler.validity, corners=corners)
 
 
+TRAINING = "train with this camera (scene-completion train, docs/training.md#another-camera)"
+BY_PARAMETERS = "set the node's parameters camera.height and camera.pitch, or base_frame"
 MOUNTING_UNKNOWN = "the student is more accurate with the height and the pitch of its camera"
 
 
-def mounting_warnings(bundle: StudentBundle, upright_from_camera: RigidTransform | None) -> list[str]:
+def mounting_warnings(
+    bundle: StudentBundle, upright_from_camera: RigidTransform | None, cure: str = BY_PARAMETERS
+) -> list[str]:
     """What about the place of a camera lies outside of what the student was trained for, with numbers.
 
     Depth follows from the height: seen from half as high, the same image shows a street half as large.
     `upright_from_camera`: pose of the optical frame in a frame whose z axis points up and begins on the ground; None
-    where it is unknown.
+    where it is unknown, which `cure` changes.
     """
     if upright_from_camera is None:
-        return [MOUNTING_UNKNOWN] if bundle.takes_evidence else []
+        return [f"{MOUNTING_UNKNOWN}: {cure}"] if bundle.takes_evidence else []
     warnings = []
     height, trained = float(upright_from_camera.translation[2]), bundle.height_above_ground
     lowest, highest = bundle.height_range or (trained, trained)
@@ -399,14 +408,14 @@ def mounting_warnings(bundle: StudentBundle, upright_from_camera: RigidTransform
         nearest = min(max(height, lowest), highest)
         warnings.append(
             f"the camera stands {height:.2f} m above the ground, the student was trained at {nearest:.2f} m. Expect "
-            f"distances that are off by a factor of {nearest / max(height, 0.01):.2f}; train with this camera"
+            f"distances that are off by a factor of {nearest / max(height, 0.01):.2f}; {TRAINING}"
         )
     down = -float(np.degrees(np.arcsin(np.clip(upright_from_camera.rotation[2, 2], -1.0, 1.0))))
     low, high = np.degrees(bundle.pitch_range)
     if not low - PITCH_TOLERANCE_DEG <= down <= high + PITCH_TOLERANCE_DEG:
         warnings.append(
             f"the camera looks {abs(down):.1f}° {'down' if down > 0.0 else 'up'}, the student was trained with "
-            f"{low:.1f}° to {high:.1f}° (down is positive): expect worse depth; train with this camera"
+            f"{low:.1f}° to {high:.1f}° (down is positive): expect worse depth; {TRAINING}"
         )
     return warnings
 
@@ -416,9 +425,11 @@ def camera_warnings(bundle: StudentBundle, camera: Camera, coverage: float) -> l
     warnings = []
     ratio, (low, high) = camera.fx / camera.width, bundle.focal_range
     if not 0.99 * low <= ratio <= 1.01 * high:
+        angle, narrowest, widest = (2.0 * math.degrees(math.atan(0.5 / one)) for one in (ratio, high, low))
         warnings.append(
-            f"focal length / image width is {ratio:.3f}, the student was trained on {low:.3f} to {high:.3f}: "
-            "expect worse depth; fine-tune on this camera for metric results"
+            f"focal length / image width is {ratio:.3f} (a pinhole of {angle:.1f}°), the student was trained on "
+            f"{low:.3f} to {high:.3f} ({narrowest:.1f}° to {widest:.1f}°): it completes these images, but expect worse "
+            f"distances. Check the calibration; or take a {'longer' if ratio < low else 'wider'} lens, or {TRAINING}"
         )
     stretch = max(bundle.canonical.fx / camera.fx, bundle.canonical.fy / camera.fy)
     if stretch > LARGEST_STRETCH:
@@ -429,7 +440,8 @@ def camera_warnings(bundle: StudentBundle, camera: Camera, coverage: float) -> l
     if coverage < SMALLEST_COVERAGE:
         warnings.append(
             f"the image covers {100 * coverage:.0f} % of the canonical view ({bundle.canonical.width}x"
-            f"{bundle.canonical.height}, fx {bundle.canonical.fx:.0f}): voxels behind the rest stay unobserved"
+            f"{bundle.canonical.height}, fx {bundle.canonical.fx:.0f}): voxels behind the rest stay "
+            "unobserved. A wider lens or the uncropped image covers more"
         )
     return warnings
 

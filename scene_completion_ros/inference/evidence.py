@@ -19,6 +19,7 @@ from scene_completion_ros.inference.motion_scale import MotionScale, Scale
 
 # What `Evidence.summary` names.
 SCALE, DEVIATION, WHY = "scale", "scale deviation", "scale not measured"
+WARNING = "warning"  # `Completion.warning`
 CORNERS = "corners with a depth by motion"
 
 

@@ -1,18 +1,45 @@
-"""What scaled the depths of images, summed up."""
+"""What scaled the depths of images, and what was warned of, summed up."""
 
+import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from scene_completion_ros.inference.evidence import DEVIATION, SCALE, WHY
+from scene_completion_ros.inference.evidence import DEVIATION, SCALE, WARNING, WHY
 
-Summary: TypeAlias = Mapping[str, float | str]  # `Evidence.summary` of a frame
+Summary: TypeAlias = Mapping[str, float | str]  # `Completion.summary` of a frame
 
 BY_FRAME = "by_frame"  # in a summary, the values of each frame
+
+
+def _without_numbers(sentence: str) -> str:
+    """What many frames share of a sentence."""
+    return re.sub(r"\S*\d\S*", "…", sentence)
+
+
+class Warnings(logging.Handler):
+    """Warnings, each once, in the words in which it came first; as a handler, those that are logged meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._counts: dict[str, tuple[str, int]] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take what is logged."""
+        self.add(record.getMessage())
+
+    def add(self, sentence: str, times: int = 1) -> bool:
+        """Take a warning and how often it came, 0 where that is not known. Returns whether it is a new one."""
+        first, before = self._counts.get(_without_numbers(sentence), (sentence, -1))
+        self._counts[_without_numbers(sentence)] = first, max(before, 0) + times
+        return before < 0
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"{first} ({times} times)" if times > 1 else first for first, times in [*self._counts.values()])
 
 
 def _known(summary: Summary) -> tuple[float, float]:
@@ -32,13 +59,12 @@ def evidence_in_words(summary: Summary) -> str:
 
 def evidence_summary(evidence: Sequence[Summary]) -> dict[str, Any]:
     """Plain values: over all frames, and [factor, deviation] or None of each; empty where nothing was asked."""
-    if not any(evidence):
+    if not any(summary.keys() - {WARNING} for summary in evidence):
         return {}
     found = [_known(summary) for summary in evidence]
     known = np.array([one for one in found if math.isfinite(one[0])]).reshape(-1, 2)
     middle = np.median(known, axis=0).round(4).tolist() if len(known) else [None, None]
-    # Without numbers, as many frames share them.
-    reasons = Counter(re.sub(r"\S*\d\S*", "…", str(summary[WHY])) for summary in evidence if WHY in summary)
+    reasons = Counter(_without_numbers(str(summary[WHY])) for summary in evidence if WHY in summary)
     return {
         "frames": len(known),
         "factor_median": middle[0],

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.plain_text import printable
 from scene_completion_ros.report.pictures import depth_picture, encode_picture, fit_width, heading_of, voxel_view
 from scene_completion_ros.report.summaries import BY_FRAME, Summary, evidence_in_words
 from scene_completion_ros.voxels.colours import (
@@ -45,6 +46,10 @@ def _resource(name: str) -> str:
     return (resources.files("scene_completion_ros.report") / "assets" / name).read_text(encoding="utf-8")
 
 
+def _html(text: str) -> str:
+    return html.escape(printable(text))
+
+
 def _embedded_json(identity: str, value: object) -> str:
     text = json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
     return f'<script type="application/json" id="{identity}">{text}</script>\n'
@@ -52,7 +57,7 @@ def _embedded_json(identity: str, value: object) -> str:
 
 def _swatch(colour: Sequence[int], name: str) -> str:
     red, green, blue = colour
-    return f'<span><i style="background:rgb({red},{green},{blue})"></i>{html.escape(name)}</span>'
+    return f'<span><i style="background:rgb({red},{green},{blue})"></i>{_html(name)}</span>'
 
 
 def _ramp(low: str, high: str) -> str:
@@ -81,7 +86,7 @@ def _number(value: object) -> str:
 
 def _flattened(statistics: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, object]]:
     for name, value in statistics.items():
-        if name in (BY_FRAME, "latency_ms"):  # the timeline shows the one, a table the other
+        if name in (BY_FRAME, "latency_ms", "warnings"):  # which the timeline, a table and the notes show
             continue
         if isinstance(value, Mapping):
             yield from _flattened(value, f"{prefix}{name} ")
@@ -93,7 +98,7 @@ def _flattened(statistics: Mapping[str, Any], prefix: str = "") -> Iterable[tupl
 
 def _statistics_table(statistics: Mapping[str, Any]) -> str:
     rows = "".join(
-        f'<tr><td>{html.escape(name.replace("_", " "))}</td><td class="number">{html.escape(_number(value))}</td></tr>'
+        f'<tr><td>{_html(name.replace("_", " "))}</td><td class="number">{_html(_number(value))}</td></tr>'
         for name, value in _flattened(statistics)
     )
     return f"<table>{rows}</table>" if rows else "<p>No statistics were recorded.</p>"
@@ -107,9 +112,7 @@ def _latency_table(latency_ms: Mapping[str, Mapping[str, float] | None]) -> str:
     names = list(next(iter(table.values())))
     head = "".join(f"<th>{name}</th>" for name in ["stage [ms]", *names])
     rows = "".join(
-        f"<tr><td>{html.escape(stage)}</td>"
-        + "".join(f'<td class="number">{row[name]:.1f}</td>' for name in names)
-        + "</tr>"
+        f"<tr><td>{_html(stage)}</td>" + "".join(f'<td class="number">{row[name]:.1f}</td>' for name in names) + "</tr>"
         for stage, row in table.items()
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
@@ -150,7 +153,7 @@ _SCENE = """<figure>
 
 
 def _headlines(figures: Mapping[str, str]) -> str:
-    entries = "".join(f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in figures.items())
+    entries = "".join(f"<div><dt>{_html(k)}</dt><dd>{_html(v)}</dd></div>" for k, v in figures.items())
     return f'<dl class="headlines">{entries}</dl>\n' if figures else ""
 
 
@@ -252,6 +255,7 @@ class ReportWriter:
         self.index = self.folder / "index.html"  # the page
         self.title = title
         self.notes: list[str] = []  # sentences shown above the pictures
+        self.warnings: Iterable[str] = ()  # likewise
         self._class_names, self._class_colours = tuple(class_names), tuple(class_colours)
         self._words = tuple(words)
         self._matched: set[int] = set()  # places of words that matched somewhere
@@ -285,7 +289,7 @@ class ReportWriter:
         lidar_grid: NDArray[np.float32] | None = None,  # LiDAR points in the grid frame, metres [M, 3]
         # What each word of the report matches among the voxels; none where there was no answer.
         matches: Sequence[PhraseMatches] = (),
-        evidence: Summary | None = None,  # `Evidence.summary` of the image
+        evidence: Summary | None = None,  # `Completion.summary` of the image
     ) -> None:
         """Write one frame; the matches are of the report's words."""
         assert not matches or tuple(found.phrase for found in matches) == self._words
@@ -333,7 +337,7 @@ class ReportWriter:
         self._headlines = dict(headlines or self._headlines)
         every = next(n for n in count(1) if sum(self._sizes[::n]) <= LARGEST_PAGE or n >= len(self._sizes))
         numbers = range(0, len(self._sizes), every)
-        notes = list(self.notes)
+        notes = [*self.warnings, *self.notes]
         if every > 1:
             shown = f"Of {len(self._sizes)} frames one of {every} is shown here"
             notes.append(f"{shown}; the folder frames has the pictures of all.")
@@ -353,13 +357,13 @@ class ReportWriter:
         }
         first = "class" if len(names) > 1 else "height"
         order = sorted(palettes, key=lambda name: name != first)
-        head = html.escape(self.title)
+        head = _html(self.title)
         out.write(
             f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{head}</title>\n'
             '<link rel="icon" href="data:,">\n'
             f"<style>{_resource('viewer.css')}</style></head><body>\n<h1>{head}</h1>\n"
         )
-        out.writelines(f'<p class="note">{html.escape(note)}</p>\n' for note in notes)
+        out.writelines(f'<p class="note">{_html(note)}</p>\n' for note in notes)
         out.write(_headlines(self._headlines))
         word_colours = phrase_colours(len(self._words), colours if len(names) > 1 else ())
         if numbers:

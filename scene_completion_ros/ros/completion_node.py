@@ -17,10 +17,12 @@ from scene_completion_ros.inference.bundle import open_student
 from scene_completion_ros.inference.encoder import check_engine
 from scene_completion_ros.mapping.ground_map import ignored_labels
 from scene_completion_ros.messages.drop_reasons import StampOrder
+from scene_completion_ros.plain_text import printable
+from scene_completion_ros.progress import forwarded_log
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters
 from scene_completion_ros.ros.frame import Student
 from scene_completion_ros.ros.health.diagnostics import Diagnostics, Observed
-from scene_completion_ros.ros.health.judgement import FrameCounters, forwarded_log
+from scene_completion_ros.ros.health.judgement import FrameCounters
 from scene_completion_ros.ros.inference_thread import InferenceThread
 from scene_completion_ros.ros.inputs import Inputs
 from scene_completion_ros.ros.parameters import NodeParameters
@@ -136,7 +138,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
     def _configure(self) -> None:
         parameters = self._parameters.checked()
         bundle = open_student(parameters.bundle)
-        self._logger.info(f"student {bundle.name} of {bundle.folder}")
+        self._logger.info(printable(f"student {bundle.name} of {bundle.folder}"))
         if parameters.occupancy_threshold:
             bundle = replace(bundle, threshold=parameters.occupancy_threshold, obstacle_threshold=None)
         grid, grid_from_camera = bundle.grid, bundle.grid_from_camera

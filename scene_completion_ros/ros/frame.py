@@ -230,8 +230,6 @@ class Student:
         if made.mounting == looked_at:
             return
         made.mounting, warnings = looked_at, mounting_warnings(self.bundle, upright_from_camera)
-        if upright_from_camera is None:
-            warnings = [f"{warning}: set camera.height and camera.pitch, or base_frame" for warning in warnings]
         if unseen is not None:
             warnings.append(str(unseen))
         self._warn(warnings)

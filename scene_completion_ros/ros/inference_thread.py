@@ -173,7 +173,7 @@ class ImageCompleter:
             evidence = self._scaling.evidence(frame, completer, seen)
             frame.completion = completer.complete(seen, frame.stamp_ns, labels=with_labels, evidence=evidence)
             if warning := frame.completion.warning:
-                self._counters.warn(f"{frame.topic}: blind", f"{frame.topic}: {warning}")
+                self._counters.warn("blind", warning)
             return True
         except (ImageError, CameraError) as error:
             self._counters.drop(DropReason.BAD_IMAGE, f"{frame.topic}: {error}", header=frame.header)

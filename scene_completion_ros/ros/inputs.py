@@ -152,6 +152,8 @@ class CameraInput:
 
     def _receive(self, message: Any, arrived_s: float) -> None:
         self.record.image_arrived(message, arrived_s)
+        for problem in self.record.header_problems():
+            self._counters.warn(problem[:20], problem)  # one key each
         nanoseconds = int(message.header.stamp.nanosec)
         if nanoseconds >= SECOND_NS:  # which would come out as another stamp, if it is one at all
             why = f"{self._image_topic}: a stamp with {nanoseconds} nanoseconds to its second; check the driver"

@@ -22,7 +22,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.cells import GroundSurface
-from scene_completion_ros.inference.evidence import WHY
+from scene_completion_ros.inference.evidence import WARNING, WHY
 from scene_completion_ros.mapping.ground_map import GroundMap, dense_grid_json, voxels_to_bytes
 from scene_completion_ros.ros import conversions
 from scene_completion_ros.ros.conversions import with_data
@@ -70,7 +70,7 @@ def data_of_size(message: Any, size: int) -> NDArray[np.uint8]:
 
 def processing_time_message(
     times_ms: Mapping[str, float],  # milliseconds by stage
-    evidence: Mapping[str, float | str],  # `Evidence.summary` of the image
+    evidence: Mapping[str, float | str],  # `Completion.summary` of the image
     stamp_ns: int,
     frame_id: str,
 ) -> Any:
@@ -88,10 +88,10 @@ def processing_times(message: Any) -> dict[str, float]:
 
 
 def evidence_of(message: Any) -> dict[str, float | str]:
-    """The `Evidence.summary` of the image in such a message."""
+    """The `Completion.summary` of the image in such a message."""
     statuses = (status for status in message.status if status.name == EVIDENCE)
     values = [(value.key, value.value) for status in statuses for value in status.values]
-    return {key: value if key == WHY else float(value) for key, value in values}
+    return {key: value if key in (WARNING, WHY) else float(value) for key, value in values}
 
 
 def odometry_message(pose: RigidTransform, stamp_ns: int, frame_id: str, child_frame_id: str) -> Any:

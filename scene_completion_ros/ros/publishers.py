@@ -207,7 +207,7 @@ class Outputs:
         """Publish the processing time of every stage of a frame, in milliseconds, and what its image rests on."""
         if subscribed(self._times):
             stages = {stage: times_ms[stage] for stage in topics.STAGES}
-            evidence, frame_id = frame.completion.evidence.summary(), frame.placement.frame_id
+            evidence, frame_id = frame.completion.summary(), frame.placement.frame_id
             self._times.publish(processing_time_message(stages, evidence, frame.stamp_ns, frame_id))
 
     def _announce_drop(self, reason: DropReason, header: Any) -> None:

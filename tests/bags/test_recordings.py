@@ -1,8 +1,11 @@
 """Reading intact and damaged recordings, and writing them."""
 
 import math
+import struct
+import zlib
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 import zstandard
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
-from scene_completion_ros.bags.reader import BagReader
+from scene_completion_ros.bags.reader import BagMessage, BagReader
 from scene_completion_ros.bags.writer import IMAGE_TOPIC, STREET, BagWriter, write_transforms
 from scene_completion_ros.errors import BagError
 from scene_completion_ros.ros import topics
@@ -193,9 +196,7 @@ def test_what_is_no_bag(tmp_path: Path) -> None:
         pass
     (file,) = record(tmp_path / "killed").glob("*.mcap")
     cut(file, file, 0.97)
-    content = file.read_bytes()
-    file.with_name("foreign.mcap").write_bytes(content.replace(b"ros2", b"ros1", 1))
-    file.with_name("foreign.mcap").replace(tmp_path / "foreign.mcap")
+    of_other_programs(tmp_path / "nothing of ROS 2", "json", "", images=0)
     for name, words in {
         "missing": "no such file",
         "folder": r"no \.mcap, \.db3 or \.bag",
@@ -209,12 +210,58 @@ def test_what_is_no_bag(tmp_path: Path) -> None:
         "text.mcap.zstd": "cannot be decompressed beyond 0 bytes .*Copy it from the robot again",
         "bomb.mcap.zstd": "has more than 0.0 GB, for which there is no room. Set TMPDIR",
         "killed": "is damaged .*`mcap recover`",
-        "foreign.mcap": "an MCAP without messages of ROS 2. .* of ROS 1, name the .bag",
+        "nothing of ROS 2": "its messages are json, and none of ROS 2. .* of ROS 1, name the .bag",
     }.items():
         with pytest.raises(BagError, match=words) as caught:
             BagReader(tmp_path / name).open()
         assert name in caught.value.where
         assert caught.value.cure
+
+
+# ---- recordings of other programs
+
+
+def of_other_programs(
+    path: Path, serialised: str, language: str, *, profile: str = "", definition: str = "string text", images: int = 3
+) -> Path:
+    """A drive, and a topic /web of another serialisation whose type is defined in another language; any profile."""
+    with PackedWriter(path) as bag:
+        for index in range(images):
+            Drive(bag).moment(index)
+        words = {"msgdef": definition, "rihs01": "RIHS01_0", "serialization_format": serialised}
+        web = bag._writer.add_connection("/web", "web_msgs/msg/Page", **words)  # type: ignore[arg-type]
+        bag._writer.write(web, START, b"{}")
+    (file,) = path.glob("*.mcap")
+    content = file.read_bytes()
+
+    def named(*texts: str) -> bytes:
+        return b"".join(len(text).to_bytes(4, "little") + text.encode() for text in texts)
+
+    # Of the same length: what one text lacks, its neighbour has.
+    library = named("ros2", f"rosbags-{version('rosbags')}")
+    other = named(profile, "x" * (len(library) - 8 - len(profile.encode())))
+    schema = named("ros2msg", definition)
+    assert content.count(library) == 1 and content.count(schema) == 2
+    foreign = named(language, (definition + 7 * " ")[: len(schema) - 8 - len(language)])
+    file.write_bytes(content.replace(library, other).replace(schema, foreign))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("serialised", "language", "profile"),
+    [("json", "jsonschema", ""), ("protobuf", "protobuf", "ros2"), ("ros1", "ros1msg", "ros1"), ("cbor", "", "x" * 9)],
+)
+def test_channels_of_other_programs_are_ignored(tmp_path: Path, serialised: str, language: str, profile: str) -> None:
+    path = of_other_programs(tmp_path / "bag", serialised, language, profile=profile)
+    (file,) = path.glob("*.mcap")
+    for recording in (path, file):
+        with BagReader(recording) as reader:
+            assert reader.counts == {"/tf": 3, IMAGES: 3, "/camera/camera_info": 3}
+            assert reader.choose_image_topic() == IMAGES
+            assert len(list(reader.images(IMAGES))) == 3 and not reader.skipped
+            words = f"the messages of /web are {serialised}, and not of ROS 2 .cdr.. Name one of .*: {IMAGES}"
+            with pytest.raises(BagError, match=words):
+                reader.choose_image_topic("/web")
 
 
 # ---- damaged recordings
@@ -228,6 +275,54 @@ def cut(source: Path, target: Path, share: float) -> Path:
 
 
 SQLITE = partial(PackedWriter, plugin=StoragePlugin.SQLITE3)
+
+
+@pytest.mark.parametrize("definition", ["", "string<= ][ text"])
+def test_a_type_without_a_definition_is_that_of_ros2(tmp_path: Path, definition: str) -> None:
+    path = tmp_path / "bag"
+    with PackedWriter(path) as bag:
+        words = {"msgdef": definition, "rihs01": "RIHS01_0"}
+        kind = "sensor_msgs/msg/CompressedImage"
+        bag._connections[IMAGES] = bag._writer.add_connection(IMAGES, kind, **words)  # type: ignore[arg-type]
+        Drive(bag).moment(0)
+    with BagReader(path) as reader:
+        assert [frame.image_rgb.shape for frame in reader.images(IMAGES)] == [(HEIGHT, WIDTH, 3)]
+
+
+def chunks(content: bytes) -> list[tuple[int, int, int]]:
+    """Of each chunk of an MCAP: its checksum, where the data begin that it is of, and how long they are."""
+    found, place = [], 8
+    while place < len(content) - 8:
+        length = int.from_bytes(content[place + 1 : place + 9], "little")
+        if content[place] == 6:
+            size, checksum, compression = struct.unpack_from("<QII", content, place + 25)
+            assert compression == 0
+            found.append((checksum, place + 49, size))
+        place += 9 + length
+    return found
+
+
+def test_each_chunk_has_its_checksum_and_a_changed_byte_is_found_by_it(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as bag:
+        for index in range(30):
+            message = compressed(bytes(100_000), "jpeg")
+            bag.write("/image", "sensor_msgs/msg/CompressedImage", message, START + index * SECOND)
+    (file,) = (tmp_path / "bag").glob("*.mcap")
+    content = file.read_bytes()
+    found = chunks(content)
+    assert len(found) == 3
+    assert [checksum for checksum, _, _ in found] == [zlib.crc32(content[at : at + size]) for _, at, size in found]
+    _, at, size = found[1]
+    changed = at + size // 2  # a pixel: nothing else would show it
+    file.write_bytes(content[:changed] + b"\x01" + content[changed + 1 :])
+    with BagReader(file) as reader:
+        read: list[BagMessage] = []
+        with pytest.raises(BagError, match=r"damaged \(at 10.0 s of it, .*checksum mismatch.*`mcap recover`"):
+            read.extend(reader.messages())
+        assert [message.stamp_ns for message in read] == [START + index * SECOND for index in range(11)]
+    file.write_bytes(content[: at - 16] + bytes(4) + file.read_bytes()[at - 12 :])  # without: nobody says there is one
+    with BagReader(file) as reader:
+        assert len(list(reader.messages())) == 30
 
 
 def spoil_the_middle(file: Path) -> None:

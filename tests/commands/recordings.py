@@ -34,8 +34,13 @@ def write_camera_info(writer: BagWriter, camera: Camera, stamp_ns: int) -> None:
 POLE = np.array([[20.0, 5.0, z] for z in np.linspace(-2.4, 0.0, 30)], dtype=np.float32)  # in the LiDAR's frame
 
 
-def record(path: Path, *, frames: int = 3, broken: bool = False) -> Path:
-    """Write the recording; ``broken`` adds an image of an unknown encoding, a smaller one, and one from the past."""
+def record(
+    path: Path, *, frames: int = 3, broken: bool = False, camera: Camera = CANONICAL, dark: tuple[int, ...] = ()
+) -> Path:
+    """Write the recording; ``broken`` adds an image of an unknown encoding, a smaller one, and one from the past.
+
+    ``dark``: images that show nothing.
+    """
     rng = np.random.default_rng(0)
     with BagWriter(path) as writer:
         above = recordings.transform(FRAME, "lidar", (0.0, -1.0, 0.0), START_NS)  # and along the camera's axis
@@ -45,8 +50,9 @@ def record(path: Path, *, frames: int = 3, broken: bool = False) -> Path:
         writer.write("/tf_static", "tf2_msgs/msg/TFMessage", above, START_NS)
         for i in range(frames):
             now = START_NS + i * STEP_NS
-            write_camera_info(writer, CANONICAL, now)
+            write_camera_info(writer, camera, now)
             image = rng.integers(0, 255, (CANONICAL.height, CANONICAL.width, 3), dtype=np.uint8)
+            image //= 255 if i in dark else 1
             pole = cloud(POLE)
             pole.header = recordings.header(now, "lidar")
             writer.write("/lidar", "sensor_msgs/msg/PointCloud2", pole, now)

@@ -1,3 +1,5 @@
+import dataclasses
+import html
 import json
 import re
 import signal
@@ -98,7 +100,8 @@ def test_unusable_images_are_dropped_and_counted(tmp_path: Path, short_road: Stu
 
 
 def test_a_terminated_replay_keeps_what_it_has(tmp_path: Path, flat_road: StudentBundle) -> None:
-    bag, output = record(tmp_path / "drive", frames=200), tmp_path / "out"
+    wide = dataclasses.replace(CANONICAL, fx=300.0, fy=300.0)
+    bag, output = record(tmp_path / "drive", frames=200, camera=wide), tmp_path / "out"
     command = [sys.executable, "-m", "scene_completion_ros.cli", "replay", str(bag), "--offline"]
     command += ["--output", str(output), "--bundle", str(flat_road.folder)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -117,6 +120,8 @@ def test_a_terminated_replay_keeps_what_it_has(tmp_path: Path, flat_road: Studen
     assert pictures - 1 <= int(shown.group(1)) <= pictures  # the last one may have been half written
     statistics = statistics_of(output)
     assert statistics["interrupted"]
+    (warning,) = statistics["warnings"]
+    assert "take a longer lens" in warning and html.escape(warning) in page
     assert pictures - 1 <= statistics["frames_out"] <= pictures + 1
     assert statistics["occupied_voxels_median"] > 0
     with BagReader(output / "bag") as reader:
@@ -144,14 +149,29 @@ def test_words_are_answered_in_the_report(tmp_path: Path, wordy_road: StudentBun
     assert word_buttons(page).keys() == found
 
 
-def test_dds_gives_same_voxels(tmp_path: Path, labelled_road: StudentBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dds_gives_same_voxels_and_warnings(
+    tmp_path: Path, labelled_road: StudentBundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("rclpy", reason="ROS 2 is not installed")
     monkeypatch.setenv("ROS_DOMAIN_ID", next_domain())
-    bag, output = record(tmp_path / "drive", frames=4), tmp_path / "out"
+    long_lens = dataclasses.replace(CANONICAL, fx=505.6, fy=505.6)  # 0.79 of the width
+    bag, output = record(tmp_path / "drive", frames=6, camera=long_lens, dark=(2, 4)), tmp_path / "out"
     assert replay(bag, output, labelled_road, "--every", "2") == 0
-    assert statistics_of(output)["frames_out"] == 2
-    assert len(list((output / "report" / "frames").glob("*_camera.jpg"))) == 2
+    assert statistics_of(output)["frames_out"] == 3
+    assert len(list((output / "report" / "frames").glob("*_camera.jpg"))) == 3
+    shown = [capsys.readouterr()]
     assert replay(bag, tmp_path / "offline", labelled_road, "--offline", "--every", "2") == 0
+    shown.append(capsys.readouterr())
+    for said, folder in zip(shown, (output, tmp_path / "offline"), strict=True):
+        lens, covered, dark = statistics_of(folder)["warnings"]
+        assert lens.startswith("focal length / image width is 0.790") and "docs/training.md#another-camera" in lens
+        assert covered.startswith("the image covers 54 % of the canonical view")
+        assert dark.startswith("only 0 % of the image shows anything") and dark.endswith("(2 times)")
+        page = html.unescape((folder / "report" / "index.html").read_text("utf-8"))
+        for number, warning in enumerate((lens, covered, dark), 1):
+            assert re.search(rf"(?m)^warning {number} +{re.escape(warning)}$", said.out)
+            assert said.err.count(f"warning: {warning.removesuffix(' (2 times)')}\n") == 1
+            assert page.count(warning) == 1
     clouds = []
     legend = {"class_names": list(class_names(3)), "class_colours": list(map(list, class_colours(3)))}
     for folder in (output, tmp_path / "offline"):

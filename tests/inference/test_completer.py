@@ -16,7 +16,7 @@ from scene_completion_ros.geometry import (
 )
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, rotation_of_angles
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.completer import Completer, Completion, mounting_warnings
+from scene_completion_ros.inference.completer import Completer, Completion, camera_warnings, mounting_warnings
 from scene_completion_ros.inference.label_query import FoldedVocabulary
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
@@ -107,9 +107,11 @@ def test_what_the_camera_does_not_cover_is_unobserved(bundle: StudentBundle) -> 
     narrow = Camera(fx=800.0, fy=800.0, cx=319.5, cy=239.5, width=640, height=480)
     completer = Completer(bundle, narrow, threads=1)
     ratio, coverage = completer.warnings
-    assert "1.250" in ratio
-    assert "0.500 to 0.650" in ratio
-    assert "%" in coverage
+    assert "1.250 (a pinhole of 43.6°), the student was trained on 0.500 to 0.650 (75.1° to 90.0°)" in ratio
+    assert "take a wider lens, or train with this camera (scene-completion train, docs/training.md#another" in ratio
+    assert "%" in coverage and "A wider lens or the uncropped image covers more" in coverage
+    wide = Camera(fx=250.0, fy=250.0, cx=319.5, cy=239.5, width=640, height=480)
+    assert "take a longer lens, or train" in camera_warnings(bundle, wide, 1.0)[0]
     result = completer.complete(picture(0, narrow))
     points = completer.grid_from_camera.inverse().apply(DEFAULT_GRID.centres().reshape(-1, 3))
     seen = (result.voxels.state != VoxelState.UNOBSERVED).reshape(-1)

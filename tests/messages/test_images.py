@@ -136,8 +136,8 @@ def test_a_compressed_mosaic_is_debayered_at_full_size(form: str, pattern: str) 
 
 @pytest.mark.parametrize(
     "padding",
-    [bytes(5000), bytes(300_000), b"\xff" * 5000, b"trailer" + bytes(5000)],
-    ids=["zeros", "many zeros", "ones", "trailer and zeros"],
+    [bytes(5000), bytes(300_000), b"\xff" * 5000, b"trailer" + bytes(5000), bytes(5000) + b"1234", 5000 * b"\xaaU"],
+    ids=["zeros", "many zeros", "ones", "trailer and zeros", "zeros and trailer", "long trailer"],
 )
 def test_a_picture_in_a_buffer_of_fixed_size_is_whole(padding: bytes) -> None:
     for content, form in ((jpeg(1), "jpeg"), (png_of_size(WIDTH, HEIGHT), "png")):
@@ -187,6 +187,17 @@ def test_jpegs_of_any_form_have_the_size_and_the_pixels_that_opencv_finds(conten
     assert announced_size(message) == (WIDTH, HEIGHT)
     code = cv2.COLOR_GRAY2RGB if expected.ndim == 2 else cv2.COLOR_BGR2RGB
     np.testing.assert_array_equal(decode_image(message), cv2.cvtColor(expected, code))
+
+
+@pytest.mark.parametrize("content", jpegs())
+def test_a_jpeg_ends_at_its_own_end_marker(content: bytes) -> None:
+    whole = decode_image(compressed(content, "jpeg"))
+    for behind in (jpeg(3)[300:] + 3000 * b"\xaaU", content, b"\xff\xe1"):  # as of an older frame in the same buffer
+        np.testing.assert_array_equal(decode_image(compressed(content + behind, "jpeg")), whole)
+    for cut in (content[:-40], content[:-2]):  # also with the thumbnail's end marker in what is left
+        for behind in (b"", 3000 * b"\xaaU"):
+            with pytest.raises(ImageError, match="end early" if behind else "end early|are damaged"):
+                check_image(compressed(cut + behind, "jpeg"))
 
 
 @pytest.mark.parametrize("shrink", [2, 4, 8])

@@ -1,18 +1,23 @@
 """What a YAML file may say, and what a network is trained for by it: camera, height and volume."""
 
 import dataclasses
+import itertools
 import math
+import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training import CONFIGS
+from scene_completion_training.checkpoints import KEY, Checkpoint
 from scene_completion_training.configuration import Configuration, TrainingConfiguration, read_configuration
 from scene_completion_training.viewpoint import STREET_CAMERA, CameraSettings, Viewpoint, Volume, VolumeSettings
 from tests.training.small_trainings import small_training, write_configuration
@@ -85,6 +90,140 @@ def test_a_stage_without_a_density_is_refused_where_one_is_needed() -> None:
         read_configuration(file, [], Configuration)
 
 
+# ---- files of an adversary
+
+LAUGHS = "\n".join(
+    f"{name}: &{name} [{', '.join(10 * [f'*{before}'])}]" for before, name in itertools.pairwise("abcdefghi")
+)
+BOMB = f"a: &a [1, 1]\n{LAUGHS}\n"  # 10^8 values in some hundred bytes
+INLINE = f"{{{', '.join(BOMB.splitlines())}}}"
+
+
+@pytest.fixture
+def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that importing the module `evil_module`, or running a part of it, would write."""
+    marker = tmp_path / "executed"
+    (tmp_path / "evil_module.py").write_text(f"open({str(marker)!r}, 'w')\nclass Thing: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return marker
+
+
+SPEC = "{class_path: evil_module.Thing, init_args: {}}"
+
+
+@pytest.mark.parametrize(
+    ("content", "overrides", "words"),
+    [
+        (SPEC, [], "unknown key 'class_path', 'init_args'"),
+        ("class_path: evil_module.Thing", [], "unknown key 'class_path'"),
+        (f"data: {SPEC}", [], "field data: unknown key 'class_path'"),
+        (f"camera: {SPEC}", [], "field camera: unknown key 'class_path'"),
+        (f"data: {{sources: [{SPEC}]}}", [], "field data.sources.0: unknown key 'class_path'"),
+        ("data: {sources: [evil_module.Thing]}", [], "field data.sources.0: 'evil_module.Thing' is not an object"),
+        ("data: evil_module.Thing", [], "evil_module.Thing: cannot be read: No such file"),
+        ("camera: evil_module.Thing", [], "evil_module.Thing: cannot be read: No such file"),
+        ("encoder: evil_module.Thing", [], "field encoder: 'evil_module.Thing' is none of 'efficientnet_lite0'"),
+        (f"start_from: {SPEC}", [], "field start_from: .* is not a string"),
+        ("stage: evil_module.Thing", [], "stage 'evil_module.Thing' does not exist"),
+        ("output: !!python/object/apply:evil_module.Thing []", [], "is not valid YAML .*could not determine"),
+        ("data: !include evil_module.py", [], "is not valid YAML .*could not determine"),
+        ("config: evil_module.py", [], "unknown key 'config'"),
+        ("steps: ${oc.env:HOME}", [], "field steps: '\\${oc.env:HOME}' is not a whole number"),
+        ("seed: 0", [f"data={SPEC}"], "field data: unknown key 'class_path'"),
+        ("seed: 0", ["camera=evil_module.Thing"], "evil_module.Thing: cannot be read: No such file"),
+        ("seed: 0", ["data.sources=[evil_module.Thing]"], "field data.sources.0: 'evil_module.Thing' is not an object"),
+        ("seed: 0", ["camera.class_path=evil_module.Thing"], "field camera: unknown key 'class_path'"),
+        ("seed: 0", ["config=evil_module.py"], "unknown key 'config'"),
+        ("seed: 0", ["print_config="], "unknown key 'print_config'"),
+    ],
+)
+def test_no_configuration_names_code(
+    tmp_path: Path, evil: Path, content: str, overrides: list[str], words: str
+) -> None:
+    (tmp_path / "file.yaml").write_text(content)
+    with pytest.raises(ConfigurationError, match=words):
+        read_configuration(tmp_path / "file.yaml", overrides, Configuration)
+    assert not evil.exists() and "evil_module" not in sys.modules
+
+
+def test_what_a_configuration_names_is_read_within_limits(tmp_path: Path, evil: Path) -> None:
+    (tmp_path / "bomb.yaml").write_text(BOMB)
+    (tmp_path / "names_it.yaml").write_text("views: bomb.yaml")
+    with (tmp_path / "sparse.yaml").open("wb") as sparse:
+        sparse.truncate(2 << 30)
+    os.mkfifo(tmp_path / "pipe.yaml")
+    plain = tmp_path / "file.yaml"
+    plain.write_text("seed: 0")
+    many, large = "more than 2,000,000 values", "sparse.yaml: is larger than 1 MB"
+    for content, words in (
+        (BOMB, many),
+        (f"losses: {INLINE}", many),
+        ("data: bomb.yaml", f"bomb.yaml: holds {many}"),
+        ("data: names_it.yaml", f"bomb.yaml: holds {many}"),
+        ("data: {views: bomb.yaml}", f"bomb.yaml: holds {many}"),
+        ("camera: sparse.yaml", large),
+        ("camera: pipe.yaml", "pipe.yaml: cannot be read: it is a pipe or a device"),
+        ("camera: /dev/zero", "/dev/zero: cannot be read: it is a pipe or a device"),
+        ("camera: .", "cannot be read: Is a directory"),
+        ("data: file.yaml", "field data: unknown key 'data'"),  # itself
+    ):
+        (tmp_path / "other.yaml").write_text(content)
+        key, _, name = content.partition(": ")
+        routes = [(tmp_path / "other.yaml", [])]
+        routes += [(plain, [f"{key}={name}"])] if content != BOMB and name[0] != "{" else []
+        if content == "data: file.yaml":
+            plain.write_text(content)
+        for file, overrides in routes:
+            with pytest.raises(ConfigurationError, match=words):
+                read_configuration(file, overrides, Configuration)
+    plain.write_text("seed: 0")
+    for given in (f"losses={INLINE}", f"data.sources={INLINE}", f"steps={INLINE}", f"unknown={INLINE}"):
+        with pytest.raises(ConfigurationError, match=many):
+            read_configuration(plain, [given], Configuration)
+    with pytest.raises(BundleError, match="not a checkpoint .*it is a pipe or a device"):
+        Checkpoint.read(tmp_path / "pipe.yaml")
+
+
+@pytest.mark.parametrize("record", [{"camera": SPEC}, {"volume": {"class_path": "evil_module.Thing"}}, ["evil_module"]])
+def test_the_record_of_a_checkpoint_names_no_code(tmp_path: Path, evil: Path, record: Any) -> None:
+    torch.save({"state_dict": {}, KEY: {"configuration": record}}, tmp_path / "some.ckpt")
+    words = "its configuration: field |its configuration is no mapping"
+    with pytest.raises((ConfigurationError, BundleError), match=words):
+        _ = Checkpoint.read(tmp_path / "some.ckpt").viewpoint
+    assert not evil.exists() and "evil_module" not in sys.modules
+
+
+def test_values_have_the_types_of_their_fields(tmp_path: Path) -> None:
+    (tmp_path / "views.yaml").write_text("{aside: 0.25}")
+    (tmp_path / "data.yaml").write_text("{cache: there, views: views.yaml, sources: [{folder: a}]}")
+    (tmp_path / "file.yaml").write_text(
+        "data: data.yaml\noutput: 2026-01-01\nlearning_rate: 1e-4\ncamera: {width: 320}"
+    )
+
+    def given(*overrides: str) -> Configuration:
+        return read_configuration(tmp_path / "file.yaml", list(overrides), Configuration)
+
+    found = given("output=7", "losses.sparsity=1", "data.cache=here", "camera.height=96", "camera={fx: 100}")
+    assert (found.output, found.losses.sparsity, found.learning_rate) == ("7", 1.0, 1e-4)
+    assert found.data.cache == "here" and found.data.views.aside == 0.25 and found.data.sources[0].folder == "a"
+    assert found.camera == CameraSettings(width=320, height=96, fx=100.0)
+    assert given().output == "2026-01-01" and given("camera=null").camera is None
+    assert given("start_from=null").start_from is None and given("start_from=3").start_from == "3"
+    for override, words in (
+        ("steps=1e3", "field steps: 1000.0 is not a whole number"),
+        ("pretrained=3", "field pretrained: must be true or false, not 3"),
+        ("learning_rate=fast", "field learning_rate: 'fast' is not a finite number"),
+        ("camera.pitch_range=[1]", r"field camera.pitch_range: \[1\] is not a list of 2 values"),
+        ("losses.sparse=1", "field losses: unknown key 'sparse'. Use photometric"),
+        ("data.sources=[{}]", "field data.sources.0.folder: is missing"),
+        ("steps", "'steps' is no KEY=VALUE"),
+        ("losses=", "field losses: None is not an object"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            given(override)
+
+
 def of(camera: dict[str, Any] | None = None, volume: dict[str, Any] | None = None) -> Viewpoint:
     return Viewpoint.of_settings(CameraSettings(**(camera or {})), VolumeSettings(**(volume or {})))
 
@@ -122,7 +261,7 @@ def test_what_is_recorded_is_read_back() -> None:
     assert Viewpoint.of_record({"camera": vars(camera), "volume": vars(volume)}) == chosen
     assert chosen.volume == dataclasses.replace(Volume.to_measure(0.5), ahead=9.6, near=0.4)
     for broken in ({"camera": {"fz": 1.0}}, {"volume": 3}):
-        with pytest.raises(ConfigurationError, match="not a camera and a volume"):
+        with pytest.raises(ConfigurationError, match="its configuration: field .* Name a checkpoint|unknown key 'fz'"):
             Viewpoint.of_record(broken)
 
 

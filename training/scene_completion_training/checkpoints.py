@@ -18,6 +18,7 @@ import scene_completion_ros
 from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError, TrainingError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import open_student
+from scene_completion_ros.untrusted_files import opened
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.module import TrainingData
 from scene_completion_training.networks.density_field import (
@@ -121,10 +122,13 @@ class Checkpoint:
         """Reads a file without executing any of it; a `BundleError` if it is none, or of a later version."""
         # Tensors and plain containers are all we accept.
         try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            with opened(file) as source:
+                content = torch.load(source, map_location="cpu", weights_only=True)
             parts = ("field.", "link.", "head.", "trunk.")
             state, link, head, trunk = (part_of(content["state_dict"], part) for part in parts)
             record = content.get(KEY, {})
+            if not isinstance(record.get("configuration", {}), dict):
+                raise TypeError("its configuration is no mapping")
             seconds = content.get("callbacks", {}).get("Timer", {}).get("time_elapsed", {}).get("train", 0.0)
         except Exception as error:
             what = f"not a checkpoint of a density field ({error})"

@@ -1,7 +1,5 @@
 """Training configurations: keys of YAML files that every stage has, and how they are read."""
 
-# No postponed annotations here: the configuration parser resolves those of a base class in the wrong module.
-import argparse
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
@@ -9,14 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
-import jsonargparse
-
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.untrusted_files import read_yaml
+from scene_completion_ros.untrusted_files import JsonObject, read_yaml
 from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import trained_viewpoint
 from scene_completion_training.data.module import DataSettings
 from scene_completion_training.networks.encoder_decoder import TrunkName
+from scene_completion_training.settings import CURE, made, override, read_settings
 from scene_completion_training.stage_registry import DEFAULT_STAGE, stage_class
 from scene_completion_training.viewpoint import ENCODER_STEP, CameraSettings, Viewpoint, VolumeSettings
 
@@ -229,26 +226,21 @@ def read_configuration(path: Path, overrides: list[str], kind: type[Completed]) 
     cannot be used, or an ablation changes nothing. `kind`: `TrainingConfiguration` for anything, `Configuration` for a
     density field.
     """
-    content = read_yaml(path, ConfigurationError, cure="Name a YAML file")
+    content = read_yaml(path, ConfigurationError, cure="Name a YAML file", kind=dict)
     named = [override.partition("=")[2] for override in overrides if override.startswith("stage=")]
-    stage = named[-1] if named else content.get("stage", DEFAULT_STAGE) if isinstance(content, dict) else None
-    made: type[TrainingConfiguration] = stage_class(stage, where=str(path)).configuration_class
-    if not issubclass(made, kind):
+    stage = named[-1] if named else content.get("stage", DEFAULT_STAGE)
+    made_of: type[TrainingConfiguration] = stage_class(stage, where=str(path)).configuration_class
+    if not issubclass(made_of, kind):
         cure = "Name the configuration of another stage"
         raise ConfigurationError(f"stage {stage} trains no density field", where=str(path), cure=cure)
     ablations = [given for given in overrides if given.startswith(ABLATION)]
     given = [override for override in overrides if override not in ablations]
-    output = content.get("output", made.output) if isinstance(content, dict) else made.output
+    output = content.get("output", made_of.output)
     given += _ablated(str(stage), [name.removeprefix(ABLATION) for name in ablations], given, output)
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", action="config")
-    parser.add_class_arguments(made, None, sub_configs=True)
-    try:
-        parsed = parser.instantiate(parser.parse_args([f"--config={path}", *(f"--{override}" for override in given)]))
-    except (argparse.ArgumentError, TypeError, ValueError) as error:  # a text where settings belong
-        what = " ".join(str(error).split())
-        raise ConfigurationError(what, where=str(path), cure="Correct it, or the KEY=VALUE that sets it") from error
-    found = made(**{name: value for name, value in vars(parsed).items() if name != "config"})
+    settings = read_settings(path, made_of)
+    for one in given:
+        settings = override(settings, made_of, one)
+    found = made(made_of, JsonObject(settings, path, kind=ConfigurationError, cure=CURE))
     for ablation in ablations:
         without = read_configuration(path, [override for override in overrides if override != ablation], kind)
         if dataclasses.replace(found, output="") == dataclasses.replace(without, output=""):

@@ -10,7 +10,6 @@ the network predicts the features of the teacher at the same places, of either v
 normalisation are choices of this project: those of the source are not known.
 """
 
-import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ from scene_completion_training.arrays import Floats, Ints, Mask, Random, Reals
 from scene_completion_training.data.module import DataSource, FileSamples, TrainingData, matching
 from scene_completion_training.data.store import Arrays, Entry, damaged, keyed, mapped_arrays
 from scene_completion_training.points.opening import open_scenes
-from scene_completion_training.points.scene import PointScene, require
+from scene_completion_training.points.scene import PointScene, require, say_once
 from scene_completion_training.points.voxels import distinct, voxels_of
 from scene_completion_training.sparse.hu_net import VoxelHUNet
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
@@ -94,12 +93,7 @@ def point_features(count: int, colours: Reals | None, normals: Reals | None) -> 
 def say_what_lacks(scene: PointScene) -> None:
     """Says once of a scene if it has no colours or no normals."""
     if lacking := " and no ".join(name for name in ("colours", "normals") if getattr(scene, name) is None):
-        _say(f"{scene.name} has no {lacking}: zeros stand for them, as in views that a training made blind")
-
-
-@functools.cache
-def _say(what: str) -> None:
-    print(what, flush=True)
+        say_once(f"{scene.name} has no {lacking}: zeros stand for them, as in views that a training made blind")
 
 
 def point_views(

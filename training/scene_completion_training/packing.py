@@ -118,7 +118,8 @@ def write_pack(configuration: TrainingConfiguration, output: Path, most_bytes: i
 def _write_model(configuration: SeenConfiguration, folder: Path) -> None:
     model = configuration.encoder_weights or DEPTH_ANYTHING
     folder.mkdir()
-    weights = {n: value for file in weight_files(model) for n, value in safetensors.torch.load_file(file).items()}
+    files = weight_files(model, key="encoder_weights")
+    weights = {n: value for file in files for n, value in safetensors.torch.load_file(file).items()}
     halves = {n: value.half() if value.is_floating_point() else value for n, value in weights.items()}
     (folder / f"{WEIGHTS}.xz").write_bytes(packed(safetensors.torch.save(halves)))
     for name in DESCRIPTION_FILES:

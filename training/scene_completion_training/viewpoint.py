@@ -14,6 +14,8 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.head import PointCodeSpec
+from scene_completion_ros.untrusted_files import JsonObject
+from scene_completion_training.settings import made
 
 # Canonical camera of the street student: KITTI's field of view at 192×640.
 STREET_CAMERA = Camera(fx=370.0, fy=370.0, cx=319.5, cy=92.0, width=640, height=192)
@@ -179,6 +181,14 @@ class CameraSettings:
         )
 
 
+@dataclass
+class _Recorded:
+    """What a configuration says of them."""
+
+    camera: CameraSettings | None = None
+    volume: VolumeSettings | None = None
+
+
 @dataclass(frozen=True)
 class Viewpoint:
     """Camera, place and volume; a `ConfigurationError` for a camera no network can have, or no ground in it."""
@@ -217,14 +227,12 @@ class Viewpoint:
     @staticmethod
     def of_record(configuration: Mapping[str, Any]) -> "Viewpoint":
         """That of a checkpoint's configuration; the street's without one, a `ConfigurationError` for anything else."""
-        camera, volume = configuration.get("camera"), configuration.get("volume")
-        if camera is None and volume is None:
+        cure = "Name a checkpoint of `train`"
+        named = {name: configuration.get(name) for name in ("camera", "volume")}
+        record = made(_Recorded, JsonObject(named, "its configuration", kind=ConfigurationError, cure=cure))
+        if record.camera is None and record.volume is None:
             return Viewpoint()
-        try:
-            return Viewpoint.of_settings(CameraSettings(**(camera or {})), VolumeSettings(**(volume or {})))
-        except (TypeError, AttributeError, ValueError) as error:
-            what = f"not a camera and a volume ({error})"
-            raise ConfigurationError(what, where="camera, volume", cure="Name a checkpoint of `train`") from error
+        return Viewpoint.of_settings(record.camera or CameraSettings(), record.volume or VolumeSettings())
 
     @staticmethod
     def of_bundle(bundle: StudentBundle) -> "Viewpoint":

@@ -5,6 +5,7 @@ with incompatible QoS. The middleware loses large messages without notice. A Cam
 image size.
 """
 
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -23,7 +24,9 @@ from scene_completion_ros.errors import CameraError, in_words
 from scene_completion_ros.geometry.cameras import LARGEST_MOVE, Camera
 from scene_completion_ros.inference.motion_scale import Scale
 from scene_completion_ros.inference.text_bank import Vocabulary
+from scene_completion_ros.jit import COMPILING, compilation
 from scene_completion_ros.messages.drop_reasons import DropReason
+from scene_completion_ros.plain_text import printable
 from scene_completion_ros.ros.dds import profile_path, profile_variable
 from scene_completion_ros.ros.frame import Student
 from scene_completion_ros.ros.health.judgement import (
@@ -41,6 +44,7 @@ from scene_completion_ros.ros.messages import stamp_nanoseconds
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.topics import DIAGNOSTICS
 
+PERIOD_S = 1.0
 RATE_WINDOW_S = 10.0
 LONGEST_SILENCE_S = 2.0  # without an image, or without CameraInfo, after which that is an error
 STANDING = 3  # images with the stamp of the one before, from which on stamps stand still
@@ -48,6 +52,7 @@ MOST_ARRIVALS = 2000  # kept for the rate: 200 Hz through the whole window
 # Fast DDS's default shared-memory segment: larger messages do not reach best-effort readers (docs/node.md).
 SEGMENT_BYTES = 512 * 1024
 RECEIVE_BUFFER_BYTES = 67_108_864  # net.core.rmem_max that holds several large images
+BUSY = "the node builds its model, or was held up, and may not have received them: it judges that afterwards"
 
 
 class Arrivals:
@@ -93,6 +98,27 @@ class Publishers:
     best_effort: int = 0  # how many of them offer best effort only
 
 
+class OwnWork:
+    """When the node kept itself from receiving: it built a model, or something held its executor up."""
+
+    def __init__(self, now_s: float) -> None:
+        self.took_s, self.until_s = 0.0, -math.inf  # how long in all, and when it was last seen to be so
+        self.lost = 0  # images that the middleware lost meanwhile
+        self._looked_s, self._lost = now_s, 0
+
+    def look(self, now_s: float, lost: int, *, building: bool) -> None:
+        """Look at it, which is done once a period, unless the executor is late; `lost`: images lost in all."""
+        if building or now_s - self._looked_s > 2.0 * PERIOD_S:
+            self.took_s, self.until_s = self.took_s + now_s - self._looked_s, now_s
+        if self.recent(now_s):  # what the middleware tells may be read after this
+            self.lost += lost - self._lost
+        self._looked_s, self._lost = now_s, lost
+
+    def recent(self, now_s: float) -> bool:
+        """Whether the node itself may not have received what came lately."""
+        return now_s - self.until_s <= LONGEST_SILENCE_S
+
+
 class InputRecord:
     """The record of the camera in one activation; written and read in the executor's thread."""
 
@@ -112,6 +138,7 @@ class InputRecord:
         self.camera: Camera | None = None  # the usable camera of the newest CameraInfo; None before the first
         self.incompatible = ""  # the QoS policy by which a publisher of images does not match
         self.lost = 0  # how many images the middleware itself reported as lost
+        self.own_work = OwnWork(since_s)
 
     def image_arrived(self, message: Any, now_s: float) -> None:
         """Take note of a sensor_msgs/Image or CompressedImage."""
@@ -120,6 +147,18 @@ class InputRecord:
         encoding = getattr(message, "encoding", "") or getattr(message, "format", "")
         size = getattr(message, "width", 0), getattr(message, "height", 0)
         self.shape = ImageShape(*size, encoding, len(message.data), header.frame_id)
+
+    def header_problems(self) -> list[str]:
+        """What the headers of the last images lack."""
+        found, images = [], self.images
+        if images.repeated >= STANDING:
+            found.append(
+                f"stamps stand still: the last {images.repeated + 1} images all have {images.stamp_ns} ns. Transforms "
+                "need stamps: have the driver set them"
+            )
+        if self.shape is not None and not self.shape.frame_id.strip("/"):
+            found.append("header.frame_id of the images is empty, so that tf cannot place them: set it in the driver")
+        return found
 
     def camera_info_arrived(self, message: Any, now_s: float) -> None:
         """Take note of a sensor_msgs/CameraInfo."""
@@ -153,26 +192,23 @@ def input_status(camera: CameraFacts, received: int, drops: Drops) -> Status:
     }
     if shape is not None:
         values["image"] = f"{shape.width}x{shape.height} {shape.encoding}, {shape.bytes} bytes, frame {shape.frame_id}"
+    if (own := record.own_work).lost:
+        values["images lost by the node"] = f"{own.lost}, while it built its model or was held up ({own.took_s:.1f} s)"
     values["dropped"] = str(sum(drops.total.values()))
     values |= {f"dropped: {reason}": str(count) for reason, count in sorted(drops.total.items())}
     silent_s = camera.silent_s(record.images)
     if silent_s > LONGEST_SILENCE_S:
         cause = _cause_of_silence(camera)
-        return Status("input", Level.ERROR, f"no image for {silent_s:.1f} s: {cause}", values, cause)
+        level = Level.OK if cause == BUSY else Level.ERROR
+        return Status("input", level, f"no image for {silent_s:.1f} s: {cause}", values, cause)
     if record.images.last_s is None:
         return Status("input", Level.OK, f"waiting for the first image on {record.image_topic}", values)
     warnings = _several(record.image_topic, camera.image_publishers)
     if problems := drops.problems(judged_by="input"):
         warnings.append(f"images dropped in the last {drops.recent_s:.0f} s: {problems}; the log explains each")
-    if record.images.repeated >= STANDING:
-        warnings.append(
-            f"stamps stand still: the last {record.images.repeated + 1} images all have {record.images.stamp_ns} ns. "
-            "Transforms need stamps: have the driver set them"
-        )
-    if shape is not None and not shape.frame_id.strip("/"):
-        warnings.append("header.frame_id of the images is empty, so that tf cannot place them: set it in the driver")
-    if record.lost:
-        warnings.append(f"the middleware lost {record.lost} images since activation: {_cure_of_loss(camera)}")
+    warnings += record.header_problems()
+    if lost := record.lost - own.lost:
+        warnings.append(f"the middleware lost {lost} images since activation: {_cure_of_loss(camera)}")
     if warnings:
         return Status("input", Level.WARN, "; ".join(warnings), values)
     return Status("input", Level.OK, f"{rate_hz:.1f} images/s", values)
@@ -203,7 +239,8 @@ def calibration_status(camera: CameraFacts, drops: Drops, warnings: tuple[str, .
         )
         return Status("calibration", Level.ERROR, message, values)
     image_silent_s = camera.silent_s(record.images)
-    if record.camera_infos.count > 1 and silent_s > LONGEST_SILENCE_S >= image_silent_s:
+    stopped = record.camera_infos.count > 1 and silent_s > LONGEST_SILENCE_S >= image_silent_s
+    if stopped and not record.own_work.recent(camera.now_s):
         message = f"CameraInfo stopped {silent_s:.1f} s ago, images go on: the node completes them with the last one; "
         return Status("calibration", Level.WARN, f"{message}check the driver (ros2 topic hz {topic})", values)
     if several or warnings:
@@ -246,6 +283,8 @@ def _cause_of_silence(camera: CameraFacts) -> str:
     if record.incompatible:  # which no best-effort, volatile subscription is
         what = f"the QoS of the publisher on {topic} does not match the reliable subscription"
         return f"{what} ({record.incompatible}): set image.qos:=sensor_data"
+    if record.own_work.recent(camera.now_s):
+        return BUSY
     count = len(publishers.types)
     either = f"Either none is sent (ros2 topic hz {topic}), or they are lost on the way"
     return f"{_publishers(count)} on {topic}, but nothing arrives. {either}: {_cure_of_loss(camera)}"
@@ -379,14 +418,14 @@ def inference_status(record: InferenceRecord, drops: Drops, *, processed: int, u
         )
         return Status("inference", Level.WARN, message, values)
     slowest = [f"{stage} {times[stage].mean():.1f} ms" for stage in ("latency", "total") if stage in times]
-    message = ", ".join([model.state, *slowest])
+    kernels = [f"{COMPILING.lower()}, once ({compilation.compiled} are done)"] if compilation.running else []
+    message = ", ".join([model.state, *kernels, *slowest])
     if (busy_s := record.busy_s()) > LONGEST_WORK_S:
         message = f"nothing has come of {record.student.title} for {busy_s:.0f} s: {message}"
         return Status("inference", Level.WARN, message, values)
     return Status("inference", Level.OK, message, values)
 
 
-PERIOD_S = 1.0
 DROPS_WINDOW_S = 10.0
 LOGGED = ("input", "calibration")  # faults of which nothing else writes a line
 
@@ -431,7 +470,7 @@ class Diagnostics:
         """Publish the statuses of now, and log faults that have just begun or ended."""
         stamp = self._node.get_clock().now().to_msg()  # all that was counted until then is counted
         observed = self._observe()
-        statuses = self.statuses(observed)
+        statuses = [status.printable() for status in self.statuses(observed)]
         self._log_changes(statuses)
         shape = None if observed.input is None else observed.input.shape
         hardware_id = "camera" if shape is None else shape.frame_id or "camera"
@@ -441,7 +480,7 @@ class Diagnostics:
                     level=bytes([status.level]),
                     name=f"{self._prefix}: {status.name}",
                     message=status.message,
-                    hardware_id=hardware_id,
+                    hardware_id=printable(hardware_id),
                     values=[KeyValue(key=key, value=value) for key, value in status.values.items()],
                 )
                 for status in statuses
@@ -469,6 +508,7 @@ class Diagnostics:
         record, inference = observed.input, observed.inference
         if record is None or inference is None:
             return [idle_status(name, observed.state) for name in ("input", "calibration")]
+        record.own_work.look(now_s, record.lost, building=inference.student.model.state == "building")
         image, info = self._publishers(record.image_topic), self._publishers(record.camera_info_topic)
         camera = CameraFacts(record, image, info, now_s, self._middleware)
         return [
@@ -491,7 +531,7 @@ class Diagnostics:
 
     def _log_changes(self, statuses: list[Status]) -> None:
         for status in statuses:
-            if status.name not in LOGGED:
+            if status.name not in LOGGED or status.cause == BUSY:
                 continue
             before = self._faults.pop(status.name, None)
             if status.level == Level.ERROR:

@@ -4,12 +4,10 @@ Levels are OK, WARN and ERROR. STALE is left to the readers. diagnostic_aggregat
 cease, and takes a group with one stale part for broken. A node that was deactivated on purpose is not broken.
 """
 
-import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
@@ -17,6 +15,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from scene_completion_ros.errors import in_words
 from scene_completion_ros.messages.drop_reasons import DropReason, JudgedBy
+from scene_completion_ros.plain_text import printable
 
 WARNING_PERIOD_S = 5.0
 LONGEST_WARNING = 1000  # characters: what a message holds is quoted in warnings, and may be of any length
@@ -81,7 +80,7 @@ class FrameCounters(Counts):
                 return
             self._last_warning[key] = now
         shown = text if len(text) <= LONGEST_WARNING else f"{text[:LONGEST_WARNING]} … ({len(text)} characters)"
-        self._logger.warning(shown)
+        self._logger.warning(printable(shown, lines=True))
 
     def summary(self) -> str:
         """One line with all counts."""
@@ -92,36 +91,6 @@ class FrameCounters(Counts):
                 f"received {self.received} images, processed {self.processed}, dropped {total} ({reasons or 'none'})"
             )
             return f"{counts}, no subscriber for {self.unwanted}" if self.unwanted else counts
-
-
-class _Forwarder(logging.Handler):
-    def __init__(self, logger: Any) -> None:
-        super().__init__(logging.INFO)
-        self._logger = logger
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        # One line each: rclpy knows a place that logs by its line, and allows it one severity.
-        if record.levelno >= logging.ERROR:
-            self._logger.error(text)
-        elif record.levelno >= logging.WARNING:
-            self._logger.warning(text)
-        else:
-            self._logger.info(text)
-
-
-@contextmanager
-def forwarded_log(logger: Any) -> Iterator[None]:
-    """Hand what the package logs through `logging`, from its info on, to an rclpy logger."""
-    source, handler = logging.getLogger("scene_completion_ros"), _Forwarder(logger)
-    level = source.level
-    source.addHandler(handler)
-    source.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        source.setLevel(level)
-        source.removeHandler(handler)
 
 
 class Level(IntEnum):
@@ -141,6 +110,11 @@ class Status:
     message: str  # one sentence or two: what is so, and what to do about it
     values: Mapping[str, str] = field(default_factory=dict)  # the numbers behind it
     cause: str = ""  # the part of the message that stays the same as long as the fault does; a new one is logged
+
+    def printable(self) -> "Status":
+        """The same with escapes for signs that act on a terminal, as names of frames and topics may hold them."""
+        values = {printable(key): printable(value, lines=True) for key, value in self.values.items()}
+        return replace(self, message=printable(self.message, lines=True), values=values)
 
 
 @dataclass(frozen=True)

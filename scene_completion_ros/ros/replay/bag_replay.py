@@ -1,6 +1,7 @@
 """Play a bag through the running node in another process, over DDS, and collect what it publishes."""
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.replay.played_node import NodeProcess
 from scene_completion_ros.ros.replay.results import ReplayResult, ReplayStatistics
+from scene_completion_ros.ros.topics import IMAGE
 from scene_completion_ros.sequences.from_bag import RecordedMotion
 
 LOCK_STEP_PATIENCE_S = 3.0  # with transforms that are late
@@ -52,6 +54,8 @@ def replay_over_dds(
     # is taken back.
     words: Sequence[str] = (),
     motion: RecordedMotion | None = None,  # how the camera moved, which the node gets as odometry
+    # Called with severity and text of each line that the node logs, with the recorded topic instead of the replayed.
+    on_log: Callable[[str, str], None] = lambda *_: None,
 ) -> ReplayStatistics:
     """Publish one image topic of a bag to the node in lock step, and collect its voxels, depth and processing times.
 
@@ -83,9 +87,13 @@ def replay_over_dds(
     parameters["image.transport"] = "compressed" if source.compressed else "raw"
     if camera is None:  # as `BagReader.camera_for` reads its CameraInfo
         parameters["image.rectified"] = RECTIFIED_TOPIC in topic
+
+    def hear(severity: str, text: str) -> None:
+        on_log(severity, re.sub(rf"{namespace}/{IMAGE}(/compressed)?", topic, text).replace(f"{namespace}/", ""))
+
     with ExitStack() as stack:
         started_s = time.perf_counter()
-        node = stack.enter_context(NodeProcess(namespace, parameters))
+        node = stack.enter_context(NodeProcess(namespace, parameters, hear))
         bag = stack.enter_context(BagWriter(output_bag))
         write_transforms(reader, topic, bag)
         statistics = statistics or ReplayStatistics(topic)
@@ -98,5 +106,4 @@ def replay_over_dds(
         finally:
             statistics.peak_memory_mib = node.peak_memory_mib()
         node.stop()
-        statistics.node_log = node.log()
         return statistics

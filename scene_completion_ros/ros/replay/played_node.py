@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import os
 import re
 import signal
 import subprocess
@@ -15,15 +16,22 @@ from scene_completion_ros.ros.topics import NODE_NAME
 
 STOP_TIMEOUT_S = 10.0
 LOG_LINES = 40
+# Whatever the user's environment asks for.
+_LOG_FORMAT = {"RCUTILS_COLORIZED_OUTPUT": "0", "RCUTILS_CONSOLE_OUTPUT_FORMAT": "[{severity}] [{name}]: {message}"}
+_LOG_LINE = re.compile(r"\[(?P<severity>[A-Z]+)\] \[(?P<logger>[^\]]+)\]: (?P<text>.*)")
 
 
 class NodeProcess:
-    """`scene_completion_node` in a process of its own; as a context manager it ends the process."""
+    """`scene_completion_node` in a process of its own; as a context manager it ends the process.
 
-    def __init__(self, namespace: str, parameters: Mapping[str, object]) -> None:
-        self.namespace = namespace
+    `hear`: called with severity and text of each line that the node has logged, at the next `check` or `stop`.
+    """
+
+    def __init__(self, namespace: str, parameters: Mapping[str, object], hear: Callable[[str, str], None]) -> None:
+        self.namespace, self._hear, self._heard = namespace, hear, 0
         self.full_name = f"{namespace}/{NODE_NAME}"
-        arguments = ["--ros-args", "-r", f"__ns:={namespace}"]
+        self._logger = self.full_name.strip("/").replace("/", ".")
+        arguments = ["--ros-args", "-r", f"__ns:={namespace}", "--log-level", f"{self._logger}:=debug"]
         for name, value in parameters.items():
             arguments += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML with everything quoted
         # A file and not a pipe, which what the process starts may keep open after its end. Appending, because its
@@ -35,6 +43,7 @@ class NodeProcess:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             preexec_fn=ending_with_parent(),
+            env=os.environ | _LOG_FORMAT,
         )
 
     def __enter__(self) -> "NodeProcess":
@@ -44,16 +53,20 @@ class NodeProcess:
         self.stop()
         self._log.close()
 
-    @property
-    def pid(self) -> int:
-        """Number of the process."""
-        return self._process.pid
-
     def log(self) -> str:
-        """The last lines that it has printed, without colours."""
-        self._log.flush()
+        """The last lines that it has printed, without those for debugging."""
         self._log.seek(0)
-        return re.sub(r"\x1b\[[0-9;]*m", "", "".join(self._log.readlines()[-LOG_LINES:])).strip()
+        return "".join([line for line in self._log if not line.startswith("[DEBUG]")][-LOG_LINES:]).strip()
+
+    def _listen(self) -> None:
+        file = self._log.fileno()
+        content = os.pread(file, os.fstat(file).st_size - self._heard, self._heard)
+        whole = content[: content.rfind(b"\n") + 1]
+        self._heard += len(whole)
+        for line in whole.decode(errors="replace").splitlines():
+            found = _LOG_LINE.fullmatch(line)
+            if found and found["logger"] == self._logger:
+                self._hear(found["severity"], found["text"])
 
     def peak_memory_mib(self) -> float | None:
         """Largest resident memory so far (`VmHWM`) in MiB; None where the system does not give it."""
@@ -71,11 +84,14 @@ class NodeProcess:
                 self._process.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-        return self._process.wait()
+        status = self._process.wait()
+        self._listen()
+        return status
 
     def check(self) -> None:
         """Raise SceneCompletionError with the end of its log if the node has ended by itself."""
         status = self._process.poll()
+        self._listen()
         if status is not None:
             ending = f"ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
             raise SceneCompletionError(f"the node {ending} during the replay", where=self.full_name, cure=self.log())

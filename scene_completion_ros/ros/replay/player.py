@@ -305,13 +305,14 @@ class Player:
         self._graph.close()
 
     def warm_up(self) -> None:
-        """Send grey images until the newest of them is answered on every topic and the legend is there.
+        """Send images until the newest of them is answered on every topic and the legend is there.
 
         Then the node has been discovered, is loaded and compiled, and has answered all earlier ones. Raises
         SceneCompletionError: the node ended, or gave no answer in a long time.
         """
         camera = self._source.camera
-        grey = np.full((camera.height, camera.width, 3), 128, np.uint8)
+        # Noise, as the node would warn of an image that shows nothing.
+        noise = np.random.default_rng(0).integers(0, 256, (camera.height, camera.width, 3), np.uint8)
         make = messages.compressed_image_message if self._source.compressed else messages.image_message
         deadline_s = time.perf_counter() + STARTUP_TIMEOUT_S
         attempts, period_s = 0, WARM_UP_PERIOD_S
@@ -335,7 +336,7 @@ class Player:
             self._spin(time.perf_counter() + DISCOVERY_S, lambda: False)  # topics may overtake each other
             sent = SentImage(-1, frame_id, 0, time.perf_counter())
             self._answers.waiting = sent
-            self._inputs.image(make(grey, 0, frame_id))
+            self._inputs.image(make(noise, 0, frame_id))
             self._spin(min(sent.sent_s + period_s, deadline_s), partial(self._warm_or_dropped, sent))
             if self._warm(sent):
                 self._answers.waiting = None

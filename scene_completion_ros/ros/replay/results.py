@@ -29,7 +29,7 @@ class ReplayResult:
     stages_ms: dict[str, float]
     # Voxels that answer words [M] in the optical frame, `voxels.cloud.MATCH_CLOUD_DTYPE`; None without a query.
     matches: NDArray[np.void] | None = None
-    evidence: Mapping[str, float | str] = field(default_factory=dict)  # `Evidence.summary`; empty where that got lost
+    evidence: Mapping[str, float | str] = field(default_factory=dict)  # `Completion.summary`; empty where that got lost
 
     @cached_property
     def image_rgb(self) -> NDArray[np.uint8]:
@@ -64,7 +64,6 @@ class ReplayStatistics:
     occupied: list[int] = field(default_factory=list)  # occupied voxels of each frame that came out
     peak_memory_mib: float | None = None  # largest resident memory of the node's process
     evidence: list[Mapping[str, float | str]] = field(default_factory=list)  # of each frame that came out
-    node_log: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dumps`; of `occupied` the median, and without `evidence`."""

@@ -11,6 +11,7 @@ from std_msgs.msg import Header
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.ros.health.diagnostics import (
+    BUSY,
     CameraFacts,
     InputRecord,
     Publishers,
@@ -144,3 +145,35 @@ def test_a_camera_info_that_stops_is_warned_about_and_a_latched_one_is_not() -> 
     latched = working((101.0,))
     latched.image_arrived(Image(header=header(12), width=1280, height=720), 113.0)
     assert judged(latched, now_s=113.5)[1].level == Level.OK
+
+
+def test_the_network_is_not_blamed_for_what_the_node_does_itself() -> None:
+    """While a model is built, and when something held the executor up, until images had time to come again."""
+    made = working((100.5, 101.0))
+    for now_s in (101.0, 102.0, 103.0, 104.0):
+        made.own_work.look(now_s, 0, building=now_s > 101.0)
+    status, calibration = judged(made, now_s=104.4)
+    assert (status.level, status.message) == (Level.OK, f"no image for 3.4 s: {BUSY}")
+    assert calibration.level == Level.OK
+    nobody, _ = judged(made, now_s=104.4, images=Publishers())
+    assert nobody.level == Level.ERROR and "no publisher on /image" in nobody.message  # which is so, busy or not
+
+    made.lost = 7  # the middleware tells of it once the executor runs again
+    made.own_work.look(105.0, made.lost, building=False)
+    made.image_arrived(Image(header=header(9), width=1280, height=720), 105.2)
+    status, _ = judged(made, now_s=105.4)
+    assert status.level == Level.OK and "lost" not in status.message
+    assert status.values["images lost by the node"] == "7, while it built its model or was held up (3.0 s)"
+
+    for now_s in (106.0, 107.0, 108.0):
+        made.own_work.look(now_s, made.lost, building=False)
+    silent, _ = judged(made, now_s=108.1)
+    assert silent.level == Level.ERROR and "Fast DDS loses best-effort messages" in silent.message
+    made.image_arrived(Image(header=header(10), width=1280, height=720), 108.2)
+    made.lost = 9
+    made.own_work.look(109.0, made.lost, building=False)
+    status, _ = judged(made, now_s=109.1)
+    assert status.level == Level.WARN and "the middleware lost 2 images" in status.message
+
+    made.own_work.look(114.0, made.lost, building=False)  # some seconds after it should
+    assert judged(made, now_s=114.0)[0].cause == BUSY

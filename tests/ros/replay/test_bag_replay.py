@@ -85,7 +85,8 @@ def test_what_a_slow_machine_sends_seconds_later_still_counts(source: Any) -> No
 
 def test_lock_step_answers_every_frame_and_writes_a_bag(tmp_path: Path, replay: Replay) -> None:
     write_bag(tmp_path / "drive", frames=5, bad=2)
-    statistics, results = replay()
+    log: list[tuple[str, str]] = []
+    statistics, results = replay(on_log=lambda *line: log.append(line))
     good = [0, 1, 3, 4]
     assert [result.stamp_ns for result in results] == [START_NS + number * STEP_NS for number in good]
     assert (statistics.frames_in, statistics.frames_out, statistics.frames_empty) == (5, 4, 0)
@@ -93,7 +94,8 @@ def test_lock_step_answers_every_frame_and_writes_a_bag(tmp_path: Path, replay: 
     assert statistics.dropped == {"bad image": 1}  # by the notice of the node
     assert statistics.occupied == [len(result.voxels) for result in results]
     assert min(statistics.occupied) > 100
-    assert "bad image" in statistics.node_log
+    (why,) = (text for severity, text in log if severity == "WARN" and text.startswith("dropped (bad image"))
+    assert "holographic8" in why and IMAGES in why and "/replay_" not in why
     assert 50 < statistics.peak_memory_mib < 2000
     assert set(statistics.latency_ms) == {"end_to_end", *topics.STAGES}
     first = results[0]
@@ -145,7 +147,9 @@ def test_a_recording_without_stamps_is_completed_and_lost_times_do_not_matter(
             take(self, topic, *further)
 
     monkeypatch.setattr(Answers, "take", lose_one)
-    statistics, results = replay()
+    log: list[tuple[str, str]] = []
+    statistics, results = replay(on_log=lambda *line: log.append(line))
+    assert any(severity == "WARN" and text.startswith("stamps stand still") for severity, text in log)
     assert (statistics.frames_out, statistics.lost_stamps_ns) == (3, [])
     assert len(results) == 3
     timed = [result for result in results if result.stages_ms]

@@ -32,14 +32,19 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def untrained(folder: Path, bias: float) -> Path:
+    """The checkpoint of an untrained field of features, whose density is about this, before the softplus."""
+    torch.manual_seed(0)
+    field = FeatureField(DensityField(Camera(**INTRINSICS)), target_size=4, units=4)  # type: ignore[arg-type]
+    torch.nn.init.constant_(field.density.density_layer.bias, bias)
+    file = folder / "feature_field" / "checkpoints" / "last.ckpt"
+    return save_checkpoint(file, field, "feature_field", camera=INTRINSICS)
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained field of features."""
-    torch.manual_seed(0)
-    file = tmp_path_factory.mktemp("runs") / "feature_field" / "checkpoints" / "last.ckpt"
-    field = FeatureField(DensityField(Camera(**INTRINSICS)), target_size=4, units=4)  # type: ignore[arg-type]
-    torch.nn.init.constant_(field.density.density_layer.bias, 2.0)  # everything in the image is occupied
-    return save_checkpoint(file, field, "feature_field", camera=INTRINSICS)
+    """A field in which everything in the image is occupied."""
+    return untrained(tmp_path_factory.mktemp("runs"), 2.0)
 
 
 def evaluate(root: Path, *options: object, protocol: str = "semantics") -> dict[str, Any] | None:
@@ -88,6 +93,15 @@ def test_clusters_are_named_on_other_frames(root: Path, checkpoint: Path, tmp_pa
     direct = rows["direct", 51.2]["class_of_label"]
     assert len(direct) == 1 + 19 and direct[0] == 0 and direct.count(-1) == 2  # as of Cityscapes' sky and rider
     assert direct.count(9) == direct.count(5) == 2  # buildings and walls, buses and trains
+
+
+def test_a_field_without_surfaces(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Clusters would get their names of nothing, and a table would come of it."""
+    naming, scored = (layouts.write_split(tmp_path / f"{k}.txt", [f"{layouts.DRIVE} {k} l"]) for k in (0, 5))
+    given = ("--sscbench", root / "preprocess" / "labels", "--data", drive(root), "--frames", scored)
+    assert evaluate(root, *given, "--name-frames", naming, "--checkpoint", untrained(tmp_path, -3.0)) is None
+    what = "its density has no surfaces: no voxel in view of 1 labelled frames has a density of 0.2 per metre"
+    assert f"feature_field: {what}. Train it for more steps: it is that of --student, or" in capsys.readouterr().err
 
 
 def test_foreign_poses(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

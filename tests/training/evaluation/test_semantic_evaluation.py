@@ -1,5 +1,6 @@
 """Semantics on a street with one wall: clusters, their names, what counts; and scores of pixels by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,7 +31,7 @@ from scene_completion_training.evaluation.semantic_evaluation import (
     named_by,
     survey,
 )
-from tests.training.evaluation.one_wall import CAR, GRID, PaintedWall, make_street, score, true_voxels, voxels
+from tests.training.evaluation.one_wall import CAR, GRID, PaintedWall, fit, make_street, score, true_voxels, voxels
 
 
 def test_clusters_are_named_and_scored(street: PosedSequence, fitted: FittedModel) -> None:
@@ -70,6 +71,26 @@ def test_the_prior_knows_the_class_of_a_place(street: PosedSequence) -> None:
         ClassPrior(PaintedWall(), 0.5, [make_street(assets=("lidar",))])
     with pytest.raises(ConfigurationError, match="no frame has ground truth"):
         named_by([PaintedWall()], Sampling(0.5), [Clusters(np.eye(2, dtype=np.float32))], [])
+
+
+class NothingThere(PaintedWall):
+    """Sees through the wall, to the end of its rays."""
+
+    name = "empty field"
+
+    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
+        seen = super().complete(sequence, index)
+        return replace(seen, density=lambda points: np.zeros(len(points), np.float32), depth_range=(3.0, 200.0))
+
+
+def test_where_no_pixel_shows_a_surface_nothing_is_clustered(street: PosedSequence) -> None:
+    what = (
+        f"empty field: its density has no surfaces: no pixel of {len(street)} frames shows one within 51.2 m. Train it"
+    )
+    with pytest.raises(ConfigurationError, match=what):
+        fit([PaintedWall(), NothingThere()], street)
+    with pytest.raises(ConfigurationError, match=what):
+        survey(NothingThere(), [street], every=1, points_a_frame=50)
 
 
 SMALL_GRID = VoxelGrid((0.0, 0.0, 0.0), 0.2, (5, 3, 3))

@@ -14,6 +14,7 @@ from torch import Tensor
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.foundation.model_files import weight_files
+from scene_completion_training.stages.feature_field import FeatureSettings, feature_targets
 from tests.training.foundation.tiny_models import BLOCKS, KINDS, WIDTH, tiny_model
 
 MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -110,8 +111,11 @@ def test_a_hub_model_is_downloaded_without_pickles(folders: dict[str, Path], mon
         raise OSError("no network\nat all")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
-    with pytest.raises(ConfigurationError, match=r"someone/dino: neither a folder.*\(no network\)"):
+    with pytest.raises(ConfigurationError, match=r"someone/dino: neither a folder.*\(no network\)") as caught:
         Backbone("someone/dino")
+    assert "FOLDER" not in str(caught.value)  # which no training has named
+    with pytest.raises(ConfigurationError, match=r"in a training with features\.model=FOLDER; or check name"):
+        feature_targets(FeatureSettings(model="someone/dino"))
 
 
 def lacking(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """The door for scenes of points: layouts, lists, PLY files, posed RGB-D, and what scenes lack."""
 
+import shutil
 import struct
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -28,18 +29,23 @@ def test_each_layout_is_recognised_and_split_by_its_official_lists(tmp_path: Pat
     write_split(tmp_path / "scannet" / "Tasks" / "Benchmark" / "scannetv2_val.txt", ["scene0001_00"], windows=True)
     for house in ("17DRP5sb8fy", "HxpKQynjfin"):
         walked = layouts.matterport(tmp_path / "mp", house=house, views=False)
-    write_split(tmp_path / "mp" / "scans" / "scenes_val.txt", ["HxpKQynjfin"])
-    for source, folder, last in (("ScanNet", scanned, scanned.name), ("Matterport3D", walked, "HxpKQynjfin_region0")):
-        for place, count in ((folder.parent.parent, 2), (folder.parent, 2), (folder, 1)):
+    write_split(tmp_path / "mp" / "scenes_val.txt", ["HxpKQynjfin"])
+    for source, folder, last, counts in (
+        ("ScanNet", scanned, scanned.name, (1, 2, 2)),
+        ("Matterport3D", walked, "HxpKQynjfin_region0", (1, 1, 2, 2, 2)),
+    ):
+        for place, count in zip((folder, *folder.parents), counts, strict=False):
             scenes = open_scenes(place)
             assert scenes.source == source and len(scenes) == count and len(scenes[last]) in (5, 6)
-        for place in (folder.parent.parent, folder.parent):
-            assert list(open_scenes(place, split="val")) == [last]
+            assert count == 1 or list(open_scenes(place, split="val")) == [last]
     for area in ("Area_4", "Area_5"):
-        layouts.s3dis(tmp_path / "s3dis", area=area)
-    for split, of in ("test", "Area_5"), ("train", "Area_4"):
-        assert list(open_scenes(tmp_path / "s3dis", split=split)) == [f"{of}/office_1"]
-    assert open_scenes(tmp_path / "s3dis").source == "S3DIS"
+        office = layouts.s3dis(tmp_path / "s3dis", area=area)
+    tested = ["Area_5/hallway_6", "Area_5/office_1", "Area_5/office_36"]
+    for split, of in ("test", tested), ("train", ["Area_4/office_1"]):
+        assert list(open_scenes(tmp_path / "s3dis", split=split)) == of
+    for place, count in ((office, 1), (office.parent, 3), (office.parent.parent, 4), (tmp_path / "s3dis", 4)):
+        scenes = open_scenes(place)
+        assert scenes.source == "S3DIS" and len(scenes) == count and len(scenes["Area_5/office_1"]) == 3
 
 
 @pytest.mark.parametrize(
@@ -67,6 +73,60 @@ def test_rooms_of_s3dis_have_their_points_and_stairs_are_clutter(tmp_path: Path)
     assert [scene.classes[k] for k in scene.label] == ["floor", "floor", "clutter"]
     assert scene.instance.tolist() == [0, 0, 1] and scene.points[0].tolist() == [0.5, 1, 0]
     assert scene.colours[0].tolist() == pytest.approx([1, 0, 0.2])
+
+
+def test_s3dis_is_read_as_it_is_downloaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In its folder in itself, with a zero byte for a space, and with a wall that is there twice; each is said once."""
+    nested = tmp_path / layouts.S3DIS
+    office = layouts.s3dis(nested, area="Area_5")
+    shutil.copytree(nested, tmp_path / "__MACOSX" / layouts.S3DIS)  # as archives of macOS have it
+    for _ in range(2):
+        scenes = open_scenes(tmp_path)
+        ceiling, wall = (scenes[f"Area_5/{room}"] for room in ("hallway_6", "office_36"))
+        colours = [[155, 155, 165], [185, 187, 182], [170, 171, 175]]
+        np.testing.assert_allclose(ceiling.colours * np.float32(255.0), colours, rtol=1e-6)
+        assert len(wall) == 2 and wall.instance.tolist() == [0, 0] and wall.points[1, 2] == np.float32(0.6)
+    of_ceiling, of_wall = (office.parent / room / "Annotations" for room in ("hallway_6", "office_36"))
+    assert capsys.readouterr().out.splitlines() == [
+        rf"{of_ceiling}/ceiling_1.txt, line 2: '22.350 6.692 3.048 185\x00187 182' is read as "
+        "'22.350 6.692 3.048 185 187 182', since a byte lost a bit",
+        f"{of_wall}/wall_3 (1).txt: left out, it is a copy of wall_3.txt",
+    ]
+    (of_wall / "wall_3.txt").unlink()
+    assert len(open_scenes(tmp_path)["Area_5/office_36"]) == 2  # where it is no copy, it counts
+
+
+@pytest.mark.parametrize(
+    ("stored", "meant"), [("103.0\x100000", 103), ("1\x167", 167), ("167.\x1000000", 167), ("7\x0e5", 7.5)]
+)
+def test_a_digit_that_lost_a_bit_is_known(stored: str, meant: float, tmp_path: Path) -> None:
+    """So are those of the version without alignment, as other readers report them: '103.0\\x100000' is 103.000000."""
+    file = layouts.s3dis(tmp_path) / "Annotations" / "floor_1.txt"
+    file.write_bytes(f"1 2 3 {stored} 5 6\n".encode())
+    colours = open_scenes(tmp_path)["Area_1/office_1"].colours
+    assert colours is not None and colours[0].tolist() == pytest.approx([meant / 255, 5 / 255, 6 / 255])
+
+
+def test_what_lies_there_twice_or_packed_is_named(tmp_path: Path) -> None:
+    layouts.s3dis(tmp_path / "one")
+    layouts.s3dis(tmp_path / "one" / "other")
+    with pytest.raises(
+        SequenceError, match=r"Area_1/office_1: is there twice, as .*one/Stan.* and .*other/Stan.*Name one"
+    ):
+        open_scenes(tmp_path)
+    shutil.rmtree(tmp_path / "one" / "other")
+    with pytest.raises(SequenceError, match="1 of the 1 listed scenes are not there, such as Area_5"):
+        open_scenes(tmp_path, split="test")
+    layouts.scannet(tmp_path / "two")
+    with pytest.raises(SequenceError, match="holds S3DIS and ScanNet. Name the folder of one"):
+        open_scenes(tmp_path)
+    for scenes in ("one", "two"):
+        shutil.rmtree(tmp_path / scenes)
+    house = layouts.matterport(tmp_path, views=False)
+    shutil.rmtree(house)
+    archive = house.parent / "region_segmentations.zip"
+    with pytest.raises(SequenceError, match=f"holds no scenes, but archives such as {archive}. Unpack each archive"):
+        open_scenes(tmp_path)
 
 
 def room() -> PointScene:
@@ -181,7 +241,7 @@ SCANNET, MATTERPORT, S3DIS = layouts.scannet, layouts.matterport, layouts.s3dis
 LABELS, TABLE = f"{layouts.SCAN}_vh_clean_2.labels.ply", "../../scannetv2-labels.combined.tsv"
 GROUPS, SEGMENTS = (f"{layouts.SCAN}{name}" for name in (".aggregation.json", "_vh_clean_2.0.010000.segs.json"))
 CONF, MESH = f"undistorted_camera_parameters/{layouts.HOUSE}.conf", "region_segmentations/region0.ply"
-MAPPING, FLOOR = "../../category_mapping.tsv", "Annotations/floor_2.txt"
+MAPPING, FLOOR = "../../../../category_mapping.tsv", "Annotations/floor_2.txt"
 
 
 @pytest.mark.parametrize(
@@ -204,9 +264,25 @@ MAPPING, FLOOR = "../../category_mapping.tsv", "Annotations/floor_2.txt"
         (MATTERPORT, CONF, " 1.00000000\n", "\n", "line 5: cannot be used: cannot reshape"),
         (MATTERPORT, MESH, "\2\0\0\0\3\0\0\0\4\0", "\2\0\0\0\3\0\0\0\5\0", "faces of other than its 5 vertices"),
         (MATTERPORT, MESH, "int category_id", "int category_no", "faces without .*category_id"),
-        (S3DIS, FLOOR, None, "1 2 3 4 5 6\n1 2 3\x104 5 6\n", "floor_2.txt: cannot be read: .*hallway_6"),
-        (S3DIS, FLOOR, None, "1 2 3\n", "rows of 3 numbers"),
-        (S3DIS, FLOOR, None, "1 2 nan 4 5 6\n", "no numbers"),
+        (
+            S3DIS,
+            FLOOR,
+            None,
+            "1 2 3 4 5 6\n1 2 3\x104 5 6\n",
+            r"floor_2.txt, line 2: is '1 2 3\\x104 5 6', not x y z red",
+        ),
+        (S3DIS, FLOOR, None, "1 2 3 4 5 6\n\n1 2 3 4\x105 5 6\n", r"line 3: is '1 2 3 4\\x105 5 6', not x y z"),
+        (
+            S3DIS,
+            FLOOR,
+            None,
+            "1 2 3 4 5 6\n1 2 3 4 5" + 9 * "\0" + "6\n",
+            r"line 2: is '1 2 3 4 5\\x00\\x00.*Unpack the",
+        ),
+        (S3DIS, FLOOR, None, "1 2 3\n", "line 1: is '1 2 3', not x y z red green blue"),
+        (S3DIS, FLOOR, None, "1 2 nan 4 5 6\n", "line 1: is '1 2 nan 4 5 6', not"),
+        (S3DIS, FLOOR, None, "1 2 3 4 5 256\n", "line 1: is .* with colours up to 255"),
+        (S3DIS, FLOOR, None, "", "floor_2.txt: has no lines x y z red green blue"),
         (S3DIS, "Annotations/lamp_1.txt", None, "1 2 3 4 5 6\n", "is a 'lamp'. Things are ceiling, floor"),
     ],
 )

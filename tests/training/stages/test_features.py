@@ -320,14 +320,19 @@ def test_semantics_that_learned_nothing_say_so(
     """Nothing is occupied, or there were too few crops to compare with: of the last step there is no checkpoint."""
     monkeypatch.setattr(SemanticsStage, "occupied", lambda stage, logit: logit != logit)
     configuration = trainings.configuration("semantics", tmp_path / "empty", steps=3)
-    with pytest.raises(TrainingError, match="nothing was learned: 0 crops of 16 occupied points in 3 images"):
+    what = "nothing was learned: 0 crops of 16 occupied points in 3 images, at most 0 in a neighbourhood. Train the "
+    with pytest.raises(
+        TrainingError, match=f"{what}density of {configuration.features_from} for more .*: it has no sur"
+    ):
         train(configuration)
     assert Checkpoint.read(tmp_path / "empty" / "checkpoints" / "last.ckpt").steps == 2
     with pytest.raises(TrainingError, match="nothing was learned"):  # also where it goes on
         train(configuration)
     monkeypatch.undo()
     monkeypatch.setattr(feature_field, "NEAREST", 5)  # as many as one step has
-    with pytest.raises(TrainingError, match="nothing was learned: [1-9]"):
+    with pytest.raises(
+        TrainingError, match=r"nothing was learned: [1-9].* in 1 images\. Crops are .*: take more steps"
+    ):
         train(trainings.configuration("semantics", tmp_path / "one", steps=1, crops="five_squares"))
 
 

@@ -117,6 +117,21 @@ def test_three_commands_lead_to_the_same_kind_of_student(
     assert last.stat().st_mtime_ns == written and capsys.readouterr().out.count("validation") == 2
 
 
+def test_without_a_model_hub_the_folder_of_the_trunk_is_asked_for(
+    student: Path, pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bundle holds of the trunk what was trained; the rest is as published."""
+
+    def offline(name: str, **_: object) -> str:
+        raise OSError(f"no route to {name}")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    assert main(["train", "--from", str(student), "--data", str(pair), "--output", str(tmp_path / "out"), *FEW]) == 2
+    said = capsys.readouterr().err
+    assert "Depth-Anything-V2-Small-hf: neither a folder here, nor to be had from the hub (no route to" in said
+    assert "in a training with encoder_weights=FOLDER; or check name, network and access" in said
+
+
 def test_it_keeps_frames_or_drives_for_the_validation(student: Path, pair: Path, tmp_path: Path) -> None:
     """The last fifth of one drive, every fifth of five; and what it takes from the student."""
     one = configuration_from(student, [pair], tmp_path / "out")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from scene_completion_ros.commands.arguments import place
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.plain_text import markdown
+from scene_completion_ros.progress import print_lines
 from scene_completion_ros.whole_files import write_whole
 
 if TYPE_CHECKING:
@@ -198,10 +200,10 @@ def write_results(
 
     folder: Path = args.output
     listed = [f"{what}: {count}." for what, count in (("Frames", counted), ("Named by", named)) if count]
-    text = "\n\n".join([f"Recordings: {', '.join(recordings)}.", *listed, scores.markdown()]) + "\n"
+    text = "\n\n".join([f"Recordings: {', '.join(map(markdown, recordings))}.", *listed, scores.markdown()]) + "\n"
     content = {"settings": settings_of(args), "recordings": list(recordings), "scores": scores.to_json()}
     content |= {key: dataclasses.asdict(count) for key, count in (("frames", counted), ("name_frames", named)) if count}
-    print(text)
+    print_lines(text)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "results.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     write_whole(folder / "results.md", text.encode())

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from scene_completion_ros.commands.arguments import Output, place
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.progress import print_lines
 from scene_completion_training.commands.arguments import (
     add_foundation,
     add_number,
@@ -114,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     for method in _frozen_methods(args, frozen, distilled):
         encode = encoder.encode if encoder and args.phrases else None
         _score_frozen(args, scores, method, [scenes for _, scenes in data], training, encode)
-        print(f"{method.name}: scored", flush=True)
+        print_lines(f"{method.name}: scored")
     write_results(args, scores, list(dict.fromkeys(name for _, scenes in data for name in scenes)))
     if pictures:
         args.pictures.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.progress import print_lines
 from scene_completion_ros.sequences.frame_lists import FrameSplit, SplitCount, part_of_recording
 from scene_completion_ros.sequences.from_bag import is_bag
 from scene_completion_ros.sequences.opening import open_recording
@@ -353,7 +354,7 @@ class SequencesData(TrainingData):
             raise SequenceError("no frame has occupied and free voxels", where=source.folder, cure=cure)
         if len(usable) < len(every):
             left = len(every) - len(usable)
-            print(f"{source.folder}: {left} of {len(every)} frames without evidence left out")
+            print_lines(f"{source.folder}: {left} of {len(every)} frames without evidence left out")
         return usable
 
     def samples(self) -> ViewSamples:

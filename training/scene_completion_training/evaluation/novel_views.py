@@ -33,7 +33,7 @@ from torch.nn import functional
 from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera, stereo_pair
-from scene_completion_ros.untrusted_files import read_tensors
+from scene_completion_ros.untrusted_files import opened, read_tensors
 from scene_completion_training.arrays import Bytes, Floats, Mask
 from scene_completion_training.evaluation.checkpoints import FieldModel
 from scene_completion_training.evaluation.semantic_evaluation import FeatureFieldModel
@@ -112,7 +112,8 @@ class PerceptualDistance:
                     tensors = read_tensors(file, BundleError, cure=cure)
                     weights |= {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
                 else:
-                    weights |= torch.load(file, map_location="cpu", weights_only=True)
+                    with opened(file) as source:
+                        weights |= torch.load(source, map_location="cpu", weights_only=True)
             return PerceptualDistance(weights)
         except BundleError:
             raise

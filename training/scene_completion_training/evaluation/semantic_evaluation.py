@@ -261,25 +261,20 @@ def fit_models(
     match: Match = match_one_to_one,  # how clusters are named by them
 ) -> list[FittedModel]:
     """Finds clusters of points, the same for all models, and counts classes; a `ConfigurationError` if too few."""
-    codes = surface_codes(models, frames, points_a_frame, seed)
-    if not codes[0]:
-        what = "no frame to cluster"
-        raise ConfigurationError(what, where="clusters", cure="Name recordings and frames that are there")
-    fitted = [fit_clusters(np.concatenate(found), clusters, seed=seed) for found in codes]
-    return named_by(models, sampling, fitted, labelled, match)
-
-
-def surface_codes(
-    models: Sequence[Predictor], frames: Iterable[tuple[PosedSequence, int]], points_a_frame: int, seed: int
-) -> list[list[Floats]]:
-    """Of each model, vectors [≤ points_a_frame, C] of points on the surfaces of each frame, the same for all models."""
-    generators = [np.random.default_rng(seed) for _ in models]
-    codes: list[list[Floats]] = [[] for _ in models]
+    generators = [np.random.default_rng(seed) for _ in models]  # the same pixels for all
+    codes: list[list[Floats]] = [[] for _ in models]  # of each model, those of each frame [≤ points_a_frame, C]
     for sequence, index in frames:
         for model, generator, found in zip(models, generators, codes, strict=True):
             seen = model.complete(sequence, index)
             found.append(codes_of(seen, surface_points(seen, generator, points_a_frame)))
-    return codes
+    if not codes[0]:
+        what = "no frame to cluster"
+        raise ConfigurationError(what, where="clusters", cure="Name recordings and frames that are there")
+    for model, found in zip(models, codes, strict=True):
+        if not any(map(len, found)):
+            raise no_surfaces(model, f"no pixel of {len(found)} frames shows one within {FARTHEST_SURFACE} m")
+    fitted = [fit_clusters(np.concatenate(found), clusters, seed=seed) for found in codes]
+    return named_by(models, sampling, fitted, labelled, match)
 
 
 def named_by(
@@ -299,6 +294,9 @@ def named_by(
         if not tally.frames:
             raise no_voxels("labelled recordings")
         each.confusion = tally.confusion[NAMED_WITHIN]
+        if not each.confusion[1:].any():
+            what = f"no voxel in view of {tally.frames} labelled frames has a density of {sampling.cutoff:g} per metre"
+            raise no_surfaces(each, what)
     return fitted
 
 
@@ -306,6 +304,12 @@ def no_voxels(recordings: Sequence[PosedSequence] | str) -> ConfigurationError:
     """That no frame of recordings has ground truth voxels."""
     where = recordings if isinstance(recordings, str) else ", ".join(sequence.name for sequence in recordings)
     return ConfigurationError("no frame has ground truth voxels", where=where, cure="Name recordings that have")
+
+
+def no_surfaces(model: Predictor, what: str) -> ConfigurationError:
+    """That a model's density has no surfaces, on which clusters are found and named."""
+    cure = "Train it for more steps: it is that of --student, or, for a checkpoint of semantics, that of features_from"
+    return ConfigurationError(f"its density has no surfaces: {what}", where=model.name, cure=cure)
 
 
 class ClassPrior(Predictor):
@@ -384,8 +388,7 @@ def survey(
             points = surface_points(seen, generator, points_a_frame)
             assert seen.units is not None  # a feature field has some
             parts.append((codes_of(seen, points), seen.units(points).astype(np.float16)))
-    if not sum(len(codes) for codes, _ in parts):
-        what = "no pixel of any frame shows a surface"
-        raise ConfigurationError(what, where="survey", cure="Check the student and the recordings")
+    if not any(len(codes) for codes, _ in parts):
+        raise no_surfaces(model, f"no pixel of {len(parts)} frames shows one within {FARTHEST_SURFACE} m")
     codes, units = (np.concatenate(column) for column in zip(*parts, strict=True))
     return codes, units

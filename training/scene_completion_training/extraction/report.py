@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from scene_completion_ros.plain_text import printable
 from scene_completion_ros.whole_files import write_whole
 
 REPORT_NAME = "report.json"
@@ -48,7 +49,7 @@ def summary_table(reports: Sequence[BagReport]) -> str:
     """Render one line a sequence, and below each bag what was left out and why."""
     lines = [f"{'bag':<32} {'sequence':<10} {'frames':>6} {'metres':>9}  poses"]
     for report in reports:
-        name = Path(report.bag).name
+        name = printable(Path(report.bag).name)
         if not report.sequences:
             lines.append(f"{name:<32} nothing extracted")
         lines += [
@@ -57,5 +58,5 @@ def summary_table(reports: Sequence[BagReport]) -> str:
         ]
         notes = [*report.problems, *report.warnings, *report.losses]
         notes += [f"{count} x {reason}" for reason, count in report.skipped.most_common()]
-        lines += [f"  - {note}" for note in notes]
+        lines += [f"  - {printable(note)}" for note in notes]
     return "\n".join(lines)

@@ -124,16 +124,18 @@ class LoadedNetwork:
     files: list[Path]
 
 
-def load_network(model: str, layer: int = -1, *, pretrained: bool = True, whole: bool = False) -> LoadedNetwork:
+def load_network(
+    model: str, layer: int = -1, *, pretrained: bool = True, whole: bool = False, key: str = ""
+) -> LoadedNetwork:
     """Loads a transformer of the DINO family, alone or out of a Depth Anything, without the blocks after a layer.
 
     `model`: local folder as of `save_pretrained` (without any request to the hub), or name on the hub; `layer`: hidden
     state that its last block gives; `pretrained`: read its weights, otherwise random, of its configuration; `whole`: a
-    Depth Anything with neck and head, and nothing else. Raises ConfigurationError: no such model, of another type, or
-    without this layer; found before weights are read; BundleError: weights that are missing, damaged, of another
-    network, or only pickled.
+    Depth Anything with neck and head, and nothing else; `key`: see `description_folder`. Raises ConfigurationError: no
+    such model, of another type, or without this layer; found before weights are read; BundleError: weights that are
+    missing, damaged, of another network, or only pickled.
     """
-    folder = model_files.description_folder(model)
+    folder = model_files.description_folder(model, key=key)
     config = model_files.read_config(folder)
     outer = _supported_type(config, model, _DEPTH if whole else {**_CLASSES, **_DEPTH})
     kind, part = outer, ""
@@ -146,7 +148,7 @@ def load_network(model: str, layer: int = -1, *, pretrained: bool = True, whole:
         # The backbone of a whole Depth Anything chooses its attention itself.
         options = {"attn_implementation": "sdpa"} | ({"add_pooling_layer": False} if kind == "vit" else {})
     normalisation = model_files.read_normalisation(folder)
-    files = model_files.weight_files(model) if pretrained else []
+    files = model_files.weight_files(model, key=key) if pretrained else []
     network = model_files.frozen_network({**_CLASSES, **_DEPTH}[kind], config, files, part=part, **options)
     transformer = network.backbone.config if whole else network.config
     size: int | list[int] = network.config.patch_size
@@ -169,8 +171,8 @@ class Backbone(DenseExtractor):
     the last.
     """
 
-    def __init__(self, model: str | Path, layer: int = -1, device: str = "cpu") -> None:
-        loaded = load_network(str(model), layer)
+    def __init__(self, model: str | Path, layer: int = -1, device: str = "cpu", *, key: str = "") -> None:
+        loaded = load_network(str(model), layer, key=key)
         super().__init__(model_files.model_name(str(model)), loaded.files, loaded.dim, loaded.normalisation, device)
         self.type, self.layer = loaded.type, loaded.blocks
         self._patch, self._extra_tokens, self._options = loaded.patch, loaded.extra_tokens, loaded.options

@@ -35,13 +35,13 @@ class Normalisation:
     deviation: Triple
 
 
-def description_folder(model: str, wanted: Sequence[str] = ()) -> Path:
+def description_folder(model: str, wanted: Sequence[str] = (), *, key: str = "") -> Path:
     """Folder with the configuration of a model, without its weights, and files of wanted patterns.
 
-    `model`: local folder, or name on the hub, from which it is downloaded. Raises ConfigurationError where there is
-    neither.
+    `model`: local folder, or name on the hub, from which it is downloaded; `key`: of a training's configuration, which
+    names it. Raises ConfigurationError where there is neither.
     """
-    return hub_folder(model, (*DESCRIPTION_FILES, *wanted))
+    return hub_folder(model, (*DESCRIPTION_FILES, *wanted), key)
 
 
 def model_name(model: str) -> str:
@@ -50,12 +50,12 @@ def model_name(model: str) -> str:
     return folder.resolve().name if folder.is_dir() else model
 
 
-def weight_files(model: str) -> list[Path]:
+def weight_files(model: str, *, key: str = "") -> list[Path]:
     """The safetensors files with the weights of a model, downloaded where it is on the hub; pickled ones stay closed.
 
     Raises BundleError where there are none, or not those of their index; ConfigurationError: see `description_folder`.
     """
-    folder = hub_folder(model, (*DESCRIPTION_FILES, *_WEIGHT_FILES))
+    folder = hub_folder(model, (*DESCRIPTION_FILES, *_WEIGHT_FILES), key)
     if (folder / _WEIGHTS).is_file():
         return [folder / _WEIGHTS]
     if not (folder / _INDEX).is_file():
@@ -75,7 +75,7 @@ def weight_files(model: str) -> list[Path]:
     return [folder / name for name in parts]
 
 
-def hub_folder(model: str, wanted: Sequence[str]) -> Path:
+def hub_folder(model: str, wanted: Sequence[str], key: str = "") -> Path:
     """Folder of a model with files of these patterns at least, see `description_folder`."""
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -88,7 +88,8 @@ def hub_folder(model: str, wanted: Sequence[str]) -> Path:
         return Path(snapshot_download(model, allow_patterns=list(wanted)))
     except (OSError, ValueError) as error:
         what = f"neither a folder here, nor to be had from the hub ({str(error).splitlines()[0]})"
-        cure = "Name a local folder with config.json and model.safetensors, or check name, network and access"
+        setting = f", in a training with {key}=FOLDER" if key else ""
+        cure = f"Name a local folder with config.json and model.safetensors{setting}; or check name, network and access"
         raise ConfigurationError(what, where=model, cure=cure) from error
 
 

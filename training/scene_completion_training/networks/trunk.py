@@ -180,7 +180,7 @@ class VisionTransformerTrunk(Trunk):
     def __init__(
         self, size: tuple[int, int], *, pretrained: bool = True, frozen_blocks: int = 0, weights: str = DINO
     ) -> None:
-        loaded = load_network(weights, pretrained=pretrained)
+        loaded = load_network(weights, pretrained=pretrained, key="encoder_weights")
         if loaded.patch not in CELLS:
             cure = "Name a transformer with patches of 8, 14 or 16"
             raise ConfigurationError(f"patches of {loaded.patch} pixels", where=weights, cure=cure)
@@ -315,7 +315,7 @@ class DepthAnythingTrunk(Trunk):
     """
 
     def __init__(self, *, pretrained: bool = True, frozen_blocks: int = 0, weights: str = DEPTH_ANYTHING) -> None:
-        loaded = load_network(weights, pretrained=pretrained, whole=True)
+        loaded = load_network(weights, pretrained=pretrained, whole=True, key="encoder_weights")
         mean, deviation = loaded.normalisation.mean, loaded.normalisation.deviation
         super().__init__(channels=(loaded.network.config.fusion_hidden_size,), mean=mean, scale=deviation)
         self.patch, self.frozen_blocks = loaded.patch, frozen_blocks

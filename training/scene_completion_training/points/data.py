@@ -356,8 +356,7 @@ class PointData(TrainingData):
                     cure = "Take data.input=ones, or scenes that have them"
                     raise ConfigurationError("has no colours", where=f"scene {name}", cure=cure)
                 for teacher in self.teachers:
-                    dim = lifted.features[teacher.name].shape[1]
-                    if dim != teacher.dim:
+                    if (dim := lifted.features[teacher.name].shape[1]) != teacher.dim:
                         what = f"its features have {dim} numbers, not {teacher.dim}"
                         raise ConfigurationError(what, where=f"teachers: {teacher.name}", cure=f"Set dim to {dim}")
 

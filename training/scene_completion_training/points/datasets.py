@@ -2,7 +2,7 @@
 
 Scans of ScanNet v2: the mesh's vertices, labels of ScanNet-20 or ScanNet200, instances, segments and views.
 
-    scans/sceneXXXX_YY/sceneXXXX_YY_vh_clean_2.ply                     the mesh
+    scans/sceneXXXX_YY/sceneXXXX_YY_vh_clean_2.ply                     the mesh; scans_test/... those of the test split
     .../..._vh_clean_2.labels.ply                                      its NYU40 ids
     .../..._vh_clean_2.0.010000.segs.json, ....aggregation.json        its segments, and the things they make
     .../sceneXXXX_YY.sens                                              views, see below
@@ -13,16 +13,19 @@ Scans of the test split have neither labels nor segments.
 
 Regions of houses of Matterport3D: vertices of a region's mesh, their labels as OpenScene makes them, and views.
 
-    HOUSE/region_segmentations/regionN.ply                     the mesh; faces have segment_id, category_id
-    HOUSE/undistorted_camera_parameters/HOUSE.conf             intrinsics and poses
-    HOUSE/undistorted_color_images, undistorted_depth_images   views, 4000 values of depth to a metre
+    v1/scans/HOUSE/HOUSE/region_segmentations/regionN.ply      the mesh; faces have segment_id, category_id
+    .../undistorted_camera_parameters/HOUSE.conf               intrinsics and poses
+    .../undistorted_color_images, undistorted_depth_images     views, 4000 values of depth to a metre
     category_mapping.tsv                                       what category ids are
     scenes_train.txt, _val.txt, _test.txt                      the official splits of houses
 
 A vertex has the most frequent class of the faces around it. Cameras look along -z with y up. The principal point counts
 from the lower edge, so that it is at `height - 1 - cy` here; OpenScene takes it from the upper edge.
 
-Rooms of S3DIS: `Area_N/ROOM/Annotations/CLASS_K.txt`, a thing a file, a point (x y z red green blue) a line.
+Rooms of S3DIS: `Stanford3dDataset_v1.2_Aligned_Version/Area_N/ROOM/Annotations/CLASS_K.txt`, a thing a file, a point
+(x y z red green blue) a line. As downloaded, `Area_5/office_36` has a wall twice, as `wall_3.txt` and `wall_3 (1).txt`,
+and bytes have lost their bit 0x20: in line 180389 of `Area_5/hallway_6/Annotations/ceiling_1.txt` a zero byte stands
+for the space of "185 187", and without alignment 0x10 stands for a 0 of "103.000000" in `Area_5/office_19`.
 
 The header of a `.sens` file (version 4) has a name, matrices of colour and depth camera, compressions, sizes, the
 number of depth values to a metre, and the number of frames. A frame is a row-major world_from_camera (of -inf where
@@ -30,6 +33,7 @@ tracking was lost), two times, two sizes, and so many bytes of JPEG and of zlib.
 """
 
 import csv
+import io
 import re
 import struct
 import zlib
@@ -54,7 +58,7 @@ from scene_completion_ros.sequences.posed_sequence import pinhole_camera, rigid_
 from scene_completion_ros.untrusted_files import read_json, read_text, shown
 from scene_completion_training.arrays import Bytes, Floats, Ints
 from scene_completion_training.points.ply import colours_of, columns, read_ply, vertex_normals
-from scene_completion_training.points.scene import UNLABELLED, LabelSet, PointScene, RgbdView, looked_up
+from scene_completion_training.points.scene import UNLABELLED, LabelSet, PointScene, RgbdView, looked_up, say_once
 from scene_completion_training.points.voxels import MOST_POINTS, majority
 
 SCAN = re.compile(r"scene\d{4}_\d{2}")
@@ -72,6 +76,11 @@ AREAS = tuple(f"Area_{number}" for number in range(1, 7))
 TEST_AREA = "Area_5"  # of the usual split; the other areas are for training
 _RENAMED = {"stairs": "clutter"}  # a class of some rooms that the 13 lack
 _SHORTEST_LINE = 12  # bytes
+_COPY = re.compile(r"(.+) \(\d+\)\.txt")  # as file managers call the copy of a file
+# A space, point or digit without its bit 0x20, alone between those of numbers: the zeros of a lost block are not meant.
+_LOST_BIT = re.compile(r"[\0\x0e\x10-\x19](?<=[\d.].)(?=[\d.])", re.ASCII | re.DOTALL)
+_NUMBER, _COLOUR = r"\s*[-+]?\d+(?:\.\d*)?(?:e-\d+)?(?=\s)", r"\s+(?:25[0-5]|2[0-4]\d|1?\d?\d)(?:\.\d*)?"
+_POINT = re.compile(3 * _NUMBER + 3 * _COLOUR + r"\s*", re.ASCII)
 _SENS_CURE = "Download the file again"
 _JPEG_PNG, _RAW, _ZLIB = (1, 2), 0, 1
 _MATRICES, _SIZES, _FRAME = struct.Struct("<64f"), struct.Struct("<2i4IfQ"), struct.Struct("<16f4Q")
@@ -111,7 +120,7 @@ def read_scan(folder: Path, labels: LabelSet, table: Path | None, every: int = 1
     label, segment = None, None
     segments, things = Path(f"{stem}{_MESH}.0.010000.segs.json"), Path(f"{stem}.aggregation.json")
     if segments.is_file():
-        segment = _segments(segments, len(points))
+        segment = whole_numbers(_listed(segments, "segIndices"), len(points), f"{segments}, segIndices")
     groups = _groups(things) if segment is not None and things.is_file() else []
     labelled = Path(f"{stem}{_MESH}.labels.ply")
     if labels.name == "scannet20" and labelled.is_file():
@@ -134,9 +143,8 @@ def read_scan(folder: Path, labels: LabelSet, table: Path | None, every: int = 1
     return PointScene(folder.name, points, colours, normals, classes, label, instance, views)
 
 
-def _segments(path: Path, count: int) -> Ints:
-    stored = read_json(path, SequenceError, cure=_SCAN_CURE, kind=dict, most_bytes=_MOST_BYTES).get("segIndices")
-    return whole_numbers(stored, count, f"{path}, segIndices")
+def _listed(path: Path, key: str) -> Any:
+    return read_json(path, SequenceError, cure=_SCAN_CURE, kind=dict, most_bytes=_MOST_BYTES).get(key)
 
 
 def whole_numbers(stored: Any, count: int, where: str) -> Ints:
@@ -149,8 +157,7 @@ def whole_numbers(stored: Any, count: int, where: str) -> Ints:
 
 def _groups(path: Path) -> list[_Thing]:
     """Name and segments of each thing."""
-    stored = read_json(path, SequenceError, cure=_SCAN_CURE, kind=dict, most_bytes=_MOST_BYTES).get("segGroups")
-    groups = []
+    stored, groups = _listed(path, "segGroups"), []
     for place, group in enumerate(stored if isinstance(stored, list) else [None]):
         match group:
             case {"segments": list(segments), "label": str(label)}:
@@ -195,11 +202,10 @@ def _classes_of_categories(table: Path, labels: LabelSet) -> Ints:
     """The class of each category id."""
     rows = read_table(table, "index", "nyu40id", "nyuClass")
     found = np.full(1 + max(number(row["index"]) for row in rows), UNLABELLED, np.int64)
-    by_id = {id_: place for place, id_ in enumerate(labels.ids)}
-    by_name = {name: place for place, name in enumerate(labels.classes)}
+    places: dict[object, int] = {key: place for place, key in enumerate(labels.ids or labels.classes)}
     for row in rows:
-        place = by_id.get(number(row["nyu40id"])) if labels.ids else by_name.get(row["nyuClass"])
-        found[number(row["index"])] = UNLABELLED if place is None else place
+        key = number(row["nyu40id"]) if labels.ids else row["nyuClass"]
+        found[number(row["index"])] = places.get(key, UNLABELLED)
     found[0] = UNLABELLED
     return found
 
@@ -247,8 +253,7 @@ def house_views(house: Path) -> tuple[RgbdView, ...]:
             match line.split():
                 case ["intrinsics_matrix", *words]:
                     fx, _, cx, _, fy, cy, *_ = (float(word) for word in words)
-                    size = None
-                    camera = Camera(fx, fy, cx, cy, 1, 1)
+                    size, camera = None, Camera(fx, fy, cx, cy, 1, 1)
                 case ["scan", depth, image, *words]:
                     matrix = np.array([float(word) for word in words]).reshape(4, 4) * [1.0, -1.0, -1.0, 1.0]
                     pose = RigidTransform.from_matrix(matrix)
@@ -268,40 +273,55 @@ def house_views(house: Path) -> tuple[RgbdView, ...]:
     return tuple(views)
 
 
-def rooms(root: Path) -> list[Path]:
-    """Folders of the rooms."""
-    return sorted(folder.parent for folder in root.glob("Area_*/*/Annotations") if folder.is_dir())
+def is_room(folder: Path) -> bool:
+    """Whether a folder is a room of S3DIS."""
+    return folder.parent.name in AREAS and (folder / "Annotations").is_dir()
+
+
+KINDS = {"ScanNet": is_scan, "Matterport3D": region_files, "S3DIS": is_room}  # what tells the folder of a scene
 
 
 def read_room(folder: Path, labels: LabelSet) -> PointScene:
     """Reads a room; a SequenceError where it has no thing, a file is named after no class, or a line is damaged."""
     files = sorted(file for file in (folder / "Annotations").glob("*.txt") if not file.name.startswith("."))
+    for file in files.copy():
+        if (copied := _COPY.fullmatch(file.name)) and file.with_name(f"{copied[1]}.txt") in files:
+            say_once(f"{file}: left out, it is a copy of {copied[1]}.txt")
+            files.remove(file)
     if not files or sum(file.stat().st_size for file in files) > _SHORTEST_LINE * 5 * MOST_POINTS:
         raise SequenceError("has no things, or too many points", where=str(folder), cure="Unpack the data set again")
-    rows, label, instance = [], [], []
-    for place, file in enumerate(files):
+    rows, label = [], []
+    for file in files:
         name = file.stem.rpartition("_")[0]
         name = _RENAMED.get(name, name)
         if name not in labels.classes:
             raise SequenceError(f"is a {name!r}", where=str(file), cure=f"Things are {', '.join(labels.classes)}")
         rows.append(_lines(file))
-        label += [np.full(len(rows[-1]), labels.classes.index(name))]
-        instance += [np.full(len(rows[-1]), place)]
-    values = np.concatenate(rows)
+        label.append(labels.classes.index(name))
+    values, counts = np.concatenate(rows), [len(of_thing) for of_thing in rows]
     name, colours = f"{folder.parent.name}/{folder.name}", values[:, 3:] / np.float32(255.0)
-    of_points = np.concatenate(label), np.concatenate(instance)
+    of_points = np.repeat(label, counts), np.repeat(np.arange(len(rows)), counts)
     return PointScene(name, values[:, :3], colours, None, labels.classes, *of_points)
 
 
 def _lines(file: Path) -> Floats:
     """Points and colours [M, 6]."""
+    stored = file.read_bytes().decode("latin-1")
+    text = _LOST_BIT.sub(lambda found: chr(ord(found[0]) | 0x20), stored)
     try:
-        values = np.loadtxt(file, np.float32, comments=None, ndmin=2, encoding="latin-1")
-        if values.shape[1:] != (6,) or not np.isfinite(values).all():
-            raise ValueError(f"rows of {values.shape[1]} numbers, or no numbers")
-    except (OSError, ValueError) as problem:
-        cure = "Correct the line: older archives have stray characters in Area_5/hallway_6 and Area_5/office_19"
-        raise SequenceError(f"cannot be read: {problem}", where=str(file), cure=cure) from problem
+        values = np.loadtxt(io.StringIO(text), np.float32, comments=None, ndmin=2)
+    except ValueError:
+        values = np.zeros((0, 0), np.float32)
+    fits = values.shape[1:] == (6,) and bool(np.isfinite(values).all() and (abs(values[:, 3:] - 127.5) <= 127.5).all())
+    lines = zip(stored.split("\n"), text.split("\n"), strict=True) if text != stored or not fits else ()
+    for number, (line, now) in enumerate(lines, start=1):
+        if not fits and now.strip() and not _POINT.fullmatch(now):
+            what = f"is {shown(line)}, not x y z red green blue with colours up to 255"
+            raise SequenceError(what, where=f"{file}, line {number}", cure="Unpack the file again, or correct the line")
+        if line != now:
+            say_once(f"{file}, line {number}: {shown(line)} is read as {shown(now)}, since a byte lost a bit")
+    if not fits:
+        raise SequenceError("has no lines x y z red green blue", where=str(file), cure="Unpack the file again")
     return values
 
 

@@ -3,7 +3,8 @@
 The latter are rendered rooms, recordings, and bags with depth.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -37,11 +38,12 @@ from scene_completion_training.points.voxels import VoxelMeans, unit
 SPLITS = ("train", "val", "test")
 _BESIDE = [
     f"{above}/{folder}"
-    for above in (".", "..", "../..")
+    for above in (".", "..", "../..", "../../..", "../../../..")
     for folder in ("", "scans", "metadata", "Tasks/Benchmark", "tasks/benchmark")
 ]  # where a data set's tables and lists may lie, from the folder that was named
 _NO_LABELS = LabelSet("", ())
 VOXEL = 0.02  # metres; one point is kept in each, as ScanNet's meshes have about them
+_DEEPEST = 5  # folders from the one that is named down to a scene: data/Matterport3D/v1/scans/HOUSE/HOUSE
 FARTHEST = 10.0  # metres, up to which depth is taken: that of cameras is noise beyond
 _IMAGES = ("label", "instance")
 
@@ -65,8 +67,8 @@ class Scenes(Mapping[str, PointScene]):
 
 
 def open_scenes(
-    # A folder of scans of ScanNet, houses of Matterport3D or areas of S3DIS, or one of their scans, or a file or folder
-    # of PLY, or a recording with depth (see `open_recording`), or a folder of these.
+    # A folder in which ScanNet, Matterport3D or S3DIS lies as it was unpacked, or a part of it, or a file or folder of
+    # PLY, or a recording with depth (see `open_recording`), or a folder of these.
     path: Path | str,
     *,
     # A label set, see `label_set`. By default scannet20, matterport21 or s3dis; for others none, and a recording
@@ -79,61 +81,89 @@ def open_scenes(
 ) -> Scenes:
     """Open scenes of points.
 
-    Raises SequenceError where it is nothing of the kind, a list is missing or names what is not there, or no scene is
-    left; VocabularyError where there are no such labels.
+    Raises SequenceError where it is nothing of the kind, there are two data sets or two scenes of one name, a list is
+    missing or names what is not there, or no scene is left; VocabularyError where there are no such labels.
     """
     root = Path(path).expanduser()
     source, known, found = _found(root, labels, every)
     if split:
         wanted = _names(root, source, split)
         groups = {_group(source, name) for name in found}
-        if missing := sorted(wanted - groups) if source != "S3DIS" else []:
+        missing = sorted(wanted - groups)
+        if missing and (source != "S3DIS" or not wanted & groups):  # whose areas some leave out
             what = f"{len(missing)} of the {len(wanted)} listed scenes are not there, such as {missing[0]}"
             raise SequenceError(what, where=str(root), cure="Download them")
         found = {name: read for name, read in found.items() if _group(source, name) in wanted}
     if not found:
         what = "holds no scenes of points" if root.exists() else "no such file or folder"
         cure = "Name a folder of ScanNet v2, Matterport3D or S3DIS, PLY files, or a recording with depth"
+        if packed := next(root.rglob("*.zip"), None):
+            what, cure = f"holds no scenes, but archives such as {packed}", "Unpack each archive where it lies"
         raise SequenceError(what, where=str(root), cure=cure)
     return Scenes(source, known.classes, found)
 
 
 def _found(root: Path, labels: str, every: int) -> tuple[str, LabelSet, dict[str, Callable[[], PointScene]]]:
     """The kind of source, its labels, and how its scenes are read."""
-    inside = sorted(root.iterdir()) if root.is_dir() else []
-    folders = [root, *inside, *chain.from_iterable(sorted((root / name).glob("*")) for name in ("scans", "scans_test"))]
-    if scans := [folder for folder in folders if datasets.is_scan(folder)]:
+    places = list(_places(root))
+    kinds, folders = {kind for kind, _ in places}, [folder for _, folder in places]
+    if len(kinds) > 1:
+        raise SequenceError(f"holds {' and '.join(sorted(kinds))}", where=str(root), cure="Name the folder of one")
+    if kinds == {"ScanNet"}:
         known = label_set(labels or "scannet20", "scannet")
-        table = _beside(root, datasets.SCANNET_TABLE)
-        return "ScanNet", known, {one.name: partial(datasets.read_scan, one, known, table, every) for one in scans}
-    if regions := [file for folder in folders for file in datasets.region_files(folder)]:
+        read = partial(datasets.read_scan, labels=known, table=_beside(root, datasets.SCANNET_TABLE), every=every)
+        return "ScanNet", known, _by_name(folders, lambda scan: scan.name, read)
+    if kinds == {"Matterport3D"}:
         known = label_set(labels or "matterport21", "matterport")
         table = _beside(root, datasets.MATTERPORT_TABLE)
         if table is None:
             cure = "Take it from github.com/niessner/Matterport, folder metadata"
             raise SequenceError(f"there is no {datasets.MATTERPORT_TABLE} in or next to it", where=str(root), cure=cure)
-        return "Matterport3D", known, {
-            f"{file.parent.parent.name}_{file.stem}": partial(datasets.read_region, file, known, table, every)
-            for file in regions
-        }  # fmt: skip
-    if areas := datasets.rooms(root):
+        read = partial(datasets.read_region, labels=known, table=table, every=every)
+        regions = chain.from_iterable(map(datasets.region_files, folders))
+        return "Matterport3D", known, _by_name(regions, lambda mesh: f"{mesh.parent.parent.name}_{mesh.stem}", read)
+    if kinds == {"S3DIS"}:
         known = label_set(labels or "s3dis", "s3dis")
-        return "S3DIS", known, {
-            f"{room.parent.name}/{room.name}": partial(datasets.read_room, room, known) for room in areas
-        }  # fmt: skip
+        read = partial(datasets.read_room, labels=known)
+        return "S3DIS", known, _by_name(folders, lambda room: f"{room.parent.name}/{room.name}", read)
+    inside = sorted(root.iterdir()) if root.is_dir() else []
     known = label_set(labels) if labels else _NO_LABELS
     if files := [file for file in (root, *inside) if file.suffix == ".ply" and file.is_file()]:
-        return "PLY", known, {file.stem: partial(read_cloud, file, known.classes) for file in files}
+        return "PLY", known, _by_name(files, lambda file: file.stem, partial(read_cloud, classes=known.classes))
     recordings = [place for place in (root, *inside) if any(source.recognises(place) for source in SOURCES)]
     if recordings[:1] == [root]:
         recordings = [root]
-    return "recordings", known, {
-        place.stem: partial(_fused_recording, place, known.classes, every) for place in recordings
-    }  # fmt: skip
+    return (
+        "recordings",
+        known,
+        _by_name(
+            recordings,
+            lambda place: place.stem,
+            lambda place: fused_scene(open_recording(place), classes=known.classes, every=every, name=place.stem),
+        ),
+    )
 
 
-def _fused_recording(place: Path, classes: tuple[str, ...], every: int) -> PointScene:
-    return fused_scene(open_recording(place), classes=classes, every=every, name=place.stem)
+def _places(root: Path, deeper: int = _DEEPEST) -> Iterator[tuple[str, Path]]:
+    """Data set and folder of the scenes in a folder, in order, as deep as downloads nest them."""
+    if kind := next((kind for kind, is_one in datasets.KINDS.items() if is_one(root)), ""):
+        yield kind, root
+    elif deeper and root.is_dir():
+        for inside in sorted(entry.path for entry in os.scandir(root) if entry.is_dir()):
+            if not Path(inside).name.startswith((".", "__MACOSX")):  # there, archives of macOS have all names again
+                yield from _places(Path(inside), deeper - 1)
+
+
+def _by_name(
+    places: Iterable[Path], name: Callable[[Path], str], read: Callable[[Path], PointScene]
+) -> dict[str, Callable[[], PointScene]]:
+    """How scenes are read, by name; a SequenceError where two have the same."""
+    found: dict[str, Path] = {}
+    for place in places:
+        if (first := found.setdefault(name(place), place)) is not place:
+            what, cure = f"is there twice, as {first} and {place}", "Name one of them, or move the other away"
+            raise SequenceError(what, where=name(place), cure=cure)
+    return {scene: partial(read, place) for scene, place in found.items()}
 
 
 def _beside(root: Path, name: str) -> Path | None:
@@ -239,20 +269,12 @@ def _depth(load: Callable[[], NDArray[Any]]) -> Floats:
 
 
 def _ids(load: ArrayLoader | None, depth: Floats, where: str) -> Ints:
-    """Whole numbers [h, w] of a frame, in the size of its depth."""
+    """Whole numbers [h, w] of a frame, in the size of its depth; `UNLABELLED` for the largest of unsigned ones."""
     if load is None:
         return np.full(depth.shape, UNLABELLED)
-    ids = _whole_numbers(load, where)
-    if ids.shape != depth.shape:
-        rows = (np.arange(depth.shape[0]) * ids.shape[0]) // depth.shape[0]
-        ids = ids[rows][:, (np.arange(depth.shape[1]) * ids.shape[1]) // depth.shape[1]]
-    return ids
-
-
-def _whole_numbers(load: ArrayLoader, where: str) -> Ints:
-    """The numbers of an image; `UNLABELLED` for the largest of unsigned ones."""
     found = load()
     if found.ndim != 2 or found.dtype.kind not in "iu":
         cure = "Give whole numbers [h, w]"
         raise SequenceError(f"is {found.dtype} of shape {list(found.shape)}", where=where, cure=cure)
-    return known_numbers(found)
+    rows, columns = (np.arange(here) * own // here for here, own in zip(depth.shape, found.shape, strict=True))
+    return known_numbers(found[np.ix_(rows, columns)])

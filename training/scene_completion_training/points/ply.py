@@ -203,15 +203,10 @@ def read_cloud(file: Path, classes: tuple[str, ...] = ()) -> PointScene:
     if "label" in fields and classes:
         label = looked_up(np.arange(len(classes)), known_numbers(rows["label"]), where)
     normals = columns(rows, ("nx", "ny", "nz"))
-    return PointScene(
-        file.stem,
-        points,
-        colours_of(rows),
-        None if normals is None else unit(normals),
-        classes if label is not None else (),
-        label,
-        known_numbers(rows["instance"]) if "instance" in fields else None,
-    )
+    normals = None if normals is None else unit(normals)
+    instance = known_numbers(rows["instance"]) if "instance" in fields else None
+    names = classes if label is not None else ()
+    return PointScene(file.stem, points, colours_of(rows), normals, names, label, instance)
 
 
 def known_numbers(values: NDArray[Any]) -> Ints:

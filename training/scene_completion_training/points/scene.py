@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,12 @@ def drawn_rows(scene: PointScene, most: int) -> Ints:
     """At most so many labelled points, drawn by chance; a `SequenceError` if the scene has no labels."""
     labelled = np.flatnonzero(true_classes(scene) != UNLABELLED)
     return np.random.default_rng([0, zlib.crc32(scene.name.encode())]).permutation(labelled)[:most]
+
+
+@cache
+def say_once(what: str) -> None:
+    """Prints a line, and never again in this process: scenes are read many times."""
+    print(what, flush=True)
 
 
 def true_classes(scene: PointScene) -> Ints:

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.untrusted_files import JsonObject
+from scene_completion_training.settings import made
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet, down, random_kernel, submanifold, up
 
 MOST = 16  # levels, and blocks of a level: files that name more are refused before memory is taken
@@ -50,12 +52,8 @@ class HUNetSettings:
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> "HUNetSettings":
         """The settings of such values; a ConfigurationError if one is of another version, or contradicts others."""
-        unknown = set(plain) - {field.name for field in fields(cls)}
-        if unknown or "inputs" not in plain:
-            what = f"settings with {', '.join(sorted(plain))} are not those of a network"
-            raise ConfigurationError(what, where="masked scene network", cure="Train it with this version")
-        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in plain.items()}
-        return cls(**values)
+        cure = "Train it with this version"
+        return made(cls, JsonObject(plain, "masked scene network", kind=ConfigurationError, cure=cure))
 
 
 class VoxelHUNet(nn.Module):

@@ -240,7 +240,7 @@ def feature_targets(settings: FeatureSettings) -> FeatureStore | LiveTokens:
     if not settings.model:
         cure = "Set features.targets to what `scene-completion features images` made, or features.model"
         raise ConfigurationError("neither precomputed targets nor a model are named", where="features", cure=cure)
-    return LiveTokens(Backbone(settings.model, settings.layer), settings.cell, upsampled)
+    return LiveTokens(Backbone(settings.model, settings.layer, key="features.model"), settings.cell, upsampled)
 
 
 # Stage `semantics`: what has similar features in 3D is drawn together until it forms clusters (SceneDINO, stage 2).
@@ -332,6 +332,7 @@ class SemanticsStage(SingleImageStage):
         self.register_buffer("forces_values", torch.full((len(losses.PAIRS), 2), float("nan")))
         self.found: Tensor  # images looked at, crops found in them, and steps that had crops to compare these with
         self.register_buffer("found", torch.zeros(3, dtype=torch.long))
+        self.fullest = 0  # occupied points of the neighbourhood that had most
 
     def data_needs(self) -> DataNeeds:
         """Images alone."""
@@ -386,6 +387,7 @@ class SemanticsStage(SingleImageStage):
             flat = points.reshape(1, -1, 3)
             kept = (self.occupied(seen.density_logit(flat)) & seen.in_view(flat)).reshape(points.shape[:2])
             for crop, inside in zip(points, kept, strict=True):
+                self.fullest = max(self.fullest, int(inside.sum()))
                 if int(inside.sum()) >= kept_of:
                     chosen = crop[inside][:kept_of]
                     found.append(normalised(self.field.expand(seen.features(chosen[None])))[0])
@@ -409,12 +411,9 @@ class SemanticsStage(SingleImageStage):
         terms: Batch = {pair: torch.as_tensor(zero) for pair in losses.PAIRS}
         if partners is not None:
             others: dict[losses.Pair, Tensor] = {"self": crops, "similar": partners[0], "random": partners[1]}
-            forces = self._forces(crops, others)
-            codes = self.head(crops)
-            for pair in losses.PAIRS:
-                other = others[pair]
-                code = codes if pair == "self" else self.head(other)
-                force = forces[pair]
+            forces, codes = self._forces(crops, others), self.head(crops)
+            for pair, other in others.items():
+                force, code = forces[pair], codes if pair == "self" else self.head(other)
                 terms[pair] = force.weight * losses.correspondence_loss(crops, other, codes, code, force.shift)
         return terms
 
@@ -422,11 +421,12 @@ class SemanticsStage(SingleImageStage):
         """Raises TrainingError at the end of a training that learned nothing: it has no checkpoint."""
         images, crops, learned = self.found.tolist()
         if self.head is not None and not learned and self.due(self.global_step) >= self.settings.steps:
-            what = (
-                f"nothing was learned: {crops} crops of {self.settings.crop_points} occupied points in {images} images"
-            )
-            cure = "Crops are compared with those of earlier steps: lower crop_points, take more steps, or train the "
-            cure += "density of features_from until it has surfaces"
+            what = f"nothing was learned: {crops} crops of {self.settings.crop_points} occupied points in "
+            what += f"{images} images" if crops else f"{images} images, at most {self.fullest} in a neighbourhood"
+            cure = "Crops are compared with those of earlier steps: take more steps"
+            if not crops:
+                other = f", or lower crop_points to {self.fullest}" if self.fullest else ": it has no surfaces"
+                cure = f"Train the density of {self.settings.features_from} for more steps{other}"
             raise TrainingError(what, where=self.settings.output, cure=cure)
 
     def _forces(self, crops: Tensor, others: dict[losses.Pair, Tensor]) -> dict[losses.Pair, losses.Force]:
