@@ -1,21 +1,23 @@
 """Options that several commands share, and the checks of paths that they are given.
 
-The door between the command line and a command: no output is an input, and numbers can be computed with.
+The door between the command line and a command: no output is an input, no result is replaced unless --overwrite asks
+for it, and numbers can be computed with.
 
 An argument of `type=Path` or `type=place` is an input. What a command writes has an `Output` as its type.
 """
 
 import argparse
-import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.whole_files import present, whole_file, whole_folder
 
 if TYPE_CHECKING:
     from scene_completion_ros.inference.bundle import StudentBundle
@@ -84,16 +86,49 @@ _LARGEST = 2**63
 _NO_UNICODE = re.compile("[\ud800-\udfff]")  # bytes of a name that are no UTF-8
 
 
+Names = tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Output:
     """Type of an argument that names what a command writes."""
 
     # What it writes in a folder, as names or patterns; "." stands for all of it. None: it writes a file.
-    names: tuple[str, ...] | None = None
+    names: Names | None = None
+    # Those that a command line gives anew: former ones are refused, or replaced. None: all. It goes on with others.
+    anew: Callable[[argparse.Namespace], Names] | None = None
+    at_once: bool = False  # whether the folder is read as a whole: see `whole_folder`
 
     def __call__(self, text: str) -> Path:
         """The path that an argument names."""
         return Path(text)
+
+    def results(self, args: argparse.Namespace) -> Names:
+        """Names and patterns of what a command line gives anew in a folder."""
+        return self.anew(args) if self.anew else self.names or ()
+
+    def former(self, path: Path, args: argparse.Namespace) -> list[Path]:
+        """Results that are there already; a device is none."""
+        if self.names is not None:
+            return present(path, self.results(args))
+        return [path] if path.is_file() and not _is_stream(path) else []
+
+    def writing(self, path: Path, args: argparse.Namespace) -> AbstractContextManager[Path]:
+        """Gives the place where to write the results, which go to `path` when all are there; see `whole_folder`."""
+        replace = getattr(args, "overwrite", False)
+        if self.names is None:
+            return whole_file(path, replace=replace or _is_stream(path))
+        return whole_folder(path, self.results(args), replace=replace, at_once=self.at_once)
+
+    def refuse_former(self, path: Path, where: str, args: argparse.Namespace) -> None:
+        """Raises SceneCompletionError where results are there, and are not to be replaced."""
+        if args.overwrite or not (former := self.former(path, args)):
+            return
+        shown = [one.name for one in former[:3]] + [f"{len(former) - 3} more"] * (len(former) > 3)
+        what = f"{', '.join(shown)} {'exists' if len(former) == 1 else 'exist'} already"
+        kind = "file" if self.names is None else "folder"
+        cure = f"Name another {kind}, or give --overwrite: it replaces what a former run wrote"
+        raise SceneCompletionError(what, where=f"{where} {path}", cure=cure)
 
     def check(self, path: Path, where: str, inputs: Sequence[tuple[str, Path]]) -> None:
         """Refuses a path where nothing can be written, or where something would be written over an input.
@@ -108,9 +143,7 @@ class Output:
             what = f"{file} is a file, where a folder is needed" if file else "is a folder, where a file is needed"
             cure = "Name a folder" if is_folder else "Name a file"
             raise SceneCompletionError(what, where=f"{where} {path}", cure=cure)
-        folder = glob.escape(str(path))
-        found = [one for name in self.names or () for one in glob.glob(str(Path(folder) / name))]
-        written = [path] if self.names is None else [Path(one) for one in found]
+        written = [path] if self.names is None else present(path, self.names)
         for argument, read in inputs:
             over = any(_holds(one, read) for one in written) or (is_folder and path.exists() and path.samefile(read))
             if over or (path.is_file() and _holds(read, path)):
@@ -122,7 +155,20 @@ class Output:
 
 
 FILE = Output()
-BUNDLE = Output(("student.json", "network.json", "*.onnx", "*.safetensors"))
+_TENSORS = tuple(f"{name}.safetensors" for name in ("head", "weights", "feature_spaces", "text_bank", "network"))
+_OF_BUNDLES = ("student.json", "encoder.onnx", "decoder.onnx", "cells.onnx", "network.json", *_TENSORS)
+BUNDLE = Output(_OF_BUNDLES, at_once=True)
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Declare --overwrite of every command below that has an `Output`."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                add_overwrite(below)
+    if any(isinstance(action.type, Output) for action in parser._actions):
+        meaning = "replace what a former run wrote, all of it and nothing else, once the new results are complete"
+        parser.add_argument("--overwrite", action="store_true", help=meaning)
 
 
 def place(text: str) -> str:
@@ -149,9 +195,14 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         if path.is_fifo():
             what = "is a pipe, where a file or a folder is needed"
             raise SceneCompletionError(what, where=f"{argument} {path}", cure="Name a file, or a folder")
-    for argument, kind, path in given:
-        if isinstance(kind, Output):
-            kind.check(path, argument, existing)
+    written = [(argument, kind, path) for argument, kind, path in given if isinstance(kind, Output)]
+    for argument, kind, path in written:
+        kind.check(path, argument, existing)
+        kind.refuse_former(path, argument, args)
+    kinds = [action.type for action in _actions(parser, args) if isinstance(action.type, Output)]
+    if getattr(args, "overwrite", False) and all(kind.names and not kind.results(args) for kind in kinds):
+        what = "this command goes on with what is there, and replaces nothing"
+        raise SceneCompletionError(what, where="--overwrite", cure="Leave it out, or name a new folder")
 
 
 def outputs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[Path]:
@@ -161,14 +212,19 @@ def outputs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[P
 
 def _given(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Iterator[tuple[str, Any, Any]]:
     """Every value on a command line: its argument, the type of that, and the value itself."""
-    for action in parser._actions:
-        value = getattr(args, action.dest, None)
-        if isinstance(action, argparse._SubParsersAction):
-            yield from _given(action.choices[str(value)], args)
-            continue
+    for action in _actions(parser, args):
         argument = action.option_strings[-1] if action.option_strings else str(action.metavar or action.dest)
-        for one in _flat(value):
+        for one in _flat(getattr(args, action.dest, None)):
             yield argument, action.type, one
+
+
+def _actions(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Iterator[argparse.Action]:
+    """The arguments of the command that was chosen."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from _actions(action.choices[str(getattr(args, action.dest))], args)
+        else:
+            yield action
 
 
 def _flat(value: Any) -> Iterator[Any]:
@@ -177,6 +233,11 @@ def _flat(value: Any) -> Iterator[Any]:
             yield from _flat(one)
     elif value is not None:
         yield value
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a path names an open file or a device, as /dev/stdout, which may lead to a file."""
+    return path.absolute().parts[1:2] in (("dev",), ("proc",))
 
 
 def _try_to_write(folder: Path) -> None:

@@ -53,6 +53,44 @@ def test_no_output_is_an_input(
 
 
 @every_command
+def test_no_result_is_replaced_unasked(
+    command: list[str], actions: list[argparse.Action], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each of the results, alone, is enough; what is no result is none, and what goes on replaces nothing."""
+    outputs = {action: action.type for action in actions if isinstance(action.type, Output)}
+    assert bool(outputs) == any("--overwrite" in action.option_strings for action in actions)
+    for number, (written, output) in enumerate(outputs.items()):
+        chosen = vars(cli.build_parser(FOUND).parse_args(line(command, actions, {})))
+        names = ("file",) if output.names is None else output.results(argparse.Namespace(**chosen))
+        if output.names and not names:
+            assert cli.main([*line(command, actions, {written: tmp_path}), "--overwrite"]) == 2
+            assert "--overwrite: this command goes on with what is there" in capsys.readouterr().err
+        for name in names:
+            folder = tmp_path / f"{number} {name.replace('*', 'x')}"
+            file = folder / name.replace("*", "x")
+            folder.mkdir()
+            (folder / "notes.txt").write_text("mine")
+            file.write_text("former")
+            place_of = file if output.names is None else folder
+            assert cli.main(line(command, actions, {written: place_of})) == 2
+            kind = "file" if output.names is None else "folder"
+            said = f"{place_of}: {file.name} exists already. Name another {kind}, or give --overwrite: it replaces what"
+            assert said in capsys.readouterr().err
+            assert {one.name: one.read_text() for one in folder.iterdir()} == {"notes.txt": "mine", file.name: "former"}
+
+
+def test_what_is_written_to_is_no_result(tmp_path: Path) -> None:
+    """Standard output is a file where the shell has it lead to one."""
+    args, file = argparse.Namespace(overwrite=False), tmp_path / "file"
+    with file.open("w") as out:
+        for stream in (Path("/dev/stdout"), Path("/dev/null"), Path(f"/proc/self/fd/{out.fileno()}")):
+            FILE.refuse_former(stream, "--output", args)
+        with FILE.writing(stream, args) as place:
+            place.write_text("new")
+    assert file.read_text() == "new"
+
+
+@every_command
 def test_numbers_are_of_a_possible_size(
     command: list[str], actions: list[argparse.Action], capsys: pytest.CaptureFixture[str]
 ) -> None:
