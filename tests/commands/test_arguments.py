@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from scene_completion_ros import cli
-from scene_completion_ros.commands.arguments import FILE, Output, place
+from scene_completion_ros.commands.arguments import FILE, Output, check_arguments, place
+from scene_completion_ros.errors import SceneCompletionError
 from tests.commands.command_lines import COMMANDS, FOUND, line
 
 WRITTEN = {"--output", "--page", "--work", "--card-only"}
@@ -77,6 +78,30 @@ def test_no_result_is_replaced_unasked(
             said = f"{place_of}: {file.name} exists already. Name another {kind}, or give --overwrite: it replaces what"
             assert said in capsys.readouterr().err
             assert {one.name: one.read_text() for one in folder.iterdir()} == {"notes.txt": "mine", file.name: "former"}
+
+
+@pytest.mark.parametrize(
+    ("command", "refused", "not_written"),
+    [
+        ("features classes drive --model m --student s", "classes.json", "features.safetensors"),
+        ("features points cloud --model m", "components.ply", "classes.json"),
+        ("features images config --model m", None, "classes.json"),
+        ("evaluate geometry --data drive", "results.json", "profile_town_000000.png"),
+        ("evaluate geometry --data drive --profiles", "profile_town_000000.png", "results.json"),
+    ],
+)
+def test_results_of_another_kind_are_in_nobodys_way(
+    command: str, refused: str | None, not_written: str, tmp_path: Path
+) -> None:
+    parser = cli.build_parser(FOUND)
+    args = parser.parse_args([*command.split(), "--output", str(tmp_path)])
+    (tmp_path / not_written).touch()
+    check_arguments(parser, args)
+    if refused:
+        (tmp_path / refused).touch()
+        with pytest.raises(SceneCompletionError, match=f"{refused} exists already"):
+            check_arguments(parser, args)
+        check_arguments(parser, argparse.Namespace(**{**vars(args), "overwrite": True}))
 
 
 def test_what_is_written_to_is_no_result(tmp_path: Path) -> None:
