@@ -5,7 +5,7 @@ when it is on the disk, so that of several writers of one name each writes all o
 hidden folder. A file that is written again keeps its permissions.
 
 What is replaced changes places with what is new, at one moment (renameat2 of Linux), and only then is removed. Where a
-file system cannot do that, a kill at that moment leaves the former one whole in the hidden folder, as ".former".
+file system cannot do that, a kill at that moment leaves the former one whole, next to it, as .NAME.NUMBER.former.
 """
 
 import ctypes
@@ -62,10 +62,7 @@ def whole_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
         with suppress(OSError):  # it is new, or the file system knows no permissions
             shutil.copymode(path, part)
         _sync(part)
-        if replace:
-            part.replace(path)
-        else:
-            _rename(part, path, _NO_REPLACE)
+        part.replace(path) if replace else _rename(part, path, _NO_REPLACE)
 
 
 @contextmanager
@@ -94,14 +91,8 @@ def whole_folder(
         if not folder.is_dir():
             _rename(part, folder, _NO_REPLACE)
         elif movable:
-            gone = {one.name for one in (*former, *part.iterdir())}
-            shutil.copytree(
-                *(folder, part),
-                symlinks=True,
-                ignore=lambda where, _: gone if Path(where) == folder else (),
-                copy_function=_link,
-                dirs_exist_ok=True,
-            )
+            gone = {str(folder): {one.name for one in (*former, *part.iterdir())}}
+            shutil.copytree(folder, part, True, lambda at, _: gone.get(at, ()), _link, dirs_exist_ok=True)
             _rename(part, folder, _EXCHANGE)
             if not replace and present(part, names):  # another writer was faster
                 _rename(part, folder, _EXCHANGE)
@@ -138,22 +129,17 @@ def _rename(source: Path, target: Path, flag: int) -> None:
     with suppress(AttributeError):  # a system without it
         done = ctypes.CDLL(None, use_errno=True).renameat2(_HERE, os.fsencode(source), _HERE, os.fsencode(target), flag)
         number = ctypes.get_errno() if done else 0
-    if number in (errno.ENOSYS, errno.EINVAL):  # nor has the file system
-        if flag == _EXCHANGE:
-            kept = source.with_name(f"{target.name}.former")
-            target.rename(kept)
-            try:
-                source.rename(target)
-            except BaseException:
-                kept.rename(target)
-                raise
-            kept.rename(source)
-            return
-        number = errno.EEXIST if os.path.lexists(target) else 0
-        if not number:
+    if number in (errno.ENOSYS, errno.EINVAL) and flag == _EXCHANGE:  # nor has the file system
+        kept = target.with_name(f".{target.name}.{os.getpid()}.former")
+        target.rename(kept)
+        try:
             source.rename(target)
-    if number:
-        raise _taken(target, number)
+        finally:
+            kept.rename(target if os.path.lexists(source) else source)
+    elif number in (errno.ENOSYS, errno.EINVAL) and not os.path.lexists(target):
+        source.rename(target)
+    elif number:
+        raise _taken(target, errno.EEXIST if os.path.lexists(target) else number)
 
 
 def _taken(path: Path, number: int = errno.ENOTEMPTY) -> OSError:

@@ -86,24 +86,21 @@ _LARGEST = 2**63
 _NO_UNICODE = re.compile("[\ud800-\udfff]")  # bytes of a name that are no UTF-8
 
 
-Names = tuple[str, ...]
-
-
 @dataclass(frozen=True)
 class Output:
     """Type of an argument that names what a command writes."""
 
     # What it writes in a folder, as names or patterns; "." stands for all of it. None: it writes a file.
-    names: Names | None = None
+    names: tuple[str, ...] | None = None
     # Those that a command line gives anew: former ones are refused, or replaced. None: all. It goes on with others.
-    anew: Callable[[argparse.Namespace], Names] | None = None
+    anew: Callable[[argparse.Namespace], tuple[str, ...]] | None = None
     at_once: bool = False  # whether the folder is read as a whole: see `whole_folder`
 
     def __call__(self, text: str) -> Path:
         """The path that an argument names."""
         return Path(text)
 
-    def results(self, args: argparse.Namespace) -> Names:
+    def results(self, args: argparse.Namespace) -> tuple[str, ...]:
         """Names and patterns of what a command line gives anew in a folder."""
         return self.anew(args) if self.anew else self.names or ()
 
@@ -124,10 +121,10 @@ class Output:
         """Raises SceneCompletionError where results are there, and are not to be replaced."""
         if args.overwrite or not (former := self.former(path, args)):
             return
-        shown = [one.name for one in former[:3]] + [f"{len(former) - 3} more"] * (len(former) > 3)
-        what = f"{', '.join(shown)} {'exists' if len(former) == 1 else 'exist'} already"
-        kind = "file" if self.names is None else "folder"
-        cure = f"Name another {kind}, or give --overwrite: it replaces what a former run wrote"
+        shown = [one.name for one in former[:3] if self.names] + [f"{len(former) - 3} more"] * (len(former) > 3)
+        what = f"{', '.join(shown)} {'exists' if len(former) == 1 else 'exist'} already".strip()
+        cure = f"Name another {'file' if self.names is None else 'folder'}, or give --overwrite: it replaces what a "
+        cure += "former run wrote"
         raise SceneCompletionError(what, where=f"{where} {path}", cure=cure)
 
     def check(self, path: Path, where: str, inputs: Sequence[tuple[str, Path]]) -> None:
@@ -155,17 +152,16 @@ class Output:
 
 
 FILE = Output()
-_TENSORS = tuple(f"{name}.safetensors" for name in ("head", "weights", "feature_spaces", "text_bank", "network"))
-_OF_BUNDLES = ("student.json", "encoder.onnx", "decoder.onnx", "cells.onnx", "network.json", *_TENSORS)
-BUNDLE = Output(_OF_BUNDLES, at_once=True)
+_TENSORS = (f"{name}.safetensors" for name in ("head", "weights", "feature_spaces", "text_bank", "network"))
+_GRAPHS = "encoder.onnx", "decoder.onnx", "cells.onnx"
+BUNDLE = Output(("student.json", "network.json", *_GRAPHS, *_TENSORS), at_once=True)
 
 
 def add_overwrite(parser: argparse.ArgumentParser) -> None:
     """Declare --overwrite of every command below that has an `Output`."""
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for below in action.choices.values():
-                add_overwrite(below)
+    for below in (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)):
+        for command in below.values():
+            add_overwrite(command)
     if any(isinstance(action.type, Output) for action in parser._actions):
         meaning = "replace what a former run wrote, all of it and nothing else, once the new results are complete"
         parser.add_argument("--overwrite", action="store_true", help=meaning)
@@ -199,10 +195,9 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     for argument, kind, path in written:
         kind.check(path, argument, existing)
         kind.refuse_former(path, argument, args)
-    kinds = [action.type for action in _actions(parser, args) if isinstance(action.type, Output)]
-    if getattr(args, "overwrite", False) and all(kind.names and not kind.results(args) for kind in kinds):
-        what = "this command goes on with what is there, and replaces nothing"
-        raise SceneCompletionError(what, where="--overwrite", cure="Leave it out, or name a new folder")
+    if getattr(args, "overwrite", False) and all(kind.names and not kind.results(args) for _, kind, _ in written):
+        what = "replaces nothing here: this goes on with what is there, or names no output"
+        raise SceneCompletionError(what, where="--overwrite", cure="Leave it out")
 
 
 def outputs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[Path]:
@@ -212,19 +207,14 @@ def outputs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[P
 
 def _given(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Iterator[tuple[str, Any, Any]]:
     """Every value on a command line: its argument, the type of that, and the value itself."""
-    for action in _actions(parser, args):
-        argument = action.option_strings[-1] if action.option_strings else str(action.metavar or action.dest)
-        for one in _flat(getattr(args, action.dest, None)):
-            yield argument, action.type, one
-
-
-def _actions(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Iterator[argparse.Action]:
-    """The arguments of the command that was chosen."""
     for action in parser._actions:
+        value = getattr(args, action.dest, None)
         if isinstance(action, argparse._SubParsersAction):
-            yield from _actions(action.choices[str(getattr(args, action.dest))], args)
-        else:
-            yield action
+            yield from _given(action.choices[str(value)], args)
+            continue
+        argument = action.option_strings[-1] if action.option_strings else str(action.metavar or action.dest)
+        for one in _flat(value):
+            yield argument, action.type, one
 
 
 def _flat(value: Any) -> Iterator[Any]:

@@ -200,24 +200,18 @@ class StudentBundle:
 
     def with_bf16(self, parity: Mapping[str, float]) -> "StudentBundle":
         """Writes down that the saved bundle passed the gate in bfloat16, and returns it as loaded from there."""
-        folder, manifest = self._manifest_of_folder()
+        folder, manifest = self.encoder_path.parent, self.unchanged_manifest()
         manifest["bf16"] = {"made_from": self.made_from(), "parity": dict(parity)}
         _write(folder, {MANIFEST: _serialised(manifest)})
         return StudentBundle.load(folder)
 
-    def _manifest_of_folder(self) -> tuple[Path, dict[str, Any]]:
-        folder = self.encoder_path.parent
-        manifest = dict(JsonObject.read(folder / MANIFEST).values)
-        if manifest.get("sha256") != self.sha256:
-            raise BundleError("was replaced meanwhile", where=str(folder / MANIFEST), cure="Start again.")
-        return folder, manifest
-
-    def refuse_change(self) -> None:
-        """Raises BundleError where the folder no longer holds what was loaded from there."""
-        now = StudentBundle.load(self.encoder_path.parent)
-        if (now.sha256, now._manifest()) != (self.sha256, self._manifest()):
-            cure = "Start again from what is there now: nothing was written."
-            raise BundleError("was changed since it was read", where=str(now.folder), cure=cure)
+    def unchanged_manifest(self) -> dict[str, Any]:
+        """The manifest of its folder. Raises BundleError where another bundle is there now than was loaded."""
+        file = self.encoder_path.with_name(MANIFEST)
+        manifest = dict(JsonObject.read(file).values)
+        if manifest.get("sha256") != self.sha256 or StudentBundle.load(file.parent)._manifest() != self._manifest():
+            raise BundleError("was replaced meanwhile", where=str(file), cure="Start again.")
+        return manifest
 
     def text_bank(self) -> TextBank | None:
         """The bank of phrases that comes with the student; None where there is none.
@@ -237,15 +231,14 @@ class StudentBundle:
     def with_vocabulary(self, spaces: Sequence[FeatureSpace], bank: TextBank | None) -> "StudentBundle":
         """Gives the saved bundle feature spaces and a bank, in place of those it has; returns it as loaded from there.
 
-        All else stays as it is. Raises BundleError where the bundle was replaced since it
-        was loaded, or the spaces do not fit its head; VocabularyError where the bank is in none of the spaces.
-        `spaces`: spaces that follow from the label units; without any, the bank must be None; `bank`: phrases in one of
-        the spaces; None for no bank.
+        All else stays as it is. Raises BundleError where the bundle was replaced since it was loaded, or the spaces do
+        not fit its head; VocabularyError where the bank is in none of the spaces. `spaces`: spaces that follow from the
+        label units; without any, the bank must be None; `bank`: phrases in one of the spaces; None for no bank.
         """
         changed = dataclasses.replace(self, feature_spaces=tuple(spaces))
         if bank is not None:
             changed.feature_space_for(bank)
-        folder, manifest = self._manifest_of_folder()
+        folder, manifest = self.encoder_path.parent, self.unchanged_manifest()
         files = changed._vocabulary_files(None if bank is None else bank.to_bytes())
         others = {name: value for name, value in self.sha256.items() if name not in _VOCABULARY_FILES}
         manifest.pop(FEATURE_SPACES, None)

@@ -65,7 +65,7 @@ def test_no_result_is_replaced_unasked(
         names = ("file",) if output.names is None else output.results(argparse.Namespace(**chosen))
         if output.names and not names:
             assert cli.main([*line(command, actions, {written: tmp_path}), "--overwrite"]) == 2
-            assert "--overwrite: this command goes on with what is there" in capsys.readouterr().err
+            assert "--overwrite: replaces nothing here: this goes on with what is there" in capsys.readouterr().err
         for name in names:
             folder = tmp_path / f"{number} {name.replace('*', 'x')}"
             file = folder / name.replace("*", "x")
@@ -75,7 +75,8 @@ def test_no_result_is_replaced_unasked(
             place_of = file if output.names is None else folder
             assert cli.main(line(command, actions, {written: place_of})) == 2
             kind = "file" if output.names is None else "folder"
-            said = f"{place_of}: {file.name} exists already. Name another {kind}, or give --overwrite: it replaces what"
+            named = "" if output.names is None else f"{file.name} "
+            said = f"{place_of}: {named}exists already. Name another {kind}, or give --overwrite: it replaces what"
             assert said in capsys.readouterr().err
             assert {one.name: one.read_text() for one in folder.iterdir()} == {"notes.txt": "mine", file.name: "former"}
 

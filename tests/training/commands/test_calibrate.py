@@ -78,7 +78,7 @@ def test_what_was_changed_meanwhile_is_not_undone(
             make_small_bundle(tmp_path / "student", seed=9)
 
     assert calibrate("student", *output, meanwhile=edit) == 2
-    assert "calibrate: student: was changed since it was read. Start again from what is" in capsys.readouterr().err
+    assert "calibrate: student/student.json: was replaced meanwhile. Start again." in capsys.readouterr().err
     now = StudentBundle.load("student")
     assert now.threshold == 0.75 if edited == "threshold" else now.sha256 != student.sha256
     assert now.threshold != 0.25 and not Path("new").exists()
@@ -92,7 +92,7 @@ def test_a_kill_leaves_the_former_one(
     with monkeypatch.context() as patch:
         calls = iter([None])
         kill = lambda _: next(calls, 0) is None or os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
-        patch.setattr(StudentBundle, "refuse_change", kill)
+        patch.setattr(StudentBundle, "unchanged_manifest", kill)
         if not (child := os.fork()):
             calibrate("student")
             os._exit(0)

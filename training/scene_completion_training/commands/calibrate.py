@@ -61,12 +61,12 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigurationError("no recordings", where="calibrate", cure="Name some with --labelled or --config")
     Progress().line(f"Calibrating {before.name} on {', '.join(sequence.name for sequence in recordings)} ...")
     bundle = calibrate_on_truth(before, recordings, every=args.every)
-    before.refuse_change()
+    before.unchanged_manifest()
     place, replace = args.output or args.bundle, args.overwrite or not args.output
     with whole_folder(place, BUNDLE.results(args), replace=replace) as folder:
         there = WEIGHTS in bundle.sha256 and bundle.encoder_path.with_name(WEIGHTS).is_file()
         bundle.save(folder, bundle.read_encoder(), bundle.load_weights() if there else None)
-        before.refuse_change()  # nor meanwhile
+        before.unchanged_manifest()  # nor while that was written
     record = bundle.provenance["calibration"]
     print_summary(
         {

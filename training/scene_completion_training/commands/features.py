@@ -40,11 +40,11 @@ OPTIONS = {
     "classes": ("student", "vocabulary", "clusters"),
     "points": (),
 }  # of each kind; None where they are not given
-FILES: dict[str, tuple[str, ...]] = {
-    "classes": ("classes.json", "clusters.safetensors"),
-    "points": ("features.safetensors", "components.ply"),
-}
-MADE = Output(("manifest.json", "features", *sum(FILES.values(), ())), lambda args: FILES.get(args.kind, ()))
+OF_CLASSES, OF_POINTS = ("classes.json", "clusters.safetensors"), ("features.safetensors", "components.ply")
+MADE = Output(
+    ("manifest.json", "features", *OF_CLASSES, *OF_POINTS),
+    lambda args: {"classes": OF_CLASSES, "points": OF_POINTS}.get(args.kind, ()),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
