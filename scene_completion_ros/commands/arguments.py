@@ -123,8 +123,7 @@ class Output:
             return
         shown = [one.name for one in former[:3] if self.names] + [f"{len(former) - 3} more"] * (len(former) > 3)
         what = f"{', '.join(shown)} {'exists' if len(former) == 1 else 'exist'} already".strip()
-        cure = f"Name another {'file' if self.names is None else 'folder'}, or give --overwrite: it replaces what a "
-        cure += "former run wrote"
+        cure = f"Name another {'file' if self.names is None else 'folder'}, or replace former results with --overwrite"
         raise SceneCompletionError(what, where=f"{where} {path}", cure=cure)
 
     def check(self, path: Path, where: str, inputs: Sequence[tuple[str, Path]]) -> None:
@@ -163,8 +162,7 @@ def add_overwrite(parser: argparse.ArgumentParser) -> None:
         for command in below.values():
             add_overwrite(command)
     if any(isinstance(action.type, Output) for action in parser._actions):
-        meaning = "replace what a former run wrote, all of it and nothing else, once the new results are complete"
-        parser.add_argument("--overwrite", action="store_true", help=meaning)
+        parser.add_argument("--overwrite", action="store_true", help="replace former results once new ones are complete")
 
 
 def place(text: str) -> str:

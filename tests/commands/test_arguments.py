@@ -76,7 +76,7 @@ def test_no_result_is_replaced_unasked(
             assert cli.main(line(command, actions, {written: place_of})) == 2
             kind = "file" if output.names is None else "folder"
             named = "" if output.names is None else f"{file.name} "
-            said = f"{place_of}: {named}exists already. Name another {kind}, or give --overwrite: it replaces what"
+            said = f"{place_of}: {named}exists already. Name another {kind}, or replace former results with --overwrite"
             assert said in capsys.readouterr().err
             assert {one.name: one.read_text() for one in folder.iterdir()} == {"notes.txt": "mine", file.name: "former"}
 

@@ -85,10 +85,8 @@ def test_results_are_replaced_only_with_the_option_and_then_all_of_them(
     before = {file.name: file.read_bytes() for file in output.iterdir()}
     capsys.readouterr()
     assert complete(image, wordy_road) == 2
-    said = (
-        f"--output {output}: picture.png, voxels.npz, words.png exist already. Name another folder, or give --overwrite"
-    )
-    assert said in capsys.readouterr().err
+    said = "picture.png, voxels.npz, words.png exist already. Name another folder, or replace former results with"
+    assert f"--output {output}: {said} --overwrite" in capsys.readouterr().err
     for wrong in (["--bundle", "strret"], ["--camera", "nowhere.yaml"], ["--words", "unheard of"]):
         assert complete(image, wordy_road, "--overwrite", *wrong) == 2
         assert {file.name: file.read_bytes() for file in output.iterdir()} == before

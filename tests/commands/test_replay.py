@@ -150,10 +150,8 @@ def test_results_are_replaced_only_with_the_option_by_a_replay_that_went_well(
     output = tmp_path / "out"
     again = (record(tmp_path / "more", frames=2), output, short_road, "--offline")
     assert replay(*again) == 2
-    said = (
-        f"--output {output}: bag, report, scores.json, 2 more exist already. Name another folder, or give --overwrite"
-    )
-    assert said in capsys.readouterr().err
+    said = "bag, report, scores.json, 2 more exist already. Name another folder, or replace former results with"
+    assert f"--output {output}: {said} --overwrite" in capsys.readouterr().err
     assert replay(*again, "--overwrite", "--bundle", "strret") == 2
     assert "Did you mean street?" in capsys.readouterr().err
     with monkeypatch.context() as patch:

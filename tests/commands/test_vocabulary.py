@@ -24,16 +24,20 @@ def test_phrases_and_a_file_make_a_bank(tmp_path: Path, capsys: pytest.CaptureFi
     words = "template: the {} there\nlicence: MIT\nclasses: {car: {phrases: [van]}, tree: {}}\nbackground: [sky]\n"
     file.write_text(words)
     assert main([*command, f"--file={file}", "--", "lamp post"]) == 2
-    assert f"--output {output}: exists already. Name another file, or give --overwrite" in capsys.readouterr().err
+    assert (
+        f"--output {output}: exists already. Name another file, or replace former results with --overwrite"
+        in capsys.readouterr().err
+    )
     assert TextBank.load(output).phrases == ("car", "other")
-    assert main([*command, "--overwrite", f"--file={file}", "--", "lamp post"]) == 0
+    command.append("--overwrite")
+    assert main([*command, f"--file={file}", "--", "lamp post"]) == 0
     bank = TextBank.load(output)
     assert (bank.template, bank.licence, bank.background) == ("the {} there", "MIT", ("sky",))
     assert bank.phrases == ("van", "tree", "sky", "lamp post") and bank.vocabulary().names == ("car", "tree")
     expected = TextEncoder(encoder).encode([f"the {phrase} there" for phrase in bank.phrases]).numpy()
     assert bank.rows(bank.phrases) == pytest.approx(expected, abs=1e-3)  # stored in half precision
 
-    assert main([*command, "--overwrite"]) == 2
+    assert main(command) == 2
     assert "no phrases" in capsys.readouterr().err
     file.write_text("template: street\nphrases: [car]\n")
     assert main([*command, f"--file={file}"]) == 2

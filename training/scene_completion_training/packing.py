@@ -82,8 +82,7 @@ def write_pack(configuration: TrainingConfiguration, part: Path, most_bytes: int
     data = CompletionData(settings, configuration.viewpoint(), None, steps=configuration.steps, seed=configuration.seed)
     data.setup("fit")
     _write_model(configuration, part / "trunk")
-    values = dataclasses.asdict(configuration)
-    (part / CONFIGURATION).write_text(json.dumps(values))
+    (part / CONFIGURATION).write_text(json.dumps(dataclasses.asdict(configuration)))
     fixed = 10_000 + _LISTED * sum(map(len, data.groups.values()))
     fixed += sum(file.stat().st_size for file in (*part.glob("trunk/*"), part / CONFIGURATION))
     sources = {role: _written(data, role, part) for role in data.recordings}

@@ -52,12 +52,12 @@ def _export(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     from scene_completion_ros.inference.bundle import open_student
     from scene_completion_ros.inference.text_bank import TextBank
     from scene_completion_training import export
-    from scene_completion_training.checkpoints import Checkpoint
+    from scene_completion_training.checkpoints import Checkpoint, is_student
     from scene_completion_training.points.features import export_network
     from scene_completion_training.sparse.hu_net import VoxelHUNet
     from scene_completion_training.stages.completion import SceneField
 
-    if args.source.is_dir():
+    if is_student(args.source):
         again, bf16 = export.measured_in_bf16(export.export_again(open_student(args.source), folder))
         return {"student": again.name, "bfloat16": bf16, "bundle": args.bundle}
     trained = Checkpoint.read(args.source).stage_class.field_class

@@ -41,10 +41,8 @@ OPTIONS = {
     "points": (),
 }  # of each kind; None where they are not given
 OF_CLASSES, OF_POINTS = ("classes.json", "clusters.safetensors"), ("features.safetensors", "components.ply")
-MADE = Output(
-    ("manifest.json", "features", *OF_CLASSES, *OF_POINTS),
-    lambda args: {"classes": OF_CLASSES, "points": OF_POINTS}.get(args.kind, ()),
-)
+FILES: dict[str, tuple[str, ...]] = {"images": (), "classes": OF_CLASSES, "points": OF_POINTS}
+MADE = Output(("manifest.json", "features", *OF_CLASSES, *OF_POINTS), lambda args: FILES[args.kind])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
