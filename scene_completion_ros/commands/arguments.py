@@ -162,7 +162,7 @@ def add_overwrite(parser: argparse.ArgumentParser) -> None:
         for command in below.values():
             add_overwrite(command)
     if any(isinstance(action.type, Output) for action in parser._actions):
-        parser.add_argument("--overwrite", action="store_true", help="replace former results once new ones are complete")
+        parser.add_argument("--overwrite", action="store_true", help="replace former results once new ones are whole")
 
 
 def place(text: str) -> str:

@@ -48,6 +48,8 @@ def test_a_killed_export_leaves_the_former_bundle(
     made.save(tmp_path / "made", made.read_encoder(), weights)
     former = make_small_bundle(tmp_path / "former", name="former", seed=7)
     (tmp_path / "former" / "README.md").write_text("mine")
+    assert main(["export", "strret", str(tmp_path / "new"), "--licence", "none"]) == 2
+    assert "(kitti_student, room, street). Did you mean street?" in capsys.readouterr().err
     command = ["export", str(tmp_path / "made"), str(tmp_path / "former")]
     assert main(command) == 2
     assert "encoder.onnx, head.safetensors, student.json exist already. Name another" in capsys.readouterr().err

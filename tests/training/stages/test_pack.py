@@ -161,6 +161,7 @@ def test_another_pack_is_refused(
             ["pack", "--config", str(reference / "config.yaml"), str(pack)],
             "configuration.yaml, manifest.json",
         ),
+        (["pack", "--config", str(reference / "config.yaml"), str(reference), "--overwrite"], "is no pack"),
         (["pack", "--config", str(CONFIGS / "single_view.yaml"), str(tmp_path / "new")], "cannot be packed"),
         (["pack", "--config", str(reference / "config.yaml"), str(tmp_path / "new"), "start_from=room"], "start_from"),
     ):
