@@ -37,7 +37,8 @@ def link(folder: Path, files: Iterable[Path], every: int = 1, *, required: bool 
     folder.mkdir(parents=True, exist_ok=True)
     for number, file in list(enumerate(files))[::every]:
         place = folder / f"{number:06d}{file.suffix}"
-        place.unlink(missing_ok=True)
+        if place.is_symlink():  # of a former run; a file is not replaced
+            place.unlink()
         if file.is_file():
             place.symlink_to(file.resolve())
         elif required:

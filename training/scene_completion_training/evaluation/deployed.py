@@ -20,7 +20,7 @@ from scene_completion_ros.evaluation.occupancy import SCORE_BINS, best_iou, fit_
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, ROOM_CLASSES
 from scene_completion_ros.evaluation.truth import FrameTruth, VoxelTruth
 from scene_completion_ros.geometry import Resampler, RigidTransform
-from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle, open_student
+from scene_completion_ros.inference.bundle import StudentBundle, open_student
 from scene_completion_ros.inference.cell_query import CellLift, CellQuery, Pixels, PredictedCells
 from scene_completion_ros.inference.cells import volume_pose
 from scene_completion_ros.inference.completer import Completer, Completion
@@ -352,7 +352,7 @@ def _obstacle_threshold(frames: Iterable[_Called]) -> tuple[float | None, float]
 
 
 def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence], *, every: int = 1) -> StudentBundle:
-    """Fit a student's probabilities and thresholds; the bundle with them, as it is written.
+    """Fit a student's probabilities and thresholds; the bundle with them, which is not written.
 
     α → probability, and the threshold with the largest IoU, are fitted on the voxels that count of frames with voxels,
     or of scans where there are none; each frame counts as much as any other. Where the student predicts the ground,
@@ -364,10 +364,6 @@ def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence
     if used := {sequence.name for sequence in recordings} & names_of_windows:
         cure = f"Fit to a recording that is used for nothing else, such as sequences/{CALIBRATION_WINDOW}"
         raise SequenceError(f"{', '.join(sorted(used))} is used for training or testing", where="--labelled", cure=cure)
-    assert bundle.folder is not None  # it was opened there
-    folder, encoder, weights = bundle.folder, bundle.encoder_path.read_bytes(), None
-    if WEIGHTS in bundle.sha256 and (folder / WEIGHTS).is_file():
-        weights = bundle.load_weights()
     names = ", ".join(sequence.name for sequence in recordings)
     frames = list(_scored(bundle, recordings, every))
     if not frames:
@@ -387,14 +383,13 @@ def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence
         called = (frame.called(calibration.apply(frame.alpha), threshold) for frame in frames)
         obstacle, f_score = _obstacle_threshold(called)
         record["obstacle_f_there"] = round(f_score, 4)
-    changed = dataclasses.replace(
+    return dataclasses.replace(
         bundle,
         calibration=calibration,
         threshold=threshold,
         obstacle_threshold=obstacle,
         provenance={**bundle.provenance, "calibration": record},
     )
-    return changed.save(folder, encoder, weights)
 
 
 def _histogram(frames: Iterable[_Scored], calibration: Calibration, *, ground_alone: bool = False) -> NDArray[np.int64]:

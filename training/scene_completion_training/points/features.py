@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, SequenceError
 from scene_completion_ros.untrusted_files import read_json, read_tensors
-from scene_completion_ros.whole_files import tensor_bytes, whole_file
+from scene_completion_ros.whole_files import tensor_bytes, whole_folder
 from scene_completion_training.arrays import Bytes, Halves, Ints, Reals
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.masked_scenes import (
@@ -71,11 +71,9 @@ def export_network(file: Path, folder: Path, *, name: str, licence: str) -> None
     about = {"schema_version": 1, "name": name, "licence": licence, "stage": "masked_scene"}
     about |= {"columns": POINT_FEATURES, "data": {"voxel_size": edge}}
     about |= {"network": asdict(network.settings), "provenance": {"checkpoint": file.name}}
-    folder.mkdir(parents=True, exist_ok=True)
-    with whole_file(folder / NETWORK) as described, whole_file(folder / WEIGHTS) as stored:
-        stored.write_bytes(tensor_bytes(weights))
-        described.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        (folder / NETWORK).unlink(missing_ok=True)  # until both are in their places, it is no network
+    with whole_folder(folder, (NETWORK, WEIGHTS), replace=True) as part:
+        (part / WEIGHTS).write_bytes(tensor_bytes(weights))
+        (part / NETWORK).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 _LARGEST = 1 << 20  # voxels along an edge of a scene: their numbers have to fit into 64 bits
