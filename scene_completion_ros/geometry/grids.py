@@ -65,12 +65,8 @@ class VoxelGrid:
 
     def centres(self) -> NDArray[np.float32]:
         """Return the centres of all voxels in the grid frame, float32 [X, Y, Z, 3], metres."""
-        out = np.empty((*self.shape, 3), dtype=np.float32)
-        x, y, z = self.axis_centres()
-        out[..., 0] = x[:, None, None]
-        out[..., 1] = y[None, :, None]
-        out[..., 2] = z[None, None, :]
-        return out
+        axes = [axis.astype(np.float32) for axis in self.axis_centres()]
+        return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
 
     def index_of(self, points: Array) -> tuple[Array, Array]:
         """Return the voxels that points lie in. `points`: points [..., 3] in the grid frame, metres.

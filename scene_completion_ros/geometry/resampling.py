@@ -40,22 +40,17 @@ class Resampler:
         self._shrunk = source.height // self.shrink, source.width // self.shrink
         self._reduced = _reduced(source, target)
         if max(self._reduced.width, self._reduced.height) > _LARGEST_SIDE:
-            raise CameraError(
-                f"{self._reduced.width}x{self._reduced.height} pixels cannot be resampled: a side may have "
-                f"{_LARGEST_SIDE} at most",
-                where="width, height",
-                cure="Check the calibrated image size and the focal length",
-            )
+            what = f"{self._reduced.width}x{self._reduced.height} pixels cannot be resampled"
+            cure = "Check the calibrated image size and the focal length"
+            raise CameraError(f"{what}: a side may have {_LARGEST_SIDE} at most", where="width, height", cure=cure)
         rays = target.unproject(target.pixel_centres())  # [H_t, W_t, 3]
         if source_from_target_rotation is not None:
             rays = rays @ np.asarray(source_from_target_rotation, dtype=np.float64).T
         pixels, self.validity = self._reduced.project(rays)  # bool [H_t, W_t], where the source covers the pixel
         limits = (self._reduced.width - 1.0, self._reduced.height - 1.0)
-        columns, rows = (
-            np.clip(np.nan_to_num(pixels[..., axis]), 0.0, limits[axis]).astype(np.float32) for axis in (0, 1)
-        )
+        places = np.clip(np.nan_to_num(pixels), 0.0, limits).astype(np.float32)
         # Fixed point of 1/32 pixel: what remap works with inside for uint8; converting once saves it at every image.
-        self._map, self._fractions = cv2.convertMaps(columns, rows, cv2.CV_16SC2)
+        self._map, self._fractions = cv2.convertMaps(places, np.empty(0), cv2.CV_16SC2)
 
     def __call__(self, image: NDArray[Any]) -> NDArray[Any]:
         """Resample an image.
@@ -76,12 +71,10 @@ class Resampler:
     def _check(self, image: NDArray[Any]) -> None:
         assert image.ndim in (2, 3) and image.dtype in _DTYPES
         if image.shape[:2] not in ((self.source.height, self.source.width), self._shrunk):
-            raise ImageError(
-                f"the image is {image.shape[1]}x{image.shape[0]} pixels, but the camera is calibrated for "
-                f"{self.source.width}x{self.source.height}",
-                where="width, height",
-                cure="Use the calibration of this image size, or publish the image unscaled and uncropped",
-            )
+            size, calibrated = f"{image.shape[1]}x{image.shape[0]}", f"{self.source.width}x{self.source.height}"
+            what = f"the image is {size} pixels, but the camera is calibrated for {calibrated}"
+            cure = "Use the calibration of this image size, or publish the image unscaled and uncropped"
+            raise ImageError(what, where="width, height", cure=cure)
 
 
 def decoder_shrink(source: Camera, target: Camera) -> int:
@@ -95,11 +88,8 @@ def decoder_shrink(source: Camera, target: Camera) -> int:
 
 def _reduced(source: Camera, target: Camera) -> Camera:
     """Return the source camera scaled down, an axis at a time, to the resolution that the target can show."""
-    sizes = []
-    ratio_x, ratio_y = _resolution(source, target)
-    for size, ratio in ((source.width, ratio_x), (source.height, ratio_y)):
-        sizes.append(max(1, round(size * ratio)) if ratio < _SHRINK_FROM else size)
-    return source.resized(*sizes)
+    ratios = zip((source.width, source.height), _resolution(source, target), strict=True)
+    return source.resized(*(max(1, round(size * ratio)) if ratio < _SHRINK_FROM else size for size, ratio in ratios))
 
 
 def _resolution(source: Camera, target: Camera) -> tuple[float, float]:

@@ -6,7 +6,7 @@ untrusted sources: sizes are checked before much is made of them. Banks, message
 
 import base64
 import binascii
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -89,7 +89,7 @@ def read_vocabulary(text: str) -> RequestedWords | None:
     ``encoder`` (``id``, ``sha256``). Without ``classes`` every phrase with an embedding is one, but for those of the
     background. Raises VocabularyError: what is wrong, and the cure.
     """
-    return _read(text, "~/vocabulary", "classes", _OF_VOCABULARY, _classes)
+    return _read(text, "~/vocabulary", _OF_VOCABULARY)
 
 
 def read_query(text: str) -> RequestedWords | None:
@@ -98,13 +98,11 @@ def read_query(text: str) -> RequestedWords | None:
     An object may hold ``phrases``, ``background``, and ``embeddings`` with their ``encoder``, see `read_vocabulary`.
     Raises VocabularyError: what is wrong, and the cure.
     """
-    return _read(text, "~/query", "phrases", _OF_QUERY, _list)
+    return _read(text, "~/query", _OF_QUERY)
 
 
-_ReadWanted: TypeAlias = Callable[[Any, str], "Phrases | dict[str, Phrases]"]
-
-
-def _read(text: str, where: str, wanted: str, known: Sequence[str], read_wanted: _ReadWanted) -> RequestedWords | None:
+def _read(text: str, where: str, known: Sequence[str]) -> RequestedWords | None:
+    """What a text asks for; `known`: fields of an object, first that of what is asked for."""
     if len(text) > LARGEST_TEXT:
         what = f"a text of {len(text)} characters, where at most {LARGEST_TEXT} are read"
         raise VocabularyError(what, where=where, cure="Ask for less")
@@ -117,21 +115,23 @@ def _read(text: str, where: str, wanted: str, known: Sequence[str], read_wanted:
     content = parse_json(text, VocabularyError, where=where, cure=cure)
     if isinstance(content, list):
         return RequestedWords(_list(content, where))
-    return _requested(content, where, wanted, known, read_wanted)
+    return _requested(content, where, known)
 
 
-def _requested(
-    content: Mapping[str, Any], where: str, wanted: str, known: Sequence[str], read_wanted: _ReadWanted
-) -> RequestedWords:
+def _requested(content: Mapping[str, Any], where: str, known: Sequence[str]) -> RequestedWords:
     if unknown := sorted(set(content) - set(known)):
         what = f"{shown(unknown[0])} means nothing: use one of {', '.join(known)}"
         raise VocabularyError(what, where=where, cure="Name it right")
     given = _given(content, where)
-    background = None
+    background: Phrases | None = None
     if "background" in content:
         background = _list(content["background"], f"{where}: background", some=False)
-    if wanted in content:
-        phrases = read_wanted(content[wanted], f"{where}: {wanted}")
+    phrases: Phrases | dict[str, Phrases]
+    wanted = known[0]
+    if wanted == "classes" and isinstance(of_class := content.get(wanted), dict):
+        phrases = {name: _list(texts, f"{where}: {wanted}: {shown(name)}") for name, texts in of_class.items()}
+    elif wanted in content:
+        phrases = _list(content[wanted], f"{where}: {wanted}")
     elif given is not None:
         phrases = tuple(phrase for phrase in given.phrases if phrase not in (background or ()))
     else:
@@ -142,12 +142,6 @@ def _requested(
     if pooling not in (None, "max", "mean"):
         raise VocabularyError(f"{shown(pooling)} is unknown", where=f"{where}: pooling", cure="Write max or mean")
     return RequestedWords(phrases, margin, pooling, background, given)
-
-
-def _classes(value: Any, where: str) -> Phrases | dict[str, Phrases]:
-    if isinstance(value, dict):
-        return {name: _list(phrases, f"{where}: {shown(name)}") for name, phrases in value.items()}
-    return _list(value, where)
 
 
 def _list(value: Any, where: str, *, some: bool = True) -> Phrases:

@@ -215,10 +215,8 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         """Raise SceneCompletionError where changed parameters do not fit each other, the bundle or the calibration."""
         if (thread := self._thread) is not None:
             _check_band(parameters)
-            before = self._parameters.snapshot()
-            if (
-                parameters.obstacle_ignored_classes != before.obstacle_ignored_classes
-            ):  # not where the vocabulary changed
+            ignored = self._parameters.snapshot().obstacle_ignored_classes
+            if parameters.obstacle_ignored_classes != ignored:  # not where the vocabulary changed
                 _check_ignored(parameters, (*thread.student.bundle.class_names, *thread.class_names))
             check_frames(parameters)
         if self.inputs is not None:

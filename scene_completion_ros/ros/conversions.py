@@ -26,16 +26,12 @@ BY_CV_BRIDGE = {"mono8": 1, "rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4} | {
 
 def to_rgb(message: Any, shrink: int = 1) -> NDArray[np.uint8]:
     """The picture in an image message, uint8 RGB [H, W, 3], in memory of its own; see `decode_image`."""
-    bridge = cv_bridge() if _suits_cv_bridge(message) else None
+    size = None if hasattr(message, "format") else BY_CV_BRIDGE.get(str(message.encoding))
+    bridge = cv_bridge() if size is not None and int(message.step) == size * int(message.width) else None
     if bridge is None:
         return decode_image(message, shrink)
     check_image(message)
     return np.ascontiguousarray(bridge.imgmsg_to_cv2(message, "rgb8"), dtype=np.uint8)
-
-
-def _suits_cv_bridge(message: Any) -> bool:
-    size = None if hasattr(message, "format") else BY_CV_BRIDGE.get(str(message.encoding))
-    return size is not None and int(message.step) == size * int(message.width)
 
 
 def image_message(pixels: NDArray[Any], encoding: str, header: Header) -> Any:

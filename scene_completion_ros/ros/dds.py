@@ -8,7 +8,7 @@ not import rclpy.
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -51,17 +51,19 @@ def profile_variable() -> str:
     return PROFILE_VARIABLE if newer else OLD_PROFILE_VARIABLE
 
 
-def use_shipped_profile(environment: MutableMapping[str, str] | None = None) -> bool:
-    """Choose the shipped profile, unless the user has already chosen one.
+def _chosen_profile() -> str:
+    return os.environ.get(PROFILE_VARIABLE) or os.environ.get(OLD_PROFILE_VARIABLE) or ""
 
-    Returns whether the shipped profile is now chosen. `environment`: variables to change, by default those of this
-    process.
-    """
-    variables = os.environ if environment is None else environment
-    chosen = variables.get(PROFILE_VARIABLE) or variables.get(OLD_PROFILE_VARIABLE)
-    if not chosen:
-        chosen = variables[profile_variable()] = str(profile_path())
-    return chosen == str(profile_path())
+
+def missing_profile() -> dict[str, str]:
+    """The variable that chooses the shipped profile for processes yet to be started; none where the user chose one."""
+    return {} if _chosen_profile() else {profile_variable(): str(profile_path())}
+
+
+def use_shipped_profile() -> bool:
+    """Choose the shipped profile, unless the user has already chosen one; whether the shipped one is now chosen."""
+    os.environ.update(missing_profile())
+    return _chosen_profile() == str(profile_path())
 
 
 def other_middleware() -> str:
@@ -87,14 +89,6 @@ def prompt_acknowledgements() -> Iterator[None]:
         del os.environ[QOS_VARIABLE]
         if before is not None:
             os.environ[QOS_VARIABLE] = before
-
-
-def missing_profile() -> dict[str, str]:
-    """The variable that chooses the shipped profile for processes yet to be started; none where the user chose one."""
-    variables: dict[str, str] = {}
-    if not (os.environ.get(PROFILE_VARIABLE) or os.environ.get(OLD_PROFILE_VARIABLE)):
-        use_shipped_profile(variables)
-    return variables
 
 
 def import_cure() -> str:

@@ -23,13 +23,7 @@ from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.images import announced_size
 from scene_completion_ros.ros.conversions import to_rgb
-from scene_completion_ros.ros.frame import (
-    Epoch,
-    Frame,
-    NotYetError,
-    PoseToCome,
-    Student,
-)
+from scene_completion_ros.ros.frame import Epoch, Frame, NotYetError, PoseToCome, Student
 from scene_completion_ros.ros.health.diagnostics import InferenceRecord
 from scene_completion_ros.ros.health.judgement import FrameCounters
 from scene_completion_ros.ros.parameters import NodeParameters
@@ -94,12 +88,10 @@ class ScaleEstimator:
     def follow(self, frame: Frame) -> None:
         """Measure an image, as soon as it is known where its camera was."""
         measured, depth = self._measured, frame.completion.own_depth
-        placed = frame.placement.odometry_from_grid
-        pose = placed if placed is not None else frame.pose
         if measured is None or depth is None:
             return
-        if pose is None:
-            pose = NotYetError("the camera's motion is unknown", may_come=False)
+        unknown = NotYetError("the camera's motion is unknown", may_come=False)
+        pose = frame.placement.odometry_from_grid or frame.pose or unknown
         image, grid_from_camera = frame.completion.image, frame.placement.grid_from_camera
         measured.waiting.append(_Seen(image, depth, frame.stamp_ns, grid_from_camera, pose))
         while len(measured.waiting) > MOST_WAITING:
@@ -116,12 +108,10 @@ class ScaleEstimator:
         """Hand those images to the thread whose pose is known, in order."""
         while measured.waiting:
             seen = measured.waiting[0]
-            pose = seen.pose
-            if isinstance(pose, Future):
-                if not pose.done():
-                    return
-                pose = pose.result()
+            if isinstance(seen.pose, Future) and not seen.pose.done():
+                return
             measured.waiting.popleft()
+            pose = seen.pose.result() if isinstance(seen.pose, Future) else seen.pose
             measured.work = self._pool.submit(self._measure, measured.estimator, seen, pose)
 
     def _measure(self, estimator: EvidenceEstimator, seen: _Seen, grid: RigidTransform | NotYetError) -> None:

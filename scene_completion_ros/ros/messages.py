@@ -2,7 +2,7 @@
 
 import struct
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -15,18 +15,17 @@ from nav_msgs.msg import MapMetaData, OccupancyGrid, Odometry
 from numpy.typing import NDArray
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2, PointField
-from std_msgs.msg import Header, String
+from std_msgs.msg import Header
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.cells import GroundSurface
 from scene_completion_ros.inference.evidence import WARNING, WHY
-from scene_completion_ros.mapping.ground_map import GroundMap, dense_grid_json, voxels_to_bytes
+from scene_completion_ros.mapping.ground_map import GroundMap, voxels_to_bytes
 from scene_completion_ros.ros import conversions
 from scene_completion_ros.ros.conversions import with_data
-from scene_completion_ros.voxels.cloud import MATCH_CLOUD_FIELDS, VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS, legend_json
+from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS
 from scene_completion_ros.voxels.cloud_kernel import write_cloud
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
@@ -56,7 +55,8 @@ def stamp_message(stamp_ns: int) -> Any:
     return Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
 
 
-def _header(stamp_ns: int, frame_id: str) -> Header:
+def header_message(stamp_ns: int, frame_id: str) -> Header:
+    """The std_msgs/Header of a stamp in nanoseconds and a frame."""
     return Header(stamp=stamp_message(stamp_ns), frame_id=frame_id)
 
 
@@ -79,7 +79,7 @@ def processing_time_message(
     times = DiagnosticStatus(name="processing time", message="ms", values=values)
     values = [KeyValue(key=key, value=str(value)) for key, value in evidence.items()]
     statuses = [times, DiagnosticStatus(name=EVIDENCE, values=values)]
-    return DiagnosticArray(header=_header(stamp_ns, frame_id), status=statuses)
+    return DiagnosticArray(header=header_message(stamp_ns, frame_id), status=statuses)
 
 
 def processing_times(message: Any) -> dict[str, float]:
@@ -96,7 +96,7 @@ def evidence_of(message: Any) -> dict[str, float | str]:
 
 def odometry_message(pose: RigidTransform, stamp_ns: int, frame_id: str, child_frame_id: str) -> Any:
     """A pose of `child_frame_id` in `frame_id` as nav_msgs/Odometry."""
-    message = Odometry(header=_header(stamp_ns, frame_id), child_frame_id=child_frame_id)
+    message = Odometry(header=header_message(stamp_ns, frame_id), child_frame_id=child_frame_id)
     message.pose.pose = _pose_message(pose)
     return message
 
@@ -125,17 +125,10 @@ def voxels_message(
         point_step=point_step,
         is_dense=True,
     )
-    message.header = _header(voxels.stamp_ns, frame_id)
+    message.header = header_message(voxels.stamp_ns, frame_id)
     message.width, message.row_step = count, point_step * count
     write_cloud(voxels, data_of_size(message, point_step * count), frame_from_grid, threads=threads)
     return message
-
-
-def legend_message(
-    class_names: Sequence[str], class_colours: Sequence[tuple[int, int, int]], text_bank_sha256: str = ""
-) -> Any:
-    """Names and colours of the classes, by label, as a std_msgs/String that holds JSON (see `legend_json`)."""
-    return String(data=legend_json(class_names, class_colours, text_bank_sha256))
 
 
 def elevation_message(ground: GroundSurface, stamp_ns: int, frame_id: str) -> Any:
@@ -147,31 +140,22 @@ def elevation_message(ground: GroundSurface, stamp_ns: int, frame_id: str) -> An
     points = np.concatenate([ground.points, ground.deviation[..., None]], axis=-1).astype("<f4")
     names = ("x", "y", "z", "deviation")
     fields = [(name, 4 * place, PointField.FLOAT32, 1) for place, name in enumerate(names)]
-    message = conversions.cloud_message(points.reshape(-1, len(names)), fields, _header(stamp_ns, frame_id))
+    message = conversions.cloud_message(points.reshape(-1, len(names)), fields, header_message(stamp_ns, frame_id))
     message.height, message.width = ground.deviation.shape
     message.row_step, message.is_dense = message.point_step * message.width, False
     return message
 
 
-def matches_message(cloud: NDArray[np.void], stamp_ns: int, frame_id: str) -> Any:
-    """Voxels that answer a query, [M] of `MATCH_CLOUD_DTYPE`, as a PointCloud2."""
-    return conversions.cloud_message(cloud, MATCH_CLOUD_FIELDS, _header(stamp_ns, frame_id))
-
-
-def depth_message(depth: NDArray[np.float32], stamp_ns: int, frame_id: str) -> Any:
-    """Depth along the optical axis in metres [H, W] as a 32FC1 image."""
-    return conversions.image_message(depth.astype(np.float32, copy=False), "32FC1", _header(stamp_ns, frame_id))
-
-
 def image_message(image_rgb: NDArray[np.uint8], stamp_ns: int, frame_id: str) -> Any:
     """An RGB image [H, W, 3] as an rgb8 message."""
-    return conversions.image_message(image_rgb, "rgb8", _header(stamp_ns, frame_id))
+    return conversions.image_message(image_rgb, "rgb8", header_message(stamp_ns, frame_id))
 
 
 def compressed_image_message(image_rgb: NDArray[np.uint8], stamp_ns: int, frame_id: str) -> Any:
     """An RGB image [H, W, 3] as a JPEG message."""
     _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
-    return with_data(CompressedImage(header=_header(stamp_ns, frame_id), format="rgb8; jpeg compressed bgr8"), jpeg)
+    message = CompressedImage(header=header_message(stamp_ns, frame_id), format="rgb8; jpeg compressed bgr8")
+    return with_data(message, jpeg)
 
 
 def camera_info_message(camera: Camera, stamp_ns: int, frame_id: str) -> Any:
@@ -179,7 +163,7 @@ def camera_info_message(camera: Camera, stamp_ns: int, frame_id: str) -> Any:
     distorted = camera.distortion_model != "none"
     fx, fy, cx, cy = camera.fx, camera.fy, camera.cx, camera.cy
     return CameraInfo(
-        header=_header(stamp_ns, frame_id),
+        header=header_message(stamp_ns, frame_id),
         width=camera.width,
         height=camera.height,
         distortion_model=camera.distortion_model if distorted else "plumb_bob",
@@ -194,16 +178,11 @@ def voxel_grid_message(voxels: SemanticVoxels, frame_id: str) -> Any:
     """All voxels, one byte each (see `dense_grid`), as an image of X rows and Y * Z columns.
 
     Returns sensor_msgs/Image, mono8. Raises GridError where there are more classes than a byte can hold. `voxels`:
-    completed voxels; their stamp becomes the message's; `frame_id`: the frame in which `voxel_grid_info_message` places
+    completed voxels; their stamp becomes the message's; `frame_id`: the frame in which `dense_grid_json` places
     them.
     """
-    header = _header(voxels.stamp_ns, frame_id)
+    header = header_message(voxels.stamp_ns, frame_id)
     return conversions.image_message(voxels_to_bytes(voxels).reshape(voxels.grid.shape[0], -1), "mono8", header)
-
-
-def voxel_grid_info_message(grid: VoxelGrid, grid_from_camera: RigidTransform | None) -> Any:
-    """What the bytes of `voxel_grid_message` mean and where they lie: std_msgs/String with JSON (`dense_grid_json`)."""
-    return String(data=dense_grid_json(grid, grid_from_camera))
 
 
 def occupancy_grid_message(
@@ -229,11 +208,6 @@ def occupancy_grid_message(
         ),
     )
     return with_data(message, ground.cells)
-
-
-def points_message(points: NDArray[np.float32], stamp_ns: int, frame_id: str) -> Any:
-    """Points [N, 3] in metres as a PointCloud2 of x, y, z (float32)."""
-    return conversions.points_message(points, _header(stamp_ns, frame_id))
 
 
 def header_of(cdr: bytes) -> tuple[int, str]:

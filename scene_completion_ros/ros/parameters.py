@@ -110,17 +110,9 @@ def _path_problem(path: Path, kind: PathKind) -> str | None:
     return None
 
 
-def _parameter(
-    default: ParameterValue,
-    meaning: str,
-    *,
-    choices: Any = None,
-    bounds: tuple[float, float] | None = None,
-    path: PathKind | None = None,
-    live: bool = False,
-) -> Any:
-    metadata = {"meaning": meaning, "choices": get_args(choices), "bounds": bounds, "path": path, "live": live}
-    return field(default=default, metadata=metadata)
+def _parameter(default: ParameterValue, meaning: str, *, choices: Any = None, **rules: Any) -> Any:
+    """A field with what `ParameterSpec` says of it; `choices`: a `Literal`."""
+    return field(default=default, metadata={"meaning": meaning, "choices": get_args(choices), **rules})
 
 
 _live = partial(_parameter, live=True)

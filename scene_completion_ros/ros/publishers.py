@@ -15,35 +15,31 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 
 from scene_completion_ros.errors import GridError
-from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.mapping.clearing import ClearingRays, obstacle_points, seen_free_cubes
-from scene_completion_ros.mapping.ground_map import GroundProjection, ignored_names
+from scene_completion_ros.mapping.ground_map import GroundProjection, dense_grid_json, ignored_names
 from scene_completion_ros.messages.drop_reasons import DropReason, drop_notice
 from scene_completion_ros.ros import topics
+from scene_completion_ros.ros.conversions import cloud_message, image_message, points_message
 from scene_completion_ros.ros.frame import Frame
 from scene_completion_ros.ros.health.judgement import FrameCounters
 from scene_completion_ros.ros.messages import (
     LATCHED_QOS,
     camera_info_message,
-    depth_message,
     elevation_message,
-    legend_message,
-    matches_message,
+    header_message,
     message_class,
     occupancy_grid_message,
-    points_message,
     processing_time_message,
     stamp_nanoseconds,
-    voxel_grid_info_message,
     voxel_grid_message,
     voxels_message,
 )
 from scene_completion_ros.ros.parameters import NodeParameters
-from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE
+from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE, MATCH_CLOUD_FIELDS, legend_json
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 
@@ -72,7 +68,7 @@ class QueryOutputs:
         self._publish_phrases()
         if query is None and self._answered is not None:
             header, self._answered = self._answered, None
-            self._matches.publish(matches_message(np.zeros(0, MATCH_CLOUD_DTYPE), *header))
+            self._answer(np.zeros(0, MATCH_CLOUD_DTYPE), *header)
 
     def publish(self, frame: Frame) -> None:
         """Publish what answers the query in an image, if anything subscribes to it."""
@@ -87,16 +83,17 @@ class QueryOutputs:
         cloud["score"] = np.concatenate([found.score for found in matches])
         cloud["probability"] = np.concatenate([found.probability for found in matches])
         cloud["phrase"] = np.repeat(np.arange(len(matches)), counts)
-        header = self._answered = frame.stamp_ns, placement.frame_id
-        self._matches.publish(matches_message(cloud, *header))
+        self._answered = frame.stamp_ns, placement.frame_id
+        self._answer(cloud, *self._answered)
+
+    def _answer(self, cloud: NDArray[np.void], stamp_ns: int, frame_id: str) -> None:
+        """Publish voxels that answer a query, [M] of `MATCH_CLOUD_DTYPE`."""
+        self._matches.publish(cloud_message(cloud, MATCH_CLOUD_FIELDS, header_message(stamp_ns, frame_id)))
 
     def _publish_phrases(self) -> None:
         """Publish the phrases by number."""
-        meaning = {
-            "phrases": [] if self._query is None else list(self._query.names),
-            "text_bank_sha256": "" if self._query is None else self._query.bank_sha256,
-        }
-        self._phrases.publish(String(data=json.dumps(meaning)))
+        phrases, bank = ([], "") if self._query is None else (list(self._query.names), self._query.bank_sha256)
+        self._phrases.publish(String(data=json.dumps({"phrases": phrases, "text_bank_sha256": bank})))
 
 
 OUTPUT_DEPTH = 5  # messages kept for slow reliable readers
@@ -129,8 +126,7 @@ class Outputs:
         self._node, self._resources = node, resources
         self._counters = counters
         self._cloud: Any = None  # the last one; publishing has copied it
-        self._rays: ClearingRays | None = None
-        self._rays_made_for: tuple[Camera, RigidTransform, int] | None = None
+        self._rays = functools.lru_cache(maxsize=1)(ClearingRays)
         self._ground: GroundProjection | None = None
         self._ground_made_for: tuple[float, ...] | None = None
         result_qos = BEST_EFFORT_QOS if best_effort else OUTPUT_DEPTH
@@ -152,7 +148,7 @@ class Outputs:
         self._legend = self._create(topics.LEGEND)
         self.publish_legend(bundle, vocabulary)
         self.query = QueryOutputs(functools.partial(self._create, qos=result_qos), grid)
-        self._create(topics.VOXEL_GRID_INFO).publish(voxel_grid_info_message(grid, grid_from_camera))
+        self._create(topics.VOXEL_GRID_INFO).publish(String(data=dense_grid_json(grid, grid_from_camera)))
         self._dropped = self._create(topics.DROPPED, qos=NOTICE_DEPTH)
         counters.on_dropped_image = self._announce_drop
         resources.callback(setattr, counters, "on_dropped_image", None)
@@ -160,9 +156,8 @@ class Outputs:
     def _create(self, topic: str, *, qos: QoSProfile | int = OUTPUT_DEPTH) -> Any:
         """A publisher by its entry in `topics`; if not latched, with its own QoS."""
         spec = topics.topic_spec(topic)
-        publisher = self._node.create_publisher(
-            message_class(spec.type_name, topic), topic, LATCHED_QOS if spec.latched else qos
-        )
+        kind, qos = message_class(spec.type_name, topic), LATCHED_QOS if spec.latched else qos
+        publisher = self._node.create_publisher(kind, topic, qos)
         self._resources.callback(self._node.destroy_publisher, publisher)
         return publisher
 
@@ -176,19 +171,16 @@ class Outputs:
 
     def subscribers(self) -> dict[str, int]:
         """Number of subscribers of each result, by topic."""
-        counts = {
-            publisher.topic_name: int(publisher.get_subscription_count()) for publisher, _ in self._results.values()
-        }
-        return counts | self.query.subscribers()
+        publishers = (publisher for publisher, _ in self._results.values())
+        return {one.topic_name: int(one.get_subscription_count()) for one in publishers} | self.query.subscribers()
 
     def publish_legend(self, bundle: StudentBundle, vocabulary: Vocabulary | None) -> None:
         """Publish the names of labels from now on."""
-        meaning = (
-            (bundle.class_names, bundle.class_colours)
-            if vocabulary is None
-            else (vocabulary.legend_names, vocabulary.legend_colours, vocabulary.bank_sha256)
-        )
-        self._legend.publish(legend_message(*meaning))
+        if vocabulary is None:
+            legend = legend_json(bundle.class_names, bundle.class_colours)
+        else:
+            legend = legend_json(vocabulary.legend_names, vocabulary.legend_colours, vocabulary.bank_sha256)
+        self._legend.publish(String(data=legend))
 
     def publish(self, frame: Frame) -> None:
         """Publish what has a subscriber, with the stamp of its image."""
@@ -239,19 +231,15 @@ class Outputs:
 
     def _clearing(self, frame: Frame) -> Any:
         """Rays in the camera's own frame, whose origin readers take for that of the rays."""
-        completion, threads = frame.completion, frame.parameters.threads
-        grid_from_camera = completion.voxels.grid_from_camera
-        wanted = completion.depth_camera, grid_from_camera, threads
-        if self._rays is None or wanted != self._rays_made_for:
-            self._rays = ClearingRays(
-                completion.voxels.grid, grid_from_camera, completion.depth_camera, threads=threads or None
-            )
-            self._rays_made_for = wanted
-        return points_message(self._rays(completion.voxels), frame.stamp_ns, frame.frame_id)
+        voxels, threads = frame.completion.voxels, frame.parameters.threads or None
+        rays = self._rays(voxels.grid, voxels.grid_from_camera, frame.completion.depth_camera, threads=threads)
+        return points_message(rays(voxels), header_message(frame.stamp_ns, frame.frame_id))
 
 
 def _depth(frame: Frame) -> Any:
-    return depth_message(frame.completion.shown_depth, frame.stamp_ns, frame.frame_id)
+    """Depth along the optical axis in metres [H, W] as a 32FC1 image."""
+    depth = frame.completion.shown_depth.astype(np.float32, copy=False)
+    return image_message(depth, "32FC1", header_message(frame.stamp_ns, frame.frame_id))
 
 
 def _depth_camera_info(frame: Frame) -> Any:
@@ -277,13 +265,13 @@ def _elevation(frame: Frame) -> Any:
 def _obstacles(frame: Frame) -> Any:
     voxels, placement = frame.completion.voxels, frame.placement
     points = obstacle_points(voxels, placement.frame_from_grid, ignored=ignored_here(voxels, frame.parameters))
-    return points_message(points, frame.stamp_ns, placement.frame_id)
+    return points_message(points, header_message(frame.stamp_ns, placement.frame_id))
 
 
 def _free_space(frame: Frame) -> Any:
     placement = frame.placement
     points = seen_free_cubes(frame.completion.voxels, FREE_SPACE_EDGE, placement.frame_from_grid)
-    return points_message(points, frame.stamp_ns, placement.frame_id)
+    return points_message(points, header_message(frame.stamp_ns, placement.frame_id))
 
 
 def ignored_here(voxels: SemanticVoxels, parameters: NodeParameters) -> list[int]:

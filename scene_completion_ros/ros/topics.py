@@ -23,13 +23,8 @@ class TopicSpec:
 _topics: dict[str, TopicSpec] = {}
 
 
-def _in(name: str, type_name: str) -> str:
-    _topics[name] = TopicSpec(name, type_name, "in")
-    return name
-
-
-def _out(name: str, type_name: str, *, latched: bool = False) -> str:
-    _topics[name] = TopicSpec(name, type_name, "out", latched)
+def _topic(name: str, type_name: str, direction: Direction = "out", *, latched: bool = False) -> str:
+    _topics[name] = TopicSpec(name, type_name, direction, latched)
     return name
 
 
@@ -40,34 +35,33 @@ _INFO = "sensor_msgs/msg/CameraInfo"
 # the image message to publication of its voxels, waiting included.
 STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "total", "publish", "latency")
 
+IMAGE = _topic("image", _IMAGE, "in")  # with `image.transport: raw`, and the next one with `compressed`
+_topic(f"{IMAGE}/compressed", "sensor_msgs/msg/CompressedImage", "in")
+CAMERA_INFO = _topic("camera_info", _INFO, "in")
+VOCABULARY = _topic("~/vocabulary", _TEXT, "in")
+QUERY = _topic("~/query", _TEXT, "in")
 
-IMAGE = _in("image", _IMAGE)  # with `image.transport: raw`, and the next one with `compressed`
-_in(f"{IMAGE}/compressed", "sensor_msgs/msg/CompressedImage")
-CAMERA_INFO = _in("camera_info", _INFO)
-VOCABULARY = _in("~/vocabulary", _TEXT)
-QUERY = _in("~/query", _TEXT)
-
-VOXELS = _out("~/voxels", _CLOUD)
-LEGEND = _out("~/legend", _TEXT, latched=True)
-DEPTH = _out("~/depth/image", _IMAGE)
-DEPTH_CAMERA_INFO = _out("~/depth/camera_info", _INFO)
-OCCUPANCY_GRID = _out("~/occupancy_grid", "nav_msgs/msg/OccupancyGrid", latched=True)
-ELEVATION = _out("~/elevation", _CLOUD)
-OBSTACLES = _out("~/obstacles", _CLOUD)
-CLEARING = _out("~/clearing", _CLOUD)
-FREE_SPACE = _out("~/free_space", _CLOUD)
-VOXEL_GRID = _out("~/voxel_grid", _IMAGE)
-VOXEL_GRID_INFO = _out("~/voxel_grid/info", _TEXT, latched=True)
-MATCHES = _out("~/query/matches", _CLOUD)
-PHRASES = _out("~/query/phrases", _TEXT, latched=True)
-DIAGNOSTICS = _out("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray")
-DROPPED = _out("~/debug/dropped", _TEXT)
-PROCESSING_TIME = _out("~/debug/processing_time", "diagnostic_msgs/msg/DiagnosticArray")
-_in("/clock", "rosgraph_msgs/msg/Clock")  # with `use_sim_time: true`
+VOXELS = _topic("~/voxels", _CLOUD)
+LEGEND = _topic("~/legend", _TEXT, latched=True)
+DEPTH = _topic("~/depth/image", _IMAGE)
+DEPTH_CAMERA_INFO = _topic("~/depth/camera_info", _INFO)
+OCCUPANCY_GRID = _topic("~/occupancy_grid", "nav_msgs/msg/OccupancyGrid", latched=True)
+ELEVATION = _topic("~/elevation", _CLOUD)
+OBSTACLES = _topic("~/obstacles", _CLOUD)
+CLEARING = _topic("~/clearing", _CLOUD)
+FREE_SPACE = _topic("~/free_space", _CLOUD)
+VOXEL_GRID = _topic("~/voxel_grid", _IMAGE)
+VOXEL_GRID_INFO = _topic("~/voxel_grid/info", _TEXT, latched=True)
+MATCHES = _topic("~/query/matches", _CLOUD)
+PHRASES = _topic("~/query/phrases", _TEXT, latched=True)
+DIAGNOSTICS = _topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray")
+DROPPED = _topic("~/debug/dropped", _TEXT)
+PROCESSING_TIME = _topic("~/debug/processing_time", "diagnostic_msgs/msg/DiagnosticArray")
+_topic("/clock", "rosgraph_msgs/msg/Clock", "in")  # with `use_sim_time: true`
 # What every managed node has.
-_out("~/transition_event", "lifecycle_msgs/msg/TransitionEvent")
-_out("/rosout", "rcl_interfaces/msg/Log", latched=True)
-_out("/parameter_events", "rcl_interfaces/msg/ParameterEvent")
+_topic("~/transition_event", "lifecycle_msgs/msg/TransitionEvent")
+_topic("/rosout", "rcl_interfaces/msg/Log", latched=True)
+_topic("/parameter_events", "rcl_interfaces/msg/ParameterEvent")
 
 # All topics, those of every managed node included.
 TOPICS = tuple(_topics.values())

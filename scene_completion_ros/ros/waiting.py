@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
@@ -173,24 +174,6 @@ class WaitingRoom(Generic[Item]):
         return True
 
 
-class Poll:
-    """Calls `look` a hundred times a second, by a steady clock, from a start until nothing is left to look for."""
-
-    def __init__(self, node: Any, look: Callable[[], bool], resources: ExitStack) -> None:
-        self._look = look
-        self._timer = dds.steady_timer(node, LOOK_PERIOD_S, self._tick, resources)
-        self._timer.cancel()
-
-    def start(self) -> None:
-        """There is something to look for, from now on."""
-        if self._timer.is_canceled():
-            self._timer.reset()
-
-    def _tick(self) -> None:
-        if not self._look():
-            self._timer.cancel()
-
-
 def polled_room(
     node: Any,
     admit: Callable[[Item], None],
@@ -198,9 +181,15 @@ def polled_room(
     refuse: Callable[[Item], None],
     resources: ExitStack,
 ) -> WaitingRoom[Item]:
-    """A waiting room that is polled while an item waits."""
-    room: WaitingRoom[Item] = WaitingRoom(admit, turn_away, refuse, on_waiting=lambda: poll.start())
-    poll = Poll(node, room.look, resources)
+    """A waiting room that is looked into a hundred times a second, by a steady clock, while an item waits."""
+
+    def look() -> None:
+        if not room.look():
+            timer.cancel()
+
+    timer = dds.steady_timer(node, LOOK_PERIOD_S, look, resources)
+    timer.cancel()
+    room: WaitingRoom[Item] = WaitingRoom(admit, turn_away, refuse, on_waiting=timer.reset)
     return room
 
 
@@ -229,39 +218,29 @@ class AdaptiveSubscription:
         depth: int,
         resources: ExitStack,
     ) -> None:
-        self._node = node
-        self._type = message_type
+        self._node, self._depth = node, depth
         self.topic = node.resolve_topic_name(topic)
-        self._callback, self._depth = callback, depth
+        self._subscribe = partial(node.create_subscription, message_type, self.topic, callback)
         self._subscription: Any = None
         self._reliable = False
-        self._look()  # first: what comes while one subscription takes the place of another is lost
-        if self._subscription is None:
-            self._subscribe()
-        resources.callback(self._unsubscribe)
+        self._look()  # what comes while one subscription takes the place of another is lost
+        resources.callback(lambda: node.destroy_subscription(self._subscription))
         dds.steady_timer(node, PUBLISHERS_PERIOD_S, self._look, resources)
 
     def _look(self) -> None:
         publishers = self._node.get_publishers_info_by_topic(self.topic)
-        if not publishers:
-            return  # as before: it may come back
-        reliable = all(info.qos_profile.reliability == ReliabilityPolicy.RELIABLE for info in publishers)
-        if reliable != self._reliable:
-            self._reliable = reliable
-            self._unsubscribe()
-            self._subscribe()
-            how = "reliable" if reliable else "best effort"
-            self._node.get_logger().info(f"{self.topic}: subscribed as its publishers offer it: {how}")
-
-    def _subscribe(self) -> None:
-        reliability = ReliabilityPolicy.RELIABLE if self._reliable else ReliabilityPolicy.BEST_EFFORT
-        qos = QoSProfile(depth=self._depth, reliability=reliability)
-        self._subscription = self._node.create_subscription(self._type, self.topic, self._callback, qos)
-
-    def _unsubscribe(self) -> None:
+        offered = [info.qos_profile.reliability == ReliabilityPolicy.RELIABLE for info in publishers]
+        reliable = all(offered) if offered else self._reliable  # without any as before: they may come back
+        if self._subscription is not None and reliable == self._reliable:
+            return
         if self._subscription is not None:
             self._node.destroy_subscription(self._subscription)
-            self._subscription = None
+        if reliable != self._reliable:
+            how = "reliable" if reliable else "best effort"
+            self._node.get_logger().info(f"{self.topic}: subscribed as its publishers offer it: {how}")
+        reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+        self._subscription = self._subscribe(QoSProfile(depth=self._depth, reliability=reliability))
+        self._reliable = reliable
 
 
 def noted_subscription(

@@ -139,20 +139,16 @@ class FrameSplit:
         missing = [*self._missing, *(line for lines in self._open.values() for line in lines)]
         listed = sum(map(len, self._listed.values()))
         if len(missing) == listed:
-            raise SequenceError(
-                f"none of its {listed} frames is there; it lists {_some(sorted(self._listed))}, and the recordings are "
-                f"{_some(sorted(set(self._opened))) or 'none of these'}",
-                where=str(self.path),
-                cure="Name the list of this data set, or unpack the drives that it lists",
-            )
+            drives, there = _some(sorted(self._listed)), _some(sorted(set(self._opened))) or "none of these"
+            what = f"none of its {listed} frames is there; it lists {drives}, and the recordings are {there}"
+            cure = "Name the list of this data set, or unpack the drives that it lists"
+            raise SequenceError(what, where=str(self.path), cure=cure)
         if missing and not allow_missing:
             frames = _some([f"{line.drive} {line.frame} {line.side}" for line in missing])
-            raise SequenceError(
-                f"{len(missing)} of its {listed} frames are not in the recordings, such as {frames}",
-                where=str(self.path),
-                cure="Unpack them (a frame needs images, and a pose or labels), or go on without: --allow-missing, or "
-                "data.allow_missing=true in training",
-            )
+            what = f"{len(missing)} of its {listed} frames are not in the recordings, such as {frames}"
+            cure = "Unpack them (a frame needs images, and a pose or labels), or go on without: "
+            cure += "--allow-missing, or data.allow_missing=true in training"
+            raise SequenceError(what, where=str(self.path), cure=cure)
         return SplitCount(self.path.name, listed, listed - len(missing))
 
 

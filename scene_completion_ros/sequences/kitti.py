@@ -12,7 +12,7 @@ frames, where the folder holds them:
 Voxel grids lie in the velodyne frame: index = floor((p_velodyne - [0, -25.6, -2.2]) / 0.2).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,7 @@ def load_scan(path: Path, rig_from_velodyne: RigidTransform) -> NDArray[np.float
     """Points of `velodyne*/*.bin`: float32 [N, 3], rig frame."""
     values = _numbers(path, np.dtype("<f4"))
     if values.size % 4:
-        what = f"{values.size} numbers are no points of x, y, z, reflectance"
-        raise SequenceError(what, where=str(path), cure="Restore the file, it is cut short")
+        raise _damaged(path, f"{values.size} numbers are no points of x, y, z, reflectance", ", it is cut short")
     points = values.reshape(-1, 4)[:, :3].astype(np.float64)
     return np.asarray(rig_from_velodyne.apply(points), dtype=np.float32)
 
@@ -86,7 +85,7 @@ def load_point_ids(path: Path) -> NDArray[np.uint16]:
 
 def load_voxel_mask(path: Path) -> NDArray[np.bool_]:
     """Load a SemanticKITTI `voxels/*.invalid`: bool [256, 256, 32]."""
-    return unpack_voxels(_numbers(path, np.dtype(np.uint8)), str(path))
+    return unpack_voxels(_numbers(path, np.dtype(np.uint8)), path)
 
 
 def load_semantic_kitti_labels(path: Path) -> NDArray[np.uint8]:
@@ -98,33 +97,34 @@ def load_semantic_kitti_labels(path: Path) -> NDArray[np.uint8]:
     """
     raw = _numbers(path, np.dtype("<u2"))
     if raw.size != np.prod(VOXEL_SHAPE):
-        what = f"{raw.size} voxels instead of {np.prod(VOXEL_SHAPE)}"
-        raise SequenceError(what, where=str(path), cure="Restore the file")
+        raise _damaged(path, f"{raw.size} voxels instead of {np.prod(VOXEL_SHAPE)}")
     table = np.full(np.iinfo(np.uint16).max + 1, -1, dtype=np.int16)
     for learning_id, raw_ids in _RAW_IDS.items():
         table[raw_ids] = learning_id
     labels = table[raw].reshape(VOXEL_SHAPE)
     if (labels < 0).any():
-        unknown = np.unique(raw.reshape(VOXEL_SHAPE)[labels < 0])[:8].tolist()
-        raise SequenceError(f"raw ids {unknown} are unknown", where=str(path), cure="Restore the file")
+        raise _damaged(path, f"raw ids {np.unique(raw[labels.ravel() < 0])[:8].tolist()} are unknown")
     labels[load_voxel_mask(path.with_suffix(".invalid"))] = UNKNOWN
     return np.asarray(labels, np.uint8)
 
 
-def unpack_voxels(bits: NDArray[np.uint8], where: str) -> NDArray[np.bool_]:
+def unpack_voxels(bits: NDArray[np.uint8], where: object) -> NDArray[np.bool_]:
     """Unpack a grid of one bit a voxel: bool [256, 256, 32]."""
     expected = int(np.prod(VOXEL_SHAPE)) // 8
     if bits.size != expected:
-        raise SequenceError(f"{bits.size} bytes instead of {expected}", where=where, cure="Restore the file")
+        raise _damaged(where, f"{bits.size} bytes instead of {expected}")
     return np.unpackbits(bits).reshape(VOXEL_SHAPE).astype(bool)
 
 
 def _numbers(path: Path, kind: np.dtype[Any]) -> NDArray[Any]:
     content = read_bytes(path, SequenceError, cure="Restore the file", most_bytes=MOST_ARRAY_BYTES)
     if len(content) % kind.itemsize:
-        what = f"{len(content)} bytes, no multiple of {kind.itemsize}"
-        raise SequenceError(what, where=str(path), cure="Restore the file, it is cut short")
+        raise _damaged(path, f"{len(content)} bytes, no multiple of {kind.itemsize}", ", it is cut short")
     return np.frombuffer(content, kind)
+
+
+def _damaged(where: object, what: str, why: str = "") -> SequenceError:
+    return SequenceError(what, where=str(where), cure=f"Restore the file{why}")
 
 
 ODOMETRY_LIDAR_UNIT = 0.004  # metres per step of the packed scans of the odometry windows
@@ -161,18 +161,14 @@ def kitti_odometry(folder: Path | str, *, poses: str | None = None) -> PosedSequ
         check_lines(drives, "drives", numbers[-1], source)
         poses, provenance[DRIVES] = UNKNOWN_POSES, [drives[number] for number in numbers]
     line_of = lines_of(root / "frames.txt", numbers)
-    last = max(line_of[number] for number in numbers)
+    last = max(line_of.values())
     if poses == UNKNOWN_POSES:
         pose_file, world_from_cam0 = Path(UNKNOWN_POSES), [RigidTransform.identity()] * (last + 1)
     else:
         pose_file = root / poses if poses else _default_pose_file(root)
         world_from_cam0 = read_kitti_poses(pose_file)
     check_lines(world_from_cam0, "poses", last, pose_file)
-    stamps = {number: number * FRAME_PERIOD_NS for number in numbers}
-    if (times := root / "times.txt").is_file():
-        read = read_lines(times, "time", lambda line: round(float(line) * 1e9), "Expected seconds")
-        check_lines(read, "times", last, times)
-        stamps = {number: read[line_of[number]] for number in numbers}
+    stamps = stamps_of(root / "times.txt", line_of, _read_seconds)
     camera_models, rig_from_camera, rig_from_sensor = _rig(root, {c: images[c][numbers[0]] for c in chosen})
     frames = [
         Frame(
@@ -216,9 +212,21 @@ def lines_of(listed: Path, numbers: Sequence[int]) -> dict[int, int]:
         return {number: number for number in numbers}
     line_of = {number: line for line, number in enumerate(read_lines(listed, "frame", int, "Expected its number"))}
     if missing := [number for number in numbers if number not in line_of]:
-        what, cure = f"does not list frame {missing[0]}, which has an image", "Restore the file"
-        raise SequenceError(what, where=str(listed), cure=cure)
-    return line_of
+        raise _damaged(listed, f"does not list frame {missing[0]}, which has an image")
+    return {number: line_of[number] for number in numbers}
+
+
+def stamps_of(times: Path, line_of: Mapping[int, int], read: Callable[[Path], Sequence[int]]) -> dict[int, int]:
+    """Times of the frames, ns, by their lines in a file; counted at 10 Hz where it was not unpacked."""
+    if not times.is_file():
+        return {number: number * FRAME_PERIOD_NS for number in line_of}
+    stamps = read(times)
+    check_lines(stamps, "times", max(line_of.values()), times)
+    return {number: stamps[line] for number, line in line_of.items()}
+
+
+def _read_seconds(path: Path) -> list[int]:
+    return read_lines(path, "time", lambda line: round(float(line) * 1e9), "Expected seconds")
 
 
 def check_lines(values: Sequence[object], what: str, last: int, path: Path) -> None:
@@ -241,14 +249,14 @@ def load_packed_scan(path: Path, rig_from_velodyne: RigidTransform) -> NDArray[n
     """
     data = _arrays(path, "dxyz")
     if data["dxyz"].ndim != 2 or 3 not in data["dxyz"].shape or data["dxyz"].dtype.kind != "i":
-        what = f"dxyz is {data['dxyz'].dtype} {list(data['dxyz'].shape)}, no steps of x, y, z in whole numbers"
-        raise SequenceError(what, where=str(path), cure="Restore the file")
-    if "refl" in data:  # sums wrap around in 16 bits by design
-        steps = np.cumsum(data["dxyz"].T, axis=0, dtype=np.int32).astype(np.int16)
-        unit = ODOMETRY_LIDAR_UNIT
-    else:
-        steps = np.cumsum(data["dxyz"].T if data["dxyz"].shape[0] == 3 else data["dxyz"], axis=0, dtype=np.int32)
-        unit = RAW_LIDAR_UNIT
+        kind, shape = data["dxyz"].dtype, list(data["dxyz"].shape)
+        raise _damaged(path, f"dxyz is {kind} {shape}, no steps of x, y, z in whole numbers")
+    odometry = "refl" in data
+    by_axis = odometry or data["dxyz"].shape[0] == 3
+    steps = np.cumsum(data["dxyz"].T if by_axis else data["dxyz"], axis=0, dtype=np.int32)
+    if odometry:  # sums wrap around in 16 bits by design
+        steps = steps.astype(np.int16)
+    unit = ODOMETRY_LIDAR_UNIT if odometry else RAW_LIDAR_UNIT
     return np.asarray(rig_from_velodyne.apply(steps.astype(np.float64) * unit), dtype=np.float32)
 
 
@@ -256,10 +264,9 @@ def load_log_depth(path: Path, camera: Camera) -> NDArray[np.float32]:
     """Load depth in 254 steps of its logarithm from 2 m to 100 m: float32 [H, W], metres, 0 where unknown."""
     values = read_picture(path)
     if values.shape[:2] != (camera.height, camera.width):
-        what = f"is {values.shape[1]}x{values.shape[0]}, its image {camera.width}x{camera.height}"
-        raise SequenceError(what, where=str(path), cure="Restore the file")
+        raise _damaged(path, f"is {values.shape[1]}x{values.shape[0]}, its image {camera.width}x{camera.height}")
     if values.dtype != np.uint8 or values.ndim != 2:
-        raise SequenceError("is no grey image of 8 bits", where=str(path), cure="Restore the file")
+        raise _damaged(path, "is no grey image of 8 bits")
     return np.where(values > 0, 2.0 * 50.0 ** ((values - 1.0) / 254.0), 0.0).astype(np.float32)
 
 

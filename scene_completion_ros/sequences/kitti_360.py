@@ -39,7 +39,7 @@ from scene_completion_ros.evaluation.truth import FREE, UNKNOWN, VoxelTruth, lab
 from scene_completion_ros.geometry.camera_files import read_kitti360_fisheye, read_kitti_calibration
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.sequences.kitti import FRAME_PERIOD_NS, check_lines, numbered_images, scan_assets
+from scene_completion_ros.sequences.kitti import numbered_images, scan_assets, stamps_of
 from scene_completion_ros.sequences.kitti_raw import (
     advancing,
     complete_frames,
@@ -93,7 +93,8 @@ def kitti_360(folder: Path | str, *, poses: str | None = None, labels: Path | No
     pose_folder = (Path(poses) if poses else root / "data_poses") / drive
     world_from_rig, source = _poses(pose_folder, rig_from_sensor["imu"])
     numbers, provenance = complete_frames(images, world_from_rig, str(images_root))
-    stamps = _stamps(images_root / chosen[0] / "timestamps.txt", numbers)
+    times = images_root / chosen[0] / "timestamps.txt"
+    stamps = stamps_of(times, {number: number for number in numbers}, read_timestamps)
     scans = root / "data_3d_raw" / drive / "velodyne_points" / "data"
     labels = labels or next((root / name for name in LABEL_FOLDERS if (root / name / drive).is_dir()), None)
     labelled: dict[int, Path] = {}
@@ -143,8 +144,8 @@ def read_kitti360_rig(
         if name in FISHEYES:
             models[name] = read_kitti360_fisheye(folder / f"{name}.yaml")
             rig_from_camera[name] = rig_from_imu @ imu_from(name)
-            continue
-        models[name], rig_from_camera[name] = rectified_camera(intrinsics, name, intrinsics_file)
+        else:
+            models[name], rig_from_camera[name] = rectified_camera(intrinsics, name, intrinsics_file)
     return models, rig_from_camera, {"velodyne": rig_from_velodyne, "imu": rig_from_imu}
 
 
@@ -160,21 +161,11 @@ def read_numbered_poses(path: Path) -> dict[int, RigidTransform]:
 
 def _poses(folder: Path, rig_from_imu: RigidTransform) -> tuple[dict[int, RigidTransform], str]:
     """world_from_rig of every frame with a pose, and the file they come from."""
-    direct = folder / "cam0_to_world.txt"
-    if direct.is_file():
+    if (direct := folder / "cam0_to_world.txt").is_file():
         return read_numbered_poses(direct), direct.name
     imu_from_rig = rig_from_imu.inverse()
     poses = read_numbered_poses(folder / "poses.txt")
     return {number: world_from_imu @ imu_from_rig for number, world_from_imu in poses.items()}, "poses.txt"
-
-
-def _stamps(path: Path, numbers: Sequence[int]) -> dict[int, int]:
-    """Times of the frames, ns; counted at 10 Hz where the file was not unpacked."""
-    if not path.is_file():
-        return {number: number * FRAME_PERIOD_NS for number in numbers}
-    stamps = read_timestamps(path)
-    check_lines(stamps, "times", numbers[-1], path)
-    return {number: stamps[number] for number in numbers}
 
 
 def label_files(folder: Path, posed: Sequence[int]) -> dict[int, Path]:
@@ -186,12 +177,9 @@ def label_files(folder: Path, posed: Sequence[int]) -> dict[int, Path]:
     files = {int(path.name[: -len(SUFFIX)]): path for path in sorted(folder.glob(f"[0-9]*{SUFFIX}"))}
     if not files:
         there = sorted(path.name for path in folder.parent.glob("*"))[:8]
-        raise SequenceError(
-            f"no labels NNNNNN{SUFFIX}; its folder has {', '.join(there) or 'nothing'}",
-            where=str(folder),
-            cure="Name the folder that holds a folder of labels for each drive: SSCBench's preprocess/labels, or "
-            "S4C's voxel_gt",
-        )
+        what = f"no labels NNNNNN{SUFFIX}; its folder has {', '.join(there) or 'nothing'}"
+        cure = "Name the folder with a folder of labels for each drive: SSCBench's preprocess/labels, or S4C's voxel_gt"
+        raise SequenceError(what, where=str(folder), cure=cure)
     if (last := max(files)) >= len(posed):
         what = f"labels up to number {last}, but the drive has {len(posed)} poses"
         cure = "Put the labels of this drive there, and KITTI-360's own poses.txt into data_poses"
@@ -214,12 +202,10 @@ def load_labels(path: Path) -> NDArray[np.uint8]:
     """
     labels = _stored(path)
     if (highest := _highest(labels)) < VEGETATION and not _right_label_map(path.parent):
-        raise SequenceError(
-            f"its ids end at {highest}, and no other frame has vegetation ({VEGETATION}) either: they were made with "
-            "the label map of another data set",
-            where=str(path),
-            cure="Take S4C's voxel_gt, or make them anew with SSCBench's dataset/configs/kitti360.yaml",
-        )
+        what = f"its ids end at {highest}, and no other frame has vegetation ({VEGETATION}) either"
+        what += ": they were made with the label map of another data set"
+        cure = "Take S4C's voxel_gt, or make them anew with SSCBench's dataset/configs/kitti360.yaml"
+        raise SequenceError(what, where=str(path), cure=cure)
     return np.where(labels == UNUSED, np.uint8(FREE), labels)
 
 

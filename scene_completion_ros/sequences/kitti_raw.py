@@ -88,7 +88,11 @@ def kitti_raw(folder: Path | str, poses: str | None = None) -> PosedSequence:
     root = Path(folder)
     chosen = _cameras(root)
     images = {name: numbered_images(root / name / "data") for name in chosen}
-    listed = None if poses in (None, UNKNOWN_POSES) else _listed_poses(Path(str(poses)), root.resolve())
+    listed: dict[int, RigidTransform] | None = None
+    if poses not in (None, UNKNOWN_POSES):
+        place, drive = Path(str(poses)), root.resolve()
+        file = place / drive.parent.name / f"{drive.name}.txt" if place.is_dir() else place
+        listed = dict(enumerate(read_kitti_poses(file)))
     numbers, provenance = complete_frames(images, listed, str(root))
     camera_models, rig_from_camera, rig_from_velodyne, rig_from_imu = _calibration(root.resolve().parent, chosen)
     stamps = read_timestamps(root / chosen[0] / "timestamps.txt")
@@ -169,9 +173,8 @@ def rectified_camera(
     """A camera such as image_02, without distortion, and its pose in the rig."""
     number = name.removeprefix("image_")
     width, height = (int(size) for size in entry(calibration, f"S_rect_{number}", (2,), path))
-    camera, camera_from_rig = camera_from_projection(
-        entry(calibration, f"P_rect_{number}", (3, 4), path), width, height
-    )
+    projection = entry(calibration, f"P_rect_{number}", (3, 4), path)
+    camera, camera_from_rig = camera_from_projection(projection, width, height)
     return camera, camera_from_rig.inverse()
 
 
@@ -182,8 +185,8 @@ def rotation_of(rotation: NDArray[np.float64]) -> RigidTransform:
 
 def _rigid(path: Path) -> RigidTransform:
     calibration = read_kitti_calibration(path)
-    rotation, translation = entry(calibration, "R", (3, 3), path), entry(calibration, "T", (3, 1), path)
-    return RigidTransform.from_matrix(np.hstack([rotation, translation]))
+    parts = [entry(calibration, key, shape, path) for key, shape in (("R", (3, 3)), ("T", (3, 1)))]
+    return RigidTransform.from_matrix(np.hstack(parts))
 
 
 def _poses(folder: Path, numbers: Sequence[int], rig_from_imu: RigidTransform) -> dict[int, RigidTransform]:
@@ -195,12 +198,6 @@ def _poses(folder: Path, numbers: Sequence[int], rig_from_imu: RigidTransform) -
         number: origin @ world_from_imu(read_oxts(folder / f"{number:010d}.txt"), scale) @ imu_from_rig
         for number in numbers
     }
-
-
-def _listed_poses(place: Path, drive: Path) -> dict[int, RigidTransform]:
-    """world_from_rig by frame, from a folder of pose files or one of them; the rig is camera 0."""
-    file = place / drive.parent.name / f"{drive.name}.txt" if place.is_dir() else place
-    return dict(enumerate(read_kitti_poses(file)))
 
 
 def _cameras(folder: Path) -> list[str]:

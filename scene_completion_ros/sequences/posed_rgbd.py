@@ -10,8 +10,8 @@ True voxels come from a truncated signed distance field of all depth images (Cur
 
 import itertools
 import re
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -57,6 +57,8 @@ TRUNCATION = 4.0  # voxels: how far before and behind a surface distances count 
 THICKNESS = 0.75  # voxels to each side of the surface that hold it
 LEAST_VIEWS = 2.0
 LEAST_M, MOST_M = 0.15, 8.0
+Depth: TypeAlias = NDArray[np.float32]  # z-depth [h, w], metres, 0 where unknown
+Depths: TypeAlias = Sequence[Callable[[], Depth]]  # of frames, read when they are looked at
 _NAME = re.compile(r"frame-(\d{1,9})\.color\.(?:jpg|png)")
 _LOOKED_AT = 40  # frames that say where up is
 _PLAUSIBLE_M = (0.2, 15.0)
@@ -78,7 +80,7 @@ def _folder(path: Path) -> Path | None:
     return None
 
 
-def read_depth(file: Path) -> NDArray[np.float32]:
+def read_depth(file: Path) -> Depth:
     """16-bit depth in millimetres as metres [H, W]; 0 where unknown, or out of reach of such cameras."""
     metres = png_depth(file, 1000.0)
     metres[(metres < LEAST_M) | (metres > MOST_M)] = 0.0
@@ -106,7 +108,7 @@ def posed_rgbd(path: Path, *, poses: str | None = None) -> PosedSequence:
     _check_depth(folder, camera, depths[0]())
     _check_poses(folder, camera, matrices, depths)
     level_from_world = _upright(folder, camera, matrices, depths)
-    recording = _Recording(camera, tuple(level_from_world @ pose for pose in matrices), tuple(depths))
+    recording = _Recording(camera, [level_from_world @ pose for pose in matrices], depths)
     step = max(1, len(depths) // _COMPARED)
     colour = camera if listed else _colour_camera(camera, [images[n] for n in list(kept)[::step]], depths[::step])
     unrelated = poses == UNKNOWN_POSES
@@ -141,13 +143,13 @@ def posed_rgbd(path: Path, *, poses: str | None = None) -> PosedSequence:
     )
 
 
+@dataclass(frozen=True, eq=False)
 class _Recording:
     """All depth images of one recording in one upright world."""
 
-    def __init__(
-        self, camera: Camera, poses: tuple[RigidTransform, ...], depths: tuple[partial[NDArray[np.float32]], ...]
-    ) -> None:
-        self.camera, self.poses, self._depths = camera, poses, depths
+    camera: Camera
+    poses: Sequence[RigidTransform]
+    depths: Depths
 
     def voxels(self, index: int) -> NDArray[np.uint8]:
         """Labels of `ROOM_GRID` below the camera of a frame.
@@ -164,22 +166,18 @@ class _Recording:
     @cached_property
     def _fused(self) -> tuple[VoxelGrid, NDArray[np.uint8]]:
         chosen = range(0, len(self.poses), -(-len(self.poses) // FUSED_FRAMES))
-        images = [
-            (_depth_camera(self.camera, depth), self.poses[index], depth)
-            for index in chosen
-            for depth in [self._depths[index]()]
-        ]
+        depths = [self.depths[index]() for index in chosen]
+        cameras, poses = [_depth_camera(self.camera, depth) for depth in depths], [self.poses[i] for i in chosen]
+        images = list(zip(cameras, poses, depths, strict=True))
         places = np.concatenate([pose.apply(_points(camera, depth, 16)) for camera, pose, depth in images])
         low, high = np.percentile(places, 0.1, axis=0) - 0.2, np.percentile(places, 99.9, axis=0) + 0.2
         shape = np.ceil((high - low) / FINE_M).astype(int)
-        grid = VoxelGrid(
-            (float(low[0]), float(low[1]), float(low[2])), FINE_M, (int(shape[0]), int(shape[1]), int(shape[2]))
-        )
+        grid = VoxelGrid(tuple(low), FINE_M, tuple(shape))
         return grid, fused_labels(*fuse_depth(images, grid))
 
 
 def fuse_depth(
-    images: Iterable[tuple[Camera, RigidTransform, NDArray[np.float32]]], grid: VoxelGrid
+    images: Iterable[tuple[Camera, RigidTransform, Depth]], grid: VoxelGrid
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Fuses camera, world_from_camera and z-depth [H, W], metres, 0 where unknown, on a grid in the world.
 
@@ -240,7 +238,7 @@ def resampled(
     centres = wanted.centres().reshape(-1, 3)
     for offset in np.ndindex(2, 2, 2):
         points = grid_from_wanted.apply(centres + (np.array(offset) - 0.5) * wanted.voxel_size / 2.0)
-        index, inside = (np.asarray(part) for part in grid.index_of(points))
+        index, inside = grid.index_of(points)
         found = np.full(len(points), UNKNOWN, np.uint8)
         found[inside] = fine[tuple(index[inside].T)]
         occupied |= (found == OCCUPIED).reshape(wanted.shape)
@@ -299,7 +297,7 @@ def _camera(file: Path, image: Path) -> Camera:
     return pinhole_camera(matrix, (width, height), str(file), cure)
 
 
-def _colour_camera(camera: Camera, images: list[Path], depths: list[partial[NDArray[np.float32]]]) -> Camera:
+def _colour_camera(camera: Camera, images: Sequence[Path], depths: Depths) -> Camera:
     """The lens of colour images: that of depth, unless edges of depth clearly lie elsewhere in them.
 
     Edges of inverse depth are zoomed about the middle of the image; their correlation with edges of colour, summed over
@@ -331,11 +329,9 @@ def _colour_camera(camera: Camera, images: list[Path], depths: list[partial[NDAr
     if best[0] < _CLEARER * same[0]:
         return camera
     _, zoom, right, down = best
-    cx, cy = (
-        zoom * (place - 0.5 * size) + 0.5 * size
-        for place, size in ((camera.cx, camera.width), (camera.cy, camera.height))
-    )
-    return replace(camera, fx=zoom * camera.fx, fy=zoom * camera.fy, cx=cx + 2.0 * right, cy=cy + 2.0 * down)
+    cx = zoom * (camera.cx - 0.5 * camera.width) + 0.5 * camera.width + 2.0 * right
+    cy = zoom * (camera.cy - 0.5 * camera.height) + 0.5 * camera.height + 2.0 * down
+    return replace(camera, fx=zoom * camera.fx, fy=zoom * camera.fy, cx=cx, cy=cy)
 
 
 def _edges(values: NDArray[Any]) -> NDArray[np.float32]:
@@ -343,24 +339,24 @@ def _edges(values: NDArray[Any]) -> NDArray[np.float32]:
     return np.hypot(across, down)
 
 
-def _registered(camera: Camera, colour: Camera, depth: partial[NDArray[np.float32]]) -> NDArray[np.float32]:
+def _registered(camera: Camera, colour: Camera, depth: Callable[[], Depth]) -> Depth:
     """A depth image as the lens of the colour images has it, and of their size."""
     measured = depth()
     return depth_at_rays(measured, _depth_camera(camera, measured), colour)
 
 
-def _depth_camera(camera: Camera, depth: NDArray[np.float32]) -> Camera:
+def _depth_camera(camera: Camera, depth: Depth) -> Camera:
     return camera.resized(depth.shape[1], depth.shape[0])
 
 
-def _points(camera: Camera, depth: NDArray[np.float32], step: int) -> NDArray[np.float64]:
+def _points(camera: Camera, depth: Depth, step: int) -> NDArray[np.float64]:
     """Points of every so many-th pixel whose depth is known [N, 3], optical frame."""
     pixels = camera.pixel_centres()[::step, ::step]
     known = depth[::step, ::step] > 0.0
     return np.asarray(camera.unproject(pixels[known]) * depth[::step, ::step][known][:, None], np.float64)
 
 
-def _check_depth(folder: Path, camera: Camera, depth: NDArray[np.float32]) -> None:
+def _check_depth(folder: Path, camera: Camera, depth: Depth) -> None:
     where = f"depth images of {folder}"
     if abs(depth.shape[1] / depth.shape[0] - camera.width / camera.height) > 0.02:
         what = f"they have {depth.shape[1]}x{depth.shape[0]} pixels, the colour images {camera.width}x{camera.height}"
@@ -374,9 +370,7 @@ def _check_depth(folder: Path, camera: Camera, depth: NDArray[np.float32]) -> No
         raise SequenceError(what, where=where, cure="Write millimetres as 16 bits")
 
 
-def _check_poses(
-    folder: Path, camera: Camera, poses: list[RigidTransform], depths: list[partial[NDArray[np.float32]]]
-) -> None:
+def _check_poses(folder: Path, camera: Camera, poses: Sequence[RigidTransform], depths: Depths) -> None:
     """Refuses poses whose inverses bring the surfaces of two frames together, where they themselves do not."""
     step = max(1, len(poses) // 12)
     compared = np.zeros((2, 2))  # of poses as they are and inverted: places that agree, places that two frames show
@@ -391,9 +385,7 @@ def _check_poses(
         raise SequenceError(what, where=f"poses of {folder}", cure="Write world_from_camera, not camera_from_world")
 
 
-def _upright(
-    folder: Path, camera: Camera, poses: list[RigidTransform], depths: list[partial[NDArray[np.float32]]]
-) -> RigidTransform:
+def _upright(folder: Path, camera: Camera, poses: Sequence[RigidTransform], depths: Depths) -> RigidTransform:
     """The pose of the world in one that stands upright, with the floor at height 0.
 
     Up is the direction that most surfaces face or stand along (a Manhattan world without its two level axes), near to
@@ -434,12 +426,12 @@ def _upright(
     return RigidTransform(turn, np.array([0.0, 0.0, -float(np.median(heights[near]))]))
 
 
-def _surfaces(camera: Camera, depth: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _surfaces(camera: Camera, depth: Depth) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Places and unit normals [N, 3] of every fourth pixel whose surface its neighbours show, optical frame."""
     known = np.where(depth > 0.0, depth, np.nan)[..., None]
     points = np.asarray(camera.unproject(camera.pixel_centres()) * known)[::4, ::4]
     normals = surface_normals(points)
-    smooth = np.asarray(normals.any(axis=-1))
+    smooth = normals.any(axis=-1)
     if smooth.mean() < _LEAST_SMOOTH * (depth > 0.0).mean():  # noise
         smooth = np.zeros_like(smooth)
     return points[smooth], normals[smooth]

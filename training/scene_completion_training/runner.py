@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from scene_completion_ros.commands.arguments import Output
@@ -58,7 +58,8 @@ def train(configuration: TrainingConfiguration, *, threads: int | None = None) -
         if stored.ended:
             return last
         stage.go_on()
-    start = [] if resume else [FirstWeights()]
+    # A new training gets its first weights once its data is there, and before they are averaged.
+    start = [] if resume else [LambdaCallback(setup=lambda *_, **__: stage.start(data))]
     trainer = _trainer(configuration, [record, *start, *stage.callbacks()])
     trainer.fit(stage, datamodule=data, ckpt_path=resume and str(resume), weights_only=True)
     if trainer.global_step % configuration.checkpoint_every:
@@ -100,14 +101,6 @@ class StepsLeft(lightning.Callback):
         """What follows begins on a line of its own."""
         if progress := getattr(self, "_progress", None):
             progress.__exit__()
-
-
-class FirstWeights(lightning.Callback):
-    """Gives a new training its first weights, once its data is there and before they are averaged."""
-
-    def setup(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
-        """When the data has been set up."""
-        pl_module.start(trainer.datamodule)  # type: ignore[attr-defined]
 
 
 def _trainer(settings: TrainingConfiguration, own: list[lightning.Callback]) -> lightning.Trainer:

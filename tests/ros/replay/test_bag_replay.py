@@ -15,7 +15,7 @@ from rclpy.serialization import serialize_message
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import STREET, BagWriter
 from scene_completion_ros.errors import BagError, SceneCompletionError
-from scene_completion_ros.ros import messages, topics
+from scene_completion_ros.ros import conversions, messages, topics
 from scene_completion_ros.ros.replay import bag_replay, player
 from scene_completion_ros.ros.replay.bag_replay import replay_over_dds
 from scene_completion_ros.ros.replay.played_node import NodeProcess
@@ -74,7 +74,7 @@ def test_what_a_slow_machine_sends_seconds_later_still_counts(source: Any) -> No
     answers = Answers([topics.VOXELS], [topics.PROCESSING_TIME, topics.OCCUPANCY_GRID])
     sent = SentImage(0, FRAME, 0, 0.0, source)
     answers.waiting = sent
-    cloud = messages.points_message(np.zeros((0, 3), np.float32), 0, FRAME)
+    cloud = conversions.points_message(np.zeros((0, 3), np.float32), messages.header_message(0, FRAME))
     answers.take(topics.VOXELS, serialize_message(cloud), 1.0)
     assert answers.take_ready(4.0) is None
     times = messages.processing_time_message({}, {}, 0, FRAME)

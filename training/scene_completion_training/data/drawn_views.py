@@ -1,8 +1,8 @@
 """The views of a sample: which frames and cameras they are, what they show in the canonical camera, how ground lies."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from scene_completion_ros.evaluation.semantic_classes import INVALID
 from scene_completion_ros.geometry import Camera, RigidTransform
-from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints, Mask, Random, Reals
+from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints, Random, Reals
 from scene_completion_training.data.prepared import Drive, PreparedFrame
 from scene_completion_training.data.voxel_evidence import POINT_UNIT
 from scene_completion_training.viewpoint import STREET_HEIGHT_M, Viewpoint
 
-_Values = TypeVar("_Values", Bytes, Floats, Mask)
+OTHER = {"left": "right", "right": "left"}
 _SAME = 0.01  # pixels: an image whose camera is the canonical one, but for less, is taken as it is
 
 
@@ -96,7 +96,7 @@ class Draw:
 
 @dataclass(frozen=True, eq=False)
 class DrawnViews:
-    """The views of a sample in the canonical camera: images, stereo depth, poses in the encoder's frame."""
+    """The V views of a sample in the canonical camera, mirrored where the sample is."""
 
     draw: Draw
     names: list[tuple[int, str]]  # frame and camera of each view
@@ -105,43 +105,38 @@ class DrawnViews:
     jitter: Callable[[Bytes], Bytes] | None = None
 
     @property
-    def images(self) -> list[Bytes]:
-        """RGB [H, W, 3] each."""
-        frames = self.draw.frames
-        images = [canonical_image(frames[i].images[n], frames[i].cameras[n], self.camera) for i, n in self.names]
-        if self.jitter is not None:
-            images = [self.jitter(image) for image in images]
-        return [self._flipped(image) for image in images]
-
-    @property
-    def stacked(self) -> Tensor:
+    def images(self) -> Tensor:
         """RGB [V, 3, H, W] in 0..1."""
-        return as_tensor(np.stack(self.images)).permute(0, 3, 1, 2).float() / 255.0
+        images = [canonical_image(frame.images[name], frame.cameras[name], self.camera) for frame, name in self._seen]
+        jittered = images if self.jitter is None else map(self.jitter, images)
+        return self._stacked(jittered).permute(0, 3, 1, 2).float() / 255.0
 
     @property
-    def masks(self) -> list[Mask]:
-        """Whether a pixel shows the world [H, W] each; false for the vehicle, and for a view that comes again."""
-        frames = self.draw.frames
-        stored = [(frames[i].mask(n).astype(np.uint8), frames[i].cameras[n]) for i, n in self.names]
-        masks = [self._flipped(np.asarray(_nearest(mask, camera, self.camera) > 0)) for mask, camera in stored]
-        again = [name in self.names[:k] for k, name in enumerate(self.names)]
-        return [np.zeros_like(mask) if repeated else mask for mask, repeated in zip(masks, again, strict=True)]
+    def masks(self) -> Tensor:
+        """Whether a pixel shows the world [V, H, W]; false for the vehicle, and for a view that comes again."""
+        again = torch.tensor([name in self.names[:k] for k, name in enumerate(self.names)])
+        stored = [(frame.mask(name).astype(np.uint8), frame.cameras[name]) for frame, name in self._seen]
+        return self._stacked(_nearest(mask, camera, self.camera) > 0 for mask, camera in stored) & ~again[:, None, None]
 
     @property
-    def hints(self) -> list[Floats]:
-        """Stereo z-depth [H, W] each, metres; 0 where unknown, as everywhere in a camera without a partner."""
-        return [self._flipped(depth_hint(self.draw.frames[i], n, self.camera)) for i, n in self.names]
+    def hints(self) -> Tensor:
+        """Stereo z-depth [V, H, W], metres; 0 where unknown, as everywhere in a camera without a partner."""
+        return self._stacked(depth_hint(frame, name, self.camera) for frame, name in self._seen)
 
     @property
-    def poses(self) -> list[Doubles]:
-        """`encoder_from_view` [4, 4] each."""
+    def poses(self) -> Tensor:
+        """`encoder_from_view` [V, 4, 4]."""
         flip = np.diag([-1.0, 1.0, 1.0, 1.0]) if self.draw.mirror else np.eye(4)
-        frames = self.draw.frames
-        poses = [(self.draw.encoder_from_world @ frames[i].world_from_camera[n]).matrix for i, n in self.names]
-        return [flip @ pose @ flip for pose in poses]
+        poses = [(self.draw.encoder_from_world @ frame.world_from_camera[name]).matrix for frame, name in self._seen]
+        return torch.from_numpy(flip @ np.stack(poses) @ flip).float()
 
-    def _flipped(self, values: _Values) -> _Values:
-        return values[:, ::-1] if self.draw.mirror else values
+    @property
+    def _seen(self) -> list[tuple[PreparedFrame, str]]:
+        return [(self.draw.frames[index], name) for index, name in self.names]
+
+    def _stacked(self, values: Iterable[NDArray[Any]]) -> Tensor:
+        stacked = np.stack(list(values))
+        return as_tensor(stacked[:, :, ::-1] if self.draw.mirror else stacked)
 
 
 def depth_hint(frame: PreparedFrame, name: str, canonical: Camera, turn: Doubles | None = None) -> Floats:
@@ -158,8 +153,7 @@ def published_views(frames: Drive, index: int, side: str, near: int, far: int | 
     `far` frames on. Beyond the end of the drive its last frame stands in.
     """
     last = len(frames) - 1
-    other = {"left": "right", "right": "left"}.get(side, "")
-    pair = [name for name in (side, other) if name in frames[index].images]
+    pair = [name for name in (side, OTHER.get(side, "")) if name in frames[index].images]
     views = [(min(index + later, last), name) for name in pair for later in (0, near)]
     if far is not None:
         aside = frames[index].far_cameras

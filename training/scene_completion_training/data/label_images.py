@@ -137,9 +137,8 @@ def _complete(images: list[LabelledImage], folder: Path) -> list[LabelledImage]:
 
 
 def _incomplete(missing: Sequence[Path], count: int, what: str, other: str) -> SequenceError:
-    return SequenceError(
-        f"{len(missing)} of {count} {what} have no {other}", where=str(missing[0]), cure="Download and unpack the rest"
-    )
+    found = f"{len(missing)} of {count} {what} have no {other}"
+    return SequenceError(found, where=str(missing[0]), cure="Download and unpack the rest")
 
 
 def _check(images: Sequence[LabelledImage]) -> None:
@@ -149,12 +148,9 @@ def _check(images: Sequence[LabelledImage]) -> None:
     for image in some:
         image.labels()
         found.update(np.unique(read_picture(image.label_file)).tolist())
-    if (
-        some
-        and some[0].ids is semantic_classes.LABEL_IDS
-        and max(found - {semantic_classes.INVALID}, default=0) < len(semantic_classes.CITYSCAPES_CLASSES)
-    ):
-        highest = len(semantic_classes.CITYSCAPES_CLASSES) - 1
+    highest = len(semantic_classes.CITYSCAPES_CLASSES) - 1
+    label_ids = some and some[0].ids is semantic_classes.LABEL_IDS
+    if label_ids and max(found - {semantic_classes.INVALID}, default=0) <= highest:
         what = f"holds no id above {highest}, and so do the others: these are train ids"
         cure = f"Give pictures with {semantic_classes.LABEL_IDS.vocabulary}, as they are published"
         raise ImageError(what, where=str(some[0].label_file), cure=cure)

@@ -142,8 +142,7 @@ def _prepare_frames(
         if exact:
             arrays = voxel_evidence.exact_voxels(sequence, index, ahead[0], kept=settings.kept)
         else:
-            views = list(voxel_evidence.fusion_views(sequence, index, ahead[0], depths, settings, viewpoint.volume))
-            arrays = voxel_evidence.fused_voxels(views, settings, viewpoint.volume, seed=index)
+            arrays = voxel_evidence.fused_voxels(sequence, index, ahead[0], depths.ahead, settings, viewpoint.volume)
         frame = recorded[index]
         for name in recorded.names_in(index):
             camera = frame.cameras[name]
@@ -179,20 +178,16 @@ class Depths:
     def __init__(self, sequence: PosedSequence, reach: float) -> None:
         self.sequence, self.camera = sequence, cameras_ahead(sequence)[0]
         self._meter = depth_meter(sequence, reach)
-        self._measured = lru_cache(maxsize=160)(self._measure)
-
-    def __call__(self, index: int) -> MeasuredDepth:
-        """Depth of the first camera ahead at a frame."""
-        return self._measured(index)
+        self.ahead = lru_cache(maxsize=160)(self._measured)  # that of the first camera ahead at a frame
 
     def depth(self, index: int, name: str) -> Floats:
         """Depth of one of the cameras ahead at a frame [H, W], metres, 0 where unknown."""
         if name == self.camera:
-            found, camera = self._measured(index), self.sequence.cameras[name]
+            found, camera = self.ahead(index), self.sequence.cameras[name]
             return found.depth if found.camera == camera else depth_at_rays(found.depth, found.camera, camera)
         return self._shown(index, name, measured_depth(self.sequence, index, "right"))
 
-    def _measure(self, index: int) -> MeasuredDepth:
+    def _measured(self, index: int) -> MeasuredDepth:
         found = self._meter(index)
         return dataclasses.replace(found, depth=self._shown(index, self.camera, found.depth))
 
@@ -328,9 +323,8 @@ class RecordedFrames(Sequence[PreparedFrame]):
             size = (self.cameras[name].width, self.cameras[name].height)
             return np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT), np.bool_)
         resampler = _turned_down(self._camera(name), self.canonical)
-        if mask is None:
-            return np.asarray(resampler.validity)
-        return np.asarray(resampler.validity & (resampler(mask * np.uint8(255)) > 250))
+        shown = mask is None or resampler(mask * np.uint8(255)) > 250
+        return np.asarray(resampler.validity & shown)
 
 
 @lru_cache(maxsize=8)

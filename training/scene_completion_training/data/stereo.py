@@ -225,25 +225,18 @@ class MotionStereo:
         plane, unique = _winners(_smoothed(self._costs(self._grey(index), groups, inverses)))
         inverse = plane * inverses[1]
         movement = np.zeros(shape)
-        for side in groups:
-            squares, seen = np.zeros(shape), np.zeros(shape)
-            for pose, _ in side:
-                moved, inside = self._movement(pose, inverse, inverses[1])
-                squares += np.where(inside, moved, 0.0)
-                seen += inside
-            movement = np.maximum(movement, squares / np.maximum(seen, 1.0))
+        for side in filter(None, groups):
+            squares, seen = zip(*(self._movement(pose, inverse, inverses[1]) for pose, _ in side), strict=True)
+            movement = np.maximum(movement, sum(squares) / np.maximum(sum(seen), 1.0))
         with np.errstate(divide="ignore"):
             error = inverses[1] * np.hypot(MATCHING_ERROR / np.sqrt(movement), _STEP_ERROR)
         return inverse, np.where(unique, error, np.inf)
 
     def _movement(self, pose: RigidTransform, inverse: Doubles, step: float) -> tuple[Doubles, Mask]:
         """Square of the pixels [h, w] by which a step of the inverse depth moves a point in a neighbour."""
-        found = []
-        for shift in (-0.5, 0.5):
-            points = self._rays @ pose.rotation.T + (inverse + shift * step)[..., None] * pose.translation
-            found.append(tuple(np.asarray(part) for part in self._camera.project(points)))
-        (before, one), (after, two) = found
-        inside = one & two
+        ends = [(inverse + shift * step)[..., None] * pose.translation for shift in (-0.5, 0.5)]
+        (before, one), (after, two) = (self._camera.project(self._rays @ pose.rotation.T + end) for end in ends)
+        inside = np.asarray(one & two)
         return np.where(inside, ((after - before) ** 2).sum(axis=-1), 0.0), inside
 
     def _costs(self, grey: Bytes, groups: list[list[tuple[RigidTransform, Bytes]]], inverses: Doubles) -> Bytes:

@@ -98,25 +98,21 @@ class Entry:
         workers = max(1, min(workers, len(missing) // _FILES_A_PROCESS))
         with Progress(len(missing), what) as bar:
             if missing and workers == 1:
-                for _ in self._made(names, make, missing):
-                    bar.step()
+                self._make(names, make, missing, bar.step)
             elif missing:
                 # Neighbours share what is measured: a process takes some in a row.
                 parts = min(len(missing) // _FILES_A_PROCESS, _PARTS_A_PROCESS * workers)
                 chunks: list[list[int]] = [part.tolist() for part in np.array_split(missing, parts)]
                 # Spawned, not forked: a fork inherits the locks of OpenCV's threads and can wait for them forever.
                 with ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
-                    for done in pool.map(partial(self._count_made, names, make), chunks):
+                    for done in pool.map(partial(self._make, names, make), chunks):
                         for _ in range(done):
                             bar.step()
         return files
 
-    def _made(
-        self, names: Mapping[int, str], make: Callable[[Sequence[int]], Iterator[Arrays]], numbers: Sequence[int]
-    ) -> Iterator[None]:
+    def _make(self, names: Mapping[int, str], make: Any, numbers: Sequence[int], made: Any = lambda: None) -> int:
+        """Writes files of some numbers, calls `made` after each; how many."""
         for number, arrays in zip(numbers, make(numbers), strict=True):
             self.write(names[number], arrays)
-            yield
-
-    def _count_made(self, *task: Any) -> int:
-        return sum(1 for _ in self._made(*task))
+            made()
+        return len(numbers)

@@ -36,7 +36,6 @@ FAR_M, ENCODED_M = (4.0, 20.0), 12.0
 HIT_SHARE = 0.25  # share of the voxel centres of a sample that has hit evidence
 _MEAN_FRAMES = 200  # most frames of a sequence that the mean depth is taken from
 MIRROR = np.diag([-1.0, 1.0, 1.0])
-_OTHER = {"left": "right", "right": "left"}
 
 
 @dataclass(frozen=True)
@@ -145,16 +144,15 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         turns = {"in_turn": self.settings.in_turn, "alternate": self.settings.video == "ahead"}
         roles = torch.from_numpy(drawn_views.roles_of_views(len(views.names), generator, **turns))
         if self.needs.rendered:
-            sample |= {"views": views.stacked, "masks": drawn_views.as_tensor(np.stack(views.masks))}
-            sample |= {"encoder_from_view": torch.from_numpy(np.stack(views.poses)).float(), "roles": roles}
-            sample["hints"] = drawn_views.as_tensor(np.stack(views.hints))
+            sample |= {"views": views.images, "masks": views.masks, "hints": views.hints}
+            sample |= {"encoder_from_view": views.poses, "roles": roles}
         if self.needs.encoder_views > 1:
             names = self._encoder_names(draw, views.names, generator)
             others = drawn_views.DrawnViews(draw, names, self.camera, same_jitter)
             sample |= {
-                "encoder_images": torch.cat([sample["image"][None], 255.0 * others.stacked]),
-                "encoder_hints": torch.cat([sample["hint"][None], drawn_views.as_tensor(np.stack(others.hints))]),
-                "encoder_poses": torch.cat([torch.eye(4)[None], torch.from_numpy(np.stack(others.poses)).float()]),
+                "encoder_images": torch.cat([sample["image"][None], 255.0 * others.images]),
+                "encoder_hints": torch.cat([sample["hint"][None], others.hints]),
+                "encoder_poses": torch.cat([torch.eye(4)[None], others.poses]),
             }
         for entry, targets in self.needs.targets.items():
             sample |= self._features(entry, targets, views, generator)
@@ -211,7 +209,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             least, most = self.settings.far_frames
             far = int(generator.integers(least, most + 1)) if self.settings.far_views else None
             return drawn_views.published_views(draw.frames, draw.index, draw.side, self.settings.near_frames, far)
-        frames, side, other = draw.frames, draw.side, _OTHER.get(draw.side, "")
+        frames, side, other = draw.frames, draw.side, drawn_views.OTHER.get(draw.side, "")
         near = drawn_views.neighbouring_frame(frames, draw.index, generator, 0.3 * self.viewpoint.volume.scale)
         names = [(draw.index, side), (near, side)]
         if other in frames[draw.index].images:
@@ -307,14 +305,11 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         )
         # Evidence of one good view is enough; what was seen once from afar counts less.
         weight = np.minimum(frame.evidence[chosen].astype(np.float32) / 0.5, 1.0)
-        points, target = self._in_encoder(draw, frame.points[chosen]), frame.target[chosen].astype(np.float32) / 255.0
-        return {"points": points, "target": torch.from_numpy(target), "weight": torch.from_numpy(weight)}
-
-    def _in_encoder(self, draw: drawn_views.Draw, stored: NDArray[np.int16]) -> Tensor:
-        """Voxel centres [M, 3] of a sample's frame, as they are stored, in metres in the encoder's frame."""
-        encoder_from_left = draw.encoder_from_world @ draw.frames[draw.index].world_from_camera["left"]
-        points = np.asarray(encoder_from_left.apply(stored * POINT_UNIT))
-        return torch.from_numpy(points @ MIRROR if draw.mirror else points).float()
+        encoder_from_left = draw.encoder_from_world @ frame.world_from_camera["left"]
+        points = np.asarray(encoder_from_left.apply(frame.points[chosen] * POINT_UNIT))
+        points, target = points @ MIRROR if draw.mirror else points, frame.target[chosen].astype(np.float32) / 255.0
+        values = {"points": torch.from_numpy(points).float(), "target": torch.from_numpy(target)}
+        return {**values, "weight": torch.from_numpy(weight)}
 
 
 @lru_cache(maxsize=4)

@@ -6,13 +6,12 @@ stereo depth grows with the square of the distance. This sees behind the obstacl
 drive passes them, without LiDAR and without labels.
 """
 
-import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import cv2
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import median
@@ -23,20 +22,15 @@ from scene_completion_ros.evaluation.scan_voxels import grazed, ground_of_scans,
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
 from scene_completion_ros.evaluation.truth import FREE
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.geometry.transforms import about
 from scene_completion_ros.sequences.opening import sensor_pose, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, PosedSequence, cameras_ahead
-from scene_completion_training.arrays import Bytes, Doubles, Floats, Mask, Random, Reals
+from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints, Mask, Random, Reals
 from scene_completion_training.data.stereo import Meter, depth_meter
 from scene_completion_training.viewpoint import Volume
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 POINT_UNIT = 0.002  # metres per step of the stored voxel centres (int16: ±65 m)
 _FREE_FACTOR = 0.3  # of free against hit evidence: rays that graze a surface pass through its voxels too
-
-
-def _jit(function: _Function) -> _Function:
-    compiled: _Function = numba.njit(cache=True, fastmath=False)(function)
-    return compiled
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,67 +45,53 @@ class DepthView:
     # objects counts more.
     trust: float = 1.0
 
-
-@_jit
-def _splat(
-    points: Floats,
-    weights: Floats,
-    origin: Floats,
-    size: float,
-    view: int,
-    last: NDArray[np.int16],
-    pixels: NDArray[np.int16],
-    hits: Floats,
-) -> None:
-    """Adds one view's hit evidence: each view counts once per voxel, from its second depth pixel on."""
-    nx, ny, nz = hits.shape
-    for i in range(points.shape[0]):
-        x = int(np.floor((points[i, 0] - origin[0]) / size))
-        y = int(np.floor((points[i, 1] - origin[1]) / size))
-        z = int(np.floor((points[i, 2] - origin[2]) / size))
-        if x < 0 or y < 0 or z < 0 or x >= nx or y >= ny or z >= nz:
-            continue
-        if last[x, y, z] != view:
-            last[x, y, z] = view
-            pixels[x, y, z] = 0
-        pixels[x, y, z] += 1
-        if pixels[x, y, z] == 2:
-            hits[x, y, z] += weights[i]
+    @property
+    def lens(self) -> Doubles:
+        """Focal lengths and principal point [4]: fx, fy, cx, cy."""
+        return self.matrix[[0, 1, 0, 1], [0, 1, 2, 2]]
 
 
-@_jit
-def _carve(
-    centres: Floats,
-    rotation: Floats,
-    translation: Floats,
-    intrinsics: Floats,
-    nearest: Floats,
-    margin: Floats,
-    trust: float,
-    least: float,
-    free: Floats,
-) -> None:
-    """Adds one view's evidence for free space to voxel centres in front of what the view measured."""
-    height, width = nearest.shape
-    for i in range(centres.shape[0]):
-        x, y, z = centres[i, 0], centres[i, 1], centres[i, 2]
-        depth = rotation[2, 0] * x + rotation[2, 1] * y + rotation[2, 2] * z + translation[2]
-        if depth < least:
-            continue
-        right = rotation[0, 0] * x + rotation[0, 1] * y + rotation[0, 2] * z + translation[0]
-        down = rotation[1, 0] * x + rotation[1, 1] * y + rotation[1, 2] * z + translation[1]
-        u = int(np.floor(intrinsics[0] * right / depth + intrinsics[2] + 0.5))
-        v = int(np.floor(intrinsics[1] * down / depth + intrinsics[3] + 0.5))
-        if u < 0 or v < 0 or u >= width or v >= height or nearest[v, u] <= 0.0:
-            continue
-        if depth < nearest[v, u] - margin[v, u]:
-            free[i] += trust
+def _hit(view: DepthView, grid: VoxelGrid, depths: tuple[float, float]) -> tuple[Ints, Floats]:
+    """Voxels [N] that a view hits, by their place in the flat grid, with the weights of this evidence [N].
+
+    Each view counts once per voxel, from its second depth pixel on.
+    """
+    v, u = np.nonzero((view.depth > depths[0]) & (view.depth < depths[1]))
+    fx, fy, cx, cy = view.lens
+    ray = np.stack([(u - cx) / fx, (v - cy) / fy, np.ones(len(u))], axis=-1)
+    points = np.asarray(view.grid_from_camera.apply(ray * view.depth[v, u, None]), np.float32)
+    cells = np.floor((points - np.float32(grid.origin)).astype(np.float64) / grid.voxel_size).astype(np.int64)
+    inside = ((cells >= 0) & (cells < grid.shape)).all(axis=1)
+    voxels = np.ravel_multi_index(tuple(cells[inside].T), grid.shape)
+    order = np.argsort(voxels, kind="stable")
+    first = np.flatnonzero(np.diff(voxels[order], prepend=-1))
+    second = order[first[np.diff(first, append=len(order)) > 1] + 1]
+    deviation = view.deviation[v, u][inside][second]
+    return voxels[second], (1.0 / (1.0 + (deviation / np.float32(grid.voxel_size)) ** 2)).astype(np.float32)
+
+
+def _looked_through(view: DepthView, centres: Floats, margin: Floats, least: float) -> Ints:
+    """Which voxel centres [N, 3], at a depth of `least` or more, lie by a margin [H, W] before what a view measured."""
+    filled = np.where(view.depth > 0, view.depth, np.float32(1e6))
+    # The smallest depth around a pixel that is known itself, so that edges carve nothing away.
+    nearest = cv2.erode(filled, np.ones((3, 3), np.uint8))
+    free_until = np.where(view.depth > 0, nearest - margin, np.float32(0.0))
+    camera_from_grid = view.grid_from_camera.inverse().matrix[:3].astype(np.float32)
+    x, y, z = centres.T
+    right, down, depth = (a * x + b * y + c * z + offset for a, b, c, offset in camera_from_grid)
+    ahead = np.flatnonzero(depth >= least)
+    fx, fy, cx, cy = view.lens.astype(np.float32)
+    u, v = fx * right[ahead] / depth[ahead] + cx, fy * down[ahead] / depth[ahead] + cy
+    column, row = (np.floor(place.astype(np.float64) + 0.5) for place in (u, v))
+    height, width = free_until.shape
+    inside = (column >= 0) & (row >= 0) & (column < width) & (row < height)
+    ahead, pixel = ahead[inside], (row[inside].astype(int), column[inside].astype(int))
+    return ahead[depth[ahead] < free_until[pixel]]
 
 
 def fuse_occupancy(
     views: list[DepthView],
     grid: VoxelGrid,
-    *,
     free_samples: int,  # voxels that are tested for free space, drawn at random; all, if they are no more
     generator: Random,
     depths: tuple[float, float] = (0.5, 60.0),  # nearest and farthest depth pixels that count, metres
@@ -120,37 +100,22 @@ def fuse_occupancy(
 
     Returns voxel centres [N, 3] in the grid's frame, occupancy target [N] in 0..1 and evidence [N] (sum of weights).
     """
-    hits = np.zeros(grid.shape, np.float32)
-    last = np.full(grid.shape, -1, np.int16)
-    pixels = np.zeros(grid.shape, np.int16)
-    origin = np.asarray(grid.origin, np.float32)
-    least, most = depths
-    for number, view in enumerate(views):
-        v, u = np.nonzero((view.depth > least) & (view.depth < most))
-        z = view.depth[v, u]
-        fx, fy, cx, cy = view.matrix[[0, 1, 0, 1], [0, 1, 2, 2]]
-        ray = np.stack([(u - cx) / fx, (v - cy) / fy, np.ones(len(u))], axis=-1)
-        points = np.asarray(view.grid_from_camera.apply(ray * z[:, None]), np.float32)
-        weights = 1.0 / (1.0 + (view.deviation[v, u] / np.float32(grid.voxel_size)) ** 2)
-        _splat(points, weights.astype(np.float32), origin, grid.voxel_size, number, last, pixels, hits)
+    hits = np.zeros(math.prod(grid.shape), np.float32)
+    for view in views:
+        voxels, weights = _hit(view, grid, depths)
+        hits[voxels] += weights
     hit = np.flatnonzero(hits)
     drawn = np.full(hits.size, free_samples >= hits.size)  # a mask sorts millions of numbers; np.unique takes seconds
     drawn[generator.integers(0, hits.size, free_samples)] = True
     drawn[hit] = False
     chosen = np.concatenate([hit, np.flatnonzero(drawn)])
     index = np.stack(np.unravel_index(chosen, grid.shape), axis=-1)
-    centres = ((index + 0.5) * grid.voxel_size + origin).astype(np.float32)
+    centres = ((index + 0.5) * grid.voxel_size + np.float32(grid.origin)).astype(np.float32)
     free = np.zeros(len(chosen), np.float32)
     for view in views:
-        camera_from_grid = view.grid_from_camera.inverse()
-        pose = camera_from_grid.rotation.astype(np.float32), camera_from_grid.translation.astype(np.float32)
-        lens = view.matrix[[0, 1, 0, 1], [0, 1, 2, 2]].astype(np.float32)
         margin = (1.5 * grid.voxel_size + 1.5 * view.deviation).astype(np.float32)
-        filled = np.where(view.depth > 0, view.depth, np.float32(1e6))
-        # The smallest depth around a pixel that is known itself, so that edges carve nothing away.
-        nearest = np.where(view.depth > 0, cv2.erode(filled, np.ones((3, 3), np.uint8)), 0).astype(np.float32)
-        _carve(centres, *pose, lens, nearest, margin, view.trust, least, free)
-    occupied = hits.ravel()[chosen]
+        free[_looked_through(view, centres, margin, depths[0])] += view.trust
+    occupied = hits[chosen]
     evidence = occupied + _FREE_FACTOR * free
     known = evidence > 0
     target = occupied[known] / evidence[known]
@@ -184,42 +149,43 @@ def frames_around(sequence: PosedSequence, index: int, camera: str, count: int, 
 
 
 def fusion_views(
-    sequence: PosedSequence, index: int, left: str, depth: Meter, settings: FusionSettings, volume: Volume
-) -> Iterator[DepthView]:
-    """Depth views to fuse for a frame, of `frames_around`.
-
-    They have half the resolution, or the smaller one of the depth. Their grid frame is the frame's left camera, axes x
-    forward, y left, z up.
-    """
-    grid_from_world = OPTICAL_FROM_FORWARD.inverse() @ sequence.world_from_camera(index, left).inverse()
+    sequence: PosedSequence,
+    index: int,
+    left: str,
+    depth: Meter,
+    settings: FusionSettings,
+    volume: Volume,
+    grid_from_forward: RigidTransform,  # pose in the grid of the frame's left camera with axes x forward, y left, z up
+) -> list[DepthView]:
+    """Depth views to fuse for a frame, of `frames_around`; of half the resolution, or the smaller one of the depth."""
+    forward_from_world = OPTICAL_FROM_FORWARD.inverse() @ sequence.world_from_camera(index, left).inverse()
+    views = []
     for other in frames_around(sequence, index, left, settings.views, volume):
         found = depth(other)
         step = 2 if found.camera.width == sequence.cameras[left].width else 1  # every second pixel, from (0, 0) on
-        yield DepthView(
+        view = DepthView(
             depth=np.ascontiguousarray(found.depth[::step, ::step]),
             matrix=np.diag([1.0 / step, 1.0 / step, 1.0]) @ found.camera.matrix,
-            grid_from_camera=grid_from_world @ sequence.world_from_camera(other, left),
+            grid_from_camera=grid_from_forward @ (forward_from_world @ sequence.world_from_camera(other, left)),
             deviation=np.ascontiguousarray(found.deviation[::step, ::step]),
             trust=3.0 if other == index else 1.0,
         )
+        views.append(view)
+    return views
 
 
 def fused_voxels(
-    views: list[DepthView], settings: FusionSettings, volume: Volume, *, seed: int
+    sequence: PosedSequence, index: int, left: str, depth: Meter, settings: FusionSettings, volume: Volume
 ) -> dict[str, NDArray[Any]]:
     """Evidence on a grid ahead of the camera, slightly turned and shifted at random against its axes."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(index)
     half = volume.voxel_size / 2.0
     yaw, offset = generator.uniform(-0.15, 0.15), generator.uniform(-half, half, 3)
-    cos, sin = np.cos(yaw), np.sin(yaw)
-    turned_from_grid = RigidTransform(np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1.0]]), np.zeros(3))
+    turned_from_grid = RigidTransform(about(2, yaw), np.zeros(3))
     fused = volume.fused_grid
-    x, y, z = fused.origin
-    grid = dataclasses.replace(fused, origin=(x + offset[0], y + offset[1], z + offset[2]))
-    turned = [dataclasses.replace(view, grid_from_camera=turned_from_grid @ view.grid_from_camera) for view in views]
-    centres, target, evidence = fuse_occupancy(
-        turned, grid, free_samples=settings.free_samples, generator=generator, depths=volume.fused_depth
-    )
+    grid = replace(fused, origin=tuple(np.add(fused.origin, offset)))
+    views = fusion_views(sequence, index, left, depth, settings, volume, turned_from_grid)
+    centres, target, evidence = fuse_occupancy(views, grid, settings.free_samples, generator, volume.fused_depth)
     optical = (OPTICAL_FROM_FORWARD @ turned_from_grid.inverse()).apply(centres)
     return _stored(np.asarray(optical), target, evidence, settings.kept, generator)
 
@@ -413,13 +379,10 @@ def _evidence(
 ) -> tuple[Floats, Mask]:
     """Evidence of a frame as for training: its share 0..1 for "occupied", and whether there is any; each [X, Y, Z]."""
     grid, left = volume.grid, cameras_ahead(sequence)[0]
-    grid_from_forward = grid_from_left @ OPTICAL_FROM_FORWARD
-    around = fusion_views(sequence, index, left, depth_meter(sequence, volume.ahead), FusionSettings(), volume)
-    views = [replace(view, grid_from_camera=grid_from_forward @ view.grid_from_camera) for view in around]
+    meter, settings = depth_meter(sequence, volume.ahead), FusionSettings(free_samples=math.prod(grid.shape))
+    views = fusion_views(sequence, index, left, meter, settings, volume, grid_from_left @ OPTICAL_FROM_FORWARD)
     generator = np.random.default_rng(0)
-    centres, target, _ = fuse_occupancy(
-        views, grid, free_samples=int(np.prod(grid.shape)), generator=generator, depths=volume.fused_depth
-    )
+    centres, target, _ = fuse_occupancy(views, grid, settings.free_samples, generator, volume.fused_depth)
     voxels = tuple(np.moveaxis(grid.index_of(centres)[0], -1, 0))
     score, known = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.bool_)
     score[voxels], known[voxels] = target, True
@@ -456,19 +419,15 @@ def _ground(points: Doubles, cells: NDArray[np.intp], grid: VoxelGrid) -> Floats
         return unknown
     height = np.asarray(median(points[:, 2], index, named))
     place = (np.stack(np.divmod(named, shape[1]), axis=-1) + 0.5) * _CELL * grid.voxel_size + grid.origin[:2]
-    terms = _quadratic(place)
+    # A surface that rises, tilts, and curves along the road; places in units of ten metres.
+    x, y = (place / 10.0).T
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y], axis=-1)
     start = np.array([np.median(height), *[0.0] * (terms.shape[1] - 1)])
     fit = least_squares(lambda c: terms @ c - height, start, loss="soft_l1", f_scale=0.05).x
     kept = np.abs(terms @ fit - height) < _OFF_SURFACE_M
     coarse = np.full(shape, np.nan, np.float32)
     coarse.ravel()[named[kept]] = height[kept]
     return coarse.repeat(_CELL, axis=0).repeat(_CELL, axis=1)[: grid.shape[0], : grid.shape[1]]
-
-
-def _quadratic(place: Doubles) -> Doubles:
-    """Terms [N, 5] of a surface that rises, tilts, and curves along the road; places in units of ten metres."""
-    x, y = (place / 10.0).T
-    return np.stack([np.ones_like(x), x, y, x * x, x * y], axis=-1)
 
 
 def _around(labels: Bytes) -> NDArray[Any]:

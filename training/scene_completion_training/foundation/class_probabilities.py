@@ -8,6 +8,7 @@ weights of sacmehta/EdgeNets, which are loaded strictly.
 """
 
 import dataclasses
+import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -64,10 +65,8 @@ class _Pyramid(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         reduced = self.proj_1x1(x)
-        branches: list[Tensor] = []
-        for branch in self.spp_dw:
-            branches.append(branch(reduced) + branches[-1] if branches else branch(reduced))
-        expanded: Tensor = self.conv_1x1_exp(self.br_after_cat(torch.cat(branches, dim=1)))
+        branches = itertools.accumulate(branch(reduced) for branch in self.spp_dw)
+        expanded: Tensor = self.conv_1x1_exp(self.br_after_cat(torch.cat(list(branches), dim=1)))
         return self.module_act(expanded + x) if self._residual else expanded
 
 
@@ -111,22 +110,13 @@ class _Base(nn.Module):
         return first, second, third, self.level4(self.level4_0(third, image))
 
 
+def _normalised(channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.BatchNorm2d(channels), nn.PReLU(channels))
+
+
 def _cbr(inputs: int, outputs: int, size: int, groups: int = 1) -> nn.Sequential:
     convolution = nn.Conv2d(inputs, outputs, size, padding=size // 2, groups=groups, bias=False)
-    return _named(cbr=nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.PReLU(outputs)))
-
-
-def _br(channels: int) -> nn.Sequential:
-    return _named(br=nn.Sequential(nn.BatchNorm2d(channels), nn.PReLU(channels)))
-
-
-class _Shuffle(nn.Module):
-    """Puts together the channels of one number of all scales."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
-        scales = len(_SCALES)
-        return x.reshape(batch, scales, channels // scales, height, width).transpose(1, 2).flatten(1, 2)
+    return _named(cbr=nn.Sequential(convolution, *_normalised(outputs)))
 
 
 class _PyramidPooling(nn.Module):
@@ -138,9 +128,12 @@ class _PyramidPooling(nn.Module):
         self.projection_layer = _cbr(inputs, width, 1)
         self.stages = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False) for _ in _SCALES)
         self.merge_layer = nn.Sequential(
-            _br(wide), _Shuffle(), _cbr(wide, width, 3, groups=width), nn.Conv2d(width, outputs, 1, bias=last)
+            _named(br=_normalised(wide)),
+            nn.ChannelShuffle(len(_SCALES)),  # puts together the channels of one number of all scales
+            _cbr(wide, width, 3, groups=width),
+            nn.Conv2d(width, outputs, 1, bias=last),
         )
-        self.br = None if last else _br(outputs)
+        self.br = nn.Identity() if last else _named(br=_normalised(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.projection_layer(x)
@@ -154,8 +147,7 @@ class _PyramidPooling(nn.Module):
                 scaled.append(functional.adaptive_avg_pool2d(stage(_resized(x, other)), size))
             else:
                 scaled.append(stage(x))
-        merged: Tensor = self.merge_layer(torch.cat(scaled, dim=1))
-        return merged if self.br is None else self.br(merged)
+        return self.br(self.merge_layer(torch.cat(scaled, dim=1)))  # type: ignore[no-any-return]
 
 
 def _resized(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -189,9 +181,7 @@ class ESPNetv2(nn.Module):
         self.merge_enc_dec_l2 = _Gated(third, 64)
         self.merge_enc_dec_l3 = _Gated(second, 48)
         self.merge_enc_dec_l4 = _Gated(first, 32)
-        self.bu_br_l2 = nn.Sequential(nn.BatchNorm2d(64), nn.PReLU(64))
-        self.bu_br_l3 = nn.Sequential(nn.BatchNorm2d(48), nn.PReLU(48))
-        self.bu_br_l4 = nn.Sequential(nn.BatchNorm2d(32), nn.PReLU(32))
+        self.bu_br_l2, self.bu_br_l3, self.bu_br_l4 = _normalised(64), _normalised(48), _normalised(32)
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores [B, K, H / 2, W / 2] of normalised RGB, multiples of 32; to be enlarged with aligned corners."""

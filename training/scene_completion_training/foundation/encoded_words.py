@@ -148,12 +148,6 @@ class PhraseList:
     template: str = STREET_TEMPLATE  # sentence that each phrase stands in; "other" alone stays bare
     licence: str = ""  # of the text encoder's weights
 
-    @property
-    def all_phrases(self) -> tuple[str, ...]:
-        """Every phrase once, in the order of classes, background and further phrases."""
-        of_classes = [phrase for entry in self.classes for phrase in entry.phrases]
-        return tuple(dict.fromkeys([*of_classes, *self.background, *self.phrases]))
-
 
 def read_phrases(file: Path) -> PhraseList:
     """Reads YAML: a list of phrases, or `template`, `classes`, `background`, `phrases` and `licence`, any of them.
@@ -201,7 +195,8 @@ def make_bank(encoder: TextEncoder, given: PhraseList) -> TextBank:
     ConfigurationError where the template has no place for a phrase.
     """
     check_template(given.template)
-    phrases = given.all_phrases
+    of_classes = [phrase for entry in given.classes for phrase in entry.phrases]
+    phrases = tuple(dict.fromkeys([*of_classes, *given.background, *given.phrases]))  # each once
     if not phrases:
         raise VocabularyError("no phrases", where="vocabulary", cure="Name at least one")
     # All but its embeddings, so that mistakes are found before they are computed.

@@ -55,16 +55,12 @@ class ClipTeacher(DenseExtractor):
         return dataclasses.replace(super().identity, text_encoder=self.name, text_encoder_sha256=of_texts)
 
     def _tokens(self, pixels: Tensor, height: int, width: int) -> Tensor:
-        return as_maps(self._patches(in_patches(pixels, self._patch, height, width)), height, width)
-
-    def _patches(self, pixels: Tensor) -> Tensor:
-        """Vectors [B, N, D] of the patches in the text space."""
-        tower = self._network.vision_model
+        pixels, tower = in_patches(pixels, self._patch, height, width), self._network.vision_model
         states = tower(pixel_values=pixels, interpolate_pos_encoding=True, output_hidden_states=True).hidden_states
         last = tower.encoder.layers[-1]
         values = last.self_attn.out_proj(last.self_attn.v_proj(last.layer_norm1(states[-2])))
-        vectors: Tensor = self._network.visual_projection(tower.post_layernorm(values))
-        return vectors[:, 1:]
+        vectors: Tensor = self._network.visual_projection(tower.post_layernorm(values))  # in the text space
+        return as_maps(vectors[:, 1:], height, width)
 
 
 STEP = 100  # noise step whose image the U-net sees (CUA-O3D)
