@@ -13,14 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+from scene_completion_ros.evaluation import occupancy
 from scene_completion_ros.evaluation.metric import Answer, Column, Metric, Row, Tally
-from scene_completion_ros.evaluation.occupancy import (
-    SCORE_BINS,
-    average_precision,
-    crops_within,
-    ratio,
-    score_histogram,
-)
 from scene_completion_ros.evaluation.semantic_classes import GROUND_CLASSES
 from scene_completion_ros.evaluation.truth import Mask, VoxelTruth
 from scene_completion_ros.geometry.grids import VoxelGrid, measure_of
@@ -80,11 +74,12 @@ class ObstacleTally(Tally):
             return
         grid, true, within = truth.grid, true_obstacles(truth), tolerances(truth)
         counted = truth.counted if found.covered is None else truth.counted & found.covered
-        crops = crops_within(grid)
+        crops = occupancy.crops_within(grid)
         above_ground = counted & (true | ~truth.occupied)
         for range_m, crop in crops.items():
-            histogram = self._histograms.setdefault(range_m, np.zeros((2, SCORE_BINS), np.int64))
-            histogram += score_histogram(found.score[crop][above_ground[crop]], true[crop][above_ground[crop]])
+            histogram = self._histograms.setdefault(range_m, np.zeros((2, occupancy.SCORE_BINS), np.int64))
+            scored = above_ground[crop]
+            histogram += occupancy.score_histogram(found.score[crop][scored], true[crop][scored])
         to_true = distance_to(true, grid.voxel_size)
         for rule, occupied in found.occupied.items():
             predicted = risen(occupied & truth.known, grid)
@@ -100,7 +95,7 @@ class ObstacleTally(Tally):
         """By rule, tolerance and range; NaN where a figure is not defined."""
         for (rule, tolerance, range_m), counts in self._counts.items():
             found, true, right, predicted = counts.tolist()
-            recall, precision = ratio(found, true), ratio(right, predicted)
+            recall, precision = occupancy.ratio(found, true), occupancy.ratio(right, predicted)
             both = recall + precision
             yield {
                 "rule": rule,
@@ -110,7 +105,7 @@ class ObstacleTally(Tally):
                 "recall": recall,
                 "precision": precision,
                 "f_score": 2.0 * recall * precision / both if both else both,
-                "average_precision": average_precision(self._histograms[range_m]),
+                "average_precision": occupancy.average_precision(self._histograms[range_m]),
             }
 
 

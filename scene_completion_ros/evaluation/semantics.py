@@ -34,16 +34,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from scene_completion_ros.evaluation import occupancy
+from scene_completion_ros.evaluation import occupancy, semantic_classes
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
-from scene_completion_ros.evaluation.semantic_classes import (
-    CITYSCAPES_CLASSES,
-    CITYSCAPES_TO_COMMON,
-    COMMON_CLASSES,
-    COMMON_SHARES,
-    EMPTY,
-    INVALID,
-)
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
 from scene_completion_ros.geometry.grids import VoxelGrid
 
 IGNORED = (-1, 255)  # truth that does not count, of label images and of voxels
@@ -129,7 +122,7 @@ def match_cityscapes(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     (buses, trains). Sky and rider count as empty: such clusters are `UNASSIGNED`. `confusion`: [clusters,
     common classes without "empty"].
     """
-    found = CITYSCAPES_TO_COMMON.table[: len(CITYSCAPES_CLASSES)].astype(np.int64)
+    found = semantic_classes.CITYSCAPES_TO_COMMON.table[: len(semantic_classes.CITYSCAPES_CLASSES)].astype(np.int64)
     columns = found[found != EMPTY] - 1
     named = match_one_to_one(confusion[:, columns])
     return np.where(named == UNASSIGNED, UNASSIGNED, columns[named])
@@ -190,7 +183,7 @@ def completion_scores(
     names = np.arange(classes) if class_of_label is None else class_of_label
     named = renamed(confusion, names, unassigned=EMPTY)[:classes]
     iou, found = class_iou(named)[1:], named[1:, 1:]
-    weight = np.array([COMMON_SHARES.get(name, np.nan) for name in class_names[1:]])
+    weight = np.array([semantic_classes.COMMON_SHARES.get(name, np.nan) for name in class_names[1:]])
     return {
         "voxels": int(named.sum()),
         **occupancy.shares(int(found.sum()), int(named[1:].sum()), int(named[:, 1:].sum())),

@@ -24,16 +24,10 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, GpuError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.inference import scene_query
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cell_query import Pixels, PredictedCells
 from scene_completion_ros.inference.graphs import IMAGE, StepGraph, graphs_of
-from scene_completion_ros.inference.scene_query import (
-    CellNetworks,
-    HostCellQuery,
-    HostFieldQuery,
-    Networks,
-    PreparedScene,
-)
 from scene_completion_ros.jit import aligned_empty
 
 EngineName = Literal["auto", "openvino", "openvino_bf16", "onnxruntime", "tensorrt"]
@@ -96,12 +90,12 @@ class FieldEncoder:
         (features,) = self._encode({IMAGE: np.ascontiguousarray(image_rgb)[None]})
         return np.asarray(features[0])
 
-    def scene(self, prepared: PreparedScene) -> HostFieldQuery:
+    def scene(self, prepared: scene_query.PreparedScene) -> scene_query.HostFieldQuery:
         """See `Networks`."""
-        return HostFieldQuery(self, prepared, self._threads)
+        return scene_query.HostFieldQuery(self, prepared, self._threads)
 
 
-class CellGraphs(CellNetworks):
+class CellGraphs(scene_query.CellNetworks):
     """The graphs of a student that completes cells on an engine of the CPU; see `make_networks`."""
 
     def __init__(self, name: str, graphs: list[Graph], threads: int) -> None:
@@ -119,9 +113,9 @@ class CellGraphs(CellNetworks):
         hidden, others = self._complete({"around": around, "local": local, "mean": mean})
         return PredictedCells(hidden, others, *of_columns)
 
-    def scene(self, prepared: PreparedScene) -> HostCellQuery:
+    def scene(self, prepared: scene_query.PreparedScene) -> scene_query.HostCellQuery:
         """See `Networks`."""
-        return HostCellQuery(self, prepared, self._threads)
+        return scene_query.HostCellQuery(self, prepared, self._threads)
 
 
 class _OpenVinoGraph:
@@ -240,7 +234,7 @@ class _OnnxRuntimeGraph:
         return self._whole
 
 
-def make_networks(bundle: StudentBundle, engine: str = "auto", *, threads: int | None = None) -> Networks:
+def make_networks(bundle: StudentBundle, engine: str = "auto", *, threads: int | None = None) -> scene_query.Networks:
     """The networks of a bundle on an engine.
 
     Raises SceneCompletionError where the engine is unknown or not installed; BundleError where it cannot run the graph;

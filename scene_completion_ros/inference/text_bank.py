@@ -24,17 +24,10 @@ import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
+from scene_completion_ros import untrusted_files
 from scene_completion_ros.errors import BundleError, VocabularyError
 from scene_completion_ros.messages.words import LONGEST_PHRASE, check_phrase, check_phrases
-from scene_completion_ros.untrusted_files import (
-    CURE,
-    JsonObject,
-    parse_json,
-    parse_tensors,
-    read_bytes,
-    shown,
-    tensor_header,
-)
+from scene_completion_ros.untrusted_files import CURE, JsonObject, shown
 from scene_completion_ros.voxels.colours import spread_colour
 from scene_completion_ros.whole_files import tensor_bytes, write_whole
 
@@ -207,7 +200,7 @@ class TextBank:
     @classmethod
     def load(cls, path: str | Path) -> "TextBank":
         """Reads and checks a bank. Raises VocabularyError where it is damaged or contradicts itself."""
-        content = read_bytes(path, VocabularyError, cure="Name a text bank.", most_bytes=LARGEST_FILE)
+        content = untrusted_files.read_bytes(path, VocabularyError, cure="Name a text bank.", most_bytes=LARGEST_FILE)
         return cls.from_bytes(content, str(path))
 
     @classmethod
@@ -221,11 +214,13 @@ class TextBank:
         if name != EMBEDDINGS or tensor["dtype"] != "F16":
             what = f"holds {tensor['dtype']} {shown(name)} where F16 {EMBEDDINGS!r} is needed"
             raise VocabularyError(what, where=where, cure=_CURE)
-        header, _ = tensor_header(
+        header, _ = untrusted_files.tensor_header(
             memoryview(content), VocabularyError, where=where, cure=_CURE, most_bytes=LARGEST_HEADER
         )
         metadata = header.get("__metadata__", {}).get(METADATA, "")
-        values = parse_json(metadata, VocabularyError, where=f"{where}: {METADATA}", cure=_CURE, kind=dict)
+        values = untrusted_files.parse_json(
+            metadata, VocabularyError, where=f"{where}: {METADATA}", cure=_CURE, kind=dict
+        )
         try:
             parsed = _parse(JsonObject(values, Path(where), f"{METADATA}."))
         except BundleError as error:
@@ -523,7 +518,7 @@ def parse_feature_spaces(
     if FEATURE_SPACES not in manifest.values:
         return ()
     where = str(manifest.file.parent / FEATURE_SPACES_FILE)
-    tensors = parse_tensors(read(), BundleError, where=where, cure=CURE)
+    tensors = untrusted_files.parse_tensors(read(), BundleError, where=where, cure=CURE)
     return tuple(_space(entry, label_hidden, tensors, where) for entry in manifest.objects(FEATURE_SPACES))
 
 

@@ -35,12 +35,7 @@ from scene_completion_ros.inference.text_bank import FeatureSpace, TextBank, fea
 from scene_completion_training import clustering
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
-from scene_completion_training.networks.density_field import (
-    DensityField,
-    DistanceCode,
-    link_calibration,
-    part_of,
-)
+from scene_completion_training.networks.density_field import DensityField, DistanceCode, link_calibration, part_of
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.scene_decoder import SceneDecoder
 from scene_completion_training.networks.trunk import DepthAnythingTrunk

@@ -27,13 +27,7 @@ from torch.nn import functional
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES, INVALID
-from scene_completion_ros.evaluation.semantics import (
-    class_confusion,
-    class_iou,
-    match_one_to_one,
-    mean_iou,
-    renamed,
-)
+from scene_completion_ros.evaluation.semantics import class_confusion, class_iou, match_one_to_one, mean_iou, renamed
 from scene_completion_ros.geometry import Camera
 from scene_completion_training.arrays import Bytes, Floats, Ints
 from scene_completion_training.checkpoints import Checkpoint
