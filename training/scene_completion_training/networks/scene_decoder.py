@@ -67,22 +67,13 @@ def centres_of(grid: VoxelGrid, stride: int) -> Tensor:
     return torch.stack([x, y, z], dim=-1).reshape(-1, 3)
 
 
-class CompletedScene(NamedTuple):
-    """The predicted scene."""
-
-    occupied: Tensor  # logits of the voxels [B, X, Y, Z]
-    classes: Tensor  # logits of the classes behind "empty", of cells of `STRIDE` voxels along each axis [B, K, z, x, y]
-    height: Tensor  # height of the ground in the grid, of cells of the bird's-eye view [B, x, y], metres
-    deviation: Tensor  # its standard deviation [B, x, y], metres
-
-
 class CompletedCells(NamedTuple):
     """Some cells of the predicted scene."""
 
     occupied: Tensor  # logits of their voxels [B, N, S³], in the order (x, y, z)
-    classes: Tensor  # logits of the classes behind "empty" [B, K, N]
-    height: Tensor  # of all columns, see `CompletedScene`
-    deviation: Tensor
+    classes: Tensor  # logits of the classes behind "empty", of cells of `STRIDE` voxels along each axis [B, K, N]
+    height: Tensor  # height of the ground in the grid, of cells of the bird's-eye view [B, x, y], metres
+    deviation: Tensor  # its standard deviation [B, x, y], metres
 
 
 def _block(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
@@ -175,19 +166,10 @@ class SceneDecoder(nn.Module):
         self.inside: Tensor
         self.register_buffer("inside", inside, persistent=False)
 
-    def forward(self, view: PixelView, look: Look) -> CompletedScene:
-        """The predicted scene; `look`: where places of the volume look at the image."""
-        batch, (count_x, count_y, heights) = len(view.code), self.cells
-        found = self.complete(view, look)
-        fine = found.occupied.reshape(batch, heights, count_x, count_y, STRIDE, STRIDE, STRIDE)
-        fine = fine.permute(0, 2, 4, 3, 5, 1, 6).reshape(batch, *(count * STRIDE for count in self.cells))
-        occupied = fine[:, : self.grid.shape[0], : self.grid.shape[1], : self.grid.shape[2]]
-        kinds = found.classes.reshape(batch, self.classes, heights, count_x, count_y)
-        return CompletedScene(occupied, kinds, found.height, found.deviation)
-
-    def complete(self, view: PixelView, look: Look, cells: Tensor | None = None) -> CompletedCells:
-        """Cells of these numbers [B, N] in the order (z, x, y), all for None; `look`: as `forward`."""
-        seen = torch.cat([view.classes.softmax(dim=1), self._log_surface(view), view.deviation], dim=1)
+    def complete(self, view: PixelView, look: Look, cells: Tensor) -> CompletedCells:
+        """Cells of these numbers [B, N] in the order (z, x, y); `look`: where places look at the image."""
+        inverse = self.spec.inverse_depth(view.code).clamp_min(0.5 / self.spec.far)
+        seen = torch.cat([view.classes.softmax(dim=1), -inverse.log(), view.deviation], dim=1)
         where = look(self.centres[None])
         sampled = _sampled(seen, where.pixels, "bilinear")  # [B, C, M]
         # Reduced in the cells, which is the same as in the pixels: where pixels do not learn, nothing has to go back.
@@ -200,14 +182,10 @@ class SceneDecoder(nn.Module):
         with torch.autocast(local.device.type, dtype=self.mixed or torch.bfloat16, enabled=self.mixed is not None):
             around, ground = self._around(local, in_view, view.known_mounting, lowest)
             parts = [around, sampled[:, :-2], relative, in_view, mean, centres.transpose(1, 2)]
-            if cells is not None:
-                # Reduced once more: to go back to a few cells is faster than to all, of which the columns are made.
-                parts = [part.gather(2, cells[:, None].expand(-1, part.shape[1], -1)) for part in parts]
-                around, of_pixel, relative, in_view, mean, centres = parts
-                local = torch.cat([self.reduce(of_pixel[..., None])[..., 0], relative], dim=1) * in_view
-            else:
-                around, of_pixel, relative, in_view, mean, centres = parts
-            local = local.to(around.dtype)
+            parts = [part.gather(2, cells[:, None].expand(-1, part.shape[1], -1)) for part in parts]
+            around, of_pixel, relative, in_view, mean, centres = parts
+            # Reduced once more: to go back to a few cells is faster than to all, of which the columns are made.
+            local = (torch.cat([self.reduce(of_pixel[..., None])[..., 0], relative], dim=1) * in_view).to(around.dtype)
             mixed = self.mix(torch.cat([around, local], dim=1)[..., None])  # [B, hidden, N, 1]
             logits, named, trust = (layer(mixed)[..., 0].float() for layer in (self.occupied, self.named, self.trust))
         named = named + trust * in_view * of_pixel[:, : self.classes].clamp_min(LEAST_CLASS).log()
@@ -285,10 +263,6 @@ class SceneDecoder(nn.Module):
         """Height and deviation of the ground [B, 2, x, y], metres, of what columns predict of it [B, 3, x, y]."""
         height = self.level + ground[:, :1] + ground[:, 2:].sigmoid() * lowest
         return torch.cat([height, 0.02 + functional.softplus(ground[:, 1:2] - 2.0)], dim=1)
-
-    def _log_surface(self, view: PixelView) -> Tensor:
-        inverse: Tensor = self.spec.inverse_depth(view.code)
-        return -inverse.clamp_min(0.5 / self.spec.far).log()
 
     def with_neighbours(self, entered: Tensor, upwards: nn.ModuleList | None = None) -> Tensor:
         """What the U-Net makes of the columns [B, C, X, Y], C its finest width.

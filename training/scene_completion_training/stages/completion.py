@@ -32,7 +32,7 @@ from scene_completion_training.data.voxel_evidence import OF_NO_CLASS
 from scene_completion_training.losses import class_terms, occupancy_cross_entropy, surface_likelihood, taught_occupancy
 from scene_completion_training.networks.density_field import part_of
 from scene_completion_training.networks.pixel_head import PixelHead, PixelView, scaled, stated_ground
-from scene_completion_training.networks.scene_decoder import CompletedCells, CompletedScene, Look, SceneDecoder, look_up
+from scene_completion_training.networks.scene_decoder import CompletedCells, Look, SceneDecoder, look_up
 from scene_completion_training.randomness import drawn
 from scene_completion_training.stages.pixels import (
     PixelConfiguration,
@@ -160,24 +160,16 @@ class SceneField(nn.Module):
         """Input of `PixelHead` for the ground, see `stated_ground`."""
         return stated_ground(self.viewpoint, volume_from_camera, known, mirrored)
 
-    def look(self, maps: list[Tensor], ground: Tensor) -> PixelView:
-        """What the decoder is given of the maps of a trunk."""
-        return self.scaled(self.pixels(*maps, ground), ground)
-
     def scaled(self, view: PixelView, ground: Tensor) -> PixelView:
         """The view with depths in metres, scaled by the mounting."""
         return scaled(view, self.spec, ground, self.ground, self.names.index(self.ground.name))
 
-    def forward(self, view: PixelView, volume_from_camera: Tensor, mirrored: Tensor) -> CompletedScene:
-        """What the volume holds, see `SceneDecoder`."""
-        scene: CompletedScene = self.spatial(view, self._look(volume_from_camera, mirrored))
-        return scene
-
     def complete(self, view: PixelView, volume_from_camera: Tensor, mirrored: Tensor, cells: Tensor) -> CompletedCells:
         """What cells of these numbers hold, see `SceneDecoder.complete`."""
-        return self.spatial.complete(view, self._look(volume_from_camera, mirrored), cells)
+        return self.spatial.complete(view, self.look(volume_from_camera, mirrored), cells)
 
-    def _look(self, volume_from_camera: Tensor, mirrored: Tensor) -> Look:
+    def look(self, volume_from_camera: Tensor, mirrored: Tensor) -> Look:
+        """How places of the volume look at an image, see `look_up`."""
         side = torch.where(mirrored, -1.0, 1.0).to(volume_from_camera)
         return partial(look_up, camera=self.camera, spec=self.spec, volume_from_camera=volume_from_camera, side=side)
 
