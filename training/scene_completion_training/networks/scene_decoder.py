@@ -141,30 +141,24 @@ class SceneDecoder(nn.Module):
         self.level = ground
         # What labels of the training held, in columns of `PRIOR_EDGE` voxels: occupied voxels, and known ones.
         shape = *(-(-count // PRIOR_EDGE) for count in grid.shape[:2]), grid.shape[2]
-        self.held: Tensor
-        self.register_buffer("held", torch.zeros(2, *shape))
-        self.prior: Tensor
-        self.register_buffer("prior", torch.tensor(prior))
+        self.held: Tensor = nn.Buffer(torch.zeros(2, *shape))
+        self.prior: Tensor = nn.Buffer(torch.tensor(prior))
         for layer, value in ((self.occupied, -2.0), (self.ground, 0.0), (self.trust, 0.0)):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.constant_(layer.bias, value)  # type: ignore[arg-type]
         self.occupied.bias.data[-1] = 1.0  # type: ignore[union-attr]  # what is surely seen is there
         x, y = (2.0 * (np.arange(count) + 0.5) / count - 1.0 for count in (count_x, count_y))
-        plane = np.stack(np.meshgrid(x, y, indexing="ij"))[None]
-        self.plane: Tensor
-        self.register_buffer("plane", torch.from_numpy(plane).float(), persistent=False)
-        self.centres: Tensor
-        self.register_buffer("centres", centres_of(grid, STRIDE), persistent=False)  # of all cells
+        plane = torch.from_numpy(np.stack(np.meshgrid(x, y, indexing="ij"))[None])
+        self.plane: Tensor = nn.Buffer(plane.float(), persistent=False)
+        self.centres: Tensor = nn.Buffer(centres_of(grid, STRIDE), persistent=False)  # of all cells
         # Of the voxels in which a ground may be seen, and from the middle of a cell to its voxels.
         self.low = min(
             round((ground + FARTHEST_FROM_LEVEL * self.measure - grid.origin[2]) / grid.voxel_size), grid.shape[2]
         )
         below = VoxelGrid(grid.origin, grid.voxel_size, (*grid.shape[:2], self.low), grid.frame)
-        self.low_centres: Tensor
-        self.register_buffer("low_centres", centres_of(below, 1), persistent=False)
+        self.low_centres: Tensor = nn.Buffer(centres_of(below, 1), persistent=False)
         inside = torch.tensor([*itertools.product(range(STRIDE), repeat=3)])
-        self.inside: Tensor
-        self.register_buffer("inside", inside, persistent=False)
+        self.inside: Tensor = nn.Buffer(inside, persistent=False)
 
     def complete(self, view: PixelView, look: Look, cells: Tensor) -> CompletedCells:
         """Cells of these numbers [B, N] in the order (z, x, y); `look`: where places look at the image."""

@@ -193,10 +193,8 @@ class CompletionStage(SeenStage):
         self.seen_by = {"frozen_blocks": seen.frozen_blocks, "pixels_sha256": weights.hexdigest()}
         self.field = _untrained(settings, seen.head.requires_grad_(False))
         away = self.field.spatial.centres[:, :2].norm(dim=1)
-        self.near: Tensor
-        self.register_buffer("near", 1.0 / (1.0 + (away / settings.distance) ** 2), persistent=False)  # [M]
-        self.counted: Tensor
-        self.register_buffer("counted", torch.zeros(len(settings.class_names)))  # voxels of each class so far
+        self.near: Tensor = nn.Buffer(1.0 / (1.0 + (away / settings.distance) ** 2), persistent=False)  # [M]
+        self.counted: Tensor = nn.Buffer(torch.zeros(len(settings.class_names)))  # voxels of each class so far
         self.field.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def remembered(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, INVALID, ROOM_CLASSES
@@ -128,8 +128,7 @@ class PixelStage(SeenStage):
             class_branch_channels=settings.class_branch_channels,
             merging=settings.merging,
         )
-        self.shown: Tensor
-        self.register_buffer("shown", torch.zeros(len(settings.class_names) + 1))  # pixels, those of the sky as well
+        self.shown: Tensor = nn.Buffer(torch.zeros(len(settings.class_names) + 1))  # pixels, those of the sky as well
         self.field.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def make_data(self) -> CompletionData:
