@@ -69,6 +69,12 @@ class Column:
     percent: bool = True
 
 
+def columns(described: str, *, percent: bool = True) -> tuple[Column, ...]:
+    """Columns of figures as "key: title, key: title"; a title that is the key with spaces is left out."""
+    named = (entry.partition(": ") for entry in described.split(", "))
+    return tuple(Column(key, title or key.replace("_", " "), percent) for key, _, title in named)
+
+
 @dataclass(frozen=True)
 class Metric:
     """The registration of a metric."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from scene_completion_ros.evaluation import occupancy
-from scene_completion_ros.evaluation.metric import Answer, Column, Metric, Row, Tally
+from scene_completion_ros.evaluation.metric import Answer, Metric, Row, Tally, columns
 from scene_completion_ros.evaluation.semantic_classes import GROUND_CLASSES
 from scene_completion_ros.evaluation.truth import Mask, VoxelTruth
 from scene_completion_ros.geometry.grids import VoxelGrid, measure_of
@@ -115,12 +115,7 @@ OBSTACLES = Metric(
     "lowest occupied voxel within a square of 1.6 m. Recall is the share of them with a predicted one within 0.6 m, or "
     "where the tolerance grows, within 5 % of the distance; precision is the converse. In rooms, lengths are a quarter "
     "of these. Average precision has no tolerance, and leaves out the true ground.",
-    (
-        Column("recall", "recall"),
-        Column("precision", "precision"),
-        Column("f_score", "F"),
-        Column("average_precision", "average precision"),
-    ),
+    columns("recall, precision, f_score: F, average_precision"),
     ObstacleTally,
     by=("rule", "tolerance"),
     across="range_m",

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError
-from scene_completion_ros.evaluation.metric import Answer, Column, Metric, Row, Tally
+from scene_completion_ros.evaluation.metric import Answer, Metric, Row, Tally, columns
 from scene_completion_ros.evaluation.truth import ALL
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.voxels.occupancy import Calibration
@@ -183,15 +183,7 @@ OCCUPANCY = Metric(
     "is visible or occluded. `interiors` are those insides, which no sensor sees. What is below the ground or unknown "
     "does not count. Best IoU and average precision do not depend on the rule by which a voxel is called occupied; of "
     "a method without any score they are those of calling everything occupied.",
-    (
-        Column("covered", "covered"),
-        Column("occupied_fraction", "occupied"),
-        Column("iou", "IoU"),
-        Column("precision", "precision"),
-        Column("recall", "recall"),
-        Column("best_iou", "best IoU"),
-        Column("average_precision", "average precision"),
-    ),
+    columns("covered, occupied_fraction: occupied, iou: IoU, precision, recall, best_iou: best IoU, average_precision"),
     OccupancyTally,
     by=("rule", "region"),
     across="range_m",
@@ -298,10 +290,7 @@ CALIBRATION = Metric(
     "calibration",
     "How far stated probabilities are from observed frequencies, region `all`: before calibration the opacity of a "
     "0.2 m voxel is taken for the probability.",
-    (
-        Column("expected_calibration_error", "expected calibration error", percent=False),
-        Column("brier", "Brier score", percent=False),
-    ),
+    columns("expected_calibration_error, brier: Brier score", percent=False),
     CalibrationTally,
     by=("stated",),
     headline={"stated": "after"},

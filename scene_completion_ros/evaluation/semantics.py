@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from scene_completion_ros.evaluation import occupancy, semantic_classes
-from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
+from scene_completion_ros.evaluation.metric import Metric, Row, Tally, columns
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
 from scene_completion_ros.geometry.grids import VoxelGrid
 
@@ -232,12 +232,7 @@ class SemanticCompletionMetric:
         }
 
 
-COLUMNS = (
-    Column("mean_iou", "mIoU"),
-    Column("mean_iou_of_present", "mIoU of present"),
-    Column("mean_iou_of_found", "mIoU where found"),
-    Column("iou", "IoU"),
-)
+COLUMNS = columns("mean_iou: mIoU, mean_iou_of_present: mIoU of present, mean_iou_of_found: mIoU where found, iou: IoU")
 
 
 class SemanticTally(Tally):
@@ -296,13 +291,7 @@ SSCBENCH = Metric(
     "sscbench",
     "SSCBench-KITTI-360 under the protocol of S4C and SceneDINO, in percent. Direct: as clusters are named on other "
     "frames. Hungarian: as the scored voxels themselves would name the classes, which is an upper bound.",
-    (
-        Column("mean_iou", "mIoU"),
-        Column("weighted_mean_iou", "weighted mIoU"),
-        Column("iou", "IoU"),
-        Column("precision", "precision"),
-        Column("recall", "recall"),
-    ),
+    columns("mean_iou: mIoU, weighted_mean_iou: weighted mIoU, iou: IoU, precision, recall"),
     TwiceNamedTally,
     by=("naming",),
     across="range_m",
@@ -476,14 +465,9 @@ ZERO_SHOT = Metric(
     "zero_shot",
     "Labels of the voxels that the truth calls occupied, in percent. `of all` divides by the number of all classes. As "
     "released, voxels without a feature leave the count.",
-    (
-        Column("mean_iou", "mIoU"),
-        Column("mean_iou_of_all", "mIoU of all"),
-        Column("released_mean_iou", "as released"),
-        Column("mean_accuracy", "mAcc"),
-        Column("mean_accuracy_of_all", "mAcc of all"),
-        Column("accuracy", "accuracy"),
-        Column("without_feature", "without a feature"),
+    columns(
+        "mean_iou: mIoU, mean_iou_of_all: mIoU of all, released_mean_iou: as released, mean_accuracy: mAcc, "
+        "mean_accuracy_of_all: mAcc of all, accuracy, without_feature: without a feature"
     ),
     lambda method: ZeroShotMetric(method.class_names),
     by=("region",),
@@ -494,11 +478,7 @@ WORDS = Metric(
     "words",
     "How well a word finds its voxels among those that the truth calls occupied: average precision by contrast and by "
     "cosine, in percent, with the prior of a constant score.",
-    (
-        Column("prior", "prior"),
-        Column("average_precision", "average precision"),
-        Column("average_precision_of_cosine", "by cosine"),
-    ),
+    columns("prior, average_precision, average_precision_of_cosine: by cosine"),
     lambda method: WordMetric(method.words),
     by=("word", "region"),
     across="range_m",

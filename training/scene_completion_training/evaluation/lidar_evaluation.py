@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError, SequenceError
-from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
+from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally, columns
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera
 from scene_completion_training.arrays import Doubles, Mask
@@ -301,12 +301,7 @@ LIDAR_OCCUPANCY = Metric(
     "other points, and a field that sees through everything has no occluded ones. Never compare its O_acc alone.",
     (
         *(Column(name, name) for name in SCORES),
-        Column("points", "points"),
-        Column("predicted", "predicted"),
-        Column("occupied", "occupied"),
-        Column("occluded", "occluded"),
-        Column("occluded_free", "t_ie"),
-        Column("remarks", "remarks"),
+        *columns("points, predicted, occupied, occluded, occluded_free: t_ie, remarks"),
     ),
     LidarTally,
     by=("protocol", "pitch", "rule"),

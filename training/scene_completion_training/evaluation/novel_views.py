@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError
-from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
+from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally, columns
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera, stereo_pair
 from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_training.arrays import Bytes, Floats, Mask
@@ -240,10 +240,7 @@ VIEWS = Metric(
     "views",
     "Novel views against the pictures of their cameras: 5 % cropped at each edge, mean over views. LPIPS needs its "
     "weights (--lpips).",
-    tuple(
-        Column(key, title, percent=False)
-        for key, title in {"psnr": "PSNR, dB ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓"}.items()
-    ),
+    (Column("psnr", "PSNR, dB ↑", percent=False), *columns("ssim: SSIM ↑, lpips: LPIPS ↓", percent=False)),
     ViewTally,
     by=("target",),
 )
@@ -345,12 +342,7 @@ CONSISTENCY = Metric(
     "consistency",
     "Features of two frames, each rendered from its own image, where optical flow finds the same pixels in both: norms "
     "of their difference, and cosine; mean over pairs.",
-    (
-        Column("shared", "pixels in both"),
-        Column("l1", "L1 ↓", percent=False),
-        Column("l2", "L2 ↓", percent=False),
-        Column("cosine", "cosine ↑", percent=False),
-    ),
+    columns("shared: pixels in both") + columns("l1: L1 ↓, l2: L2 ↓, cosine: cosine ↑", percent=False),
     ViewTally,
     by=("target",),
 )

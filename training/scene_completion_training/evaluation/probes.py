@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation import semantics
-from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
+from scene_completion_ros.evaluation.metric import Metric, Row, Tally, columns
 from scene_completion_ros.evaluation.truth import ALL
 from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_ros.whole_files import tensor_bytes, write_whole
@@ -290,7 +290,7 @@ AMBIGUITY = Metric(
     "ambiguity",
     "How much features of a point differ between the views that see it: circular variance in percent, mean over the "
     "points that two views see at least; scenes stand under `frames`.",
-    (Column("variance", "variance"), Column("points", "points", percent=False)),
+    columns("variance") + columns("points", percent=False),
     lambda method: AmbiguityTally(method.class_names),
     classes="class_variance",
 )

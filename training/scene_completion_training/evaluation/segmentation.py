@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
+from scene_completion_ros.evaluation.metric import Metric, Row, Tally, columns
 from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES, INVALID
 from scene_completion_ros.evaluation.semantics import class_confusion, class_iou, match_one_to_one, mean_iou, renamed
 from scene_completion_ros.geometry import Camera
@@ -93,7 +93,7 @@ SEGMENTATION = Metric(
     "segmentation",
     "Classes of pixels, in percent. The mean is over all 19 classes of Cityscapes; those that are nowhere count as 0. "
     "Next to it stands the mean over the classes that occur in the truth.",
-    (Column("mean_iou", "mIoU"), Column("mean_iou_of_true", "mIoU of classes there"), Column("accuracy", "accuracy")),
+    columns("mean_iou: mIoU, mean_iou_of_true: mIoU of classes there, accuracy"),
     lambda method: SegmentationTally(method.labels, method.naming),
     by=("named_by",),
     classes="class_iou",
