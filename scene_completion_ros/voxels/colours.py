@@ -58,14 +58,6 @@ def height_colours(
     return _look_up("TURBO", (np.asarray(height, dtype=np.float64) - low) / (high - low))
 
 
-def state_colours(state: ArrayLike) -> NDArray[np.uint8]:
-    """RGB colours [..., 3] of voxel states [...]."""
-    table = np.full((256, 3), 255, dtype=np.uint8)
-    for value, colour in STATE_COLOURS.items():
-        table[value] = colour
-    return table[np.asarray(state, dtype=np.uint8)]
-
-
 def spread_colour(number: int) -> tuple[int, int, int]:
     """RGB colour of a class by its number; it stays apart from those of the numbers before."""
     hue = (number * 0.61803398875) % 1.0  # the golden ratio spreads any count evenly over the circle
