@@ -7,9 +7,9 @@ drive passes them, without LiDAR and without labels.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import cv2
 import numba
@@ -29,14 +29,11 @@ from scene_completion_training.arrays import Bytes, Doubles, Floats, Mask, Rando
 from scene_completion_training.data.stereo import Meter, depth_meter
 from scene_completion_training.viewpoint import Volume
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 POINT_UNIT = 0.002  # metres per step of the stored voxel centres (int16: ±65 m)
 _FREE_FACTOR = 0.3  # of free against hit evidence: rays that graze a surface pass through its voxels too
 
 
-def _jit(function: _Function) -> _Function:
-    compiled: _Function = numba.njit(cache=True, fastmath=False)(function)
-    return compiled
+_jit: Any = numba.njit(cache=True, fastmath=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,16 +50,7 @@ class DepthView:
 
 
 @_jit
-def _splat(
-    points: Floats,
-    weights: Floats,
-    origin: Floats,
-    size: float,
-    view: int,
-    last: NDArray[np.int16],
-    pixels: NDArray[np.int16],
-    hits: Floats,
-) -> None:
+def _splat(points, weights, origin, size, view, last, pixels, hits):  # type: ignore[no-untyped-def]
     """Adds one view's hit evidence: each view counts once per voxel, from its second depth pixel on."""
     nx, ny, nz = hits.shape
     for i in range(points.shape[0]):
@@ -80,17 +68,9 @@ def _splat(
 
 
 @_jit
-def _carve(
-    centres: Floats,
-    rotation: Floats,
-    translation: Floats,
-    intrinsics: Floats,
-    nearest: Floats,
-    margin: Floats,
-    trust: float,
-    least: float,
-    free: Floats,
-) -> None:
+def _carve(  # type: ignore[no-untyped-def] # numba finds the types
+    centres, rotation, translation, intrinsics, nearest, margin, trust, least, free
+):
     """Adds one view's evidence for free space to voxel centres in front of what the view measured."""
     height, width = nearest.shape
     for i in range(centres.shape[0]):
@@ -456,19 +436,15 @@ def _ground(points: Doubles, cells: NDArray[np.intp], grid: VoxelGrid) -> Floats
         return unknown
     height = np.asarray(median(points[:, 2], index, named))
     place = (np.stack(np.divmod(named, shape[1]), axis=-1) + 0.5) * _CELL * grid.voxel_size + grid.origin[:2]
-    terms = _quadratic(place)
+    # A surface that rises, tilts, and curves along the road; places in units of ten metres.
+    x, y = (place / 10.0).T
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y], axis=-1)
     start = np.array([np.median(height), *[0.0] * (terms.shape[1] - 1)])
     fit = least_squares(lambda c: terms @ c - height, start, loss="soft_l1", f_scale=0.05).x
     kept = np.abs(terms @ fit - height) < _OFF_SURFACE_M
     coarse = np.full(shape, np.nan, np.float32)
     coarse.ravel()[named[kept]] = height[kept]
     return coarse.repeat(_CELL, axis=0).repeat(_CELL, axis=1)[: grid.shape[0], : grid.shape[1]]
-
-
-def _quadratic(place: Doubles) -> Doubles:
-    """Terms [N, 5] of a surface that rises, tilts, and curves along the road; places in units of ten metres."""
-    x, y = (place / 10.0).T
-    return np.stack([np.ones_like(x), x, y, x * x, x * y], axis=-1)
 
 
 def _around(labels: Bytes) -> NDArray[Any]:
