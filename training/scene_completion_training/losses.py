@@ -232,16 +232,6 @@ def cosine_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     return weighted_mean(1.0 - functional.cosine_similarity(predicted, target, dim=-1, eps=1e-6), weight)
 
 
-def demeaned_cosine_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """As `cosine_loss`, with targets less their mean over the channels (CUA-O3D, for Stable Diffusion)."""
-    return cosine_loss(predicted, target - target.mean(dim=-1, keepdim=True), weight)
-
-
-def l1_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """|F − F*|, mean over the channels and weighted mean over rows; arguments as of `cosine_loss`."""
-    return weighted_mean((predicted - target).abs().mean(dim=-1), weight)
-
-
 def feature_smoothness(features: Tensor, image: Tensor) -> Tensor:
     """mean_c |∂x F| e^{−25 |∂x I|} + the same along y of features [P, h, w, D] and images [P, 3, h, w] (SceneDINO).
 
@@ -296,8 +286,10 @@ class UncertaintyWeights(nn.Module):
 Comparison: TypeAlias = Literal["cosine", "l1", "demeaned_cosine"]
 COMPARED: dict[Comparison, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "cosine": cosine_loss,
-    "l1": l1_loss,
-    "demeaned_cosine": demeaned_cosine_loss,
+    # |F − F*|, mean over the channels and weighted mean over rows.
+    "l1": lambda predicted, target, weight: weighted_mean((predicted - target).abs().mean(dim=-1), weight),
+    # With targets less their mean over the channels (CUA-O3D, for Stable Diffusion).
+    "demeaned_cosine": lambda found, target, weight: cosine_loss(found, target - target.mean(-1, True), weight),
 }
 
 

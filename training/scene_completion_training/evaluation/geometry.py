@@ -38,10 +38,6 @@ _DEPTH_STRIDE = 4  # pixels between rendered rays of a model's own depth
 DepthSource: TypeAlias = Callable[[PosedSequence, int], Floats]
 
 
-def _nothing(points: Floats) -> Floats:
-    return np.zeros(len(points), dtype=np.float32)
-
-
 class EmptyControl(Predictor):
     """Nothing occupied anywhere."""
 
@@ -50,7 +46,7 @@ class EmptyControl(Predictor):
     def complete(self, sequence: PosedSequence, index: int) -> Prediction:
         """The empty field."""
         camera = sequence.cameras[reference_camera(sequence)]
-        return Prediction(camera, _nothing)
+        return Prediction(camera, lambda points: np.zeros(len(points), dtype=np.float32))
 
 
 class SurfaceControl(Predictor):

@@ -117,16 +117,14 @@ class ZeroShot:
 
         Cosines are minus infinity where there is no feature.
         """
-        starts = range(0, max(1, len(points)), _CHUNK)
-        parts = [self._of_part(seen, points[start : start + _CHUNK]) for start in starts]
+        parts = []
+        for start in range(0, max(1, len(points)), _CHUNK):
+            features = codes_of(seen, points[start : start + _CHUNK])
+            labels = semantics.best_classes(semantics.class_scores(features, self.rows, self.group, self.classes))
+            of_words, of_all = (semantics.cosines(features, rows) for rows in (self._words, self._all_rows))
+            parts.append((labels, of_words, of_all.mean(axis=1)))
         labels, cosine, common = (np.concatenate(part) for part in zip(*parts, strict=True))
         return labels, cosine, common
-
-    def _of_part(self, seen: Prediction, points: Floats) -> tuple[Ints, Floats, Floats]:
-        features = codes_of(seen, points)
-        labels = semantics.best_classes(semantics.class_scores(features, self.rows, self.group, self.classes))
-        of_words, of_all = (semantics.cosines(features, rows) for rows in (self._words, self._all_rows))
-        return labels, of_words, of_all.mean(axis=1)
 
 
 class WordAnswer:
