@@ -35,23 +35,11 @@ ROOM_CLASSES = ("empty", *SCANNET_CLASSES, "ceiling", "person", "other-object")
 
 # Weights of S4C's weighted mean IoU: percent of SSCBench-KITTI-360's occupied voxels, nearly. Those of parking areas,
 # which count as sidewalk, are not in.
-COMMON_SHARES: dict[str, float] = {
-    "car": 2.85,
-    "bicycle": 0.01,
-    "motorcycle": 0.01,
-    "truck": 0.16,
-    "other-vehicle": 5.75,
-    "person": 0.02,
-    "road": 14.98,
-    "sidewalk": 6.43,
-    "building": 20.0,
-    "fence": 0.96,
-    "vegetation": 41.99,
-    "terrain": 9.15,
-    "pole": 0.22,
-    "traffic-sign": 0.06,
-    "other-object": 0.28,
-}
+_SHARES = _names(
+    """car 2.85, bicycle 0.01, motorcycle 0.01, truck 0.16, other-vehicle 5.75, person 0.02, road 14.98, sidewalk 6.43,
+    building 20.0, fence 0.96, vegetation 41.99, terrain 9.15, pole 0.22, traffic-sign 0.06, other-object 0.28"""
+)
+COMMON_SHARES = {name: float(share) for name, share in map(str.split, _SHARES)}
 
 SSCBENCH_CLASSES = _names(
     """empty, car, bicycle, motorcycle, truck, other-vehicle, person, road, parking, sidewalk, other-ground, building,
@@ -155,13 +143,7 @@ CITYSCAPES_TO_COMMON = ClassMap(
     "Cityscapes' train ids",
     CITYSCAPES_CLASSES,
     COMMON_CLASSES,
-    {
-        "wall": "building",
-        "traffic light": "other-object",
-        "traffic sign": "traffic-sign",
-        "bus": "other-vehicle",
-        "train": "other-vehicle",
-        "sky": "empty",
-        "rider": "empty",
-    },
+    {"wall": "building", "traffic light": "other-object", "traffic sign": "traffic-sign"}
+    | dict.fromkeys(("bus", "train"), "other-vehicle")
+    | dict.fromkeys(("sky", "rider"), "empty"),
 )  # pixels as voxels, as S4C and SceneDINO have it: sky and riders are empty

@@ -92,12 +92,8 @@ class VoxelTruth:
         if self.interior is None or self.visible is None:
             return self.regions
         hidden = self.in_view & ~self.visible
-        return {
-            **self.regions,
-            INTERIORS: hidden & self.interior,
-            OCCLUDED_AND_INTERIORS: hidden,
-            ALL_AND_INTERIORS: self.in_view,
-        }
+        inside = hidden & self.interior
+        return self.regions | {INTERIORS: inside, OCCLUDED_AND_INTERIORS: hidden, ALL_AND_INTERIORS: self.in_view}
 
     @property
     def counted(self) -> Mask:

@@ -167,12 +167,8 @@ class HeadWeights:
 
 def expected_shapes(hidden: int, code_size: int, label_hidden: int = 0, classes: int = 1) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of the head; those of labels where sizes are given."""
-    shapes: dict[str, tuple[int, ...]] = {
-        "positional_weight": (hidden, code_size),
-        "hidden_bias": (hidden,),
-        "density_weight": (hidden,),
-        "density_bias": (1,),
-    }
+    shapes: dict[str, tuple[int, ...]] = {"positional_weight": (hidden, code_size), "hidden_bias": (hidden,)}
+    shapes |= {"density_weight": (hidden,), "density_bias": (1,)}
     if label_hidden:
         shapes |= {"label_positional_weight": (label_hidden, code_size), "label_hidden_bias": (label_hidden,)}
         shapes |= {"label_weight": (classes, label_hidden), "label_bias": (classes,)}

@@ -119,12 +119,9 @@ def matches_of(queried: FoldedVocabulary, cosines: NDArray[np.floating]) -> tupl
     found = []
     for number, (phrase, reach) in enumerate(zip(queried.vocabulary.names, contrast.reach, strict=True)):
         score = (cosines[:, number] - general).astype(np.float32)
-        voxels = np.flatnonzero(there & (score >= MATCHING * reach))
-        found.append(
-            PhraseMatches(
-                phrase, voxels.astype(np.int32), score[voxels], probability_of(score[voxels], np.float32(reach))
-            )
-        )
+        voxels = np.flatnonzero(there & (score >= MATCHING * reach)).astype(np.int32)
+        sure = probability_of(score[voxels], np.float32(reach))
+        found.append(PhraseMatches(phrase, voxels, score[voxels], sure))
     return tuple(found)
 
 

@@ -119,14 +119,9 @@ class March:
         self.obstacle_from = np.float32(occupied_from if obstacle_from is None else obstacle_from)
         # `GridRays` as the kernel takes them: origin [3], direction [R, 3], cosine [R], first [R], stop [R] and leave
         # [R] (metres), float32 and int32.
-        self.rays = (
-            rays.origin.astype(np.float32),
-            rays.direction.astype(np.float32),
-            rays.cosine.astype(np.float32),
-            rays.first,
-            rays.stop,
-            rays.leave.astype(np.float32),
-        )
+        reals = rays.origin, rays.direction, rays.cosine, rays.leave
+        origin, direction, cosine, leave = (part.astype(np.float32) for part in reals)
+        self.rays = origin, direction, cosine, rays.first, rays.stop, leave
         self.far = np.float32(far)
         self._kernel, self._sight = _march_kernel(), _sight_kernel()
 

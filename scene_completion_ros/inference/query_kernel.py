@@ -243,15 +243,9 @@ def _code_range(
 
 def _ordered(parts: list[FieldSamples]) -> FieldSamples:
     """All samples, ordered by cell of the feature map, and by depth inside a cell."""
-    cell = np.concatenate([part.cell for part in parts])
-    rows = np.concatenate([part.rows for part in parts])
-    order = np.argsort((cell.astype(np.int64) << 32) + rows[:, 2].astype(np.int64))
-    return FieldSamples(
-        np.concatenate([part.target for part in parts])[order],
-        cell[order],
-        np.concatenate([part.share for part in parts])[order],
-        rows[order],
-    )
+    every = {name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])}
+    order = np.argsort((every["cell"].astype(np.int64) << 32) + every["rows"][:, 2].astype(np.int64))
+    return FieldSamples(**{name: values[order] for name, values in every.items()})
 
 
 def sample_bilinear(features: NDArray[np.floating], xy: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -106,15 +106,8 @@ class CellDecoder:
         """Surfaces of the pixels, scaled by the evidence, as `CellLift` takes them; and what is predicted of cells."""
         code, deviation = pixels.surfaces[..., 0], pixels.surfaces[..., 1]
         spec, volume = self.lift.spec, self.lift.volume
-        inverse, deviation = scaled_depth(
-            spec.inverse_depth(code),
-            deviation,
-            pixels.classes[..., volume.label],
-            self.lift.stated,
-            spec,
-            volume.ground,
-            evidence.measured(code.shape),
-        )
+        of_pixels = spec.inverse_depth(code), deviation, pixels.classes[..., volume.label], self.lift.stated
+        inverse, deviation = scaled_depth(*of_pixels, spec, volume.ground, evidence.measured(code.shape))
         log_depth = -np.log(np.maximum(inverse, 0.5 / spec.far))
         surfaces = np.stack([log_depth, deviation], axis=-1).astype(np.float32)
         with kernel_threads(self.threads):
@@ -328,13 +321,8 @@ class HostCellQuery(_HostQuery):
             clock.lap("query")
             inverse = cv2.resize(np.exp(-surfaces[..., 0]), (rays.width, rays.height), interpolation=cv2.INTER_LINEAR)
             depth: NDArray[np.float32] = np.asarray(1.0 / inverse, np.float32)
-            answer = self._answer(
-                clock,
-                alpha,
-                lambda occupied: query.labels(predicted.others, seen.classes, occupied, given.words),
-                depth,
-                stands,
-            )
+            labels = functools.partial(query.labels, predicted.others, seen.classes, words=given.words)
+            answer = self._answer(clock, alpha, labels, depth, stands)
         # Kernels limit what they read, so that voxels of numbers that are none would look like others.
         others = predicted.others[::OTHERS_LOOKED_AT]
         looked_at = surfaces, seen.classes, *predicted._replace(others=others)

@@ -529,14 +529,9 @@ def _space(entry: JsonObject, label_hidden: int, tensors: Mapping[str, NDArray[A
         if tensor is None or tensor.shape != shape:
             found = "is missing" if tensor is None else f"has shape {tensor.shape}"
             raise BundleError(f"{found} where {shape} is needed", where=f"{where}: tensor {name}.{part}", cure=CURE)
+    weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
+    encoder = entry.text("text_encoder"), entry.text("text_encoder_sha256")
     try:
-        return FeatureSpace(
-            name,
-            tensors[f"{name}.weight"],
-            tensors[f"{name}.bias"],
-            entry.text("text_encoder"),
-            entry.text("text_encoder_sha256"),
-            entry.number("temperature"),
-        )
+        return FeatureSpace(name, weight, bias, *encoder, entry.number("temperature"))
     except BundleError as error:
         raise BundleError(error.what, where=f"{where}: {error.where}", cure=CURE) from error

@@ -224,17 +224,9 @@ def dense_grid_json(grid: VoxelGrid, grid_from_camera: RigidTransform | None) ->
     camera_from_grid = grid_from_camera.inverse() if grid_from_camera else RigidTransform.identity()
     pose = {"grid_from_camera": (grid_from_camera.matrix.reshape(-1) + 0.0).tolist()} if grid_from_camera else {}
     first = np.asarray(grid.origin) + 0.5 * grid.voxel_size
+    layout = {"shape": list(grid.shape), "layout": LAYOUT, "values": VALUES}
     # Adding 0 turns the negative zeros of rotations into zeros.
-    return json.dumps(
-        {
-            "shape": list(grid.shape),
-            "layout": LAYOUT,
-            "values": VALUES,
-            "first_centre": (camera_from_grid.apply(first) + 0.0).tolist(),
-            "steps": (camera_from_grid.rotation.T * grid.voxel_size + 0.0).tolist(),
-            "origin": list(grid.origin),
-            "voxel_size": grid.voxel_size,
-            "frame": grid.frame,
-            **pose,
-        }
-    )
+    steps = (camera_from_grid.rotation.T * grid.voxel_size + 0.0).tolist()
+    centres = {"first_centre": (camera_from_grid.apply(first) + 0.0).tolist(), "steps": steps}
+    own = {"origin": list(grid.origin), "voxel_size": grid.voxel_size, "frame": grid.frame}
+    return json.dumps({**layout, **centres, **own, **pose})

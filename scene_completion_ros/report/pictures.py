@@ -273,15 +273,9 @@ def words_panel(
 ) -> Picture:
     """Image, voxels as the camera (no lens distortion) sees them and from above, coloured by the likeliest word."""
     lit = as_classes(voxels, matches)
-    return panel(
-        image,
-        voxel_view(lit, camera, width=_PANEL_WIDTH),
-        birds_eye_view(lit, camera),
-        title=title,
-        depth_name="voxels from where the camera is",
-        class_names=lit.class_names,
-        class_colours=lit.class_colours,
-    )
+    tiles = image, voxel_view(lit, camera, width=_PANEL_WIDTH), birds_eye_view(lit, camera)
+    name, names, colours = "voxels from where the camera is", lit.class_names, lit.class_colours
+    return panel(*tiles, title=title, depth_name=name, class_names=names, class_colours=colours)
 
 
 _QUALITY_SETTING = {".jpg": cv2.IMWRITE_JPEG_QUALITY, ".webp": cv2.IMWRITE_WEBP_QUALITY}
@@ -345,9 +339,5 @@ def voxel_rays(grid: VoxelGrid, grid_from_camera: RigidTransform, camera: Camera
         voxel.append(np.ravel_multi_index(tuple(index[entered].T), grid.shape).astype(np.int32))
         face.append((2 - np.argmax(moved[entered][:, ::-1], axis=1)).astype(np.uint8))
         counts.append(entered.sum(axis=1))
-    return VoxelRays(
-        shape=(small.height, small.width),
-        voxel=np.concatenate(voxel),
-        face=np.concatenate(face),
-        end=np.cumsum(np.concatenate(counts)),
-    )
+    end = np.cumsum(np.concatenate(counts))
+    return VoxelRays((small.height, small.width), np.concatenate(voxel), np.concatenate(face), end)

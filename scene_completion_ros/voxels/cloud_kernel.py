@@ -40,24 +40,13 @@ def write_cloud(
     rgb = height_colours(centres[2]) if by_height else class_colour_table(voxels.class_colours)
     red, green, blue = rgb.astype(np.uint32).T
     # Contiguous, or the kernel would be compiled once more for arrays that are not.
-    index, state, probability, label, confidence = (
-        np.ascontiguousarray(getattr(voxels, name)) for name in ("index", "state", "probability", "label", "confidence")
-    )
+    names = ("index", "state", "probability", "label", "confidence")
+    index, *of_voxels = (np.ascontiguousarray(getattr(voxels, name)) for name in names)
+    place = *centres, pose.rotation.astype(np.float32), pose.translation.astype(np.float32)
+    colours = (red << 16) | (green << 8) | blue
+    written = out.view(np.float32).reshape(-1, WORDS), out.view(np.uint32).reshape(-1, WORDS)
     with kernel_threads(threads):
-        _kernel()(
-            index,
-            *centres,
-            pose.rotation.astype(np.float32),
-            pose.translation.astype(np.float32),
-            (red << 16) | (green << 8) | blue,
-            by_height,
-            state,
-            probability,
-            label,
-            confidence,
-            out.view(np.float32).reshape(-1, WORDS),
-            out.view(np.uint32).reshape(-1, WORDS),
-        )
+        _kernel()(index, *place, colours, by_height, *of_voxels, *written)
 
 
 def cloud_of(voxels: SemanticVoxels) -> NDArray[np.void]:

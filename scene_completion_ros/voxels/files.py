@@ -48,14 +48,11 @@ class ImageDetails:
 
 def npz_bytes(voxels: SemanticVoxels, details: ImageDetails) -> bytes:
     """The archive of the completed voxels of an image."""
+    listed = ("state", "index", "probability", "label", "confidence")
     arrays: dict[str, Any] = {
         "format": np.str_(FORMAT),
         "version": np.int64(VERSION),
-        "state": voxels.state,
-        "index": voxels.index,
-        "probability": voxels.probability,
-        "label": voxels.label,
-        "confidence": voxels.confidence,
+        **{name: getattr(voxels, name) for name in listed},
         "class_names": np.asarray(voxels.class_names, dtype=np.str_),
         "class_colours": np.asarray(voxels.class_colours, dtype=np.uint8),
         "origin": np.asarray(voxels.grid.origin, dtype=np.float64),

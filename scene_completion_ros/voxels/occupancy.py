@@ -112,12 +112,8 @@ class Calibration:
         if self.kind != "piecewise_linear":
             raise BundleError(f"unknown kind {self.kind!r}", where=where, cure="Use identity or piecewise_linear.")
         if len(self.alpha) < 2 or len(self.alpha) != len(self.probability):
-            raise BundleError(
-                f"{len(self.alpha)} alpha knots and {len(self.probability)} probabilities; at least 2 of each, "
-                "equally many, are needed",
-                where=where,
-                cure=cure,
-            )
+            what = f"{len(self.alpha)} alpha knots and {len(self.probability)} probabilities; at least 2 of each, "
+            raise BundleError(f"{what}equally many, are needed", where=where, cure=cure)
         alpha, probability = np.asarray(self.alpha), np.asarray(self.probability)
         for name, values in (("alpha", alpha), ("probability", probability)):
             if not np.all(np.isfinite(values)) or values.min() < 0.0 or values.max() > 1.0:

@@ -88,12 +88,9 @@ class VoxelClassifier:
         self.grid, self.thresholds, self._in_view = grid, thresholds, in_view
         self._low = np.zeros(in_view.size, np.bool_)  # no voxel stands on a ground that is not known
         # float32 [12], the camera from voxel coordinates: rotation times voxel edge, row by row, and translation.
-        self.pose = np.concatenate(
-            [
-                camera_from_grid.rotation.reshape(-1) * grid.voxel_size,
-                camera_from_grid.apply(np.asarray(grid.origin, dtype=np.float64)),
-            ]
-        ).astype(np.float32)
+        origin = camera_from_grid.apply(np.asarray(grid.origin, dtype=np.float64))
+        turned = camera_from_grid.rotation.reshape(-1) * grid.voxel_size
+        self.pose = np.concatenate([turned, origin]).astype(np.float32)
         camera_in_grid = camera_from_grid.inverse().translation
         # float32 [3], the camera's centre in voxel coordinates.
         self.camera_voxel = ((camera_in_grid - np.asarray(grid.origin)) / grid.voxel_size).astype(np.float32)
@@ -108,11 +105,8 @@ class VoxelClassifier:
         edges = (np.arange(LAST + 2, dtype=np.int32) << COARSE).view(np.float32)
         at = np.clip(np.searchsorted(low, edges, side="right") - 1, 0, len(low) - 2).astype(np.int32)
         self._first, self._steps = at[:-1], int(np.diff(at).max())
-        self.knots = (
-            low,
-            value,
-            self._first,
-        )  # alpha and probability, float32 [K], and first intervals, int32 [LAST + 1]
+        # Alpha and probability, float32 [K], and first intervals, int32 [LAST + 1].
+        self.knots = low, value, self._first
         shown = np.logical_or.reduceat(in_view.reshape(-1), np.arange(0, in_view.size, BLOCK))
         self._blocks, self._blank = np.flatnonzero(shown), np.flatnonzero(~shown)  # of voxels, with any in view or none
         self._reach, self._kernel = _reach_kernel(), _classify_kernel()

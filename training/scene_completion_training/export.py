@@ -325,15 +325,8 @@ def graph_of(module: nn.Module, inputs: Mapping[str, Tensor], outputs: list[str]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "encoder.onnx"
         # The tracing exporter: a graph of plain convolutions without an extra dependency.
-        torch.onnx.export(
-            module.eval(),
-            tuple(inputs.values()),
-            file,
-            input_names=list(inputs),
-            output_names=outputs,
-            opset_version=OPSET,
-            dynamo=False,
-        )
+        options: dict[str, Any] = {"input_names": list(inputs), "output_names": outputs, "opset_version": OPSET}
+        torch.onnx.export(module.eval(), tuple(inputs.values()), file, **options, dynamo=False)
         model = onnx.load(file)
     if int8:
         _store_int8(model.graph)

@@ -38,36 +38,17 @@ LABEL_BLOCKS = 1024
 # Groups of phrases for whose cosines room is taken at first; then for the most that there can be.
 USUAL_GROUPS, MOST_GROUPS = 4, MOST_QUERIED + 1
 
-# ``struct Scene`` and ``struct Volume``: numbers of four bytes each, without gaps.
-SCENE = np.dtype(
-    [
-        ("size", np.int32, 3),
-        ("width", np.int32),
-        ("height", np.int32),
-        ("edge", np.float32),
-        ("intrinsics", np.float32, 4),
-        ("pose", np.float32, 12),
-        ("camera", np.float32, 3),
-    ]
-)
-VOLUME = np.dtype(
-    [
-        ("size", np.int32, 3),
-        ("width", np.int32),
-        ("height", np.int32),
-        ("pinhole", np.float32, 4),
-        ("nearest", np.float32),
-        ("pose", np.float32, 12),
-        ("bottom", np.float32),
-        ("edge", np.float32),
-        ("base", np.float32),
-        ("measure", np.float32),
-        ("code_scale", np.float32),
-        ("code_zero", np.float32),
-        ("far", np.float32),
-        ("scale_deviation", np.float32),
-        ("ground", np.int32),
-    ]
+
+def _struct(members: str) -> np.dtype[np.void]:
+    """A struct of C: numbers of four bytes each, without gaps."""
+    return np.dtype([(name, kind) for kind, name in map(str.split, members.split(", "))])
+
+
+# ``struct Scene`` and ``struct Volume``.
+SCENE = _struct("3i4 size, i4 width, i4 height, f4 edge, 4f4 intrinsics, 12f4 pose, 3f4 camera")
+VOLUME = _struct(
+    "3i4 size, i4 width, i4 height, 4f4 pinhole, f4 nearest, 12f4 pose, f4 bottom, f4 edge, f4 base, f4 measure, "
+    "f4 code_scale, f4 code_zero, f4 far, f4 scale_deviation, i4 ground"
 )
 Arguments: TypeAlias = tuple[Argument, ...]
 NOTHING = np.zeros((0, 0, 0), np.float32)
@@ -350,10 +331,8 @@ class _CellSteps:
         self._scaled = seen, classes, volume, device.upload(ground_here)
         self._found = seen, volume
         self._scale, self.surfaces = scale, surfaces
-        self._sensed, self._sums = (
-            device.empty((2, *self._size), np.float32),
-            device.empty((count, 2 * WINDOWS), np.float32),
-        )
+        self._sensed = device.empty((2, *self._size), np.float32)
+        self._sums = device.empty((count, 2 * WINDOWS), np.float32)
         self._sensed_on_host, self._broken = device.shared((2, *self._size), np.float32), broken
         corner, share = device.upload(lift.corner), device.upload(lift.share)
         self.given = {"local": device.empty(self._decoder.ports.given["local"][0], np.float32)}
@@ -438,14 +417,11 @@ class _Rows:
         if vocabulary is not self._held:
             self._held = None
             beyond = (0, 0), (0, self._units - vocabulary.weight.shape[1])  # units that no class has
-            for buffer, part in (
-                (self._weight, np.pad(vocabulary.weight, beyond)),
-                (self._bias, vocabulary.bias),
-                (self._group, vocabulary.group),
-                (self._root, np.pad(vocabulary.root, beyond)),
-                (self._root_bias, vocabulary.root_bias),
-            ):
-                self._device.refill(buffer, part)
+            self._device.refill(self._weight, np.pad(vocabulary.weight, beyond))
+            self._device.refill(self._bias, vocabulary.bias)
+            self._device.refill(self._group, vocabulary.group)
+            self._device.refill(self._root, np.pad(vocabulary.root, beyond))
+            self._device.refill(self._root_bias, vocabulary.root_bias)
             self._held = vocabulary
         margin, sharpness = np.float32(vocabulary.vocabulary.margin), np.float32(1.0 / vocabulary.temperature)
         counts = (np.int32(value) for value in (len(vocabulary.group), vocabulary.groups, vocabulary.classes))

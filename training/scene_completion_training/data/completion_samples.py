@@ -247,10 +247,8 @@ def _truth(
     name = reference_camera(sequence)
     truth = truth_around(sequence, index, name)
     if truth is not None:
-        arrays = {
-            **_of_voxels(sequence, index, name, truth),
-            **_pixels(sequence, index, name, image, viewpoint.camera, classes_of),
-        }
+        arrays = _of_voxels(sequence, index, name, truth)
+        arrays |= _pixels(sequence, index, name, image, viewpoint.camera, classes_of)
     elif classes_of is not None and "lidar" in sequence.frames[index].assets:
         arrays = {**_of_scans(sequence, index, name, viewpoint, classes_of(image), classes_of.names)}
     elif classes_of is not None:
@@ -460,20 +458,10 @@ def resampled_labels(
 ) -> Bytes:
     """Labels [X, Y, Z] of the true voxels nearest to those of a volume; 255 beyond them, and beyond the image."""
     out = np.empty(volume.shape, np.uint8)
+    of_truth = np.asarray(truth.origin), truth.voxel_size, truth_from_volume
+    grids = *of_truth, np.asarray(volume.origin), volume.voxel_size, np.asarray(volume.shape), np.asarray(truth.shape)
     pixel_from_volume = camera.matrix @ np.linalg.inv(volume_from_camera)[:3]
-    _resampler()(
-        label,
-        np.asarray(truth.origin),
-        truth.voxel_size,
-        truth_from_volume,
-        np.asarray(volume.origin),
-        volume.voxel_size,
-        np.asarray(volume.shape),
-        np.asarray(truth.shape),
-        pixel_from_volume,
-        np.array([camera.width, camera.height]),
-        out,
-    )
+    _resampler()(label, *grids, pixel_from_volume, np.array([camera.width, camera.height]), out)
     return out
 
 
@@ -536,26 +524,23 @@ class CompletionSamples(FileSamples[Files]):
 
     def _in_space(self, data: Arrays, stated: Doubles) -> dict[str, Tensor]:
         """Labels of voxels, heights of the ground, and what teachers know of cells, in the volume of a stated pose."""
-        grid = self.viewpoint.volume.grid
+        grid, camera = self.viewpoint.volume.grid, self.viewpoint.camera
         *origin, voxel = data["origin"].tolist()
         truth = VoxelGrid((origin[0], origin[1], origin[2]), voxel, data["label"].shape)
         truth_from_volume = np.array(data["truth_from_camera"]) @ np.linalg.inv(stated)
-        label = resampled_labels(
-            np.ascontiguousarray(data["label"]), truth, truth_from_volume, grid, self.viewpoint.camera, stated
-        )
+        label = np.ascontiguousarray(data["label"])
+        label = resampled_labels(label, truth, truth_from_volume, grid, camera, stated)
         height = np.full(grid.shape[:2], np.nan, np.float32)
         if "ground" in data:
             level = -self.viewpoint.height_above_ground
             height = resampled_ground(data["ground"], truth, truth_from_volume, grid, level)
         cells = cells_of(grid)
         turned = np.array(data["volume_from_camera"]) @ np.linalg.inv(stated)
-        known = {
-            name: resampled_labels(np.array(data[name]), cells, turned, cells, self.viewpoint.camera, stated)
-            if name in data
-            else np.full(cells.shape, UNKNOWN, np.uint8)
-            for name in ("taught", "doubt")
-        }
-        served = {"label": label, "height": height} | known
+        served = {"label": label, "height": height}
+        for name in ("taught", "doubt"):
+            served[name] = np.full(cells.shape, UNKNOWN, np.uint8)
+            if name in data:
+                served[name] = resampled_labels(np.array(data[name]), cells, turned, cells, camera, stated)
         return {name: torch.from_numpy(values) for name, values in served.items()}
 
     def _misjudged(self, generator: np.random.Generator) -> Floats:
@@ -692,10 +677,7 @@ class CompletionData(TrainingData):
         taught: TaughtVoxels | None = None,
     ) -> Iterator[list[Files]]:
         for source, sequence in recordings:
-            camera, used = (
-                sequence.cameras[reference_camera(sequence)],
-                range(0, len(sequence), source.every),
-            )
+            camera, used = sequence.cameras[reference_camera(sequence)], range(0, len(sequence), source.every)
             if role == "training":
                 self.shares.append(source.share)
                 self.focal_ratios.append(camera.fx / camera.width)

@@ -261,11 +261,8 @@ class SequencesData(TrainingData):
     def record(self) -> dict[str, Any]:
         """The range of focal lengths per image width, how much of frame lists there was, and whether in metres."""
         counts = {role: dataclasses.asdict(count) for role, count in self.counts.items()}
-        return {
-            "focal_range": [min(self.focal_ratios), max(self.focal_ratios)],
-            "frames": counts,
-            "metric": self.metric,
-        }
+        focal_range = [min(self.focal_ratios), max(self.focal_ratios)]
+        return {"focal_range": focal_range, "frames": counts, "metric": self.metric}
 
     def setup(self, stage: str) -> None:
         """Prepares what is missing in the cache and opens it."""

@@ -363,11 +363,8 @@ def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence
     calibration = fit_calibration(_histogram(whole, Calibration()))
     ground = _histogram(whole, calibration, ground_alone=bundle.takes_evidence)
     iou, threshold = best_iou(ground if ground[1].any() else _histogram(whole, calibration))
-    record = {
-        "fitted_on": f"{names}: probabilities on its voxels in view",
-        "frames": len(frames),
-        "iou_there": round(iou, 4),
-    }
+    record: dict[str, object] = {"fitted_on": f"{names}: probabilities on its voxels in view", "frames": len(frames)}
+    record["iou_there"] = round(iou, 4)
     obstacle = None
     if bundle.takes_evidence:
         called = (frame.called(calibration.apply(frame.alpha), threshold) for frame in frames)

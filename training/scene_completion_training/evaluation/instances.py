@@ -405,11 +405,9 @@ class GroundingTally(Tally):
         overlap = np.concatenate([answer.overlap for answer in self.answers])
         unique = np.concatenate([answer.unique for answer in self.answers])
         for what, part in (("unique", unique), ("multiple", ~unique), ("overall", np.ones_like(unique))):
-            shares = {
-                f"accuracy{100 * least:g}": float((overlap[part] >= least).mean()) if part.any() else float("nan")
-                for least in OVERLAPS
-            }
-            yield {"things": what, "sentences": int(part.sum()), **shares}
+            shares = [(overlap[part] >= least).mean() if part.any() else float("nan") for least in OVERLAPS]
+            named = {f"accuracy{100 * least:g}": float(share) for least, share in zip(OVERLAPS, shares, strict=True)}
+            yield {"things": what, "sentences": int(part.sum()), **named}
 
 
 GROUNDING = Metric(

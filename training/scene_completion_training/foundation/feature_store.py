@@ -81,11 +81,8 @@ def as_half(features: Tensor, key: str) -> Tensor:
     return features.to("cpu", torch.float16)
 
 
-CROPS, CROP_AREA, CROP_ASPECT = (
-    2,
-    (0.5, 1.0),
-    1.2,
-)  # random ones, their share of the image, and how far one is distorted
+# Random crops, their share of the image, and how far one is distorted.
+CROPS, CROP_AREA, CROP_ASPECT = 2, (0.5, 1.0), 1.2
 
 
 def target_features(
@@ -191,13 +188,8 @@ class FeatureManifest:
         """What the features depend on, as name -> value for people; models' names do not matter."""
         model = dataclasses.asdict(self.model)
         del model["name"], model["text_encoder"]
-        return {f"model {name}": value for name, value in model.items()} | {
-            "cell": self.cell,
-            "image size": self.image_size,
-            "variants": self.variants,
-            "seed": self.seed,
-            "upsampled": self.upsampled,
-        }
+        own = {name.replace("_", " "): value for name, value in vars(self).items() if name != "model"}
+        return {f"model {name}": value for name, value in model.items()} | own
 
     def write(self, file: Path) -> None:
         """Writes it as JSON, whole."""

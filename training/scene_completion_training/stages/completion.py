@@ -103,10 +103,8 @@ class CompletionConfiguration(SeenConfiguration):
         pixels = _with_shared(self.pixels, given, "")
         pixels.max_minutes = pixels.max_minutes or self.max_minutes
         pixels.data = _with_shared(pixels.data, {name: getattr(self.data, name) for name in places}, "data.")
-        return {
-            "pixels": pixels,
-            "student": dataclasses.replace(self, pixels_from=f"{pixels.output}/checkpoints/last.ckpt"),
-        }
+        student = dataclasses.replace(self, pixels_from=f"{pixels.output}/checkpoints/last.ckpt")
+        return {"pixels": pixels, "student": student}
 
 
 def _with_shared(own: Part, shared: dict[str, Any], within: str) -> Part:
@@ -254,11 +252,8 @@ class CompletionStage(SeenStage):
         keys = drawn(torch.rand, known.shape, generator).to(known.device).clamp_min(1e-9)
         weight = self.near * known
         # The largest of u^(1 / w) are a draw without replacement (Efraimidis and Spirakis 2006).
-        return (
-            torch.where(weight > 0.0, keys.log() / weight, -torch.inf)
-            .topk(min(self.settings.cells, keys.shape[1]))
-            .indices
-        )
+        keys = torch.where(weight > 0.0, keys.log() / weight, -torch.inf)
+        return keys.topk(min(self.settings.cells, keys.shape[1])).indices
 
     def _shown(self, view: PixelView, ground: Tensor, batch: dict[str, Tensor]) -> PixelView:
         """The view as the decoder gets it: depths as on other streets, no gradient through them; or the truth."""
@@ -277,12 +272,8 @@ class CompletionStage(SeenStage):
         named = exact & (classes != INVALID)[:, None]
         count = len(self.field.names)
         hot = functional.one_hot((classes - 1).clamp(0, count), count + 1).permute(0, 3, 1, 2)
-        shown = view._replace(
-            code=spec.depth_code_of_inverse(inverse),
-            deviation=deviation,
-            classes=torch.where(named, CERTAIN * hot, view.classes),
-        )
-        return self.field.scaled(shown, ground)
+        code, shown = spec.depth_code_of_inverse(inverse), torch.where(named, CERTAIN * hot, view.classes)
+        return self.field.scaled(view._replace(code=code, deviation=deviation, classes=shown), ground)
 
     def _of_voxels(
         self, found: CompletedCells, labels: Tensor, chosen: Tensor, batch: dict[str, Tensor]
@@ -335,11 +326,9 @@ def _start(field: SceneField, settings: CompletionConfiguration) -> None:
     try:
         field.spatial.load_state_dict(state)
     except RuntimeError as error:
-        raise ConfigurationError(
-            f"has no decoder of this kind ({str(error)[:200]})",
-            where="start_from",
-            cure="Name a checkpoint of stage completion, for the same volume and widths",
-        ) from error
+        what = f"has no decoder of this kind ({str(error)[:200]})"
+        cure = "Name a checkpoint of stage completion, for the same volume and widths"
+        raise ConfigurationError(what, where="start_from", cure=cure) from error
 
 
 def in_cells(voxels: Tensor, beyond: float) -> Tensor:
