@@ -247,7 +247,7 @@ def _truth(
     name = reference_camera(sequence)
     truth = truth_around(sequence, index, name)
     if truth is not None:
-        arrays = _of_voxels(sequence, index, name, truth)
+        arrays = {**_of_voxels(sequence, index, name, truth)}
         arrays |= _pixels(sequence, index, name, image, viewpoint.camera, classes_of)
     elif classes_of is not None and "lidar" in sequence.frames[index].assets:
         arrays = {**_of_scans(sequence, index, name, viewpoint, classes_of(image), classes_of.names)}
@@ -670,11 +670,7 @@ class CompletionData(TrainingData):
             yield [files for each in seen for files in zip(each, truths, strict=True)]
 
     def _prepared(
-        self,
-        role: str,
-        recordings: list[_Recording],
-        classes_of: PixelClasses | None,
-        taught: TaughtVoxels | None = None,
+        self, role: str, recordings: list[_Recording], classes_of: PixelClasses | None, taught: TaughtVoxels | None
     ) -> Iterator[list[Files]]:
         for source, sequence in recordings:
             camera, used = sequence.cameras[reference_camera(sequence)], range(0, len(sequence), source.every)
