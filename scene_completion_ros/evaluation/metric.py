@@ -10,9 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from scene_completion_ros.arrays import Floats, Mask
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.truth import FrameTruth
 
@@ -23,11 +21,11 @@ Row = dict[str, Any]  # keys that say what is scored, and figures
 class VoxelAnswer:
     """The answer of a method for the voxels of a truth, arrays [X, Y, Z] of its grid."""
 
-    score: NDArray[np.float32]  # ranks the voxels, float32, at least 0
-    occupied: Mapping[str, NDArray[np.bool_]]  # rule -> what the method calls occupied by it, bool
+    score: Floats  # ranks the voxels, float32, at least 0
+    occupied: Mapping[str, Mask]  # rule -> what the method calls occupied by it, bool
     # Name -> a stated probability, float32 in 0..1.
-    stated: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
-    covered: NDArray[np.bool_] | None = None  # where it has an answer, bool; None for everywhere
+    stated: Mapping[str, Floats] = field(default_factory=dict)
+    covered: Mask | None = None  # where it has an answer, bool; None for everywhere
 
 
 class Answer(Protocol):
@@ -42,7 +40,7 @@ class Answer(Protocol):
         """At the voxels of the truth; None where it has no answer."""
 
     @property
-    def depth(self) -> NDArray[np.float32] | None:
+    def depth(self) -> Floats | None:
         """z-depth float32 [H, W] at the pixels of the truth, metres, `+inf` too far, NaN unknown; or None."""
 
 

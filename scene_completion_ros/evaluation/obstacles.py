@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+from scene_completion_ros.arrays import Doubles, Floats, Ints, Mask
 from scene_completion_ros.evaluation import occupancy
 from scene_completion_ros.evaluation.metric import Answer, Metric, Row, Tally, columns
 from scene_completion_ros.evaluation.semantic_classes import GROUND_CLASSES
-from scene_completion_ros.evaluation.truth import Mask, VoxelTruth
+from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry.grids import VoxelGrid, measure_of
 
 # Metres in a street, see `measure_of`: how far obstacles rise above the lowest occupied voxel, of columns in blocks so
@@ -46,14 +46,14 @@ def true_obstacles(truth: VoxelTruth) -> Mask:
     return np.asarray(occupied & ~np.isin(truth.class_map.apply(truth.label), ground))
 
 
-def tolerances(truth: VoxelTruth) -> dict[str, NDArray[np.float32]]:
+def tolerances(truth: VoxelTruth) -> dict[str, Floats]:
     """How far off a voxel may be, float32 [X, Y, Z], metres: everywhere alike, and growing with the distance."""
     fixed = np.full(truth.grid.shape, TOLERANCE_M * measure_of(truth.grid) * _ROUNDING, np.float32)
     distance = np.linalg.norm(truth.grid.centres() - truth.grid_from_camera.translation.astype(np.float32), axis=-1)
     return {FIXED: fixed, GROWING: np.maximum(fixed, np.float32(TOLERANCE_SHARE * _ROUNDING) * distance)}
 
 
-def distance_to(mask: Mask, voxel_size: float) -> NDArray[np.float64]:
+def distance_to(mask: Mask, voxel_size: float) -> Doubles:
     """Distance of the centres of voxels [X, Y, Z] to that of the nearest one of a mask, metres; infinite if none."""
     return np.asarray(distance_transform_edt(~mask, sampling=voxel_size)) if mask.any() else np.full(mask.shape, np.inf)
 
@@ -64,8 +64,8 @@ class ObstacleTally(Tally):
     def __init__(self, _: object) -> None:
         # By rule, tolerance and range, int64 [4]: true obstacles that are found, all; predicted ones that are right,
         # all.
-        self._counts: dict[tuple[str, str, float], NDArray[np.int64]] = {}
-        self._histograms: dict[float, NDArray[np.int64]] = {}  # by range, see `score_histogram`
+        self._counts: dict[tuple[str, str, float], Ints] = {}
+        self._histograms: dict[float, Ints] = {}  # by range, see `score_histogram`
 
     def add(self, answer: Answer) -> None:
         """Count the obstacles of a frame, in the region `ALL`. Raises GridError if no range fits into the grid."""

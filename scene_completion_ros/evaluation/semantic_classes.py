@@ -5,11 +5,10 @@ classes and their order are those of S4C (Hayler et al., 3DV 2024) and SceneDINO
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Bytes, Integers
 from scene_completion_ros.errors import GridError
 
 EMPTY = 0
@@ -81,12 +80,12 @@ class ClassMap:
         self, vocabulary: str, source: tuple[str, ...], target: tuple[str, ...], renamed: Mapping[str, str | None]
     ) -> None:
         self.vocabulary, self.target = vocabulary, target
-        self.table: NDArray[np.uint8] = np.full(256, _UNDEFINED, dtype=np.uint8)  # uint8 [256], id -> id
+        self.table: Bytes = np.full(256, _UNDEFINED, dtype=np.uint8)  # uint8 [256], id -> id
         self.table[INVALID] = INVALID
         for label, name in enumerate(renamed.get(name, name) for name in source):
             self.table[label] = INVALID if name is None else target.index(name)
 
-    def apply(self, labels: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    def apply(self, labels: Integers) -> Bytes:
         """Map labels [...] to uint8; -1, 255 do not count: 255. Raises GridError for a label of no class."""
         index = labels.astype(np.int64)
         index[index == -1] = INVALID

@@ -31,9 +31,9 @@ from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from scene_completion_ros.arrays import Doubles, Floats, Integers, Ints, Mask, Reals
 from scene_completion_ros.evaluation import occupancy, semantic_classes
 from scene_completion_ros.evaluation.metric import Metric, Row, Tally, columns
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
@@ -45,12 +45,12 @@ UNASSIGNED = -1  # class of a cluster that got none
 
 
 def class_confusion(
-    predicted: NDArray[np.integer[Any]],  # labels [...] in 0 .. labels - 1, where the truth counts; anything elsewhere
-    truth: NDArray[np.integer[Any]],  # classes [...] in 0 .. classes - 1; -1 and 255 do not count
+    predicted: Integers,  # labels [...] in 0 .. labels - 1, where the truth counts; anything elsewhere
+    truth: Integers,  # classes [...] in 0 .. classes - 1; -1 and 255 do not count
     labels: int,
     classes: int,
-    counted: NDArray[np.bool_] | None = None,  # bool [...], what else does not count; all by default
-) -> NDArray[np.int64]:
+    counted: Mask | None = None,  # bool [...], what else does not count; all by default
+) -> Ints:
     """Counts int64 [labels, classes]."""
     assert predicted.shape == truth.shape and (counted is None or counted.shape == truth.shape)
     keep = (truth != IGNORED[0]) & (truth != IGNORED[1])
@@ -62,9 +62,7 @@ def class_confusion(
     return np.bincount(found * classes + true, minlength=labels * classes).reshape(labels, classes).astype(np.int64)
 
 
-def renamed(
-    confusion: NDArray[np.int64], class_of_label: NDArray[np.integer[Any]], unassigned: int | None = None
-) -> NDArray[np.int64]:
+def renamed(confusion: Ints, class_of_label: Integers, unassigned: int | None = None) -> Ints:
     """Give the predicted labels of a confusion matrix the names of classes.
 
     Rows of one class add up, so that row and column i are both class i. So no table made from the result can show a
@@ -81,7 +79,7 @@ def renamed(
     return result
 
 
-def class_iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+def class_iou(confusion: Ints) -> Doubles:
     """Intersection over union of every class: TP / (row + column - TP).
 
     Returns float64 [classes]; NaN where a class is neither predicted nor true. `confusion`: int64 [rows, classes], rows
@@ -94,15 +92,15 @@ def class_iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
         return np.asarray(hit / union, dtype=np.float64)
 
 
-def mean_iou(iou: NDArray[np.float64]) -> float:
+def mean_iou(iou: Doubles) -> float:
     """Mean over classes [classes]; a class that is nowhere (NaN) counts as 0."""
     return float(np.nan_to_num(iou).mean()) if iou.size else float("nan")
 
 
-Match: TypeAlias = Callable[[NDArray[np.integer[Any]]], NDArray[np.int64]]
+Match: TypeAlias = Callable[[Integers], Ints]
 
 
-def match_one_to_one(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+def match_one_to_one(confusion: Integers) -> Ints:
     """Assign each class to at most one cluster so that most pixels or voxels agree (Hungarian method).
 
     Returns int64 [clusters]. With more clusters than classes the leftover ones are `UNASSIGNED`; with fewer, some
@@ -115,7 +113,7 @@ def match_one_to_one(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     return assignment
 
 
-def match_cityscapes(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+def match_cityscapes(confusion: Integers) -> Ints:
     """Assign clusters Cityscapes' classes, each at most once, and by them the common classes that these count as.
 
     So SceneDINO's 19 clusters are named. Two of them may be buildings (one stands for the walls), two other vehicles
@@ -128,7 +126,7 @@ def match_cityscapes(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     return np.where(named == UNASSIGNED, UNASSIGNED, columns[named])
 
 
-def match_occupied(confusion: NDArray[np.integer[Any]], match: Match = match_one_to_one) -> NDArray[np.int64]:
+def match_occupied(confusion: Integers, match: Match = match_one_to_one) -> Ints:
     """Name the clusters of voxels by what is occupied in prediction and truth; empty stays empty.
 
     There is far more free space than anything else: with it, a cluster that spreads a little beyond surfaces would be
@@ -143,7 +141,7 @@ SSCBENCH_GRID = VoxelGrid((0.0, -25.6, -2.0), 0.2, (256, 256, 32), "velodyne")
 GROUND_LAYERS = 7  # height indices in which empty voxels below everything do not count: 1.4 m
 
 
-def additional_invalid(truth: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+def additional_invalid(truth: Integers) -> Mask:
     """Empty voxels of the lowest layers that have no occupied voxel below them in their column.
 
     LiDAR sees no ground through the ground: below it, free is only what was never measured. Returns bool [X, Y, Z].
@@ -158,21 +156,21 @@ def additional_invalid(truth: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
 
 
 def completion_confusion(
-    predicted: NDArray[np.integer[Any]],  # labels [X, Y, Z], 0 empty: classes, or clusters from 1 on
-    truth: NDArray[np.integer[Any]],  # classes [X, Y, Z], 255 does not count
-    field_of_view: NDArray[np.bool_],  # bool [X, Y, Z], where the image covers the voxel
+    predicted: Integers,  # labels [X, Y, Z], 0 empty: classes, or clusters from 1 on
+    truth: Integers,  # classes [X, Y, Z], 255 does not count
+    field_of_view: Mask,  # bool [X, Y, Z], where the image covers the voxel
     labels: int = len(COMMON_CLASSES),  # number of predicted labels, "empty" among them
     classes: int = len(COMMON_CLASSES),  # number of classes, "empty" among them
-) -> NDArray[np.int64]:
+) -> Ints:
     """Count voxels of full columns: int64 [labels, classes]."""
     return class_confusion(predicted, truth, labels, classes, field_of_view & ~additional_invalid(truth))
 
 
 def completion_scores(
-    confusion: NDArray[np.int64],  # int64 [labels, classes] of `completion_confusion`
+    confusion: Ints,  # int64 [labels, classes] of `completion_confusion`
     # int [labels], the class of each predicted label, see `class_confusion`; by default labels are classes. Labels
     # without a class count as empty.
-    class_of_label: NDArray[np.integer[Any]] | None = None,
+    class_of_label: Integers | None = None,
     class_names: tuple[str, ...] = COMMON_CLASSES,  # names by id; 0 is "empty"
 ) -> Row:
     """Score a confusion matrix, NaN where a figure is not defined.
@@ -215,16 +213,14 @@ class SemanticCompletionMetric:
         # Range -> int64 [labels, classes].
         self.confusion = {range_m: np.zeros((self.labels, len(class_names)), np.int64) for range_m in self.crops}
 
-    def update(
-        self, predicted: NDArray[np.integer[Any]], truth: NDArray[np.integer[Any]], field_of_view: NDArray[np.bool_]
-    ) -> None:
+    def update(self, predicted: Integers, truth: Integers, field_of_view: Mask) -> None:
         """Count one grid [X, Y, Z]; see `completion_confusion`."""
         assert predicted.shape == truth.shape == self.grid.shape
         for range_m, crop in self.crops.items():
             found = predicted[crop], truth[crop], field_of_view[crop]
             self.confusion[range_m] += completion_confusion(*found, self.labels, len(self.class_names))
 
-    def compute(self, class_of_label: NDArray[np.integer[Any]] | None = None) -> dict[float, Row]:
+    def compute(self, class_of_label: Integers | None = None) -> dict[float, Row]:
         """Range -> scores; see `completion_scores`."""
         return {
             range_m: completion_scores(counts, class_of_label, self.class_names)
@@ -251,7 +247,7 @@ class SemanticTally(Tally):
         self.frames += 1
 
     @property
-    def confusion(self) -> dict[float, NDArray[np.int64]]:
+    def confusion(self) -> dict[float, Ints]:
         """Range -> counts of labels and classes."""
         return {} if self._metric is None else self._metric.confusion
 
@@ -259,7 +255,7 @@ class SemanticTally(Tally):
         """By range."""
         yield from self._rows(self._method.names())
 
-    def _rows(self, names: NDArray[np.int64]) -> Iterator[Row]:
+    def _rows(self, names: Ints) -> Iterator[Row]:
         assert self._metric is not None
         for range_m, scores in self._metric.compute(names).items():
             yield {"range_m": range_m, "class_of_label": names.tolist(), **scores}
@@ -303,7 +299,7 @@ Part: TypeAlias = tuple[float, str]  # range in metres and name of the region th
 _OF_WORDS = ("cosine", "common", "ids", "parts")  # what is kept of answers
 
 
-def unit_vectors(features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+def unit_vectors(features: Reals) -> Floats:
     """Features [N, D] of length one, float32; zeros where there is none."""
     largest = np.abs(features).max(axis=1, keepdims=True, initial=0.0)
     found = np.isfinite(largest) & (largest > 0.0)
@@ -311,15 +307,13 @@ def unit_vectors(features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     return np.asarray(scaled / np.where(found, np.linalg.norm(scaled, axis=1, keepdims=True), 1.0), np.float32)
 
 
-def cosines(features: NDArray[np.floating[Any]], rows: NDArray[np.float32]) -> NDArray[np.float32]:
+def cosines(features: Reals, rows: Floats) -> Floats:
     """Cosines [N, R] of features [N, D] with rows [R, D] of length one; minus infinity where there is no feature."""
     units = unit_vectors(features)
     return np.where(units.any(axis=1, keepdims=True), units @ rows.T, np.float32(-np.inf))
 
 
-def class_scores(
-    features: NDArray[np.floating[Any]], rows: NDArray[np.float32], group: NDArray[np.integer[Any]], classes: int
-) -> NDArray[np.float32]:
+def class_scores(features: Reals, rows: Floats, group: Integers, classes: int) -> Floats:
     """Best cosine of the phrases of each class.
 
     Returns float32 [N, classes]; minus infinity where there is no feature, and for classes without phrases. `features`:
@@ -333,14 +327,14 @@ def class_scores(
     return scores
 
 
-def best_classes(scores: NDArray[np.float32]) -> NDArray[np.int64]:
+def best_classes(scores: Floats) -> Ints:
     """Class [N] with the largest of scores [N, K]; K where there is no feature."""
     labels = scores.argmax(axis=1)
     labels[np.isneginf(scores).all(axis=1)] = scores.shape[1]
     return np.asarray(labels, np.int64)
 
 
-def zero_shot_scores(confusion: NDArray[np.int64], names: Sequence[str]) -> Row:
+def zero_shot_scores(confusion: Ints, names: Sequence[str]) -> Row:
     """Score labels on voxels whose class is known, NaN where a figure is not defined.
 
     `confusion`: int64 [K + 1, K] of `class_confusion`; the last row holds voxels without a label; `names`: the K
@@ -381,7 +375,7 @@ class ZeroShotMetric(Tally):
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
-        self._confusion: dict[Part, NDArray[np.int64]] = {}  # part -> int64 [K + 1, K]
+        self._confusion: dict[Part, Ints] = {}  # part -> int64 [K + 1, K]
 
     def add(self, answer: Any) -> None:
         """Count the labelled voxels of a frame."""
@@ -396,7 +390,7 @@ class ZeroShotMetric(Tally):
             yield {"range_m": range_m, "region": region, **zero_shot_scores(counts, self.names)}
 
 
-def average_precision(score: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> float:
+def average_precision(score: Reals, positive: Mask) -> float:
     """Precision summed over the steps of recall, voxels with equal scores taken together; exact.
 
     Equal scores everywhere give the share of positives, and a random ranking does so but for O(log N / N). Returns

@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Bytes, Floats
 from scene_completion_ros.errors import BundleError, GpuError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference import scene_query
@@ -40,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 # A graph that is ready to run: its outputs for named inputs, in the order in which they were wanted; overwritten by the
 # next call. An image is uint8 [1, H, W, 3] RGB.
-Graph: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], list[NDArray[np.float32]]]
+Graph: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], list[Floats]]
 _Open: TypeAlias = Callable[[StepGraph], Graph]
 
 
@@ -85,7 +86,7 @@ class FieldEncoder:
         self.name, self._threads = name, threads
         (self._encode,) = graphs
 
-    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, image_rgb: Bytes) -> Floats:
         """The map float32 [h, w, C + E] of a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call."""
         (features,) = self._encode({IMAGE: np.ascontiguousarray(image_rgb)[None]})
         return np.asarray(features[0])
@@ -102,12 +103,12 @@ class CellGraphs(scene_query.CellNetworks):
         self.name, self._threads = name, threads
         self._see, self._decode, self._complete = graphs
 
-    def see(self, image_rgb: NDArray[np.uint8], ground: NDArray[np.float32]) -> Pixels:
+    def see(self, image_rgb: Bytes, ground: Floats) -> Pixels:
         """See `CellNetworks`."""
         found = self._see({IMAGE: np.ascontiguousarray(image_rgb)[None], "ground": ground[None]})
         return Pixels(*(part[0] for part in found))
 
-    def complete(self, local: NDArray[np.float32], columns: NDArray[np.float32]) -> PredictedCells:
+    def complete(self, local: Floats, columns: Floats) -> PredictedCells:
         """See `CellNetworks`."""
         around, mean, *of_columns = self._decode({"local": local, "columns": columns})
         hidden, others = self._complete({"around": around, "local": local, "mean": mean})
@@ -153,7 +154,7 @@ class _OpenVinoGraph:
             what = f"OpenVINO cannot run it ({_last_line(error)})"
             raise BundleError(what, where=str(step.path), cure=CURE) from error
 
-    def __call__(self, given: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+    def __call__(self, given: Mapping[str, NDArray[Any]]) -> list[Floats]:
         """Runs it; see `Graph`."""
         for name, values in given.items():
             if values is not self._given.get(name):
@@ -211,7 +212,7 @@ class _OnnxRuntimeGraph:
         self._whole = [] if step.rows is None else [aligned_empty(*shape) for _, shape in step.made]
         self._images = {name: np.empty(shape, np.float32) for name, shape in step.given if name == IMAGE}
 
-    def __call__(self, given: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+    def __call__(self, given: Mapping[str, NDArray[Any]]) -> list[Floats]:
         """Runs it; see `Graph`."""
         for name, planes in self._images.items():
             planes[:] = given[name].transpose(0, 3, 1, 2)
@@ -219,9 +220,7 @@ class _OnnxRuntimeGraph:
         _, made = step.ports_of_run()
         names = [name for name, _ in made]
         for part in step.parts:
-            found: list[NDArray[np.float32]] = self._session.run(
-                names, {name: values[part] for name, values in given.items()}
-            )
+            found: list[Floats] = self._session.run(names, {name: values[part] for name, values in given.items()})
             # What a graph declares is not always what it gives, and kernels read what was declared.
             shapes = [(name, list(values.shape)) for name, values in zip(names, found, strict=True)]
             if shapes != made or any(values.dtype != np.float32 for values in found):

@@ -19,6 +19,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Bytes, Floats, Ints
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.report.pictures import depth_picture, encode_picture, fit_width, heading_of, voxel_view
@@ -156,7 +157,7 @@ def pack_voxels(voxels: SemanticVoxels) -> bytes:
     return zlib.compress(b"".join(planes), 6)
 
 
-def _page_order(voxels: SemanticVoxels) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _page_order(voxels: SemanticVoxels) -> tuple[Ints, Ints]:
     """Flat indices [N] of occupied voxels, and the order [N] in which they ascend."""
     _, size_y, size_z = voxels.grid.shape
     index = voxels.index.astype(np.int64)
@@ -177,7 +178,7 @@ def pack_matches(matches: Sequence[PhraseMatches], voxels: SemanticVoxels) -> by
     return zlib.compress(planes[:, order].tobytes(), 6)
 
 
-def pack_lidar(points_grid: NDArray[np.float32], voxels: SemanticVoxels) -> bytes:
+def pack_lidar(points_grid: Floats, voxels: SemanticVoxels) -> bytes:
     """LiDAR points inside the grid's box, thinned, as zlib-compressed planes.
 
     `points_grid`: points in the grid frame, metres [M, 3]; `voxels`: completed voxels whose grid bounds the points.
@@ -254,11 +255,11 @@ class ReportWriter:
     def add_frame(
         self,
         voxels: SemanticVoxels,
-        image: NDArray[np.uint8],  # RGB [H, W, 3]
-        depth: NDArray[np.float32],  # metres along the optical axis [h, w]
+        image: Bytes,  # RGB [H, W, 3]
+        depth: Floats,  # metres along the optical axis [h, w]
         camera: Camera,  # that of the depth image
         *,
-        lidar_grid: NDArray[np.float32] | None = None,  # LiDAR points in the grid frame, metres [M, 3]
+        lidar_grid: Floats | None = None,  # LiDAR points in the grid frame, metres [M, 3]
         # What each word of the report matches among the voxels; none where there was no answer.
         matches: Sequence[PhraseMatches] = (),
         evidence: Summary | None = None,  # `Evidence.summary` of the image

@@ -7,6 +7,7 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Bytes
 from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.jit import kernel, kernel_threads
@@ -19,7 +20,7 @@ WORDS = VOXEL_CLOUD_DTYPE.itemsize // 4
 
 def write_cloud(
     voxels: SemanticVoxels,  # completed voxels with N occupied ones
-    out: NDArray[np.uint8],  # uint8 [24 N], takes the points
+    out: Bytes,  # uint8 [24 N], takes the points
     # Pose of the grid in the frame of the points; None for the camera's optical frame.
     frame_from_grid: RigidTransform | None = None,
     *,

@@ -8,6 +8,7 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Bytes, Floats, Integers, Ints, Mask
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -81,7 +82,7 @@ class VoxelClassifier:
         grid: VoxelGrid,
         camera_from_grid: RigidTransform,
         camera: Camera,  # the ray camera of the march, without distortion
-        in_view: NDArray[np.bool_],  # bool [X, Y, Z]; everything else stays unobserved, with probability 0
+        in_view: Mask,  # bool [X, Y, Z]; everything else stays unobserved, with probability 0
         calibration: Calibration,  # alpha -> probability
         thresholds: Thresholds,
     ) -> None:
@@ -113,10 +114,10 @@ class VoxelClassifier:
 
     def __call__(
         self,
-        alpha: NDArray[np.float32],
-        half_distance: NDArray[np.float32],
-        stands: NDArray[np.bool_] | None = None,  # bool [X, Y, Z], what stands on the ground; None for nothing
-    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        alpha: Floats,
+        half_distance: Floats,
+        stands: Mask | None = None,  # bool [X, Y, Z], what stands on the ground; None for nothing
+    ) -> tuple[Floats, Bytes]:
         """Probability float32, state uint8 of `alpha`, all [X, Y, Z], by the march's `half_distance` [h, w]."""
         probability, state = np.empty(self.grid.shape, dtype=np.float32), np.empty(self.grid.shape, dtype=np.uint8)
         reach = np.empty((half_distance.shape[0] + 1, half_distance.shape[1] + 1), dtype=np.float32)
@@ -255,9 +256,7 @@ def _classify_kernel() -> Callable[..., None]:
     return classify
 
 
-def occupied_voxels(
-    state: NDArray[np.uint8], probability: NDArray[np.float32]
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def occupied_voxels(state: Bytes, probability: Floats) -> tuple[Ints, Floats]:
     """Flat indices [N] of the voxels of `state` [X, Y, Z] that are occupied, in order, and `probability` of these."""
     occupied, found = _occupied_kernel()(state.reshape(-1), probability.reshape(-1))
     return occupied, found
@@ -287,7 +286,7 @@ def _occupied_kernel() -> Callable[..., Any]:
     return listed
 
 
-def axis_indices(flat: NDArray[np.integer], shape: tuple[int, int, int]) -> NDArray[np.int32]:
+def axis_indices(flat: Integers, shape: tuple[int, int, int]) -> NDArray[np.int32]:
     """``np.unravel_index`` of ascending `flat` [N] in `shape`: int32 [N, 3], without a division a voxel."""
     index = np.empty((len(flat), 3), dtype=np.int32)
     _index_kernel()(flat, shape[1], shape[2], index)

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Bytes, Floats
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.cell_query import CellVoxels, Pixels
 from scene_completion_ros.inference.cells import stated_level
@@ -136,7 +137,7 @@ class DeviceScene:
         self._rows: dict[str, _Rows] = {}
         self._cosines: Buffer | None = None
 
-    def see(self, image_rgb: NDArray[np.uint8]) -> Pixels | None:
+    def see(self, image_rgb: Bytes) -> Pixels | None:
         """See `SceneQuery`; classes and context stay on the device. Raises GpuError where the GPU failed."""
         if self._surfaces is None:
             return None
@@ -147,7 +148,7 @@ class DeviceScene:
             self._device.synchronise()
         return Pixels(self._surfaces[1].array[0].copy(), NOTHING, NOTHING)
 
-    def _see(self, image_rgb: NDArray[np.uint8]) -> None:
+    def _see(self, image_rgb: Bytes) -> None:
         self._image_on_host.array[0] = image_rgb
         self._device.fill(self._image, self._image_on_host)
         self._steps.see(self._image)
@@ -222,7 +223,7 @@ class DeviceScene:
             self._cosines = self._device.empty((int(self._capacity), room), np.float32)
         return self._cosines
 
-    def _found_cosines(self, queried: FoldedVocabulary, count: int) -> NDArray[np.float32]:
+    def _found_cosines(self, queried: FoldedVocabulary, count: int) -> Floats:
         """Cosines of the voxels with a query, after waiting, float32 [count, K + 1]."""
         assert self._cosines is not None
         found = self._device.download(replace(self._cosines, shape=(count, queried.groups)))
@@ -236,7 +237,7 @@ class DeviceScene:
             *self._steps.units, *self._rows[slot].arguments(vocabulary), self._index, self._total, self._capacity, *out,
         )  # fmt: skip
 
-    def fetch(self, which: str, answer: int) -> NDArray[np.float32]:
+    def fetch(self, which: str, answer: int) -> Floats:
         """Opacity or probability of all voxels.
 
         `which`: "alpha" or "probability"; `answer`: number of the answer that it belongs to. Raises GpuError where it
@@ -246,7 +247,7 @@ class DeviceScene:
             what = f"the {which} of all voxels was overwritten by the next image"
             raise GpuError(what, where="GPU", cure="Ask for it before the next image is completed.")
         with self._context.work(f"copying the {which} to the host"):
-            values: NDArray[np.float32] = self._device.download(getattr(self, which))
+            values: Floats = self._device.download(getattr(self, which))
         return values
 
 
