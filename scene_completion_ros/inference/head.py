@@ -79,18 +79,14 @@ class PointCodeSpec:
     def encode(self, coordinates: Any) -> Any:
         """gamma(c) of code inputs [..., 3]: [..., 39]. Blocks of three: c, sin(f0 c), cos(f0 c), sin(f1 c), ..."""
         xp = array_api_compat.array_namespace(coordinates)
-        blocks = [coordinates]
-        for frequency in self.frequencies:
-            blocks += [xp.sin(frequency * coordinates), xp.cos(frequency * coordinates)]
-        return xp.concat(blocks, axis=-1)
+        waves = (wave(frequency * coordinates) for frequency in self.frequencies for wave in (xp.sin, xp.cos))
+        return xp.concat([coordinates, *waves], axis=-1)
 
     def encode_axis(self, values: Any) -> Any:
         """One coordinate's share of the code, for values [N]: [N, 13]. Its columns in the code are ``axis::3``."""
         xp = array_api_compat.array_namespace(values)
-        columns = [values]
-        for frequency in self.frequencies:
-            columns += [xp.sin(frequency * values), xp.cos(frequency * values)]
-        return xp.stack(columns, axis=-1)
+        waves = (wave(frequency * values) for frequency in self.frequencies for wave in (xp.sin, xp.cos))
+        return xp.stack([values, *waves], axis=-1)
 
 
 LARGEST_WEIGHT = 1e12  # products of larger ones leave float32
