@@ -13,7 +13,7 @@ from torch.nn import functional
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.head import PointCodeSpec
-from scene_completion_ros.voxels.occupancy import density_of_logit
+from scene_completion_ros.voxels.occupancy import density_of_logit, opacity
 from scene_completion_training import losses, rendering
 from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import Configuration
@@ -268,8 +268,8 @@ class FieldStage(Stage):
             terms["occupancy"] = losses.occupancy_cross_entropy(logit, batch["target"], batch["weight"])
         if wanted.sparsity or wanted.emptiness:
             logit = field.density_logit(self.volume(batch, generator))
-            if wanted.sparsity:
-                terms["sparsity"] = losses.mean_opacity(density_of_logit(logit), self.voxel_size)
+            if wanted.sparsity:  # a weak preference for empty space
+                terms["sparsity"] = opacity(density_of_logit(logit), self.voxel_size).mean()
             if wanted.emptiness and wanted.occupancy:
                 terms["emptiness"] = losses.free_cross_entropy(self.link(logit), (batch["weight"] > 0).any(dim=1))
         return terms

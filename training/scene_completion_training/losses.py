@@ -17,7 +17,7 @@ from torch.nn import functional
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.inference.cells import CERTAIN
 from scene_completion_ros.inference.head import PointCodeSpec
-from scene_completion_ros.voxels.occupancy import opacity, probability_of_log_odds
+from scene_completion_ros.voxels.occupancy import probability_of_log_odds
 from scene_completion_training.data.taught_voxels import UNKNOWN
 from scene_completion_training.networks.density_field import ObservedField
 from scene_completion_training.rendering import RenderedPatches, invalid_rays, observed_values
@@ -36,15 +36,10 @@ def occupancy_cross_entropy(logit: Tensor, target: Tensor, weight: Tensor) -> Te
     return weighted_mean(functional.binary_cross_entropy_with_logits(logit, target, reduction="none"), weight)
 
 
-def mean_opacity(density: Tensor, voxel_size: float) -> Tensor:
-    """A weak preference for empty space: the mean opacity over voxel edges, metres, of densities [B, N] per metre."""
-    return opacity(density, voxel_size).mean()  # type: ignore[no-any-return]
-
-
 def free_cross_entropy(logit: Tensor, known: Tensor) -> Tensor:
-    """A strong one: mean −log(1 − p) of occupancy logits [B, N] in the view volume, of samples [B] with known voxels.
+    """A strong preference for empty space: mean −log(1 − p) of occupancy logits [B, N] in the view volume.
 
-    In one without, nothing would hold against this loss, and the whole field would become empty.
+    Of samples [B] with known voxels: without, nothing would hold against it, and the whole field would become empty.
     """
     return (functional.softplus(logit) * known[:, None]).mean()
 
