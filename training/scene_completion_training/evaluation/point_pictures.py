@@ -123,7 +123,7 @@ def scene_sheet(
     return np.concatenate([picture, np.pad(legend, ((0, GAP), (GAP, GAP), (0, 0)), constant_values=255)])
 
 
-def confusion_picture(title: str, confusion: NDArray[np.int64], class_names: Sequence[str]) -> Picture:
+def confusion_picture(title: str, confusion: Ints, class_names: Sequence[str]) -> Picture:
     """Counts [rows, K] of predicted (rows) and true classes (columns), as shares of the true ones: white to blue."""
     shares = confusion / np.maximum(confusion.sum(axis=0), 1)
     cell = max(4, min(34, 700 // len(class_names)))

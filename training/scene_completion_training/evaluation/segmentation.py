@@ -20,7 +20,6 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -48,8 +47,8 @@ NAMED_BEFORE, NAMED_BY_SCORED, LEARNED = "validation images", "the scored images
 class SegmentationAnswer:
     """Labels of the pixels of an image [N], and their true classes, uint8 [N], by train id; 255 does not count."""
 
-    labels: NDArray[np.int64]
-    truth: NDArray[np.uint8]
+    labels: Ints
+    truth: Bytes
 
 
 class SegmentationTally(Tally):
@@ -58,7 +57,7 @@ class SegmentationTally(Tally):
     Methods have `labels`, the number of their labels, and `naming`: their classes [labels], None where they are these.
     """
 
-    def __init__(self, labels: int, naming: NDArray[np.int64] | None) -> None:
+    def __init__(self, labels: int, naming: Ints | None) -> None:
         self._naming = naming
         self.confusion = np.zeros((labels, CLASSES), np.int64)  # int64 [labels, 19]
 
@@ -76,7 +75,7 @@ class SegmentationTally(Tally):
         yield self._row(NAMED_BEFORE, self._naming)
         yield self._row(NAMED_BY_SCORED, match_one_to_one(self.confusion))
 
-    def _row(self, naming: str, classes: NDArray[np.int64]) -> Row:
+    def _row(self, naming: str, classes: Ints) -> Row:
         confusion = renamed(self.confusion, classes)
         iou, true = class_iou(confusion), confusion.sum(axis=0)
         return {
