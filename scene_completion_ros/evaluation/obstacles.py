@@ -96,17 +96,10 @@ class ObstacleTally(Tally):
         for (rule, tolerance, range_m), counts in self._counts.items():
             found, true, right, predicted = counts.tolist()
             recall, precision = occupancy.ratio(found, true), occupancy.ratio(right, predicted)
-            both = recall + precision
-            yield {
-                "rule": rule,
-                "tolerance": tolerance,
-                "range_m": range_m,
-                "obstacles": true,
-                "recall": recall,
-                "precision": precision,
-                "f_score": 2.0 * recall * precision / both if both else both,
-                "average_precision": occupancy.average_precision(self._histograms[range_m]),
-            }
+            both, ranked = recall + precision, occupancy.average_precision(self._histograms[range_m])
+            f_score = 2.0 * recall * precision / both if both else both
+            figures = {"recall": recall, "precision": precision, "f_score": f_score, "average_precision": ranked}
+            yield {"rule": rule, "tolerance": tolerance, "range_m": range_m, "obstacles": true, **figures}
 
 
 OBSTACLES = Metric(

@@ -222,10 +222,8 @@ class SemanticCompletionMetric:
 
     def compute(self, class_of_label: Integers | None = None) -> dict[float, Row]:
         """Range -> scores; see `completion_scores`."""
-        return {
-            range_m: completion_scores(counts, class_of_label, self.class_names)
-            for range_m, counts in self.confusion.items()
-        }
+        of = class_of_label, self.class_names
+        return {range_m: completion_scores(counts, *of) for range_m, counts in self.confusion.items()}
 
 
 COLUMNS = columns("mean_iou: mIoU, mean_iou_of_present: mIoU of present, mean_iou_of_found: mIoU where found, iou: IoU")

@@ -59,17 +59,8 @@ class FoldedVocabulary:
         weight, bias, root = space.folded(vocabulary.rows[order])
         units = space.weight.shape[1]
         used = min(units, space.dimension)  # below, the root is zero
-        return cls(
-            vocabulary=vocabulary,
-            space=space,
-            weight=padded(weight),
-            bias=padded(bias),
-            group=group[order],
-            root=padded(root[:used, :units]),
-            root_bias=padded(root[:used, units]),
-            rest=np.float32(root[units, units] ** 2),
-            temperature=space.temperature,
-        )
+        norm = padded(root[:used, :units]), padded(root[:used, units]), np.float32(root[units, units] ** 2)
+        return cls(vocabulary, space, padded(weight), padded(bias), group[order], *norm, space.temperature)
 
     @property
     def classes(self) -> int:

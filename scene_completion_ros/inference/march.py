@@ -90,14 +90,8 @@ def grid_rays(grid: VoxelGrid, camera_from_grid: RigidTransform, camera: Camera)
     hit = (leave > np.maximum(enter, 0.0)) & ~parallel_outside & np.any(direction != 0.0, axis=1)
     first = np.where(hit, np.ceil(np.maximum(enter, 0.0) - 0.5), 0.0)
     stop = np.where(hit, np.maximum(np.ceil(leave - 0.5), first), first)
-    return GridRays(
-        origin=origin,
-        direction=direction,
-        cosine=1.0 / length,
-        first=np.maximum(first, 0.0).astype(np.int32),
-        stop=stop.astype(np.int32),
-        leave=np.where(hit, leave, np.nan) * grid.voxel_size,
-    )
+    steps = np.maximum(first, 0.0).astype(np.int32), stop.astype(np.int32)
+    return GridRays(origin, direction, 1.0 / length, *steps, np.where(hit, leave, np.nan) * grid.voxel_size)
 
 
 class March:

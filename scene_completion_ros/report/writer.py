@@ -314,12 +314,9 @@ class ReportWriter:
     def _write_page(self, out: TextIO, numbers: Sequence[int], notes: Sequence[str]) -> None:
         """Write the page with some of the frames, one after the other, so that memory holds one."""
         names, colours = self._class_names, self._class_colours
-        palettes = {
-            "class": class_colour_table(colours),
-            "state": np.array([STATE_COLOURS.get(state, (255, 255, 255)) for state in range(256)], np.uint8),
-            "height": height_colours(range(256), low=0, high=255),
-            "probability": height_colours(range(256), low=0, high=255),
-        }
+        states = np.array([STATE_COLOURS.get(state, (255, 255, 255)) for state in range(256)], np.uint8)
+        palettes = {"class": class_colour_table(colours), "state": states}
+        palettes |= dict.fromkeys(("height", "probability"), height_colours(range(256), low=0, high=255))
         first = "class" if len(names) > 1 else "height"
         order = sorted(palettes, key=lambda name: name != first)
         head = html.escape(self.title)
@@ -342,12 +339,9 @@ class ReportWriter:
         out.write(f"<h2>Legend</h2>{_legend(names, colours)}\n")
         out.write(_folded("Latency by stage", _latency_table(self._statistics.get("latency_ms", {}))))
         out.write(_folded("All figures", _statistics_table(self._statistics)))
-        settings = {
-            "frames": len(numbers),
-            "heightRange": HEIGHT_RANGE,
-            "lidarResolution": LIDAR_RESOLUTION,
-            "palettes": {name: table.reshape(-1).tolist() for name, table in palettes.items()},
-        }
+        tables = {name: table.reshape(-1).tolist() for name, table in palettes.items()}
+        settings = {"frames": len(numbers), "heightRange": HEIGHT_RANGE, "lidarResolution": LIDAR_RESOLUTION}
+        settings |= {"palettes": tables}
         if self._words:
             settings |= {"words": list(self._words), "wordColours": word_colours}
         out.write(_embedded_json("report-data", settings))

@@ -443,9 +443,7 @@ def _resampled(  # type: ignore[no-untyped-def]
                 out[i, j, k] = label[int(a), int(b), int(c)] if inside else 255
 
 
-@cache
-def _resampler() -> Any:
-    return kernel(parallel=False)(_resampled)
+_resampler: Callable[[], Any] = cache(lambda: kernel(parallel=False)(_resampled))
 
 
 def resampled_labels(

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.metric import VoxelAnswer
@@ -153,15 +153,10 @@ class DeployedStudent(Predictor):
         wanted = sequence.cameras[camera], truth.grid, truth.grid_from_camera.matrix.tobytes()
         last = self._completer
         if last is None or (last.camera, last.grid, last.grid_from_camera.matrix.tobytes()) != wanted:
-            self._completer = Completer(
-                self.bundle,
-                wanted[0],
-                grid=truth.grid,
-                grid_from_camera=truth.grid_from_camera,
-                engine=self._engine,
-                threads=self._threads,
-                upright_from_camera=mounting(sequence, camera, index),
-            )
+            options: dict[str, Any] = {"engine": self._engine, "threads": self._threads}
+            options |= {"grid": truth.grid, "grid_from_camera": truth.grid_from_camera}
+            stated = mounting(sequence, camera, index)
+            self._completer = Completer(self.bundle, wanted[0], **options, upright_from_camera=stated)
         assert self._completer is not None
         return self._completer
 
@@ -370,17 +365,12 @@ def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence
         called = (frame.called(calibration.apply(frame.alpha), threshold) for frame in frames)
         obstacle, f_score = _obstacle_threshold(called)
         record["obstacle_f_there"] = round(f_score, 4)
-    changed = dataclasses.replace(
-        bundle,
-        calibration=calibration,
-        threshold=threshold,
-        obstacle_threshold=obstacle,
-        provenance={**bundle.provenance, "calibration": record},
-    )
+    fitted: dict[str, Any] = {"calibration": calibration, "threshold": threshold, "obstacle_threshold": obstacle}
+    changed = dataclasses.replace(bundle, **fitted, provenance={**bundle.provenance, "calibration": record})
     return changed.save(folder, encoder, weights)
 
 
-def _histogram(frames: Iterable[_Scored], calibration: Calibration, *, ground_alone: bool = False) -> NDArray[np.int64]:
+def _histogram(frames: Iterable[_Scored], calibration: Calibration, *, ground_alone: bool = False) -> Ints:
     """`score_histogram` of the voxels that count, of each frame in equal number."""
     found = np.zeros((2, SCORE_BINS), np.int64)
     for frame in frames:
