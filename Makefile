@@ -73,8 +73,7 @@ help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//; p' Makefile
 
 demo: $(DEMO_STAMP)
-	rm -rf demo_output/bag demo_output/report
-	.venv/bin/scene-completion replay $(if $(BAG),'$(BAG)') --bundle '$(BUNDLE)' --output demo_output $(DEMO_ARGS)
+	.venv/bin/scene-completion replay $(if $(BAG),'$(BAG)') --bundle '$(BUNDLE)' --output demo_output --overwrite $(DEMO_ARGS)
 
 dist:
 	rm -rf dist

@@ -1,7 +1,8 @@
 """Make the tables of the shipped students again: `python docs/make_results.py docs/results.yaml --output results`.
 
 The list is YAML: `document`, a Markdown file next to it, and `runs`, name -> what stands behind `scene-completion
-evaluate`. The section between the marks `<!-- begin: NAME -->` and `<!-- end: NAME -->` is replaced, or added.
+evaluate`. The section between the marks `<!-- begin: NAME -->` and `<!-- end: NAME -->` is replaced, or added, as
+are the results in DIR.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from scene_completion_ros.commands.arguments import add_overwrite
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.untrusted_files import read_yaml
 from scene_completion_training.commands import evaluate
@@ -26,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     document, runs = read_runs(args.runs)
     for name in args.only or runs:
-        evaluate.run(parsed(name, f"{runs[name]} --output {shlex.quote(str(args.output / name))}"))
+        evaluate.run(parsed(name, f"{runs[name]} --output {shlex.quote(str(args.output / name))} --overwrite"))
         text = (args.output / name / "results.md").read_text(encoding="utf-8")
         write_section(document, name, f"Made by `scene-completion evaluate {runs[name]}`.\n\n{text}")
     return 0
@@ -36,6 +38,7 @@ def parsed(name: str, options: str) -> argparse.Namespace:
     """The arguments of a run."""
     parser = argparse.ArgumentParser(prog=f"scene-completion evaluate, run {name}")
     evaluate.add_arguments(parser)
+    add_overwrite(parser)
     return parser.parse_args(shlex.split(options))
 
 

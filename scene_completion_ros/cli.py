@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Protocol, cast
 
 import scene_completion_ros
-from scene_completion_ros.commands.arguments import check_arguments, outputs
+from scene_completion_ros.commands.arguments import add_overwrite, check_arguments, outputs
 from scene_completion_ros.errors import CURES, SceneCompletionError, of_system
 from scene_completion_ros.progress import Progress, forwarded_log
 
@@ -97,6 +97,7 @@ def build_parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
         text = (command.__doc__ or name).strip()
         subparser = subparsers.add_parser(name, description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
         command.add_arguments(subparser)
+    add_overwrite(parser)
     return parser
 
 

@@ -12,6 +12,7 @@ CURES: Final = {
     errno.ENOTDIR: "Check the path: a part of it is a file",
     errno.EISDIR: "Name a file",
     errno.EEXIST: "Move it away, or name another place",
+    errno.ENOTEMPTY: "Move it away, or name another place",
     errno.EACCES: "Ask its owner, or name a place where you may read and write",
     errno.EPERM: "Ask its owner, or name a place where you may read and write",
     errno.EROFS: "Name a place on a disk that can be written to",

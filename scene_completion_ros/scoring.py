@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Floats, Ints, Mask
 from scene_completion_ros.bags.reader import CLOUD_TYPE, BagReader, CloudFrame
 from scene_completion_ros.errors import BagError, SequenceError
 from scene_completion_ros.evaluation.depth import DEPTH
@@ -55,9 +56,7 @@ class LidarOfBag:
     def __exit__(self, *_: object) -> None:
         self._reader.close()
 
-    def points_grid(
-        self, camera_frame: str, stamp_ns: int, grid_from_camera: RigidTransform
-    ) -> NDArray[np.float32] | None:
+    def points_grid(self, camera_frame: str, stamp_ns: int, grid_from_camera: RigidTransform) -> Floats | None:
         """The scan nearest to an image, moved to where the car was when the image was taken.
 
         Returns points in the grid frame, metres, float32 [N, 3]; none without a scan and transforms near that time.
@@ -104,8 +103,8 @@ class PublishedGrid:
     def __init__(self, grid: VoxelGrid, grid_from_camera: RigidTransform) -> None:
         self.grid, self.grid_from_camera = grid, grid_from_camera
         self._at: tuple[VoxelGrid, bytes] | None = None
-        self._index: NDArray[np.int64] = np.zeros((0, 3), dtype=np.int64)
-        self._covered: NDArray[np.bool_] = np.zeros(0, dtype=bool)
+        self._index: Ints = np.zeros((0, 3), dtype=np.int64)
+        self._covered: Mask = np.zeros(0, dtype=bool)
 
     def at(self, cloud: NDArray[np.void], grid: VoxelGrid, grid_from_camera: RigidTransform) -> VoxelAnswer:
         """Published voxels at another grid: probability 0 where nothing was published, covered within the node's grid.
@@ -146,7 +145,7 @@ class PublishedAnswer:
     grid: PublishedGrid  # that of the node
     cloud: NDArray[np.void]  # published voxels [N] of `voxels.cloud.VOXEL_CLOUD_DTYPE`, in the camera's optical frame
     # Published depth float32 [h, w], metres along the optical axis, `+inf` too far, NaN unknown (REP 118).
-    published: NDArray[np.float32]
+    published: Floats
     depth_camera: Camera  # its camera, which stands and looks as that of the truth does
 
     @cached_property
@@ -156,7 +155,7 @@ class PublishedAnswer:
         return None if truth is None else self.grid.at(self.cloud, truth.grid, truth.grid_from_camera)
 
     @cached_property
-    def depth(self) -> NDArray[np.float32] | None:
+    def depth(self) -> Floats | None:
         """That of the nearest published pixel, at the pixels of the truth; NaN outside of the published image."""
         truth = self.truth.depth
         if truth is None:
@@ -175,7 +174,7 @@ class ReplayScores:
         self._sources, self._published = sources, published
 
     def add(
-        self, cloud: NDArray[np.void], depth: NDArray[np.float32], depth_camera: Camera, *, stamp_ns: int, frame_id: str
+        self, cloud: NDArray[np.void], depth: Floats, depth_camera: Camera, *, stamp_ns: int, frame_id: str
     ) -> None:
         """Score `cloud` [N], `VOXEL_CLOUD_DTYPE`, optical frame, and `depth` float32 [h, w], metres, of an image."""
         for source in self._sources:

@@ -1,21 +1,23 @@
 """Options that several commands share, and the checks of paths that they are given.
 
-The door between the command line and a command: no output is an input, and numbers can be computed with.
+The door between the command line and a command: no output is an input, no result is replaced unless --overwrite asks
+for it, and numbers can be computed with.
 
 An argument of `type=Path` or `type=place` is an input. What a command writes has an `Output` as its type.
 """
 
 import argparse
-import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.whole_files import present, whole_file, whole_folder
 
 if TYPE_CHECKING:
     from scene_completion_ros.inference.bundle import StudentBundle
@@ -90,10 +92,39 @@ class Output:
 
     # What it writes in a folder, as names or patterns; "." stands for all of it. None: it writes a file.
     names: tuple[str, ...] | None = None
+    # Those that a command line gives anew: former ones are refused, or replaced. None: all. It goes on with others.
+    anew: Callable[[argparse.Namespace], tuple[str, ...]] | None = None
+    at_once: bool = False  # whether the folder is read as a whole: see `whole_folder`
 
     def __call__(self, text: str) -> Path:
         """The path that an argument names."""
         return Path(text)
+
+    def results(self, args: argparse.Namespace) -> tuple[str, ...]:
+        """Names and patterns of what a command line gives anew in a folder."""
+        return self.anew(args) if self.anew else self.names or ()
+
+    def former(self, path: Path, args: argparse.Namespace) -> list[Path]:
+        """Results that are there already; a device is none."""
+        if self.names is not None:
+            return present(path, self.results(args))
+        return [path] if path.is_file() and not _is_stream(path) else []
+
+    def writing(self, path: Path, args: argparse.Namespace) -> AbstractContextManager[Path]:
+        """Gives the place where to write the results, which go to `path` when all are there; see `whole_folder`."""
+        replace = getattr(args, "overwrite", False)
+        if self.names is None:
+            return whole_file(path, replace=replace or _is_stream(path))
+        return whole_folder(path, self.results(args), replace=replace, at_once=self.at_once)
+
+    def refuse_former(self, path: Path, where: str, args: argparse.Namespace) -> None:
+        """Raises SceneCompletionError where results are there, and are not to be replaced."""
+        if args.overwrite or not (former := self.former(path, args)):
+            return
+        shown = [one.name for one in former[:3] if self.names] + [f"{len(former) - 3} more"] * (len(former) > 3)
+        what = f"{', '.join(shown)} {'exists' if len(former) == 1 else 'exist'} already".strip()
+        cure = f"Name another {'file' if self.names is None else 'folder'}, or replace former results with --overwrite"
+        raise SceneCompletionError(what, where=f"{where} {path}", cure=cure)
 
     def check(self, path: Path, where: str, inputs: Sequence[tuple[str, Path]]) -> None:
         """Refuses a path where nothing can be written, or where something would be written over an input.
@@ -108,9 +139,7 @@ class Output:
             what = f"{file} is a file, where a folder is needed" if file else "is a folder, where a file is needed"
             cure = "Name a folder" if is_folder else "Name a file"
             raise SceneCompletionError(what, where=f"{where} {path}", cure=cure)
-        folder = glob.escape(str(path))
-        found = [one for name in self.names or () for one in glob.glob(str(Path(folder) / name))]
-        written = [path] if self.names is None else [Path(one) for one in found]
+        written = [path] if self.names is None else present(path, self.names)
         for argument, read in inputs:
             over = any(_holds(one, read) for one in written) or (is_folder and path.exists() and path.samefile(read))
             if over or (path.is_file() and _holds(read, path)):
@@ -122,7 +151,18 @@ class Output:
 
 
 FILE = Output()
-BUNDLE = Output(("student.json", "network.json", "*.onnx", "*.safetensors"))
+_TENSORS = (f"{name}.safetensors" for name in ("head", "weights", "feature_spaces", "text_bank", "network"))
+_GRAPHS = "encoder.onnx", "decoder.onnx", "cells.onnx"
+BUNDLE = Output(("student.json", "network.json", *_GRAPHS, *_TENSORS), at_once=True)
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Declare --overwrite of every command below that has an `Output`."""
+    for below in (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)):
+        for command in below.values():
+            add_overwrite(command)
+    if any(isinstance(action.type, Output) for action in parser._actions):
+        parser.add_argument("--overwrite", action="store_true", help="replace former results once new ones are whole")
 
 
 def place(text: str) -> str:
@@ -149,9 +189,13 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         if path.is_fifo():
             what = "is a pipe, where a file or a folder is needed"
             raise SceneCompletionError(what, where=f"{argument} {path}", cure="Name a file, or a folder")
-    for argument, kind, path in given:
-        if isinstance(kind, Output):
-            kind.check(path, argument, existing)
+    written = [(argument, kind, path) for argument, kind, path in given if isinstance(kind, Output)]
+    for argument, kind, path in written:
+        kind.check(path, argument, existing)
+        kind.refuse_former(path, argument, args)
+    if getattr(args, "overwrite", False) and all(kind.names and not kind.results(args) for _, kind, _ in written):
+        what = "replaces nothing here: this goes on with what is there, or names no output"
+        raise SceneCompletionError(what, where="--overwrite", cure="Leave it out")
 
 
 def outputs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[Path]:
@@ -177,6 +221,11 @@ def _flat(value: Any) -> Iterator[Any]:
             yield from _flat(one)
     elif value is not None:
         yield value
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a path names an open file or a device, as /dev/stdout, which may lead to a file."""
+    return path.absolute().parts[1:2] in (("dev",), ("proc",))
 
 
 def _try_to_write(folder: Path) -> None:

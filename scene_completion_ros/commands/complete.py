@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from scene_completion_ros.geometry.transforms import RigidTransform
 
+RESULTS = Output(("voxels.npz", "picture.png", "words.png"))
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion complete``."""
@@ -36,8 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "camera, as in camchain.yaml:cam0 and calib.txt:P2"
     )
     parser.add_argument("--camera", type=place, required=True, metavar="FILE", help=meaning)
-    results = Output(("voxels.npz", "picture.png", "words.png"))
-    parser.add_argument("--output", required=True, type=results, metavar="DIR", help="folder for the results")
+    parser.add_argument("--output", required=True, type=RESULTS, metavar="DIR", help="folder for the results")
     meaning = "metres of the camera above the ground, for a student that takes it into account"
     parser.add_argument("--camera-height", type=float, metavar="METRES", help=meaning)
     meaning = "degrees by which the camera looks down, with --camera-height (default: 0)"
@@ -59,7 +60,6 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.progress import Progress, print_summary
     from scene_completion_ros.report.pictures import birds_eye_view, depth_picture, panel, words_panel, write_picture
     from scene_completion_ros.voxels.files import ImageDetails, npz_bytes
-    from scene_completion_ros.whole_files import write_whole
 
     progress = Progress()
     image, assumption = read_image(args.image)
@@ -79,7 +79,6 @@ def run(args: argparse.Namespace) -> int:
     completion = completer.complete(image)
     for warning in filter(None, (assumption, *completer.warnings, *mounted, completion.warning)):
         progress.warning(warning)
-    args.output.mkdir(parents=True, exist_ok=True)
     details = ImageDetails(
         probability_grid=completion.probability.astype(np.float16),
         alpha_grid=completion.alpha.astype(np.float16),
@@ -87,7 +86,6 @@ def run(args: argparse.Namespace) -> int:
         transmittance=completion.transmittance.astype(np.float16),
         depth_intrinsics=np.asarray(completion.depth_camera.matrix, dtype=np.float64),
     )
-    write_whole(args.output / "voxels.npz", npz_bytes(completion.voxels, details))
     picture = panel(
         image,
         depth_picture(completion.shown_depth, completion.voxels.grid),
@@ -96,11 +94,13 @@ def run(args: argparse.Namespace) -> int:
         class_names=bundle.class_names,
         class_colours=bundle.class_colours,
     )
-    write_picture(args.output / "picture.png", picture)
-    if words:
-        camera = completion.depth_camera
-        lit = words_panel(image, completion.voxels, completion.matches, camera=camera, title=args.image.name)
-        write_picture(args.output / "words.png", lit)
+    with RESULTS.writing(args.output, args) as folder:
+        (folder / "voxels.npz").write_bytes(npz_bytes(completion.voxels, details))
+        write_picture(folder / "picture.png", picture)
+        if words:
+            camera = completion.depth_camera
+            lit = words_panel(image, completion.voxels, completion.matches, camera=camera, title=args.image.name)
+            write_picture(folder / "words.png", lit)
     rows: dict[str, object] = {"voxels": f"{len(completion.voxels)} occupied"}
     rows |= {"time": f"{completion.timings_ms['total']:.0f} ms", "picture": args.output / "picture.png"}
     print_summary(rows | {"words": args.output / "words.png" if words else None})

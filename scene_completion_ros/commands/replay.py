@@ -28,6 +28,8 @@ from scene_completion_ros.commands.arguments import (
     place,
 )
 
+RESULTS = Output(("bag", "report", "statistics.json", "scores.json", "scores.md"))
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion replay``."""
@@ -37,8 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-topic", metavar="TOPIC", help="which images, where the recording has several topics")
     meaning = "calibration instead of the recorded CameraInfo: a file as of complete --camera"
     parser.add_argument("--camera", type=place, metavar="FILE", help=meaning)
-    results = Output(("bag", "report", "statistics.json", "scores.json", "scores.md"))
-    parser.add_argument("--output", type=results, default=Path("replay"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--output", type=RESULTS, default=Path("replay"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="use every N-th image (default: %(default)s)")
     add_student_arguments(parser)
     meaning = "voxels wanted, as in the node's parameter grid.file (default: the grid of the bundle)"

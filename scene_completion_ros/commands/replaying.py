@@ -19,6 +19,7 @@ from scene_completion_ros.bags import reader as bags
 from scene_completion_ros.bags.reader import CLOUD_TYPE, BagReader, ImageFrame
 from scene_completion_ros.bags.writer import BagWriter, cloud_fields, write_image, write_transforms
 from scene_completion_ros.commands.arguments import DEMO_WORDS, chosen_words, set_words
+from scene_completion_ros.commands.replay import RESULTS
 from scene_completion_ros.errors import BagError, ImageError, SceneCompletionError
 from scene_completion_ros.evaluation.truth import TruthSource
 from scene_completion_ros.geometry.camera_files import read_camera
@@ -76,7 +77,10 @@ def replay(args: argparse.Namespace, progress: Progress) -> int:
                 running.write(counts, {"interrupted": True})  # and the page once more, with a note
             raise
         statistics = running.write(counts, {})
-    files = {"report": running.report.index, "bag": args.output / "bag"}
+        if running.folder != args.output and not went_well(statistics, bundled=bundled):
+            what, cure = f"frames that came out: {_headlines(statistics)['frames']}", "See why with another --output"
+            raise SceneCompletionError(f"{what}; the former results stay", where=str(args.output), cure=cure)
+    files = {"report": args.output / "report" / running.report.index.name, "bag": args.output / "bag"}
     files |= {"scores": args.output / "scores.md"} if "scores" in statistics else {}
     warnings = {f"warning {number}": warning for number, warning in enumerate(statistics["warnings"], 1)}
     print_summary(_headlines(statistics) | files | warnings)
@@ -94,9 +98,10 @@ class _Replay:
         # Of --params-file.
         self.parameters = read_parameters(args.params_file, without=_OWN) if args.params_file else {}
         self.scale_from = str(args.scale_from or self.parameters.get("scale.from", "corners"))
-        if (args.output / "bag").exists():
-            raise BagError("exists already", where=str(args.output / "bag"), cure="Name a new folder with --output")
         stack.enter_context(_termination_as_interruption())
+        self.folder = args.output  # where what comes out is at once, and stays; former results stay until the end
+        if RESULTS.former(args.output, args):
+            self.folder = stack.enter_context(RESULTS.writing(args.output, args))
         reader = self.reader = stack.enter_context(BagReader(args.bag, args.every))
         topic = self.topic = reader.choose_image_topic(args.image_topic)
         # Calibration given instead of the recorded one.
@@ -109,7 +114,7 @@ class _Replay:
         self.scores = ReplayScores(self._truths(), PublishedGrid(*self.place))
         title = f"Completed voxels of {args.bag.resolve().name}"
         classes = (bundle.class_names, bundle.class_colours)
-        self.report = stack.enter_context(ReportWriter(args.output / "report", title, *classes, words=self.words))
+        self.report = stack.enter_context(ReportWriter(self.folder / "report", title, *classes, words=self.words))
         stack.enter_context(progress)
         progress.total = -(-reader.counts[topic] // args.every)
         # What the summary, the statistics and the page say: what `_warn` is given, and what the package logs meanwhile.
@@ -165,7 +170,7 @@ class _Replay:
             self._warn(warning)
         timings: list[dict[str, float]] = []
         try:
-            with BagWriter(self.args.output / "bag") as output:
+            with BagWriter(self.folder / "bag") as output:
                 write_transforms(self.reader, self.topic, output)
                 for frame, completion in self._completed(completer, statistics):
                     _write(output, completion.voxels, frame, with_legend=not timings)
@@ -254,7 +259,7 @@ class _Replay:
             self.reader,
             self.topic,
             camera=self.camera,
-            output_bag=args.output / "bag",
+            output_bag=self.folder / "bag",
             on_result=show,
             node_parameters=parameters,
             statistics=statistics,
@@ -286,7 +291,7 @@ class _Replay:
 
     def write(self, counts: ReplayStatistics, more: Mapping[str, object]) -> dict[str, Any]:
         """Write scores, where there are any, `statistics.json` and the page; what the statistics hold."""
-        values, folder = self.scores.scores.to_json(), self.args.output
+        values, folder = self.scores.scores.to_json(), self.folder
         if values:
             write_whole(folder / "scores.json", (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
             page = f"# Scores of {markdown(self.args.bag.resolve().name)}\n\n{self.scores.scores.markdown()}\n"

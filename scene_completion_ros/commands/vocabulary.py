@@ -61,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
         return serve(answers.query, answers.vocabulary, ["--ros-args", *args.ros_args] if args.ros_args else [])
     bank = encoders.make_bank_of(args.encoder, args.phrases, args.file)
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    bank.save(args.output)
+    with FILE.writing(args.output, args) as file:
+        bank.save(file)
     print_lines(
         f"{args.output}: {len(bank.phrases)} phrases, {len(bank.classes)} classes, {len(bank.background)} of the "
         f"background; {bank.dimension} channels of {bank.text_encoder}; sha256 {bank.sha256}"

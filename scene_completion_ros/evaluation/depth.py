@@ -5,12 +5,12 @@ The errors are those of Eigen et al., "Depth Map Prediction from a Single Image 
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Floats, Mask, Reals
 from scene_completion_ros.evaluation.metric import Answer, Column, Metric, Row, Tally
 
 GARG_ROWS = (0.40810811, 0.99189189)
@@ -31,7 +31,7 @@ class DepthErrors(NamedTuple):
     abs_rel_scaled: float  # abs_rel of d median(d*) / median(d). What is less of it than of abs_rel is a wrong scale
 
 
-def garg_crop(height: int, width: int) -> NDArray[np.bool_]:
+def garg_crop(height: int, width: int) -> Mask:
     """Pixels inside the crop of Garg et al. for an image of the ground truth's size: bool [height, width]."""
     mask = np.zeros((height, width), dtype=bool)
     rows = slice(*(int(share * height) for share in GARG_ROWS))
@@ -39,7 +39,7 @@ def garg_crop(height: int, width: int) -> NDArray[np.bool_]:
     return mask
 
 
-def resize_depth(depth: NDArray[np.floating[Any]], height: int, width: int) -> NDArray[np.float32]:
+def resize_depth(depth: Reals, height: int, width: int) -> Floats:
     """Interpolate depth [h, w], metres, to float32 [height, width], with the corners of the images together."""
     source = np.ascontiguousarray(depth, dtype=np.float32)
     return np.asarray(cv2.resize(source, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.float32)
@@ -47,9 +47,9 @@ def resize_depth(depth: NDArray[np.floating[Any]], height: int, width: int) -> N
 
 def depth_errors(
     # Depth [h, w], metres; resized to the size of the ground truth, then clamped to `MINIMUM_M`..`MAXIMUM_M`.
-    predicted: NDArray[np.floating[Any]],
+    predicted: Reals,
     # True depth [H, W], metres, 0 where nothing was measured. Pixels outside of that range do not count.
-    truth: NDArray[np.floating[Any]],
+    truth: Reals,
     *,
     crop: bool = True,  # count only pixels in the Garg crop
 ) -> DepthErrors | None:

@@ -10,9 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from scene_completion_ros.arrays import Floats, Mask
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.truth import FrameTruth
 from scene_completion_ros.plain_text import markdown
@@ -24,11 +22,11 @@ Row = dict[str, Any]  # keys that say what is scored, and figures
 class VoxelAnswer:
     """The answer of a method for the voxels of a truth, arrays [X, Y, Z] of its grid."""
 
-    score: NDArray[np.float32]  # ranks the voxels, float32, at least 0
-    occupied: Mapping[str, NDArray[np.bool_]]  # rule -> what the method calls occupied by it, bool
+    score: Floats  # ranks the voxels, float32, at least 0
+    occupied: Mapping[str, Mask]  # rule -> what the method calls occupied by it, bool
     # Name -> a stated probability, float32 in 0..1.
-    stated: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
-    covered: NDArray[np.bool_] | None = None  # where it has an answer, bool; None for everywhere
+    stated: Mapping[str, Floats] = field(default_factory=dict)
+    covered: Mask | None = None  # where it has an answer, bool; None for everywhere
 
 
 class Answer(Protocol):
@@ -43,7 +41,7 @@ class Answer(Protocol):
         """At the voxels of the truth; None where it has no answer."""
 
     @property
-    def depth(self) -> NDArray[np.float32] | None:
+    def depth(self) -> Floats | None:
         """z-depth float32 [H, W] at the pixels of the truth, metres, `+inf` too far, NaN unknown; or None."""
 
 
@@ -68,6 +66,12 @@ class Column:
     key: str
     title: str
     percent: bool = True
+
+
+def columns(described: str, *, percent: bool = True) -> tuple[Column, ...]:
+    """Columns of figures as "key: title, key: title"; a title that is the key with spaces is left out."""
+    named = (entry.partition(": ") for entry in described.split(", "))
+    return tuple(Column(key, title or key.replace("_", " "), percent) for key, _, title in named)
 
 
 @dataclass(frozen=True)

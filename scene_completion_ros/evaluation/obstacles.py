@@ -10,19 +10,13 @@ from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from scene_completion_ros.evaluation.metric import Answer, Column, Metric, Row, Tally
-from scene_completion_ros.evaluation.occupancy import (
-    SCORE_BINS,
-    average_precision,
-    crops_within,
-    ratio,
-    score_histogram,
-)
+from scene_completion_ros.arrays import Doubles, Floats, Ints, Mask
+from scene_completion_ros.evaluation import occupancy
+from scene_completion_ros.evaluation.metric import Answer, Metric, Row, Tally, columns
 from scene_completion_ros.evaluation.semantic_classes import GROUND_CLASSES
-from scene_completion_ros.evaluation.truth import Mask, VoxelTruth
+from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry.grids import VoxelGrid, measure_of
 
 # Metres in a street, see `measure_of`: how far obstacles rise above the lowest occupied voxel, of columns in blocks so
@@ -52,14 +46,14 @@ def true_obstacles(truth: VoxelTruth) -> Mask:
     return np.asarray(occupied & ~np.isin(truth.class_map.apply(truth.label), ground))
 
 
-def tolerances(truth: VoxelTruth) -> dict[str, NDArray[np.float32]]:
+def tolerances(truth: VoxelTruth) -> dict[str, Floats]:
     """How far off a voxel may be, float32 [X, Y, Z], metres: everywhere alike, and growing with the distance."""
     fixed = np.full(truth.grid.shape, TOLERANCE_M * measure_of(truth.grid) * _ROUNDING, np.float32)
     distance = np.linalg.norm(truth.grid.centres() - truth.grid_from_camera.translation.astype(np.float32), axis=-1)
     return {FIXED: fixed, GROWING: np.maximum(fixed, np.float32(TOLERANCE_SHARE * _ROUNDING) * distance)}
 
 
-def distance_to(mask: Mask, voxel_size: float) -> NDArray[np.float64]:
+def distance_to(mask: Mask, voxel_size: float) -> Doubles:
     """Distance of the centres of voxels [X, Y, Z] to that of the nearest one of a mask, metres; infinite if none."""
     return np.asarray(distance_transform_edt(~mask, sampling=voxel_size)) if mask.any() else np.full(mask.shape, np.inf)
 
@@ -70,8 +64,8 @@ class ObstacleTally(Tally):
     def __init__(self, _: object) -> None:
         # By rule, tolerance and range, int64 [4]: true obstacles that are found, all; predicted ones that are right,
         # all.
-        self._counts: dict[tuple[str, str, float], NDArray[np.int64]] = {}
-        self._histograms: dict[float, NDArray[np.int64]] = {}  # by range, see `score_histogram`
+        self._counts: dict[tuple[str, str, float], Ints] = {}
+        self._histograms: dict[float, Ints] = {}  # by range, see `score_histogram`
 
     def add(self, answer: Answer) -> None:
         """Count the obstacles of a frame, in the region `ALL`. Raises GridError if no range fits into the grid."""
@@ -80,11 +74,12 @@ class ObstacleTally(Tally):
             return
         grid, true, within = truth.grid, true_obstacles(truth), tolerances(truth)
         counted = truth.counted if found.covered is None else truth.counted & found.covered
-        crops = crops_within(grid)
+        crops = occupancy.crops_within(grid)
         above_ground = counted & (true | ~truth.occupied)
         for range_m, crop in crops.items():
-            histogram = self._histograms.setdefault(range_m, np.zeros((2, SCORE_BINS), np.int64))
-            histogram += score_histogram(found.score[crop][above_ground[crop]], true[crop][above_ground[crop]])
+            histogram = self._histograms.setdefault(range_m, np.zeros((2, occupancy.SCORE_BINS), np.int64))
+            scored = above_ground[crop]
+            histogram += occupancy.score_histogram(found.score[crop][scored], true[crop][scored])
         to_true = distance_to(true, grid.voxel_size)
         for rule, occupied in found.occupied.items():
             predicted = risen(occupied & truth.known, grid)
@@ -100,18 +95,11 @@ class ObstacleTally(Tally):
         """By rule, tolerance and range; NaN where a figure is not defined."""
         for (rule, tolerance, range_m), counts in self._counts.items():
             found, true, right, predicted = counts.tolist()
-            recall, precision = ratio(found, true), ratio(right, predicted)
-            both = recall + precision
-            yield {
-                "rule": rule,
-                "tolerance": tolerance,
-                "range_m": range_m,
-                "obstacles": true,
-                "recall": recall,
-                "precision": precision,
-                "f_score": 2.0 * recall * precision / both if both else both,
-                "average_precision": average_precision(self._histograms[range_m]),
-            }
+            recall, precision = occupancy.ratio(found, true), occupancy.ratio(right, predicted)
+            both, ranked = recall + precision, occupancy.average_precision(self._histograms[range_m])
+            f_score = 2.0 * recall * precision / both if both else both
+            figures = {"recall": recall, "precision": precision, "f_score": f_score, "average_precision": ranked}
+            yield {"rule": rule, "tolerance": tolerance, "range_m": range_m, "obstacles": true, **figures}
 
 
 OBSTACLES = Metric(
@@ -120,12 +108,7 @@ OBSTACLES = Metric(
     "lowest occupied voxel within a square of 1.6 m. Recall is the share of them with a predicted one within 0.6 m, or "
     "where the tolerance grows, within 5 % of the distance; precision is the converse. In rooms, lengths are a quarter "
     "of these. Average precision has no tolerance, and leaves out the true ground.",
-    (
-        Column("recall", "recall"),
-        Column("precision", "precision"),
-        Column("f_score", "F"),
-        Column("average_precision", "average precision"),
-    ),
+    columns("recall, precision, f_score: F, average_precision"),
     ObstacleTally,
     by=("rule", "tolerance"),
     across="range_m",

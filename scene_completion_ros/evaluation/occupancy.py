@@ -8,13 +8,12 @@ for scores rounded to half precision (11 significant bits).
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import product
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Doubles, Ints, Mask, Reals
 from scene_completion_ros.errors import GridError
-from scene_completion_ros.evaluation.metric import Answer, Column, Metric, Row, Tally
+from scene_completion_ros.evaluation.metric import Answer, Metric, Row, Tally, columns
 from scene_completion_ros.evaluation.truth import ALL
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.voxels.occupancy import Calibration
@@ -33,7 +32,7 @@ def shares(both: int, predicted: int, occupied: int) -> Row:
     }
 
 
-def score_histogram(score: NDArray[np.floating[Any]], occupied: NDArray[np.bool_]) -> NDArray[np.int64]:
+def score_histogram(score: Reals, occupied: Mask) -> Ints:
     """Histogram of scores rounded to half precision. Returns int64 [2, SCORE_BINS]: free and occupied voxels by score.
 
     Raises GridError where a score is negative or not a number. `score`: scores [...], larger is
@@ -50,12 +49,12 @@ def score_histogram(score: NDArray[np.floating[Any]], occupied: NDArray[np.bool_
     return np.stack(counts).astype(np.int64)
 
 
-def score_values() -> NDArray[np.float64]:
+def score_values() -> Doubles:
     """Score that each bin of `score_histogram` stands for: float64 [SCORE_BINS], increasing."""
     return np.arange(SCORE_BINS, dtype=np.uint16).view(np.float16).astype(np.float64)
 
 
-def average_precision(histogram: NDArray[np.int64]) -> float:
+def average_precision(histogram: Ints) -> float:
     """Sum over thresholds of precision times the step of recall, NaN without positives.
 
     `histogram`: negatives and positives by increasing score, int64 [2, B].
@@ -69,7 +68,7 @@ def average_precision(histogram: NDArray[np.int64]) -> float:
     return float(np.sum(true_positive / predicted * occupied) / positives)
 
 
-def best_iou(histogram: NDArray[np.int64]) -> tuple[float, float]:
+def best_iou(histogram: Ints) -> tuple[float, float]:
     """Largest IoU over all thresholds and the threshold that reaches it, from int64 [2, SCORE_BINS].
 
     The threshold lies half way to the next smaller score that half precision has, so that `score >= threshold` selects
@@ -93,9 +92,7 @@ class OccupancyMetric:
         self.counts = np.zeros(4, dtype=np.int64)  # voxels; those predicted and occupied, predicted, occupied
         self.histogram = np.zeros((2, SCORE_BINS), dtype=np.int64)  # int64 [2, SCORE_BINS], see `score_histogram`
 
-    def update(
-        self, score: NDArray[np.floating[Any]], occupied: NDArray[np.bool_], predicted: NDArray[np.bool_]
-    ) -> None:
+    def update(self, score: Reals, occupied: Mask, predicted: Mask) -> None:
         """Count voxels.
 
         `score`: scores [...], see `score_histogram`; `occupied`: truth, bool [...]; `predicted`: what counts as
@@ -183,15 +180,7 @@ OCCUPANCY = Metric(
     "is visible or occluded. `interiors` are those insides, which no sensor sees. What is below the ground or unknown "
     "does not count. Best IoU and average precision do not depend on the rule by which a voxel is called occupied; of "
     "a method without any score they are those of calling everything occupied.",
-    (
-        Column("covered", "covered"),
-        Column("occupied_fraction", "occupied"),
-        Column("iou", "IoU"),
-        Column("precision", "precision"),
-        Column("recall", "recall"),
-        Column("best_iou", "best IoU"),
-        Column("average_precision", "average precision"),
-    ),
+    columns("covered, occupied_fraction: occupied, iou: IoU, precision, recall, best_iou: best IoU, average_precision"),
     OccupancyTally,
     by=("rule", "region"),
     across="range_m",
@@ -202,7 +191,7 @@ OCCUPANCY = Metric(
 _MOST_KNOTS = 32  # of a calibration, between the ends of its range
 
 
-def fit_calibration(histogram: NDArray[np.int64]) -> Calibration:
+def fit_calibration(histogram: Ints) -> Calibration:
     """Fit the map from opacity, the score, to the probability of being occupied.
 
     The scores are pooled into groups of about equal mass, where free and occupied voxels weigh the same in sum. Nearly
@@ -245,9 +234,7 @@ def fit_calibration(histogram: NDArray[np.int64]) -> Calibration:
     return Calibration("piecewise_linear", knot_scores, probabilities)
 
 
-def calibration_sums(
-    probability: NDArray[np.floating[Any]], occupied: NDArray[np.bool_], bins: int = 15
-) -> NDArray[np.float64]:
+def calibration_sums(probability: Reals, occupied: Mask, bins: int = 15) -> Doubles:
     """Voxels, sum of stated probability, occupied voxels, sum of squared differences in equal bins: float64 [4, bins].
 
     `probability` and truth `occupied` (bool) of voxels: [...].
@@ -259,7 +246,7 @@ def calibration_sums(
     return np.stack([np.bincount(index, weights=row, minlength=bins) for row in weights])
 
 
-def calibration_errors(sums: NDArray[np.float64]) -> Row:
+def calibration_errors(sums: Doubles) -> Row:
     """How far stated probabilities are from observed frequencies, by `calibration_sums`; NaN without voxels."""
     count, stated, truth, squares = sums
     with np.errstate(invalid="ignore"):
@@ -277,7 +264,7 @@ class CalibrationTally(Tally):
     """`calibration_errors` of each probability that a method states, over the voxels that count."""
 
     def __init__(self, _: object) -> None:
-        self._stated: dict[str, NDArray[np.float64]] = {}
+        self._stated: dict[str, Doubles] = {}
 
     def add(self, answer: Answer) -> None:
         """Count the voxels of a frame."""
@@ -298,10 +285,7 @@ CALIBRATION = Metric(
     "calibration",
     "How far stated probabilities are from observed frequencies, region `all`: before calibration the opacity of a "
     "0.2 m voxel is taken for the probability.",
-    (
-        Column("expected_calibration_error", "expected calibration error", percent=False),
-        Column("brier", "Brier score", percent=False),
-    ),
+    columns("expected_calibration_error, brier: Brier score", percent=False),
     CalibrationTally,
     by=("stated",),
     headline={"stated": "after"},

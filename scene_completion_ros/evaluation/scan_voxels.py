@@ -9,9 +9,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+from scene_completion_ros.arrays import Bytes, Doubles, Floats, Mask, Reals
 from scene_completion_ros.evaluation.truth import FREE, UNKNOWN, VoxelTruth
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
@@ -27,7 +27,7 @@ _FARTHEST_M = 40.0
 _GRAZED_M = 0.1  # above the ground, where the voxels that begin there are not free: it is rough
 
 
-def scan_labels(points: NDArray[np.floating[Any]], sensor: NDArray[np.float64], grid: VoxelGrid) -> NDArray[np.uint8]:
+def scan_labels(points: Reals, sensor: Doubles, grid: VoxelGrid) -> Bytes:
     """Labels [X, Y, Z] of one scan: `OCCUPIED` where anything returned, otherwise `FREE` where a ray passed, `UNKNOWN`.
 
     `points`: returns [N, 3] in the grid's frame, metres; `sensor`: where the LiDAR stands there [3].
@@ -58,7 +58,7 @@ def _marcher() -> Any:
     return kernel(parallel=False)(_march)
 
 
-def ground_of_scans(points: NDArray[np.floating[Any]], grid: VoxelGrid) -> NDArray[np.float32]:
+def ground_of_scans(points: Reals, grid: VoxelGrid) -> Floats:
     """Heights of the ground [X, Y] in the grid, metres, by the lowest returns of blocks of columns; NaN if unknown.
 
     `points`: returns [N, 3] in the grid's frame, whose z axis points up, metres.
@@ -81,7 +81,7 @@ def ground_of_scans(points: NDArray[np.floating[Any]], grid: VoxelGrid) -> NDArr
     return coarse.repeat(step, axis=0).repeat(step, axis=1)[: grid.shape[0], : grid.shape[1]]
 
 
-def grazed(ground: NDArray[np.float32], grid: VoxelGrid) -> NDArray[np.bool_]:
+def grazed(ground: Floats, grid: VoxelGrid) -> Mask:
     """Voxels [X, Y, Z] that hold the ground [X, Y] or lie below; where it is unknown, it is as high as nearby."""
     if not np.isfinite(ground).any():
         return np.zeros(grid.shape, np.bool_)
@@ -90,7 +90,7 @@ def grazed(ground: NDArray[np.float32], grid: VoxelGrid) -> NDArray[np.bool_]:
     return np.asarray(bottoms <= ground[tuple(nearest)][..., None] + _GRAZED_M)
 
 
-def scan_truth(points: NDArray[np.floating[Any]], sensor: NDArray[np.float64], camera: Camera) -> VoxelTruth:
+def scan_truth(points: Reals, sensor: Doubles, camera: Camera) -> VoxelTruth:
     """What one scan knows of the default grid around a camera: nothing of classes, or of what hides what.
 
     `points`: returns [N, 3] in the camera's optical frame, metres; `sensor`: where the LiDAR stands there [3].

@@ -5,11 +5,10 @@ classes and their order are those of S4C (Hayler et al., 3DV 2024) and SceneDINO
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Bytes, Integers
 from scene_completion_ros.errors import GridError
 
 EMPTY = 0
@@ -35,23 +34,11 @@ ROOM_CLASSES = ("empty", *SCANNET_CLASSES, "ceiling", "person", "other-object")
 
 # Weights of S4C's weighted mean IoU: percent of SSCBench-KITTI-360's occupied voxels, nearly. Those of parking areas,
 # which count as sidewalk, are not in.
-COMMON_SHARES: dict[str, float] = {
-    "car": 2.85,
-    "bicycle": 0.01,
-    "motorcycle": 0.01,
-    "truck": 0.16,
-    "other-vehicle": 5.75,
-    "person": 0.02,
-    "road": 14.98,
-    "sidewalk": 6.43,
-    "building": 20.0,
-    "fence": 0.96,
-    "vegetation": 41.99,
-    "terrain": 9.15,
-    "pole": 0.22,
-    "traffic-sign": 0.06,
-    "other-object": 0.28,
-}
+_SHARES = _names(
+    """car 2.85, bicycle 0.01, motorcycle 0.01, truck 0.16, other-vehicle 5.75, person 0.02, road 14.98, sidewalk 6.43,
+    building 20.0, fence 0.96, vegetation 41.99, terrain 9.15, pole 0.22, traffic-sign 0.06, other-object 0.28"""
+)
+COMMON_SHARES = {name: float(share) for name, share in map(str.split, _SHARES)}
 
 SSCBENCH_CLASSES = _names(
     """empty, car, bicycle, motorcycle, truck, other-vehicle, person, road, parking, sidewalk, other-ground, building,
@@ -93,12 +80,12 @@ class ClassMap:
         self, vocabulary: str, source: tuple[str, ...], target: tuple[str, ...], renamed: Mapping[str, str | None]
     ) -> None:
         self.vocabulary, self.target = vocabulary, target
-        self.table: NDArray[np.uint8] = np.full(256, _UNDEFINED, dtype=np.uint8)  # uint8 [256], id -> id
+        self.table: Bytes = np.full(256, _UNDEFINED, dtype=np.uint8)  # uint8 [256], id -> id
         self.table[INVALID] = INVALID
         for label, name in enumerate(renamed.get(name, name) for name in source):
             self.table[label] = INVALID if name is None else target.index(name)
 
-    def apply(self, labels: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    def apply(self, labels: Integers) -> Bytes:
         """Map labels [...] to uint8; -1, 255 do not count: 255. Raises GridError for a label of no class."""
         index = labels.astype(np.int64)
         index[index == -1] = INVALID
@@ -155,13 +142,7 @@ CITYSCAPES_TO_COMMON = ClassMap(
     "Cityscapes' train ids",
     CITYSCAPES_CLASSES,
     COMMON_CLASSES,
-    {
-        "wall": "building",
-        "traffic light": "other-object",
-        "traffic sign": "traffic-sign",
-        "bus": "other-vehicle",
-        "train": "other-vehicle",
-        "sky": "empty",
-        "rider": "empty",
-    },
+    {"wall": "building", "traffic light": "other-object", "traffic sign": "traffic-sign"}
+    | dict.fromkeys(("bus", "train"), "other-vehicle")
+    | dict.fromkeys(("sky", "rider"), "empty"),
 )  # pixels as voxels, as S4C and SceneDINO have it: sky and riders are empty

@@ -31,19 +31,12 @@ from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from scene_completion_ros.evaluation import occupancy
-from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
-from scene_completion_ros.evaluation.semantic_classes import (
-    CITYSCAPES_CLASSES,
-    CITYSCAPES_TO_COMMON,
-    COMMON_CLASSES,
-    COMMON_SHARES,
-    EMPTY,
-    INVALID,
-)
+from scene_completion_ros.arrays import Doubles, Floats, Integers, Ints, Mask, Reals
+from scene_completion_ros.evaluation import occupancy, semantic_classes
+from scene_completion_ros.evaluation.metric import Metric, Row, Tally, columns
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
 from scene_completion_ros.geometry.grids import VoxelGrid
 
 IGNORED = (-1, 255)  # truth that does not count, of label images and of voxels
@@ -52,12 +45,12 @@ UNASSIGNED = -1  # class of a cluster that got none
 
 
 def class_confusion(
-    predicted: NDArray[np.integer[Any]],  # labels [...] in 0 .. labels - 1, where the truth counts; anything elsewhere
-    truth: NDArray[np.integer[Any]],  # classes [...] in 0 .. classes - 1; -1 and 255 do not count
+    predicted: Integers,  # labels [...] in 0 .. labels - 1, where the truth counts; anything elsewhere
+    truth: Integers,  # classes [...] in 0 .. classes - 1; -1 and 255 do not count
     labels: int,
     classes: int,
-    counted: NDArray[np.bool_] | None = None,  # bool [...], what else does not count; all by default
-) -> NDArray[np.int64]:
+    counted: Mask | None = None,  # bool [...], what else does not count; all by default
+) -> Ints:
     """Counts int64 [labels, classes]."""
     assert predicted.shape == truth.shape and (counted is None or counted.shape == truth.shape)
     keep = (truth != IGNORED[0]) & (truth != IGNORED[1])
@@ -69,9 +62,7 @@ def class_confusion(
     return np.bincount(found * classes + true, minlength=labels * classes).reshape(labels, classes).astype(np.int64)
 
 
-def renamed(
-    confusion: NDArray[np.int64], class_of_label: NDArray[np.integer[Any]], unassigned: int | None = None
-) -> NDArray[np.int64]:
+def renamed(confusion: Ints, class_of_label: Integers, unassigned: int | None = None) -> Ints:
     """Give the predicted labels of a confusion matrix the names of classes.
 
     Rows of one class add up, so that row and column i are both class i. So no table made from the result can show a
@@ -88,7 +79,7 @@ def renamed(
     return result
 
 
-def class_iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+def class_iou(confusion: Ints) -> Doubles:
     """Intersection over union of every class: TP / (row + column - TP).
 
     Returns float64 [classes]; NaN where a class is neither predicted nor true. `confusion`: int64 [rows, classes], rows
@@ -101,15 +92,15 @@ def class_iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
         return np.asarray(hit / union, dtype=np.float64)
 
 
-def mean_iou(iou: NDArray[np.float64]) -> float:
+def mean_iou(iou: Doubles) -> float:
     """Mean over classes [classes]; a class that is nowhere (NaN) counts as 0."""
     return float(np.nan_to_num(iou).mean()) if iou.size else float("nan")
 
 
-Match: TypeAlias = Callable[[NDArray[np.integer[Any]]], NDArray[np.int64]]
+Match: TypeAlias = Callable[[Integers], Ints]
 
 
-def match_one_to_one(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+def match_one_to_one(confusion: Integers) -> Ints:
     """Assign each class to at most one cluster so that most pixels or voxels agree (Hungarian method).
 
     Returns int64 [clusters]. With more clusters than classes the leftover ones are `UNASSIGNED`; with fewer, some
@@ -122,20 +113,20 @@ def match_one_to_one(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     return assignment
 
 
-def match_cityscapes(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+def match_cityscapes(confusion: Integers) -> Ints:
     """Assign clusters Cityscapes' classes, each at most once, and by them the common classes that these count as.
 
     So SceneDINO's 19 clusters are named. Two of them may be buildings (one stands for the walls), two other vehicles
     (buses, trains). Sky and rider count as empty: such clusters are `UNASSIGNED`. `confusion`: [clusters,
     common classes without "empty"].
     """
-    found = CITYSCAPES_TO_COMMON.table[: len(CITYSCAPES_CLASSES)].astype(np.int64)
+    found = semantic_classes.CITYSCAPES_TO_COMMON.table[: len(semantic_classes.CITYSCAPES_CLASSES)].astype(np.int64)
     columns = found[found != EMPTY] - 1
     named = match_one_to_one(confusion[:, columns])
     return np.where(named == UNASSIGNED, UNASSIGNED, columns[named])
 
 
-def match_occupied(confusion: NDArray[np.integer[Any]], match: Match = match_one_to_one) -> NDArray[np.int64]:
+def match_occupied(confusion: Integers, match: Match = match_one_to_one) -> Ints:
     """Name the clusters of voxels by what is occupied in prediction and truth; empty stays empty.
 
     There is far more free space than anything else: with it, a cluster that spreads a little beyond surfaces would be
@@ -150,7 +141,7 @@ SSCBENCH_GRID = VoxelGrid((0.0, -25.6, -2.0), 0.2, (256, 256, 32), "velodyne")
 GROUND_LAYERS = 7  # height indices in which empty voxels below everything do not count: 1.4 m
 
 
-def additional_invalid(truth: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+def additional_invalid(truth: Integers) -> Mask:
     """Empty voxels of the lowest layers that have no occupied voxel below them in their column.
 
     LiDAR sees no ground through the ground: below it, free is only what was never measured. Returns bool [X, Y, Z].
@@ -165,21 +156,21 @@ def additional_invalid(truth: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
 
 
 def completion_confusion(
-    predicted: NDArray[np.integer[Any]],  # labels [X, Y, Z], 0 empty: classes, or clusters from 1 on
-    truth: NDArray[np.integer[Any]],  # classes [X, Y, Z], 255 does not count
-    field_of_view: NDArray[np.bool_],  # bool [X, Y, Z], where the image covers the voxel
+    predicted: Integers,  # labels [X, Y, Z], 0 empty: classes, or clusters from 1 on
+    truth: Integers,  # classes [X, Y, Z], 255 does not count
+    field_of_view: Mask,  # bool [X, Y, Z], where the image covers the voxel
     labels: int = len(COMMON_CLASSES),  # number of predicted labels, "empty" among them
     classes: int = len(COMMON_CLASSES),  # number of classes, "empty" among them
-) -> NDArray[np.int64]:
+) -> Ints:
     """Count voxels of full columns: int64 [labels, classes]."""
     return class_confusion(predicted, truth, labels, classes, field_of_view & ~additional_invalid(truth))
 
 
 def completion_scores(
-    confusion: NDArray[np.int64],  # int64 [labels, classes] of `completion_confusion`
+    confusion: Ints,  # int64 [labels, classes] of `completion_confusion`
     # int [labels], the class of each predicted label, see `class_confusion`; by default labels are classes. Labels
     # without a class count as empty.
-    class_of_label: NDArray[np.integer[Any]] | None = None,
+    class_of_label: Integers | None = None,
     class_names: tuple[str, ...] = COMMON_CLASSES,  # names by id; 0 is "empty"
 ) -> Row:
     """Score a confusion matrix, NaN where a figure is not defined.
@@ -190,7 +181,7 @@ def completion_scores(
     names = np.arange(classes) if class_of_label is None else class_of_label
     named = renamed(confusion, names, unassigned=EMPTY)[:classes]
     iou, found = class_iou(named)[1:], named[1:, 1:]
-    weight = np.array([COMMON_SHARES.get(name, np.nan) for name in class_names[1:]])
+    weight = np.array([semantic_classes.COMMON_SHARES.get(name, np.nan) for name in class_names[1:]])
     return {
         "voxels": int(named.sum()),
         **occupancy.shares(int(found.sum()), int(named[1:].sum()), int(named[:, 1:].sum())),
@@ -222,29 +213,20 @@ class SemanticCompletionMetric:
         # Range -> int64 [labels, classes].
         self.confusion = {range_m: np.zeros((self.labels, len(class_names)), np.int64) for range_m in self.crops}
 
-    def update(
-        self, predicted: NDArray[np.integer[Any]], truth: NDArray[np.integer[Any]], field_of_view: NDArray[np.bool_]
-    ) -> None:
+    def update(self, predicted: Integers, truth: Integers, field_of_view: Mask) -> None:
         """Count one grid [X, Y, Z]; see `completion_confusion`."""
         assert predicted.shape == truth.shape == self.grid.shape
         for range_m, crop in self.crops.items():
             found = predicted[crop], truth[crop], field_of_view[crop]
             self.confusion[range_m] += completion_confusion(*found, self.labels, len(self.class_names))
 
-    def compute(self, class_of_label: NDArray[np.integer[Any]] | None = None) -> dict[float, Row]:
+    def compute(self, class_of_label: Integers | None = None) -> dict[float, Row]:
         """Range -> scores; see `completion_scores`."""
-        return {
-            range_m: completion_scores(counts, class_of_label, self.class_names)
-            for range_m, counts in self.confusion.items()
-        }
+        of = class_of_label, self.class_names
+        return {range_m: completion_scores(counts, *of) for range_m, counts in self.confusion.items()}
 
 
-COLUMNS = (
-    Column("mean_iou", "mIoU"),
-    Column("mean_iou_of_present", "mIoU of present"),
-    Column("mean_iou_of_found", "mIoU where found"),
-    Column("iou", "IoU"),
-)
+COLUMNS = columns("mean_iou: mIoU, mean_iou_of_present: mIoU of present, mean_iou_of_found: mIoU where found, iou: IoU")
 
 
 class SemanticTally(Tally):
@@ -263,7 +245,7 @@ class SemanticTally(Tally):
         self.frames += 1
 
     @property
-    def confusion(self) -> dict[float, NDArray[np.int64]]:
+    def confusion(self) -> dict[float, Ints]:
         """Range -> counts of labels and classes."""
         return {} if self._metric is None else self._metric.confusion
 
@@ -271,7 +253,7 @@ class SemanticTally(Tally):
         """By range."""
         yield from self._rows(self._method.names())
 
-    def _rows(self, names: NDArray[np.int64]) -> Iterator[Row]:
+    def _rows(self, names: Ints) -> Iterator[Row]:
         assert self._metric is not None
         for range_m, scores in self._metric.compute(names).items():
             yield {"range_m": range_m, "class_of_label": names.tolist(), **scores}
@@ -303,13 +285,7 @@ SSCBENCH = Metric(
     "sscbench",
     "SSCBench-KITTI-360 under the protocol of S4C and SceneDINO, in percent. Direct: as clusters are named on other "
     "frames. Hungarian: as the scored voxels themselves would name the classes, which is an upper bound.",
-    (
-        Column("mean_iou", "mIoU"),
-        Column("weighted_mean_iou", "weighted mIoU"),
-        Column("iou", "IoU"),
-        Column("precision", "precision"),
-        Column("recall", "recall"),
-    ),
+    columns("mean_iou: mIoU, weighted_mean_iou: weighted mIoU, iou: IoU, precision, recall"),
     TwiceNamedTally,
     by=("naming",),
     across="range_m",
@@ -321,7 +297,7 @@ Part: TypeAlias = tuple[float, str]  # range in metres and name of the region th
 _OF_WORDS = ("cosine", "common", "ids", "parts")  # what is kept of answers
 
 
-def unit_vectors(features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+def unit_vectors(features: Reals) -> Floats:
     """Features [N, D] of length one, float32; zeros where there is none."""
     largest = np.abs(features).max(axis=1, keepdims=True, initial=0.0)
     found = np.isfinite(largest) & (largest > 0.0)
@@ -329,15 +305,13 @@ def unit_vectors(features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     return np.asarray(scaled / np.where(found, np.linalg.norm(scaled, axis=1, keepdims=True), 1.0), np.float32)
 
 
-def cosines(features: NDArray[np.floating[Any]], rows: NDArray[np.float32]) -> NDArray[np.float32]:
+def cosines(features: Reals, rows: Floats) -> Floats:
     """Cosines [N, R] of features [N, D] with rows [R, D] of length one; minus infinity where there is no feature."""
     units = unit_vectors(features)
     return np.where(units.any(axis=1, keepdims=True), units @ rows.T, np.float32(-np.inf))
 
 
-def class_scores(
-    features: NDArray[np.floating[Any]], rows: NDArray[np.float32], group: NDArray[np.integer[Any]], classes: int
-) -> NDArray[np.float32]:
+def class_scores(features: Reals, rows: Floats, group: Integers, classes: int) -> Floats:
     """Best cosine of the phrases of each class.
 
     Returns float32 [N, classes]; minus infinity where there is no feature, and for classes without phrases. `features`:
@@ -351,14 +325,14 @@ def class_scores(
     return scores
 
 
-def best_classes(scores: NDArray[np.float32]) -> NDArray[np.int64]:
+def best_classes(scores: Floats) -> Ints:
     """Class [N] with the largest of scores [N, K]; K where there is no feature."""
     labels = scores.argmax(axis=1)
     labels[np.isneginf(scores).all(axis=1)] = scores.shape[1]
     return np.asarray(labels, np.int64)
 
 
-def zero_shot_scores(confusion: NDArray[np.int64], names: Sequence[str]) -> Row:
+def zero_shot_scores(confusion: Ints, names: Sequence[str]) -> Row:
     """Score labels on voxels whose class is known, NaN where a figure is not defined.
 
     `confusion`: int64 [K + 1, K] of `class_confusion`; the last row holds voxels without a label; `names`: the K
@@ -399,7 +373,7 @@ class ZeroShotMetric(Tally):
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
-        self._confusion: dict[Part, NDArray[np.int64]] = {}  # part -> int64 [K + 1, K]
+        self._confusion: dict[Part, Ints] = {}  # part -> int64 [K + 1, K]
 
     def add(self, answer: Any) -> None:
         """Count the labelled voxels of a frame."""
@@ -414,7 +388,7 @@ class ZeroShotMetric(Tally):
             yield {"range_m": range_m, "region": region, **zero_shot_scores(counts, self.names)}
 
 
-def average_precision(score: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> float:
+def average_precision(score: Reals, positive: Mask) -> float:
     """Precision summed over the steps of recall, voxels with equal scores taken together; exact.
 
     Equal scores everywhere give the share of positives, and a random ranking does so but for O(log N / N). Returns
@@ -483,14 +457,9 @@ ZERO_SHOT = Metric(
     "zero_shot",
     "Labels of the voxels that the truth calls occupied, in percent. `of all` divides by the number of all classes. As "
     "released, voxels without a feature leave the count.",
-    (
-        Column("mean_iou", "mIoU"),
-        Column("mean_iou_of_all", "mIoU of all"),
-        Column("released_mean_iou", "as released"),
-        Column("mean_accuracy", "mAcc"),
-        Column("mean_accuracy_of_all", "mAcc of all"),
-        Column("accuracy", "accuracy"),
-        Column("without_feature", "without a feature"),
+    columns(
+        "mean_iou: mIoU, mean_iou_of_all: mIoU of all, released_mean_iou: as released, mean_accuracy: mAcc, "
+        "mean_accuracy_of_all: mAcc of all, accuracy, without_feature: without a feature"
     ),
     lambda method: ZeroShotMetric(method.class_names),
     by=("region",),
@@ -501,11 +470,7 @@ WORDS = Metric(
     "words",
     "How well a word finds its voxels among those that the truth calls occupied: average precision by contrast and by "
     "cosine, in percent, with the prior of a constant score.",
-    (
-        Column("prior", "prior"),
-        Column("average_precision", "average precision"),
-        Column("average_precision_of_cosine", "by cosine"),
-    ),
+    columns("prior, average_precision, average_precision_of_cosine: by cosine"),
     lambda method: WordMetric(method.words),
     by=("word", "region"),
     across="range_m",

@@ -15,9 +15,9 @@ from typing import Protocol
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
 
+from scene_completion_ros.arrays import Bytes, Doubles, Floats, Ints, Mask
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.semantic_classes import SEMANTIC_KITTI_TO_COMMON, ClassMap
 from scene_completion_ros.geometry.cameras import Camera
@@ -31,8 +31,6 @@ IN_VIEW, SEEN, BELOW_GROUND, INTERIOR = 1, 2, 4, 8
 VISIBLE, OCCLUDED, ALL = "visible", "occluded", "all"
 # Regions that count the hidden insides of things, by their names alone.
 INTERIORS, OCCLUDED_AND_INTERIORS, ALL_AND_INTERIORS = "interiors", "occluded + interiors", "all + interiors"
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +52,10 @@ class VoxelTruth:
     interior: Mask | None = None
     # uint8, SemanticKITTI's learning ids unless `class_map` is another's, `FREE` and `UNKNOWN`; None where it has no
     # classes.
-    label: NDArray[np.uint8] | None = None
+    label: Bytes | None = None
     class_map: ClassMap = SEMANTIC_KITTI_TO_COMMON  # from the ids of `label` to the common classes
     # Height of the ground in the grid, float32 [X, Y], metres, NaN where unknown; None where all of it is.
-    ground: NDArray[np.float32] | None = None
+    ground: Floats | None = None
 
     @property
     def free(self) -> Mask:
@@ -92,12 +90,8 @@ class VoxelTruth:
         if self.interior is None or self.visible is None:
             return self.regions
         hidden = self.in_view & ~self.visible
-        return {
-            **self.regions,
-            INTERIORS: hidden & self.interior,
-            OCCLUDED_AND_INTERIORS: hidden,
-            ALL_AND_INTERIORS: self.in_view,
-        }
+        inside = hidden & self.interior
+        return self.regions | {INTERIORS: inside, OCCLUDED_AND_INTERIORS: hidden, ALL_AND_INTERIORS: self.in_view}
 
     @property
     def counted(self) -> Mask:
@@ -105,25 +99,25 @@ class VoxelTruth:
         return self.known & self.everything
 
     @property
-    def labels(self) -> NDArray[np.uint8]:
+    def labels(self) -> Bytes:
         """The labels; a `GridError` where the truth has no classes."""
         if self.label is None:
             raise GridError(f"{self.source} has no classes", where="ground truth", cure="Name labelled recordings")
         return self.label
 
-    def centres(self, wanted: Mask) -> NDArray[np.float32]:
+    def centres(self, wanted: Mask) -> Floats:
         """Centres [N, 3] of wanted voxels [X, Y, Z], in order, metres, optical frame of the reference camera."""
         centres = np.asarray(self.grid.origin) + (np.argwhere(wanted) + 0.5) * self.grid.voxel_size
         return np.asarray(self.grid_from_camera.inverse().apply(centres), np.float32)
 
 
 def exact_truth(
-    label: NDArray[np.uint8],  # uint8 [X, Y, Z], 0 is free
-    flags: NDArray[np.uint8],  # uint8 [X, Y, Z], bits `IN_VIEW`, `SEEN`, `BELOW_GROUND`, `INTERIOR`
+    label: Bytes,  # uint8 [X, Y, Z], 0 is free
+    flags: Bytes,  # uint8 [X, Y, Z], bits `IN_VIEW`, `SEEN`, `BELOW_GROUND`, `INTERIOR`
     grid: VoxelGrid,
     # Pose of the reference camera's optical frame in the grid.
     grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,
-    ground: NDArray[np.float32] | None = None,  # height of the ground in the grid [X, Y], metres
+    ground: Floats | None = None,  # height of the ground in the grid [X, Y], metres
     class_map: ClassMap = SEMANTIC_KITTI_TO_COMMON,  # from the ids of the labels to the classes that are scored
 ) -> VoxelTruth:
     """Truth of a rendered frame from the arrays that are stored of it."""
@@ -132,7 +126,7 @@ def exact_truth(
     return VoxelTruth("exact", *voxels, label=label, class_map=class_map, ground=ground)
 
 
-def stored_flags(truth: VoxelTruth) -> NDArray[np.uint8]:
+def stored_flags(truth: VoxelTruth) -> Bytes:
     """The masks of an exact truth as the bits that `exact_truth` reads, uint8 [X, Y, Z]."""
     masks = ((IN_VIEW, truth.in_view), (SEEN, truth.visible), (BELOW_GROUND, ~truth.known), (INTERIOR, truth.interior))
     flags = np.zeros(truth.grid.shape, np.uint8)
@@ -143,7 +137,7 @@ def stored_flags(truth: VoxelTruth) -> NDArray[np.uint8]:
 
 def labelled_truth(
     source: str,
-    label: NDArray[np.uint8],  # uint8 [X, Y, Z], `FREE` and `UNKNOWN` among them
+    label: Bytes,  # uint8 [X, Y, Z], `FREE` and `UNKNOWN` among them
     invalid: Mask,  # voxels that do not count for another reason, bool [X, Y, Z]
     grid: VoxelGrid,
     grid_from_camera: RigidTransform,
@@ -163,7 +157,7 @@ class DepthTruth:
 
     camera: Camera
     # float32 [H, W], metres along the optical axis; 0 where nothing is known, infinite in the sky.
-    depth: NDArray[np.float32]
+    depth: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,20 +182,18 @@ SIGHT_POINTS = np.concatenate([np.zeros((1, 3)), _FACE * np.eye(3), -_FACE * np.
 
 
 def seen_voxels(
-    occupied: NDArray[np.bool_],  # ground truth, bool [X, Y, Z]
+    occupied: Mask,  # ground truth, bool [X, Y, Z]
     # Optical centre in the grid frame, float64 [3], metres. It may lie outside the grid.
-    camera_position: NDArray[np.float64],
+    camera_position: Doubles,
     grid: VoxelGrid,
-    wanted: NDArray[np.bool_],  # voxels to look at, bool [X, Y, Z]; the others are reported as not seen
-) -> NDArray[np.bool_]:
+    wanted: Mask,  # voxels to look at, bool [X, Y, Z]; the others are reported as not seen
+) -> Mask:
     """Voxels [X, Y, Z] to whose centre or face centres a line from the camera passes no other occupied voxel."""
     start = (camera_position - np.asarray(grid.origin)) / grid.voxel_size
     return np.asarray(_seen(np.ascontiguousarray(occupied), np.ascontiguousarray(wanted), start), dtype=bool)
 
 
-def visible_voxels(
-    occupied: NDArray[np.bool_], camera_position: NDArray[np.float64], grid: VoxelGrid, wanted: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
+def visible_voxels(occupied: Mask, camera_position: Doubles, grid: VoxelGrid, wanted: Mask) -> Mask:
     """Voxels that count as visible: the seen ones, and occupied ones that touch a seen voxel that is not occupied.
 
     All others lie behind obstacles. Arguments and result as in `seen_voxels`.
@@ -210,18 +202,13 @@ def visible_voxels(
     return (seen | (occupied & grown(seen & ~occupied))) & wanted
 
 
-def grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def grown(mask: Mask) -> Mask:
     """The mask [X, Y, Z] and its 26 neighbours."""
     return np.asarray(binary_dilation(mask, np.ones((3, 3, 3))))
 
 
 def _line_is_blocked(
-    occupied: NDArray[np.bool_],
-    start: NDArray[np.float64],
-    end: NDArray[np.float64],
-    own: tuple[int, int, int],
-    integers: NDArray[np.int64],
-    numbers: NDArray[np.float64],
+    occupied: Mask, start: Doubles, end: Doubles, own: tuple[int, int, int], integers: Ints, numbers: Doubles
 ) -> bool:
     """Walk from voxel to voxel along a line (in units of voxels) until it leaves the grid or reaches `end` or `own`.
 
@@ -268,9 +255,7 @@ def _line_is_blocked(
     return False
 
 
-def _seen_everywhere(
-    occupied: NDArray[np.bool_], wanted: NDArray[np.bool_], start: NDArray[np.float64]
-) -> NDArray[np.bool_]:
+def _seen_everywhere(occupied: Mask, wanted: Mask, start: Doubles) -> Mask:
     seen = np.zeros(occupied.shape, dtype=np.bool_)
     end, integers, numbers = np.empty(3), np.empty((2, 3), dtype=np.int64), np.empty((2, 3))
     for i in range(occupied.shape[0]):

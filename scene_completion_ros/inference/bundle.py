@@ -10,6 +10,7 @@ graphs where they run.
 
 import contextlib
 import dataclasses
+import difflib
 import hashlib
 import json
 import math
@@ -48,7 +49,7 @@ from scene_completion_ros.untrusted_files import (
     read_json,
 )
 from scene_completion_ros.voxels.occupancy import Calibration, Thresholds
-from scene_completion_ros.whole_files import tensor_bytes, whole_file
+from scene_completion_ros.whole_files import tensor_bytes, whole_folder
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -199,17 +200,18 @@ class StudentBundle:
 
     def with_bf16(self, parity: Mapping[str, float]) -> "StudentBundle":
         """Writes down that the saved bundle passed the gate in bfloat16, and returns it as loaded from there."""
-        folder, manifest = self._manifest_of_folder()
+        folder, manifest = self.encoder_path.parent, self.unchanged_manifest()
         manifest["bf16"] = {"made_from": self.made_from(), "parity": dict(parity)}
-        _write(folder, {MANIFEST: _serialised(manifest)}, set())
+        _write(folder, {MANIFEST: _serialised(manifest)})
         return StudentBundle.load(folder)
 
-    def _manifest_of_folder(self) -> tuple[Path, dict[str, Any]]:
-        folder = self.encoder_path.parent
-        manifest = dict(JsonObject.read(folder / MANIFEST).values)
-        if manifest.get("sha256") != self.sha256:
-            raise BundleError("was replaced meanwhile", where=str(folder / MANIFEST), cure="Start again.")
-        return folder, manifest
+    def unchanged_manifest(self) -> dict[str, Any]:
+        """The manifest of its folder. Raises BundleError where another bundle is there now than was loaded."""
+        file = self.encoder_path.with_name(MANIFEST)
+        manifest = dict(JsonObject.read(file).values)
+        if manifest.get("sha256") != self.sha256 or StudentBundle.load(file.parent)._manifest() != self._manifest():
+            raise BundleError("was replaced meanwhile", where=str(file), cure="Start again.")
+        return manifest
 
     def text_bank(self) -> TextBank | None:
         """The bank of phrases that comes with the student; None where there is none.
@@ -229,15 +231,14 @@ class StudentBundle:
     def with_vocabulary(self, spaces: Sequence[FeatureSpace], bank: TextBank | None) -> "StudentBundle":
         """Gives the saved bundle feature spaces and a bank, in place of those it has; returns it as loaded from there.
 
-        All else stays as it is. The manifest changes last. Raises BundleError where the bundle was replaced since it
-        was loaded, or the spaces do not fit its head; VocabularyError where the bank is in none of the spaces.
-        `spaces`: spaces that follow from the label units; without any, the bank must be None; `bank`: phrases in one of
-        the spaces; None for no bank.
+        All else stays as it is. Raises BundleError where the bundle was replaced since it was loaded, or the spaces do
+        not fit its head; VocabularyError where the bank is in none of the spaces. `spaces`: spaces that follow from the
+        label units; without any, the bank must be None; `bank`: phrases in one of the spaces; None for no bank.
         """
         changed = dataclasses.replace(self, feature_spaces=tuple(spaces))
         if bank is not None:
             changed.feature_space_for(bank)
-        folder, manifest = self._manifest_of_folder()
+        folder, manifest = self.encoder_path.parent, self.unchanged_manifest()
         files = changed._vocabulary_files(None if bank is None else bank.to_bytes())
         others = {name: value for name, value in self.sha256.items() if name not in _VOCABULARY_FILES}
         manifest.pop(FEATURE_SPACES, None)
@@ -382,22 +383,16 @@ def _serialised(manifest: Mapping[str, Any]) -> bytes:
     return (json.dumps(manifest, indent=2, allow_nan=False) + "\n").encode()
 
 
-def _write(folder: Path, files: Mapping[str, bytes], replaced: Set[str]) -> None:
-    """Writes files into a folder, and takes those out of it that a bundle there lists; further files there stay.
-
-    Where the process is killed meanwhile, the hashes of the manifest do not hold, and the bundle is refused.
-    """
+def _write(folder: Path, files: Mapping[str, bytes], replaced: Set[str] = frozenset()) -> None:
+    """Replaces files of a folder, and those that a bundle there lists, at one moment; further files there stay."""
     try:
         earlier = read_json(folder / MANIFEST, BundleError, cure=CURE, kind=dict)
-        listed = set(earlier["sha256"])
+        listed = replaced & set(earlier["sha256"])
     except (BundleError, LookupError, TypeError):
         listed = set()
-    folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:  # the first takes its place when all are written, the manifest at last
-        for name, content in reversed([*files.items()]):
-            stack.enter_context(whole_file(folder / name)).write_bytes(content)
-    for name in (replaced & listed) - files.keys():
-        (folder / name).unlink(missing_ok=True)
+    with whole_folder(folder, [*files, *listed], replace=True) as part:
+        for name, content in files.items():
+            (part / name).write_bytes(content)
 
 
 def _read_checked(file: Path, expected: str, *, largest: int = MOST_ARRAY_BYTES) -> bytes:
@@ -585,9 +580,15 @@ def open_student(named: str | Path | None) -> StudentBundle:
 
 
 def student_folder(named: str | Path | None) -> Path:
-    """The folder of a student, see `open_student`."""
+    """The folder of a student, see `open_student`. Raises BundleError where there is none."""
     if named is None or str(named) in ("", AUTO):
         return DEFAULT_BUNDLE
-    if str(named) in shipped_students() and not Path(named).is_dir():
+    students = shipped_students()
+    if Path(named).is_dir() or len(Path(named).parts) > 1:
+        return Path(named)
+    if str(named) in students:
         return DEFAULT_BUNDLE.with_name(str(named))
-    return Path(named)
+    what = f"there is neither such a folder nor such a student of the package ({', '.join(students)})"
+    near = difflib.get_close_matches(str(named).lower(), students, 1)
+    cure = f"Did you mean {near[0]}?" if near else "Name the folder of a bundle, or one of these."
+    raise BundleError(what, where=str(named), cure=cure)

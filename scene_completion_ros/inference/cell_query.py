@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Bytes, Doubles, Floats, Integers, Mask, Reals
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -30,28 +31,28 @@ _BEYOND = 1.1  # of the depth at which a volume ends: grids are turned and shift
 class Pixels(NamedTuple):
     """What the pixels of an image show, at half its size."""
 
-    surfaces: NDArray[np.float32]  # float32 [h, w, 2], inverse depth code and deviation of the logarithm of depth
-    classes: NDArray[np.float32]  # float32 [h, w, K + 1], probabilities of the classes and of the sky
-    context: NDArray[np.float32]  # float32 [h, w, C], what else cells look up
+    surfaces: Floats  # float32 [h, w, 2], inverse depth code and deviation of the logarithm of depth
+    classes: Floats  # float32 [h, w, K + 1], probabilities of the classes and of the sky
+    context: Floats  # float32 [h, w, C], what else cells look up
 
 
 class PredictedCells(NamedTuple):
     """What a student's network predicts of cells, x y z, and columns of them, x y."""
 
-    hidden: NDArray[np.float32]  # float32 [x y z, 8], logits of voxels in cells, where pixels see something before them
-    others: NDArray[np.float32]  # float32 [x y z, `CellVolume.of_cell`]
-    ground: NDArray[np.float32]  # float32 [x y, 2], height of the ground in the grid and standard deviation, metres
+    hidden: Floats  # float32 [x y z, 8], logits of voxels in cells, where pixels see something before them
+    others: Floats  # float32 [x y z, `CellVolume.of_cell`]
+    ground: Floats  # float32 [x y, 2], height of the ground in the grid and standard deviation, metres
     # float32 [N, Z + 1], see `CellVolume.prior_shape`: of coarse columns, the share w that a prior has in the
     # probabilities of what does not stand on the ground, as the last number, and before it w times the prior by height:
     # that of the Z voxels of the grid, were the ground at the volume's level. Empty without a prior.
-    prior: NDArray[np.float32] = np.zeros((0, 1), np.float32)
+    prior: Floats = np.zeros((0, 1), np.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class CellSamples:
     """Points whose voxels are wanted again and again."""
 
-    points: NDArray[np.float32]  # [3, N], in the camera's optical frame, metres
+    points: Floats  # [3, N], in the camera's optical frame, metres
     target: NDArray[np.int32]  # [N], where each result is written
     between: bool = True  # they lie between the centres of the volume's voxels, not at these
 
@@ -98,9 +99,7 @@ class CellLift:
         self.columns[:, heights + 2] = volume_from_camera is not None
         self._lift, self._lowest = lift_kernel(), lowest_kernel()
 
-    def _places(
-        self, places: NDArray[np.floating]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    def _places(self, places: Reals) -> tuple[Doubles, Doubles, Mask]:
         """Points [N, 3] in the camera, column and row [N, 2] in the map, and whether the image shows them [N]."""
         height, width = self.map_size
         points = np.asarray(self.volume_from_camera.inverse().apply(places))
@@ -130,9 +129,7 @@ class CellLift:
         self.low_share = metres.astype(np.float32)
         self._under = np.empty(len(chosen), np.float32)
 
-    def __call__(
-        self, surfaces: NDArray[np.float32], context: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def __call__(self, surfaces: Floats, context: Floats) -> tuple[Floats, Floats]:
         """What cells [x y z, L] and columns [x y, z + 4] are given; overwritten by the next call.
 
         `surfaces`: logarithm of depth and its deviation, of the pixels of an image at half its size, float32 [h, w, 2];
@@ -160,18 +157,18 @@ class CellQuery:
         self._voxels = voxel_kernel()
 
     @staticmethod
-    def prepare(points_camera: NDArray[np.float64], target: NDArray[np.int32]) -> CellSamples:
+    def prepare(points_camera: Doubles, target: NDArray[np.int32]) -> CellSamples:
         """Prepares points [N, 3] (optical frame, metres) whose results go to ``target`` [N]."""
         return CellSamples(np.ascontiguousarray(points_camera.T, np.float32), target)
 
     def __call__(
         self,
-        surfaces: NDArray[np.float32],  # as `CellLift` takes them
+        surfaces: Floats,  # as `CellLift` takes them
         predicted: PredictedCells,
         samples: CellSamples,
-        out: NDArray[np.float32],  # float32 [M], flat
+        out: Floats,  # float32 [M], flat
         length: float = 0.0,  # metres; alpha = 1 - exp(-sigma length) is written where it is positive
-        stands: NDArray[np.bool_] | None = None,  # bool [M], flat: what lies `STANDS_M` above the predicted ground
+        stands: Mask | None = None,  # bool [M], flat: what lies `STANDS_M` above the predicted ground
     ) -> None:
         """Writes density per metre, or opacity over a length, to ``out[target]``."""
         grid, lift = self.volume.grid, self.lift
@@ -183,7 +180,7 @@ class CellQuery:
             *(samples.between, samples.target, out, np.empty(0, np.bool_) if stands is None else stands),
         )
 
-    def cells_of(self, points_camera: NDArray[np.floating]) -> tuple[NDArray[np.int32], bool]:
+    def cells_of(self, points_camera: Reals) -> tuple[NDArray[np.int32], bool]:
         """Numbers [N] of the cells that points [N, 3] (optical frame, metres) lie in; outside, of the nearest.
 
         Also whether any point lies between the centres of voxels of the volume.
@@ -195,9 +192,7 @@ class CellQuery:
         cells = np.asarray(np.ravel_multi_index(tuple((voxel // STRIDE).T), self.volume.cells), np.int32)
         return cells, bool(np.abs(place - voxel - 0.5).max(initial=0.0) > _AT_CENTRE)
 
-    def classes(
-        self, others: NDArray[np.float32], of_pixels: NDArray[np.float32], chosen: NDArray[np.int32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32]]:
+    def classes(self, others: Floats, of_pixels: Floats, chosen: NDArray[np.int32]) -> tuple[Floats, Bytes, Floats]:
         """Of cells [N]: probabilities of the classes [N, K], and the likeliest class [N] with its probability [N].
 
         `others`: see `PredictedCells`; `of_pixels`: probabilities of the classes of pixels, float32 [h, w, K + 1].
@@ -221,7 +216,7 @@ class CellVoxels:
         grid: VoxelGrid,
         camera_from_grid: RigidTransform,  # its pose; any rigid transform
         *,
-        coverage: NDArray[np.bool_] | None = None,  # see `view_of`
+        coverage: Mask | None = None,  # see `view_of`
     ) -> None:
         volume = query.volume.grid
         self.query, self.grid = query, grid
@@ -238,9 +233,7 @@ class CellVoxels:
         itself = np.eye(classes, dtype=np.float32), np.zeros(classes, np.float32)
         self._scores = WordScores(label_kernel(0, classes, computed=True), *itself)
 
-    def opacity(
-        self, surfaces: NDArray[np.float32], predicted: PredictedCells
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def opacity(self, surfaces: Floats, predicted: PredictedCells) -> tuple[Floats, Mask]:
         """Opacity over an edge of every voxel, 0 outside the view, and what stands on the ground, both [X, Y, Z].
 
         See `CellQuery`.
@@ -250,13 +243,7 @@ class CellVoxels:
         self.query(surfaces, predicted, self.samples, *flat)
         return out, stands
 
-    def labels(
-        self,
-        others: NDArray[np.float32],
-        of_pixels: NDArray[np.float32],
-        targets: NDArray[np.integer],
-        words: Words = NO_WORDS,
-    ) -> Labelled:
+    def labels(self, others: Floats, of_pixels: Floats, targets: Integers, words: Words = NO_WORDS) -> Labelled:
         """Labels and matches of voxels in view [N], flat indices: those of their cells; see `CellQuery.classes`."""
         if not words.labels and words.queried is None:
             return Labelled(np.zeros(len(targets), np.uint8), np.ones(len(targets), np.float32))

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import array_api_compat
 import numpy as np
-from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Floats
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid, measure_of
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -116,7 +116,7 @@ def ground_code(camera: Camera, spec: PointCodeSpec, volume_from_camera: Any, le
 
 def stated_ground(
     camera: Camera, spec: PointCodeSpec, level: float, volume_from_camera: RigidTransform | None
-) -> NDArray[np.float32]:
+) -> Floats:
     """What the encoder is given of the ground, float32 [2, H / 2, W / 2]: its `ground_code`, and whether that is known.
 
     `camera`: the canonical one; `volume_from_camera`: see `volume_pose`; None where it is unknown.
@@ -143,12 +143,12 @@ class GroundSurface:
 
     # float32 [x, y, 3], metres, in the camera's optical frame. Rows lead away from the camera, columns from right to
     # left. NaN where the image does not show its place.
-    points: NDArray[np.float32]
-    deviation: NDArray[np.float32]  # float32 [x, y], standard deviation of its height, metres
+    points: Floats
+    deviation: Floats  # float32 [x, y], standard deviation of its height, metres
 
 
 def ground_surface(
-    surface: NDArray[np.float32], volume: CellVolume, camera: Camera, volume_from_camera: RigidTransform | None
+    surface: Floats, volume: CellVolume, camera: Camera, volume_from_camera: RigidTransform | None
 ) -> GroundSurface:
     """The ground as a student predicts it.
 

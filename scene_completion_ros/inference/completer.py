@@ -15,24 +15,13 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference import scene_query
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cell_query import CellLift, Pixels
 from scene_completion_ros.inference.cells import GroundSurface, ground_surface, volume_pose
 from scene_completion_ros.inference.encoder import cpu_networks, make_networks
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, WARNING, Evidence, EvidenceEstimator, own_depth
 from scene_completion_ros.inference.label_query import FoldedVocabulary, Words
-from scene_completion_ros.inference.scene_query import (
-    BLIND,
-    DenseField,
-    Networks,
-    SceneImage,
-    SceneQuery,
-    StageClock,
-    content_warning,
-    prepare_scene,
-    ray_camera,
-    shown_share,
-)
 from scene_completion_ros.inference.text_bank import BACKGROUND, MOST_QUERIED, Contrast, Vocabulary
 from scene_completion_ros.voxels.occupancy_kernel import axis_indices
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, VoxelState
@@ -75,7 +64,7 @@ class Completion:
     voxels: SemanticVoxels
     # Opacity and probability of all voxels. From a GPU they are fetched when they are asked for, which has to be before
     # the next image, and in its thread.
-    dense: DenseField
+    dense: scene_query.DenseField
     # float32 [h, w], expected z-depth through the grid, metres; rays that leave the grid end where they leave. NaN
     # where the ray misses the grid or the camera's image does not cover the pixel.
     depth: NDArray[np.float32]
@@ -99,7 +88,7 @@ class Completion:
     @property
     def warning(self) -> str:
         """What makes the result doubtful; empty where nothing does."""
-        return content_warning(self.shown)
+        return scene_query.content_warning(self.shown)
 
     def summary(self) -> dict[str, float | str]:
         """`Evidence.summary`, and as `evidence.WARNING` the warning, if there is one."""
@@ -150,7 +139,7 @@ class Completer:
         threads: int | None = None,  # CPU threads of encoder and kernels; None for all that this process may use
         # That of another completer, of the same bundle, engine and threads, or one that was made before; all that use
         # it then belong to one thread.
-        encoder: Networks | None = None,
+        encoder: scene_query.Networks | None = None,
         # Pose of the optical frame in a frame whose z axis points up and begins on the ground, for students that
         # take it; None where it is unknown.
         upright_from_camera: RigidTransform | None = None,
@@ -171,7 +160,7 @@ class Completer:
                 cure="Check the calibration: the principal point must lie near the centre of the image.",
             )
         self.warnings = camera_warnings(bundle, camera, float(covered.mean()))
-        self.depth_camera = ray_camera(canonical)
+        self.depth_camera = scene_query.ray_camera(canonical)
         self._ray_covered = Resampler(camera, self.depth_camera).validity
         pose = bundle.grid_from_camera if grid_from_camera is None else grid_from_camera
         failure = ""
@@ -188,7 +177,7 @@ class Completer:
             what = f"{self._too_far} voxels lie more than {self._far:.0f} m ahead of the camera"
             self.warnings.append(f"{what}, farther than the student predicts: they stay unobserved")
 
-    def _open(self, encoder: Networks, grid_from_camera: RigidTransform) -> None:
+    def _open(self, encoder: scene_query.Networks, grid_from_camera: RigidTransform) -> None:
         self.encoder, self.engine = encoder, encoder.name
         self._mount()
         self._place(grid_from_camera)
@@ -202,7 +191,7 @@ class Completer:
             some = FoldedVocabulary.of(Vocabulary(("any",), ((0, 0, 0),), rows, group, contrast=contrast), space)
             canonical = self.bundle.canonical
             blank = np.zeros((canonical.height, canonical.width, 3), dtype=np.uint8)
-            self._query(SceneImage(blank, Words(some, some)))
+            self._query(scene_query.SceneImage(blank, Words(some, some)))
 
     def prepare_vocabulary(self, vocabulary: Vocabulary) -> FoldedVocabulary:
         """Makes a vocabulary ready for `set_vocabulary` and `set_query`, of this and all completers of the same bundle.
@@ -265,14 +254,14 @@ class Completer:
         self.grid_from_camera = grid_from_camera
         try:
             coverage = self._resampler.validity
-            prepared = prepare_scene(self.bundle, self.grid, grid_from_camera, self._lift, coverage)
+            prepared = scene_query.prepare_scene(self.bundle, self.grid, grid_from_camera, self._lift, coverage)
         except MemoryError as error:
             what = f"there is not enough memory for {'x'.join(map(str, self.grid.shape))} voxels"
             raise GridError(what, where="grid", cure="Take larger voxels, or a smaller part of the space") from error
         view = prepared.query
         self.in_view: NDArray[np.bool_] = view.in_view
         self._far, self._too_far = view.far, view.too_far
-        self._query: SceneQuery = self.encoder.scene(prepared)
+        self._query: scene_query.SceneQuery = self.encoder.scene(prepared)
 
     def out_of_view(self) -> GridError | None:
         """What is wrong where the camera sees no voxel of the grid; None where it sees one."""
@@ -301,7 +290,7 @@ class Completer:
         [H, W, 3] RGB, of the size the camera was calibrated with, or averaged down as `resampling.decoder_shrink`
         allows.
         """
-        started_s, clock = time.perf_counter(), StageClock()
+        started_s, clock = time.perf_counter(), scene_query.StageClock()
         if image_rgb.shape[2:] != (3,) or image_rgb.dtype != np.uint8:
             what = f"is {image_rgb.dtype} {image_rgb.shape} where uint8 [H, W, 3] is needed"
             raise ImageError(what, where="image", cure="Give RGB values of 8 bits")
@@ -330,12 +319,12 @@ class Completer:
         seen = image if isinstance(image, SeenImage) else self.see(image)
         evidence_ms = 1e3 * (time.perf_counter() - seen.seen_s)
         words = Words(self._vocabulary if labels else None, self._queried, labels)
-        answer = self._query(SceneImage(seen.image, words, seen.pixels, evidence))
-        assembling = StageClock()
+        answer = self._query(scene_query.SceneImage(seen.image, words, seen.pixels, evidence))
+        assembling = scene_query.StageClock()
         parts = answer.transmittance, answer.probability, answer.confidence
         if not (answer.finite and np.isfinite(sum(float(part.sum()) for part in parts))):
             raise self._not_finite()
-        shown = shown_share(seen.image, self._resampler.validity)
+        shown = scene_query.shown_share(seen.image, self._resampler.validity)
         answer.depth[~self._ray_covered] = np.nan
         vocabulary = None if words.vocabulary is None else words.vocabulary.vocabulary
         legend: dict[str, Any] = {}  # of voxels that are unlabelled
@@ -347,7 +336,7 @@ class Completer:
             grid=self.grid,
             grid_from_camera=self.grid_from_camera,
             stamp_ns=stamp_ns,
-            state=answer.state if shown >= BLIND else _INFERRED[answer.state],
+            state=answer.state if shown >= scene_query.BLIND else _INFERRED[answer.state],
             index=axis_indices(answer.occupied, self.grid.shape),
             probability=answer.probability,
             label=answer.label,

@@ -22,18 +22,13 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Bytes, Floats
 from scene_completion_ros.errors import BundleError, GpuError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.inference import scene_query
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cell_query import Pixels, PredictedCells
 from scene_completion_ros.inference.graphs import IMAGE, StepGraph, graphs_of
-from scene_completion_ros.inference.scene_query import (
-    CellNetworks,
-    HostCellQuery,
-    HostFieldQuery,
-    Networks,
-    PreparedScene,
-)
 from scene_completion_ros.jit import aligned_empty
 
 EngineName = Literal["auto", "openvino", "openvino_bf16", "onnxruntime", "tensorrt"]
@@ -46,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 # A graph that is ready to run: its outputs for named inputs, in the order in which they were wanted; overwritten by the
 # next call. An image is uint8 [1, H, W, 3] RGB.
-Graph: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], list[NDArray[np.float32]]]
+Graph: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], list[Floats]]
 _Open: TypeAlias = Callable[[StepGraph], Graph]
 
 
@@ -91,37 +86,37 @@ class FieldEncoder:
         self.name, self._threads = name, threads
         (self._encode,) = graphs
 
-    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, image_rgb: Bytes) -> Floats:
         """The map float32 [h, w, C + E] of a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call."""
         (features,) = self._encode({IMAGE: np.ascontiguousarray(image_rgb)[None]})
         return np.asarray(features[0])
 
-    def scene(self, prepared: PreparedScene) -> HostFieldQuery:
+    def scene(self, prepared: scene_query.PreparedScene) -> scene_query.HostFieldQuery:
         """See `Networks`."""
-        return HostFieldQuery(self, prepared, self._threads)
+        return scene_query.HostFieldQuery(self, prepared, self._threads)
 
 
-class CellGraphs(CellNetworks):
+class CellGraphs(scene_query.CellNetworks):
     """The graphs of a student that completes cells on an engine of the CPU; see `make_networks`."""
 
     def __init__(self, name: str, graphs: list[Graph], threads: int) -> None:
         self.name, self._threads = name, threads
         self._see, self._decode, self._complete = graphs
 
-    def see(self, image_rgb: NDArray[np.uint8], ground: NDArray[np.float32]) -> Pixels:
+    def see(self, image_rgb: Bytes, ground: Floats) -> Pixels:
         """See `CellNetworks`."""
         found = self._see({IMAGE: np.ascontiguousarray(image_rgb)[None], "ground": ground[None]})
         return Pixels(*(part[0] for part in found))
 
-    def complete(self, local: NDArray[np.float32], columns: NDArray[np.float32]) -> PredictedCells:
+    def complete(self, local: Floats, columns: Floats) -> PredictedCells:
         """See `CellNetworks`."""
         around, mean, *of_columns = self._decode({"local": local, "columns": columns})
         hidden, others = self._complete({"around": around, "local": local, "mean": mean})
         return PredictedCells(hidden, others, *of_columns)
 
-    def scene(self, prepared: PreparedScene) -> HostCellQuery:
+    def scene(self, prepared: scene_query.PreparedScene) -> scene_query.HostCellQuery:
         """See `Networks`."""
-        return HostCellQuery(self, prepared, self._threads)
+        return scene_query.HostCellQuery(self, prepared, self._threads)
 
 
 class _OpenVinoGraph:
@@ -159,7 +154,7 @@ class _OpenVinoGraph:
             what = f"OpenVINO cannot run it ({_last_line(error)})"
             raise BundleError(what, where=str(step.path), cure=CURE) from error
 
-    def __call__(self, given: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+    def __call__(self, given: Mapping[str, NDArray[Any]]) -> list[Floats]:
         """Runs it; see `Graph`."""
         for name, values in given.items():
             if values is not self._given.get(name):
@@ -217,7 +212,7 @@ class _OnnxRuntimeGraph:
         self._whole = [] if step.rows is None else [aligned_empty(*shape) for _, shape in step.made]
         self._images = {name: np.empty(shape, np.float32) for name, shape in step.given if name == IMAGE}
 
-    def __call__(self, given: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+    def __call__(self, given: Mapping[str, NDArray[Any]]) -> list[Floats]:
         """Runs it; see `Graph`."""
         for name, planes in self._images.items():
             planes[:] = given[name].transpose(0, 3, 1, 2)
@@ -225,9 +220,7 @@ class _OnnxRuntimeGraph:
         _, made = step.ports_of_run()
         names = [name for name, _ in made]
         for part in step.parts:
-            found: list[NDArray[np.float32]] = self._session.run(
-                names, {name: values[part] for name, values in given.items()}
-            )
+            found: list[Floats] = self._session.run(names, {name: values[part] for name, values in given.items()})
             # What a graph declares is not always what it gives, and kernels read what was declared.
             shapes = [(name, list(values.shape)) for name, values in zip(names, found, strict=True)]
             if shapes != made or any(values.dtype != np.float32 for values in found):
@@ -240,7 +233,7 @@ class _OnnxRuntimeGraph:
         return self._whole
 
 
-def make_networks(bundle: StudentBundle, engine: str = "auto", *, threads: int | None = None) -> Networks:
+def make_networks(bundle: StudentBundle, engine: str = "auto", *, threads: int | None = None) -> scene_query.Networks:
     """The networks of a bundle on an engine.
 
     Raises SceneCompletionError where the engine is unknown or not installed; BundleError where it cannot run the graph;

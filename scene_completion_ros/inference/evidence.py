@@ -8,8 +8,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Bytes, Floats, Mask
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid, measure_of
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -34,7 +34,7 @@ class Evidence:
     """
 
     scale: Scale | None = None
-    sensed: NDArray[np.float32] | None = None
+    sensed: Floats | None = None
 
     def measured(self, size: tuple[int, int]) -> Measured | None:
         """What is known besides a prediction for a map of this height and width; None where nothing is."""
@@ -65,7 +65,7 @@ class Evidence:
 NO_EVIDENCE = Evidence()
 
 
-def own_depth(spec: PointCodeSpec, surfaces: NDArray[np.float32]) -> NDArray[np.float32]:
+def own_depth(spec: PointCodeSpec, surfaces: Floats) -> Floats:
     """z-depth [H / 2, W / 2], metres, predicted by pixels before any evidence; `surfaces`: of `Pixels`."""
     return np.asarray(1.0 / np.maximum(spec.inverse_depth(surfaces[..., 0]), 0.5 / spec.far), np.float32)
 
@@ -77,16 +77,14 @@ class EvidenceEstimator(MotionScale):
     motion, too.
     """
 
-    def __init__(
-        self, canonical: Camera, grid: VoxelGrid, covered: NDArray[np.bool_], *, corners: bool = False
-    ) -> None:
+    def __init__(self, canonical: Camera, grid: VoxelGrid, covered: Mask, *, corners: bool = False) -> None:
         super().__init__(canonical, covered, measure_of(grid))
         self.corners = corners
 
     def evidence(
         self,
-        image_rgb: NDArray[np.uint8],  # the canonical image, uint8 [H, W, 3]
-        own_depth: NDArray[np.float32],  # what its pixels show, metres [H / 2, W / 2]
+        image_rgb: Bytes,  # the canonical image, uint8 [H, W, 3]
+        own_depth: Floats,  # what its pixels show, metres [H / 2, W / 2]
         pose: RigidTransform | str,  # as of `add`
         stamp_ns: int,
     ) -> Evidence:

@@ -11,8 +11,8 @@ from typing import Any
 
 import array_api_compat
 import numpy as np
-from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Floats
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.untrusted_files import CURE, read_tensors
@@ -79,18 +79,14 @@ class PointCodeSpec:
     def encode(self, coordinates: Any) -> Any:
         """gamma(c) of code inputs [..., 3]: [..., 39]. Blocks of three: c, sin(f0 c), cos(f0 c), sin(f1 c), ..."""
         xp = array_api_compat.array_namespace(coordinates)
-        blocks = [coordinates]
-        for frequency in self.frequencies:
-            blocks += [xp.sin(frequency * coordinates), xp.cos(frequency * coordinates)]
-        return xp.concat(blocks, axis=-1)
+        waves = (wave(frequency * coordinates) for frequency in self.frequencies for wave in (xp.sin, xp.cos))
+        return xp.concat([coordinates, *waves], axis=-1)
 
     def encode_axis(self, values: Any) -> Any:
         """One coordinate's share of the code, for values [N]: [N, 13]. Its columns in the code are ``axis::3``."""
         xp = array_api_compat.array_namespace(values)
-        columns = [values]
-        for frequency in self.frequencies:
-            columns += [xp.sin(frequency * values), xp.cos(frequency * values)]
-        return xp.stack(columns, axis=-1)
+        waves = (wave(frequency * values) for frequency in self.frequencies for wave in (xp.sin, xp.cos))
+        return xp.stack([values, *waves], axis=-1)
 
 
 LARGEST_WEIGHT = 1e12  # products of larger ones leave float32
@@ -104,15 +100,15 @@ class HeadWeights:
     h_l = ReLU(F_l(u, v) + W_l gamma(c) + b_l). The encoder gives F and F_l as one map, the channels of F first.
     """
 
-    positional_weight: NDArray[np.float32]  # W_gamma, float32 [C, 39]
-    hidden_bias: NDArray[np.float32]  # b, float32 [C]
-    density_weight: NDArray[np.float32]  # w, float32 [C]
-    density_bias: NDArray[np.float32]  # d, float32 [1]
+    positional_weight: Floats  # W_gamma, float32 [C, 39]
+    hidden_bias: Floats  # b, float32 [C]
+    density_weight: Floats  # w, float32 [C]
+    density_bias: Floats  # d, float32 [1]
     # W_l, float32 [E, 39]; all four of the labels, or none.
-    label_positional_weight: NDArray[np.float32] | None = None
-    label_hidden_bias: NDArray[np.float32] | None = None  # b_l, float32 [E]
-    label_weight: NDArray[np.float32] | None = None  # V, float32 [K, E]
-    label_bias: NDArray[np.float32] | None = None  # v, float32 [K]
+    label_positional_weight: Floats | None = None
+    label_hidden_bias: Floats | None = None  # b_l, float32 [E]
+    label_weight: Floats | None = None  # V, float32 [K, E]
+    label_bias: Floats | None = None  # v, float32 [K]
 
     @property
     def hidden(self) -> int:
@@ -134,7 +130,7 @@ class HeadWeights:
         """Number K of classes; 1 without labels, the only one there is."""
         return 1 if self.label_bias is None else int(self.label_bias.shape[0])
 
-    def label_layers(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    def label_layers(self) -> tuple[Floats, Floats, Floats, Floats]:
         """W_l [E, 39], b_l [E], V [K, E], v [K]. Raises ValueError where the head has no labels."""
         positional_weight, hidden_bias = self.label_positional_weight, self.label_hidden_bias
         weight, bias = self.label_weight, self.label_bias
@@ -142,7 +138,7 @@ class HeadWeights:
             raise ValueError("the head has no labels")
         return positional_weight, hidden_bias, weight, bias
 
-    def tensors(self) -> dict[str, NDArray[np.float32]]:
+    def tensors(self) -> dict[str, Floats]:
         """All tensors by name; those of labels where there are any."""
         tensors = {name: getattr(self, name) for name in expected_shapes(1, 1, 1)}
         return {name: tensor for name, tensor in tensors.items() if tensor is not None}
@@ -167,21 +163,15 @@ class HeadWeights:
 
 def expected_shapes(hidden: int, code_size: int, label_hidden: int = 0, classes: int = 1) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of the head; those of labels where sizes are given."""
-    shapes: dict[str, tuple[int, ...]] = {
-        "positional_weight": (hidden, code_size),
-        "hidden_bias": (hidden,),
-        "density_weight": (hidden,),
-        "density_bias": (1,),
-    }
+    shapes: dict[str, tuple[int, ...]] = {"positional_weight": (hidden, code_size), "hidden_bias": (hidden,)}
+    shapes |= {"density_weight": (hidden,), "density_bias": (1,)}
     if label_hidden:
         shapes |= {"label_positional_weight": (label_hidden, code_size), "label_hidden_bias": (label_hidden,)}
         shapes |= {"label_weight": (classes, label_hidden), "label_bias": (classes,)}
     return shapes
 
 
-def check_tensors(
-    tensors: Mapping[str, NDArray[np.float32]], expected: Mapping[str, tuple[int, ...]], where: str
-) -> None:
+def check_tensors(tensors: Mapping[str, Floats], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
     """Raises BundleError where a tensor is missing or too many, not float32, of another shape, not finite or huge."""
     for name in sorted(tensors.keys() - expected.keys()):
         raise BundleError("is none of this head", where=f"{where}: tensor {name}", cure=CURE)

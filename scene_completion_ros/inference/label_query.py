@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Bytes, Floats, Integers, Reals
 from scene_completion_ros.inference.field_kernels import BLOCK, TILE, label_kernel, matches_kernel, order_kernel
 from scene_completion_ros.inference.query_kernel import FieldKernel, FieldSamples
 from scene_completion_ros.inference.text_bank import BACKGROUND, FeatureSpace, Vocabulary
@@ -40,13 +41,13 @@ class FoldedVocabulary:
     vocabulary: Vocabulary
     space: FeatureSpace
     # weight, bias: float32 [P, E] and [P], rows of phrases, and of zeros behind them up to a multiple of `TILE`.
-    weight: NDArray[np.float32]
-    bias: NDArray[np.float32]
+    weight: Floats
+    bias: Floats
     group: NDArray[np.int32]  # int32 [R], class 0..K-1 of each row, rising; K for the background
     # root, root_bias: float32 [Q, E] and [Q], the upper triangle whose product with the units has the feature's norm,
     # without its last row, padded as the others.
-    root: NDArray[np.float32]
-    root_bias: NDArray[np.float32]
+    root: Floats
+    root_bias: Floats
     rest: np.float32  # square of that last row, float32: the part of the norm that no unit changes
     temperature: float  # of the softmax
 
@@ -58,17 +59,8 @@ class FoldedVocabulary:
         weight, bias, root = space.folded(vocabulary.rows[order])
         units = space.weight.shape[1]
         used = min(units, space.dimension)  # below, the root is zero
-        return cls(
-            vocabulary=vocabulary,
-            space=space,
-            weight=padded(weight),
-            bias=padded(bias),
-            group=group[order],
-            root=padded(root[:used, :units]),
-            root_bias=padded(root[:used, units]),
-            rest=np.float32(root[units, units] ** 2),
-            temperature=space.temperature,
-        )
+        norm = padded(root[:used, :units]), padded(root[:used, units]), np.float32(root[units, units] ** 2)
+        return cls(vocabulary, space, padded(weight), padded(bias), group[order], *norm, space.temperature)
 
     @property
     def classes(self) -> int:
@@ -81,7 +73,7 @@ class FoldedVocabulary:
         return int(self.group.max()) + 1
 
 
-def padded(weights: NDArray[np.floating]) -> NDArray[np.float32]:
+def padded(weights: Reals) -> Floats:
     """Contiguous weights [K] or [K, E], with rows of zeros up to a multiple of TILE."""
     missing = [(0, -len(weights) % TILE)] + [(0, 0)] * (weights.ndim - 1)
     return np.ascontiguousarray(np.pad(weights, missing), dtype=np.float32)
@@ -101,13 +93,13 @@ NO_WORDS = Words()
 MATCHING, SPREAD = 0.6, 0.1  # share of a phrase's reach from which a voxel matches it, and how much more makes it sure
 
 
-def probability_of(score: NDArray[np.float32], reach: NDArray[np.float32] | np.float32) -> NDArray[np.float32]:
+def probability_of(score: Floats, reach: Floats | np.float32) -> Floats:
     """Probability, float32 [M], that voxels with contrasts [M] are of phrases with these largest contrasts."""
     share = (score / reach - MATCHING) / SPREAD
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(share, -80.0, 80.0))), np.float32)
 
 
-def matches_of(queried: FoldedVocabulary, cosines: NDArray[np.floating]) -> tuple[PhraseMatches, ...]:
+def matches_of(queried: FoldedVocabulary, cosines: Reals) -> tuple[PhraseMatches, ...]:
     """The voxels of each phrase: those that have at least a share `MATCHING` of its largest contrast, see `Contrast`.
 
     Phrases do not compete with each other: a voxel may be a tree and a hedge. `WordScores` finds the same without
@@ -119,12 +111,9 @@ def matches_of(queried: FoldedVocabulary, cosines: NDArray[np.floating]) -> tupl
     found = []
     for number, (phrase, reach) in enumerate(zip(queried.vocabulary.names, contrast.reach, strict=True)):
         score = (cosines[:, number] - general).astype(np.float32)
-        voxels = np.flatnonzero(there & (score >= MATCHING * reach))
-        found.append(
-            PhraseMatches(
-                phrase, voxels.astype(np.int32), score[voxels], probability_of(score[voxels], np.float32(reach))
-            )
-        )
+        voxels = np.flatnonzero(there & (score >= MATCHING * reach)).astype(np.int32)
+        sure = probability_of(score[voxels], np.float32(reach))
+        found.append(PhraseMatches(phrase, voxels, score[voxels], sure))
     return tuple(found)
 
 
@@ -134,9 +123,9 @@ _NOTHING, _NO_ROWS = np.empty(0, np.float32), np.empty((0, 0), np.float32)
 class Labelled(NamedTuple):
     """What is known of N voxels."""
 
-    label: NDArray[np.uint8]  # uint8 [N], K for ``unknown``
+    label: Bytes  # uint8 [N], K for ``unknown``
     # float32 [N] in 0..1: the softmax probability of the label; 0 where there is no feature.
-    confidence: NDArray[np.float32]
+    confidence: Floats
     # Of the query that was asked, a phrase each, their voxels in any order; none where nothing was asked.
     matches: tuple[PhraseMatches, ...] = ()
 
@@ -159,7 +148,7 @@ class WordScores:
     `kernel`: a `label_kernel`; `weight`, `bias`: V [K, E] and v [K] of the student's classes.
     """
 
-    def __init__(self, kernel: Callable[..., None], weight: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
+    def __init__(self, kernel: Callable[..., None], weight: Floats, bias: Floats) -> None:
         # float32 [R, E] and [R], rows of zeros behind those of the classes up to a multiple of `TILE`.
         self.weight, self.bias = padded(weight), padded(bias)
         group = np.arange(len(weight), dtype=np.int32)
@@ -183,7 +172,7 @@ class WordScores:
         self,
         units: Units,
         vocabulary: FoldedVocabulary | None,  # None for the student's classes
-        labels: tuple[NDArray[np.uint8], NDArray[np.float32]] | None,  # where they are written
+        labels: tuple[Bytes, Floats] | None,  # where they are written
         queried: FoldedVocabulary | None,
     ) -> None:
         """Writes labels, and finds matches with what was asked."""
@@ -200,7 +189,7 @@ class WordScores:
         )
 
 
-def _rows(words: FoldedVocabulary) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32], int]:
+def _rows(words: FoldedVocabulary) -> tuple[Floats, Floats, NDArray[np.int32], int]:
     return words.weight, words.bias, words.group, words.groups
 
 
@@ -220,9 +209,7 @@ class LabelQuery:
         self.scores = WordScores(label_kernel(field.head.hidden, field.head.label_hidden), weight, bias)
         self._order = order_kernel()
 
-    def __call__(
-        self, features: NDArray[np.float32], targets: NDArray[np.integer], words: Words = NO_WORDS
-    ) -> Labelled:
+    def __call__(self, features: Floats, targets: Integers, words: Words = NO_WORDS) -> Labelled:
         """See `WordScores`.
 
         `features`: float32 [h, w, C + E], the encoder's output; `targets`: [N], flat indices of voxels that have a
@@ -230,7 +217,7 @@ class LabelQuery:
         """
         return self.scores(self.units(features, targets), words)
 
-    def units(self, features: NDArray[np.float32], targets: NDArray[np.integer]) -> Units:
+    def units(self, features: Floats, targets: Integers) -> Units:
         """The units of voxels [N] in the order of the feature map's cells; arguments as those of a call."""
         chosen = self.sample_of[targets]
         assert (chosen >= 0).all(), "voxels out of view"

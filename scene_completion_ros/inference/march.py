@@ -27,6 +27,7 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Doubles, Floats, Mask
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -52,24 +53,24 @@ class MarchResult:
 
     # float32 [h, w], expected termination as z-depth in metres. What is left of a ray that leaves the grid counts as
     # ending where it leaves; ``transmittance`` is how much that was. NaN for rays that miss the grid.
-    depth: NDArray[np.float32]
+    depth: Floats
     # float32 [h, w], distance along the ray, metres, of the first step after which T_state < 0.5. That is the first
     # step in an occupied voxel, unless free ones have taken half of the ray before. Infinite where there is none.
-    half_distance: NDArray[np.float32]
+    half_distance: Floats
     # float32 [h, w], T where the ray left the grid (0 for spent rays, 1 for rays that miss the grid).
-    transmittance: NDArray[np.float32]
+    transmittance: Floats
 
 
 @dataclass(frozen=True, eq=False)
 class GridRays:
     """Rays of a camera in voxel coordinates of a grid, where a step of one voxel edge has length 1."""
 
-    origin: NDArray[np.float64]  # camera centre [3]; voxel (i, j, k) is the box from (i, j, k) to (i + 1, j + 1, k + 1)
-    direction: NDArray[np.float64]  # unit vectors [R, 3]
-    cosine: NDArray[np.float64]  # [R], z-depth of a point = its distance times this
+    origin: Doubles  # camera centre [3]; voxel (i, j, k) is the box from (i, j, k) to (i + 1, j + 1, k + 1)
+    direction: Doubles  # unit vectors [R, 3]
+    cosine: Doubles  # [R], z-depth of a point = its distance times this
     first: NDArray[np.int32]  # [R] int32, first step inside the grid
     stop: NDArray[np.int32]  # [R] int32, one after the last step inside; equal to ``first`` for rays that miss
-    leave: NDArray[np.float64]  # [R], distance at which the ray leaves, metres
+    leave: Doubles  # [R], distance at which the ray leaves, metres
 
 
 def grid_rays(grid: VoxelGrid, camera_from_grid: RigidTransform, camera: Camera) -> GridRays:
@@ -89,14 +90,8 @@ def grid_rays(grid: VoxelGrid, camera_from_grid: RigidTransform, camera: Camera)
     hit = (leave > np.maximum(enter, 0.0)) & ~parallel_outside & np.any(direction != 0.0, axis=1)
     first = np.where(hit, np.ceil(np.maximum(enter, 0.0) - 0.5), 0.0)
     stop = np.where(hit, np.maximum(np.ceil(leave - 0.5), first), first)
-    return GridRays(
-        origin=origin,
-        direction=direction,
-        cosine=1.0 / length,
-        first=np.maximum(first, 0.0).astype(np.int32),
-        stop=stop.astype(np.int32),
-        leave=np.where(hit, leave, np.nan) * grid.voxel_size,
-    )
+    steps = np.maximum(first, 0.0).astype(np.int32), stop.astype(np.int32)
+    return GridRays(origin, direction, 1.0 / length, *steps, np.where(hit, leave, np.nan) * grid.voxel_size)
 
 
 class March:
@@ -119,23 +114,13 @@ class March:
         self.obstacle_from = np.float32(occupied_from if obstacle_from is None else obstacle_from)
         # `GridRays` as the kernel takes them: origin [3], direction [R, 3], cosine [R], first [R], stop [R] and leave
         # [R] (metres), float32 and int32.
-        self.rays = (
-            rays.origin.astype(np.float32),
-            rays.direction.astype(np.float32),
-            rays.cosine.astype(np.float32),
-            rays.first,
-            rays.stop,
-            rays.leave.astype(np.float32),
-        )
+        reals = rays.origin, rays.direction, rays.cosine, rays.leave
+        origin, direction, cosine, leave = (part.astype(np.float32) for part in reals)
+        self.rays = origin, direction, cosine, rays.first, rays.stop, leave
         self.far = np.float32(far)
         self._kernel, self._sight = _march_kernel(), _sight_kernel()
 
-    def __call__(
-        self,
-        alpha: NDArray[np.float32],
-        depth: NDArray[np.float32] | None = None,
-        stands: NDArray[np.bool_] | None = None,
-    ) -> MarchResult:
+    def __call__(self, alpha: Floats, depth: Floats | None = None, stands: Mask | None = None) -> MarchResult:
         """Marches through alpha, float32 [X, Y, Z], up to the depth, float32 [h, w], where a student predicts it.
 
         `stands`: bool [X, Y, Z], with a depth: what stands on the ground; None for nothing.

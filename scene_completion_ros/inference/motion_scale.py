@@ -21,12 +21,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Bytes, Doubles, Floats, Mask
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
-
-Doubles = NDArray[np.float64]
 
 NEAREST_M = 1.5  # depth of corners, in streets
 AWAY_AND_BACK_PX = 0.4  # a corner that is followed away and back again ends where it began
@@ -48,7 +46,7 @@ MOST_FACTOR = 1.8  # nor are networks off by as much
 class PosedImage:
     """An image at half its size, grey, and where its camera stood."""
 
-    grey: NDArray[np.uint8]
+    grey: Bytes
     pose: RigidTransform  # of the optical frame in the odometry frame
     stamp_ns: int
 
@@ -91,7 +89,7 @@ class CornerFollower:
         measure: Lengths here over those of a street.
     """
 
-    def __init__(self, camera: Camera, covered: NDArray[np.bool_] | None, measure: float) -> None:
+    def __init__(self, camera: Camera, covered: Mask | None, measure: float) -> None:
         half = camera.resized(camera.width // 2, camera.height // 2)
         self.size, self.measure = (half.width, half.height), measure
         whole = np.ones((half.height, half.width), np.uint8)
@@ -103,32 +101,28 @@ class CornerFollower:
         rays = half.unproject(half.pixel_centres()).astype(np.float32)
         self.rays = np.ascontiguousarray(np.moveaxis(rays, -1, 0))  # [3, H / 2, W / 2], where depth is 1
 
-    def posed(self, image_rgb: NDArray[np.uint8], pose: RigidTransform, stamp_ns: int) -> PosedImage:
+    def posed(self, image_rgb: Bytes, pose: RigidTransform, stamp_ns: int) -> PosedImage:
         """A canonical image, uint8 [H, W, 3], as it is followed."""
         grey = cv2.resize(cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY), self.size, interpolation=cv2.INTER_AREA)
         return PosedImage(np.asarray(grey, np.uint8), pose, stamp_ns)
 
-    def inverse_depth(self, depth: NDArray[np.float32]) -> NDArray[np.float32]:
+    def inverse_depth(self, depth: Floats) -> Floats:
         """One over a depth of any size, at the pixels that corners are found in."""
         return np.asarray(cv2.resize(1.0 / depth, self.size, interpolation=cv2.INTER_LINEAR), np.float32)
 
-    def corners(
-        self, grey: NDArray[np.uint8], inverse: NDArray[np.float32], farthest: float, count: int, apart: int
-    ) -> NDArray[np.float32]:
+    def corners(self, grey: Bytes, inverse: Floats, farthest: float, count: int, apart: int) -> Floats:
         """The strongest corners [N, 1, 2] (u, v) within `NEAREST_M` and `farthest`, metres, so many pixels apart."""
         near, far = NEAREST_M * self.measure, farthest * self.measure
         mask = ((inverse > 1.0 / far) & (inverse < 1.0 / near)).astype(np.uint8) & self._covered
         found = cv2.goodFeaturesToTrack(grey, count, 0.003, apart, mask=mask)
         return np.zeros((0, 1, 2), np.float32) if found is None else np.asarray(found, np.float32)
 
-    def points(self, corners: NDArray[np.float32], inverse: NDArray[np.float32]) -> Doubles:
+    def points(self, corners: Floats, inverse: Floats) -> Doubles:
         """Corners in space [N, 3] by the depths of the network (optical frame, metres)."""
         column, row = np.rint(corners[:, 0]).astype(np.int64).T
         return np.asarray((self.rays[:, row, column] / inverse[row, column]).T, np.float64)
 
-    def follow(
-        self, now: PosedImage, past: PosedImage, inverse: NDArray[np.float32], corners: NDArray[np.float32]
-    ) -> tuple[Doubles, NDArray[np.bool_]]:
+    def follow(self, now: PosedImage, past: PosedImage, inverse: Floats, corners: Floats) -> tuple[Doubles, Mask]:
         """Where corners of an image are in an earlier one, [N, 2], and which were found there [N].
 
         `inverse`: inverse depth [H / 2, W / 2] of the image, scaled by what is known.
@@ -211,9 +205,7 @@ class CornerFollower:
         return np.asarray(DEPTH * alike * np.maximum(1.0, points[:, 2] / (NEAR_M * self.measure)), np.float64)
 
 
-def _followed(
-    first: NDArray[np.uint8], second: NDArray[np.uint8], pixels: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def _followed(first: Bytes, second: Bytes, pixels: Floats) -> tuple[Floats, Mask]:
     """Where pixels [N, 1, 2] of one image are in another, and whether they were found there [N] (Bouguet 2000)."""
     found, status, _ = cv2.calcOpticalFlowPyrLK(first, second, pixels, pixels.copy(), winSize=(15, 15), maxLevel=2)
     return np.asarray(found, np.float32), np.asarray(status)[:, 0] == 1
@@ -230,8 +222,8 @@ MOST_OFF = 0.25  # logarithm of a depth by motion over that of the network
 
 
 def _triangulated(
-    follower: CornerFollower, points: Doubles, seen: Sequence[tuple[Doubles, NDArray[np.bool_], Way]], centre: float
-) -> tuple[Doubles, Doubles, NDArray[np.bool_]]:
+    follower: CornerFollower, points: Doubles, seen: Sequence[tuple[Doubles, Mask, Way]], centre: float
+) -> tuple[Doubles, Doubles, Mask]:
     """Logarithm of the factor on the depth of each point [N], its precision by motion, and where all images agree.
 
     Gauss-Newton with the network as prior; Cauchy weights.
@@ -312,7 +304,7 @@ class MotionScale:
         scale: What is known after the last image.
     """
 
-    def __init__(self, camera: Camera, covered: NDArray[np.bool_] | None = None, measure: float = 1.0) -> None:
+    def __init__(self, camera: Camera, covered: Mask | None = None, measure: float = 1.0) -> None:
         self._follower = CornerFollower(camera, covered, measure)
         self._measure = measure
         self.forget()
@@ -324,9 +316,7 @@ class MotionScale:
         self._log_factor, self._variance, self._way, self._outside, self._agreeing = 0.0, PRIOR**2, 0.0, 0, 0
         self.scale = Scale(why=why)
 
-    def add(
-        self, image_rgb: NDArray[np.uint8], depth: NDArray[np.float32], pose: RigidTransform | str, stamp_ns: int
-    ) -> Scale:
+    def add(self, image_rgb: Bytes, depth: Floats, pose: RigidTransform | str, stamp_ns: int) -> Scale:
         """The scale after one more image.
 
         Args:
@@ -362,9 +352,7 @@ class MotionScale:
         self.scale = Scale(factor, deviation, corners, baseline, why)
         return self.scale
 
-    def depths(
-        self, image_rgb: NDArray[np.uint8], depth: NDArray[np.float32], pose: RigidTransform, stamp_ns: int
-    ) -> NDArray[np.float32] | None:
+    def depths(self, image_rgb: Bytes, depth: Floats, pose: RigidTransform, stamp_ns: int) -> Floats | None:
         """Depths of corners of an image that is not added yet, by their motion since earlier ones.
 
         They are as `Evidence.sensed`; None where there is no earlier image to follow them to. Arguments: as of `add`.
@@ -378,7 +366,7 @@ class MotionScale:
         corners = follower.corners(now.grey, inverse, SINGLE_FARTHEST_M, SINGLE_CORNERS, SINGLE_APART_PX)
         points = follower.points(corners, inverse)
         near = points[:, 2] < SINGLE_NEAR_M * follower.measure
-        seen: list[tuple[Doubles, NDArray[np.bool_], Way]] = []
+        seen: list[tuple[Doubles, Mask, Way]] = []
         for past in self._chosen(pose, BASELINES_M):
             found, kept = follower.follow(now, past, inverse, corners)
             if np.count_nonzero(kept & near) < SINGLE_FEWEST:
@@ -410,7 +398,7 @@ class MotionScale:
                 chosen += [] if any(best is one for one in chosen) else [best]
         return chosen
 
-    def _followed(self, now: PosedImage, past: PosedImage, depth: NDArray[np.float32]) -> tuple[int, Way | None]:
+    def _followed(self, now: PosedImage, past: PosedImage, depth: Floats) -> tuple[int, Way | None]:
         """How many corners were found again in an earlier image, and how the camera came from there by them."""
         follower, inverse = self._follower, self._follower.inverse_depth(depth)
         corners = follower.corners(now.grey, inverse, FARTHEST_M, CORNERS, APART_PX)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Doubles, Floats, Mask, Reals
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -39,18 +40,13 @@ class PositionalTables:
     """
 
     # Of x~, y~ and z~, float32 [entries, C] each; the hidden bias is part of the last.
-    axes: tuple[NDArray[np.float32], ...]
-    low: NDArray[np.float64]  # first coordinate of each table, [3]
-    scale: NDArray[np.float64]  # entries per unit of each coordinate, [3]
+    axes: tuple[Floats, ...]
+    low: Doubles  # first coordinate of each table, [3]
+    scale: Doubles  # entries per unit of each coordinate, [3]
 
     @classmethod
     def build(
-        cls,
-        weight: NDArray[np.float32],
-        bias: NDArray[np.float32],
-        code: PointCodeSpec,
-        low: NDArray[np.float64],
-        high: NDArray[np.float64],
+        cls, weight: Floats, bias: Floats, code: PointCodeSpec, low: Doubles, high: Doubles
     ) -> "PositionalTables":
         """Tables of `weight` W_gamma [C, 39], `bias` b [C], over code inputs `low` to `high` [3]; all float32."""
         tables = []
@@ -70,7 +66,7 @@ class PositionalTables:
         tables[2] += bias
         return cls(tuple(tables), np.asarray(low, dtype=np.float64), scale)
 
-    def rows(self, coordinates: NDArray[np.float64]) -> NDArray[np.float32]:
+    def rows(self, coordinates: Doubles) -> Floats:
         """Fractional row numbers of code inputs [N, 3] in the three tables, float32 [N, 3]."""
         return ((coordinates - self.low) * self.scale).astype(np.float32)
 
@@ -83,8 +79,8 @@ class FieldSamples:
     cell: NDArray[np.int32]  # int32 [N], row-major index of the upper left one of the four taps
     # float32 [N, 2], shares of the right and of the lower taps, 0..1. Apart from the cell: a float32 column of several
     # hundred would have lost five digits.
-    share: NDArray[np.float32]
-    rows: NDArray[np.float32]  # float32 [N, 3], fractional rows in the positional tables
+    share: Floats
+    rows: Floats  # float32 [N, 3], fractional rows in the positional tables
 
     @property
     def taps(self) -> tuple[NDArray[Any], ...]:
@@ -104,8 +100,8 @@ class FieldKernel:
         code: PointCodeSpec,
         canonical: Camera,
         feature_size: tuple[int, int],
-        low: NDArray[np.float64],
-        high: NDArray[np.float64],
+        low: Doubles,
+        high: Doubles,
     ) -> None:
         self.head = head
         self.code, self.canonical, self.feature_size = code, canonical, feature_size
@@ -113,11 +109,11 @@ class FieldKernel:
         # Positional tables of the density.
         self.tables = self.positional_tables(head.positional_weight, head.hidden_bias)
 
-    def positional_tables(self, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> PositionalTables:
+    def positional_tables(self, weight: Floats, bias: Floats) -> PositionalTables:
         """Tables of units with positional weights [C, 39] and biases [C]; prepared samples name their rows too."""
         return PositionalTables.build(weight, bias, self.code, *self._range)
 
-    def prepare(self, points_camera: NDArray[np.float64], target: NDArray[np.int32]) -> FieldSamples:
+    def prepare(self, points_camera: Doubles, target: NDArray[np.int32]) -> FieldSamples:
         """Prepares points [N, 3] (optical frame, metres) whose results go to ``target`` [N]."""
         height, width = self.feature_size
         coordinates = self.code.coordinates(points_camera, self.canonical)
@@ -132,9 +128,9 @@ class FieldKernel:
 
     def __call__(
         self,
-        features: NDArray[np.float32],  # float32 [h, w, C + E], contiguous
+        features: Floats,  # float32 [h, w, C + E], contiguous
         samples: FieldSamples,
-        out: NDArray[np.float32],  # float32 [M], flat
+        out: Floats,  # float32 [M], flat
         length: float = 0.0,  # metres; alpha = 1 - exp(-sigma length) is written where it is positive
     ) -> None:
         """Writes density per metre, or opacity over a length, to ``out[target]``."""
@@ -142,7 +138,7 @@ class FieldKernel:
         weights = self.head.density_weight, np.float32(self.head.density_bias[0])
         density_kernel(self.head.hidden)(*read, *weights, samples.target, *samples.taps, np.float32(length), out)
 
-    def flat_features(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    def flat_features(self, features: Floats) -> Floats:
         """The map [h, w, C + E] as kernels take it, [h * w, C + E]."""
         assert features.shape == (*self.feature_size, self.head.channels) and features.dtype == np.float32
         return np.ascontiguousarray(features).reshape(-1, self.head.channels)
@@ -154,10 +150,10 @@ def view_of(
     camera_from_grid: RigidTransform,  # its pose; any rigid transform
     far: float,  # depth, metres, beyond which nothing is predicted
     # bool [H, W] of the canonical camera: voxels seen through uncovered pixels count as out of view; None: all are.
-    coverage: NDArray[np.bool_] | None,
+    coverage: Mask | None,
     # Of points [N, 3] in the optical frame, metres, and flat indices of their voxels.
-    prepare: Callable[[NDArray[np.float64], NDArray[np.int32]], Prepared],
-) -> tuple[NDArray[np.bool_], int, list[Prepared]]:
+    prepare: Callable[[Doubles, NDArray[np.int32]], Prepared],
+) -> tuple[Mask, int, list[Prepared]]:
     """What a camera sees of a grid.
 
     Returns bool [X, Y, Z], whether the centre of a voxel projects inside the pixel edges, ahead of the camera, and is
@@ -189,7 +185,7 @@ class VoxelQuery:
         grid: VoxelGrid,
         camera_from_grid: RigidTransform,  # its pose; any rigid transform
         *,
-        coverage: NDArray[np.bool_] | None = None,  # see `view_of`
+        coverage: Mask | None = None,  # see `view_of`
     ) -> None:
         self.grid, self.far = grid, code.far
         low, high = _code_range(code, grid, camera_from_grid)
@@ -198,14 +194,14 @@ class VoxelQuery:
         self.in_view, self.too_far, parts = prepared
         self.samples = _ordered(parts)
 
-    def density(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    def density(self, features: Floats) -> Floats:
         """Density sigma per metre of every voxel, float32 [X, Y, Z]; 0 outside the view.
 
         `features`: float32 [h, w, C + E], the encoder's output.
         """
         return self.opacity(features, length=0.0)
 
-    def opacity(self, features: NDArray[np.float32], length: float | None = None) -> NDArray[np.float32]:
+    def opacity(self, features: Floats, length: float | None = None) -> Floats:
         """Opacity 1 - exp(-sigma delta) of every voxel, delta its edge, float32 [X, Y, Z]; see `FieldKernel`."""
         out = np.zeros(self.grid.shape, dtype=np.float32)
         self.field(features, self.samples, out.reshape(-1), self.grid.voxel_size if length is None else length)
@@ -224,16 +220,14 @@ def _slabs(grid: VoxelGrid, camera_from_grid: RigidTransform) -> Any:
         yield camera_from_grid.apply(points_grid), target
 
 
-def _covered(coverage: NDArray[np.bool_], pixels: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _covered(coverage: Mask, pixels: Doubles) -> Mask:
     height, width = coverage.shape
     column = np.clip(np.rint(pixels[:, 0]).astype(np.int64), 0, width - 1)
     row = np.clip(np.rint(pixels[:, 1]).astype(np.int64), 0, height - 1)
     return np.asarray(coverage[row, column])
 
 
-def _code_range(
-    code: PointCodeSpec, grid: VoxelGrid, camera_from_grid: RigidTransform
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _code_range(code: PointCodeSpec, grid: VoxelGrid, camera_from_grid: RigidTransform) -> tuple[Doubles, Doubles]:
     """Smallest and largest code input [3] of points in the grid that lie in the image."""
     corners = np.stack(np.meshgrid(*([0, size] for size in grid.shape), indexing="ij"), axis=-1).reshape(8, 3)
     depth = camera_from_grid.apply(np.asarray(grid.origin) + corners * grid.voxel_size)[:, 2]
@@ -243,18 +237,12 @@ def _code_range(
 
 def _ordered(parts: list[FieldSamples]) -> FieldSamples:
     """All samples, ordered by cell of the feature map, and by depth inside a cell."""
-    cell = np.concatenate([part.cell for part in parts])
-    rows = np.concatenate([part.rows for part in parts])
-    order = np.argsort((cell.astype(np.int64) << 32) + rows[:, 2].astype(np.int64))
-    return FieldSamples(
-        np.concatenate([part.target for part in parts])[order],
-        cell[order],
-        np.concatenate([part.share for part in parts])[order],
-        rows[order],
-    )
+    every = {name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])}
+    order = np.argsort((every["cell"].astype(np.int64) << 32) + every["rows"][:, 2].astype(np.int64))
+    return FieldSamples(**{name: values[order] for name, values in every.items()})
 
 
-def sample_bilinear(features: NDArray[np.floating], xy: NDArray[np.float64]) -> NDArray[np.float64]:
+def sample_bilinear(features: Reals, xy: Doubles) -> Doubles:
     """Samples [N, C] of [h, w, C], clamped, at `xy` [N, 2]; -1, 1: outer pixel edges (align_corners false)."""
     height, width, _ = features.shape
     u = np.clip(((xy[:, 0] + 1.0) * width - 1.0) / 2.0, 0.0, width - 1.0)
@@ -268,13 +256,13 @@ def sample_bilinear(features: NDArray[np.floating], xy: NDArray[np.float64]) -> 
 
 
 def hidden_reference(
-    features: NDArray[np.float32],  # F, float32 [h, w, C], the channels of these units
-    points_camera: NDArray[np.floating],  # [N, 3], optical frame, metres
-    weight: NDArray[np.float32],  # W_gamma, float32 [C, 39]
-    bias: NDArray[np.float32],  # b, float32 [C]
+    features: Floats,  # F, float32 [h, w, C], the channels of these units
+    points_camera: Reals,  # [N, 3], optical frame, metres
+    weight: Floats,  # W_gamma, float32 [C, 39]
+    bias: Floats,  # b, float32 [C]
     code: PointCodeSpec,
     canonical: Camera,
-) -> NDArray[np.float64]:
+) -> Doubles:
     """Hidden units h = ReLU(F(u, v) + W_gamma gamma(c) + b) of points. Returns float64 [N, C]."""
     coordinates = code.coordinates(points_camera.astype(np.float64), canonical)  # [N, 3]
     sampled = sample_bilinear(features, coordinates[:, :2])  # [N, C]

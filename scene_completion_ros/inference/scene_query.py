@@ -12,8 +12,8 @@ from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Bytes, Doubles, Floats, Integers, Mask, Reals
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import Array, RigidTransform
@@ -32,11 +32,11 @@ from scene_completion_ros.voxels.semantic_voxels import PhraseMatches
 class CellNetworks(Protocol):
     """Runs the encoder and the decoder of a student that completes cells; what they give is overwritten by the next."""
 
-    def see(self, image_rgb: NDArray[np.uint8], ground: NDArray[np.float32]) -> Pixels:
+    def see(self, image_rgb: Bytes, ground: Floats) -> Pixels:
         """What the pixels of a canonical image show, uint8 [H, W, 3] RGB; `ground`: of `stated_ground`."""
         ...
 
-    def complete(self, local: NDArray[np.float32], columns: NDArray[np.float32]) -> PredictedCells:
+    def complete(self, local: Floats, columns: Floats) -> PredictedCells:
         """What is predicted of cells; arguments: see `CellLift`."""
         ...
 
@@ -50,7 +50,7 @@ MOSTLY = 0.6
 BLIND = 0.3  # share of windows below which nothing counts as seen. The same streets, 25 times darker, had 0.05 to 0.26
 
 
-def shown_share(image_rgb: NDArray[np.uint8], covered: NDArray[np.bool_] | None = None) -> float:
+def shown_share(image_rgb: Bytes, covered: Mask | None = None) -> float:
     """Share (0..1) of windows of an image, uint8 [H, W, 3] RGB, within `covered`, bool [H, W], with content."""
     grey = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
     grey -= grey.mean()  # so that the difference of the squares keeps its digits in float32
@@ -70,7 +70,7 @@ def content_warning(shown: float) -> str:
     )
 
 
-def _windows(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def _windows(values: Floats) -> Floats:
     """Means over all windows of two by two cells."""
     edge = max(LEAST_EDGE, values.shape[0] // ROWS)
     rows, columns = (max(2, side // edge) for side in values.shape)
@@ -98,23 +98,16 @@ class CellDecoder:
     def __init__(self, networks: CellNetworks, lift: CellLift, threads: int | None = None) -> None:
         self.networks, self.lift, self.threads = networks, lift, threads
 
-    def see(self, image_rgb: NDArray[np.uint8]) -> Pixels:
+    def see(self, image_rgb: Bytes) -> Pixels:
         """What the pixels of a canonical image show, uint8 [H, W, 3] RGB."""
         return self.networks.see(image_rgb, self.lift.stated)
 
-    def decode(self, pixels: Pixels, evidence: Evidence) -> tuple[NDArray[np.float32], PredictedCells]:
+    def decode(self, pixels: Pixels, evidence: Evidence) -> tuple[Floats, PredictedCells]:
         """Surfaces of the pixels, scaled by the evidence, as `CellLift` takes them; and what is predicted of cells."""
         code, deviation = pixels.surfaces[..., 0], pixels.surfaces[..., 1]
         spec, volume = self.lift.spec, self.lift.volume
-        inverse, deviation = scaled_depth(
-            spec.inverse_depth(code),
-            deviation,
-            pixels.classes[..., volume.label],
-            self.lift.stated,
-            spec,
-            volume.ground,
-            evidence.measured(code.shape),
-        )
+        of_pixels = spec.inverse_depth(code), deviation, pixels.classes[..., volume.label], self.lift.stated
+        inverse, deviation = scaled_depth(*of_pixels, spec, volume.ground, evidence.measured(code.shape))
         log_depth = -np.log(np.maximum(inverse, 0.5 / spec.far))
         surfaces = np.stack([log_depth, deviation], axis=-1).astype(np.float32)
         with kernel_threads(self.threads):
@@ -137,7 +130,7 @@ def prepare_scene(
     grid: VoxelGrid,
     grid_from_camera: RigidTransform,
     lift: CellLift | None = None,  # of a student that completes cells
-    coverage: NDArray[np.bool_] | None = None,  # see `view_of`
+    coverage: Mask | None = None,  # see `view_of`
 ) -> PreparedScene:
     """Prepare a grid for a student."""
     place, rays = (grid, grid_from_camera.inverse()), ray_camera(bundle.canonical)
@@ -173,16 +166,16 @@ class Networks(Protocol):
 class DenseField:
     """What is known of all voxels, occupied or not: "alpha" and "probability" are fetched when they are asked for."""
 
-    def __init__(self, fetch: Callable[[str], NDArray[np.float32]]) -> None:
+    def __init__(self, fetch: Callable[[str], Floats]) -> None:
         self._fetch = fetch
 
     @functools.cached_property
-    def alpha(self) -> NDArray[np.float32]:
+    def alpha(self) -> Floats:
         """Opacity over one voxel edge as the network gives it, [X, Y, Z]; 0 outside the view."""
         return self._fetch("alpha")
 
     @functools.cached_property
-    def probability(self) -> NDArray[np.float32]:
+    def probability(self) -> Floats:
         """Calibrated, [X, Y, Z]; 0 for unobserved voxels."""
         return self._fetch("probability")
 
@@ -191,27 +184,27 @@ class DenseField:
 class SceneAnswer:
     """What is known after one image; the arrays are the caller's."""
 
-    occupied: NDArray[np.integer]  # flat indices of the N occupied voxels, in order
+    occupied: Integers  # flat indices of the N occupied voxels, in order
     # probability, label, confidence: Of these, float32, uint8 and float32 [N].
-    probability: NDArray[np.float32]
-    label: NDArray[np.uint8]
-    confidence: NDArray[np.float32]
-    state: NDArray[np.uint8]  # uint8 [X, Y, Z], see `VoxelState`
+    probability: Floats
+    label: Bytes
+    confidence: Floats
+    state: Bytes  # uint8 [X, Y, Z], see `VoxelState`
     # depth, transmittance: float32 [h, w], see `MarchResult`.
-    depth: NDArray[np.float32]
-    transmittance: NDArray[np.float32]
+    depth: Floats
+    transmittance: Floats
     dense: DenseField  # what is known of all voxels
     times_ms: dict[str, float]  # milliseconds of encode, query, march, assemble and label
     matches: tuple[PhraseMatches, ...] = ()  # of the query that was asked, a phrase each; none where nothing was asked
     finite: bool = True  # whether what networks gave are numbers
     # The ground, see `PredictedCells`; None where the student does not predict it.
-    ground: NDArray[np.float32] | None = None
+    ground: Floats | None = None
 
 
 class SceneImage(NamedTuple):
     """An image, and what else a scene is completed by."""
 
-    image_rgb: NDArray[np.uint8]  # a canonical image, uint8 [H, W, 3] RGB
+    image_rgb: Bytes  # a canonical image, uint8 [H, W, 3] RGB
     words: Words = NO_WORDS  # what voxels are compared with, in a feature space of the student
     pixels: Pixels | None = None  # what `SceneQuery.see` gave of the image
     evidence: Evidence = NO_EVIDENCE  # what else is known of depth, of a student that takes it
@@ -220,7 +213,7 @@ class SceneImage(NamedTuple):
 class SceneQuery(Protocol):
     """Answers for one camera, grid and pose; belongs to the thread of its networks."""
 
-    def see(self, image_rgb: NDArray[np.uint8]) -> Pixels | None:
+    def see(self, image_rgb: Bytes) -> Pixels | None:
         """What the pixels of a canonical image show, uint8 [H, W, 3] RGB; None of a field student."""
         ...
 
@@ -242,10 +235,10 @@ class _HostQuery:
     def _answer(
         self,
         clock: "StageClock",
-        alpha: NDArray[np.float32],
-        labelled: Callable[[NDArray[np.integer]], Labelled],  # of occupied voxels
-        sight: NDArray[np.float32] | None = None,  # see `March`
-        stands: NDArray[np.bool_] | None = None,  # see `VoxelClassifier`
+        alpha: Floats,
+        labelled: Callable[[Integers], Labelled],  # of occupied voxels
+        sight: Floats | None = None,  # see `March`
+        stands: Mask | None = None,  # see `VoxelClassifier`
     ) -> SceneAnswer:
         prepared = self._prepared
         rays = prepared.march(alpha, sight, stands)
@@ -279,7 +272,7 @@ class HostFieldQuery(_HostQuery):
     def __init__(
         self,
         # The map float32 [h, w, C + E] of a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call.
-        encode: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+        encode: Callable[[Bytes], Floats],
         prepared: PreparedScene,
         threads: int | None = None,
     ) -> None:
@@ -287,7 +280,7 @@ class HostFieldQuery(_HostQuery):
         assert isinstance(prepared.query, VoxelQuery)
         self._encode, self._query = encode, prepared.query
 
-    def see(self, image_rgb: NDArray[np.uint8]) -> None:
+    def see(self, image_rgb: Bytes) -> None:
         """See `SceneQuery`."""
 
     def __call__(self, given: SceneImage) -> SceneAnswer:
@@ -296,7 +289,7 @@ class HostFieldQuery(_HostQuery):
         features = self._encode(given.image_rgb)
         clock.lap("encode")
 
-        def labelled(occupied: NDArray[np.integer]) -> Labelled:
+        def labelled(occupied: Integers) -> Labelled:
             if labels is None:  # every voxel has the only class, of which there is no doubt
                 return Labelled(np.zeros(len(occupied), np.uint8), np.ones(len(occupied), np.float32))
             return labels(features, occupied, given.words)
@@ -327,14 +320,9 @@ class HostCellQuery(_HostQuery):
             alpha, stands = query.opacity(surfaces, predicted)
             clock.lap("query")
             inverse = cv2.resize(np.exp(-surfaces[..., 0]), (rays.width, rays.height), interpolation=cv2.INTER_LINEAR)
-            depth: NDArray[np.float32] = np.asarray(1.0 / inverse, np.float32)
-            answer = self._answer(
-                clock,
-                alpha,
-                lambda occupied: query.labels(predicted.others, seen.classes, occupied, given.words),
-                depth,
-                stands,
-            )
+            depth: Floats = np.asarray(1.0 / inverse, np.float32)
+            labels = functools.partial(query.labels, predicted.others, seen.classes, words=given.words)
+            answer = self._answer(clock, alpha, labels, depth, stands)
         # Kernels limit what they read, so that voxels of numbers that are none would look like others.
         others = predicted.others[::OTHERS_LOOKED_AT]
         looked_at = surfaces, seen.classes, *predicted._replace(others=others)
@@ -361,14 +349,12 @@ def inverse_distance(share: Array, near: float, far: float) -> Array:
     return 1.0 / ((1.0 - share) / near + share / far)
 
 
-def inverse_distance_samples(count: int, near: float, far: float) -> NDArray[np.float64]:
+def inverse_distance_samples(count: int, near: float, far: float) -> Doubles:
     """`inverse_distance` at the middles s_i = (i + 1/2) / K: float64 [K], metres."""
     return np.asarray(inverse_distance((np.arange(count) + 0.5) / count, near, far), dtype=np.float64)
 
 
-def predicted_depth(
-    depth: NDArray[np.float32], canonical: Camera, camera: Camera, pixels: NDArray[np.floating]
-) -> NDArray[np.float32]:
+def predicted_depth(depth: Floats, canonical: Camera, camera: Camera, pixels: Reals) -> Floats:
     """Predicted z-depth, at pixels of a camera at the place of the canonical one.
 
     Returns float32 [N], metres: linear in inverse depth between pixels, constant beyond the outer ones. NaN where the

@@ -24,17 +24,11 @@ import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
+from scene_completion_ros import untrusted_files
+from scene_completion_ros.arrays import Doubles, Floats, Halves, Reals
 from scene_completion_ros.errors import BundleError, VocabularyError
 from scene_completion_ros.messages.words import LONGEST_PHRASE, check_phrase, check_phrases
-from scene_completion_ros.untrusted_files import (
-    CURE,
-    JsonObject,
-    parse_json,
-    parse_tensors,
-    read_bytes,
-    shown,
-    tensor_header,
-)
+from scene_completion_ros.untrusted_files import CURE, JsonObject, shown
 from scene_completion_ros.voxels.colours import spread_colour
 from scene_completion_ros.whole_files import tensor_bytes, write_whole
 
@@ -89,7 +83,7 @@ class Vocabulary:
 
     names: tuple[str, ...]  # names of the K classes, each another, without ``unknown``
     colours: tuple[Colour, ...]  # one RGB colour (0..255) a class
-    rows: NDArray[np.float32]  # float32 [R, D], L2-normalised
+    rows: Floats  # float32 [R, D], L2-normalised
     group: NDArray[np.int32]  # int32 [R], class 0..K-1 of each row; `BACKGROUND` for those that are of none
     # text_encoder, text_encoder_sha256: The encoder that made the rows.
     text_encoder: str = ""
@@ -126,7 +120,7 @@ class TextBank:
 
     phrases: tuple[str, ...]  # P phrases as typed, each another, without the template
     # float16 [P, D], as in the file. Other floating-point numbers are normalised and rounded to that.
-    stored: NDArray[np.float16]
+    stored: Halves
     # text_encoder, text_encoder_sha256: The encoder that made them: an id, and the hash of its weights.
     text_encoder: str
     text_encoder_sha256: str
@@ -135,7 +129,7 @@ class TextBank:
     background: tuple[str, ...] = ()  # phrases that voxels of no class should be nearest to
     licence: str = ""
     where: str = "text bank"  # file of the bank, for messages
-    embeddings: NDArray[np.float32] = field(init=False, repr=False)  # float32 [P, D], L2-normalised
+    embeddings: Floats = field(init=False, repr=False)  # float32 [P, D], L2-normalised
     sha256: str = field(init=False)  # hash of the whole content, embeddings included
     _row_of: dict[str, int] = field(init=False, repr=False)
 
@@ -166,7 +160,7 @@ class TextBank:
     def _error(self, what: str, name: str) -> VocabularyError:
         return VocabularyError(what, where=f"{self.where}: {name}", cure=_CURE)
 
-    def _normalised(self, given: NDArray[Any]) -> NDArray[np.float32]:
+    def _normalised(self, given: NDArray[Any]) -> Floats:
         length = np.sqrt(np.einsum("pd,pd->p", given, given, dtype=np.float64, casting="safe"))  # makes no copy
         if not (np.isfinite(length) & (length > 0.0)).all():
             bad = int(np.flatnonzero(~(np.isfinite(length) & (length > 0.0)))[0])
@@ -207,7 +201,7 @@ class TextBank:
     @classmethod
     def load(cls, path: str | Path) -> "TextBank":
         """Reads and checks a bank. Raises VocabularyError where it is damaged or contradicts itself."""
-        content = read_bytes(path, VocabularyError, cure="Name a text bank.", most_bytes=LARGEST_FILE)
+        content = untrusted_files.read_bytes(path, VocabularyError, cure="Name a text bank.", most_bytes=LARGEST_FILE)
         return cls.from_bytes(content, str(path))
 
     @classmethod
@@ -221,11 +215,13 @@ class TextBank:
         if name != EMBEDDINGS or tensor["dtype"] != "F16":
             what = f"holds {tensor['dtype']} {shown(name)} where F16 {EMBEDDINGS!r} is needed"
             raise VocabularyError(what, where=where, cure=_CURE)
-        header, _ = tensor_header(
+        header, _ = untrusted_files.tensor_header(
             memoryview(content), VocabularyError, where=where, cure=_CURE, most_bytes=LARGEST_HEADER
         )
         metadata = header.get("__metadata__", {}).get(METADATA, "")
-        values = parse_json(metadata, VocabularyError, where=f"{where}: {METADATA}", cure=_CURE, kind=dict)
+        values = untrusted_files.parse_json(
+            metadata, VocabularyError, where=f"{where}: {METADATA}", cure=_CURE, kind=dict
+        )
         try:
             parsed = _parse(JsonObject(values, Path(where), f"{METADATA}."))
         except BundleError as error:
@@ -253,7 +249,7 @@ class TextBank:
         near = difflib.get_close_matches(phrase[:LONGEST_PHRASE].casefold(), folded, n=_SUGGESTED)
         return f"{shown(phrase)} (near: {', '.join(repr(folded[n]) for n in near)})" if near else shown(phrase)
 
-    def rows(self, phrases: Sequence[str]) -> NDArray[np.float32]:
+    def rows(self, phrases: Sequence[str]) -> Floats:
         """L2-normalised embeddings, float32 [R, D], of phrases as typed. Raises VocabularyError with near ones."""
         return self.embeddings[self._rows_of(phrases)]
 
@@ -335,7 +331,7 @@ class TextBank:
         )
 
     @staticmethod
-    def _reach(rows: NDArray[np.float32], mean: NDArray[np.float64], known: NDArray[np.float32]) -> float:
+    def _reach(rows: Floats, mean: Doubles, known: Floats) -> float:
         """Largest contrast of any of rows [R, D] at features of what is known [P, D], seen from its centre."""
         features = known - known.mean(axis=0) if len(known) > 1 else known
         length = np.linalg.norm(features, axis=1, keepdims=True)
@@ -353,7 +349,7 @@ class TextBank:
         return {name: own[name] if name in own and name not in self._row_of else (name,) for name in classes}
 
 
-def _mean(rows: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+def _mean(rows: Floats, name: str) -> Floats:
     """The mean of unit rows, of unit length, float32 [1, D]."""
     mean = rows.astype(np.float64).mean(axis=0, keepdims=True)
     length = float(np.linalg.norm(mean))
@@ -417,8 +413,8 @@ class FeatureSpace:
     """
 
     name: str  # name of the teacher: letters, digits, ``_`` and ``-``
-    weight: NDArray[np.float32]  # A, float32 [D, E]
-    bias: NDArray[np.float32]  # b, float32 [D]
+    weight: Floats  # A, float32 [D, E]
+    bias: Floats  # b, float32 [D]
     # text_encoder, text_encoder_sha256: Id and hash of the encoder whose texts lie in the same space; empty where there
     # is none.
     text_encoder: str = ""
@@ -440,13 +436,11 @@ class FeatureSpace:
         """D, of the teacher's features."""
         return int(self.weight.shape[0])
 
-    def features(self, hidden: NDArray[np.floating]) -> NDArray[np.float64]:
+    def features(self, hidden: Reals) -> Doubles:
         """Features [N, D] of label units [N, E], float64."""
         return np.asarray(hidden @ self.weight.T.astype(np.float64) + self.bias, dtype=np.float64)
 
-    def folded(
-        self, rows: NDArray[np.floating]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    def folded(self, rows: Reals) -> tuple[Doubles, Doubles, Doubles]:
         """Weight [R, E], bias [R] and root [E + 1, E + 1] by which label units h have cosines with unit rows [R, D].
 
         cos = (weight h + bias) / |root [h; 1]|. With A' = [A b] and h' = [h; 1], f = A' h', t . f = (t A') h', and
@@ -459,7 +453,7 @@ class FeatureSpace:
         return products[:, :-1].copy(), products[:, -1].copy(), root
 
     @functools.cached_property
-    def _extended(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _extended(self) -> tuple[Doubles, Doubles]:
         """A' [D, E + 1] and its root."""
         extended = np.column_stack([self.weight, self.bias]).astype(np.float64)
         extended /= np.abs(extended).max() or 1.0  # a cosine does not change, and squares cannot overflow
@@ -523,7 +517,7 @@ def parse_feature_spaces(
     if FEATURE_SPACES not in manifest.values:
         return ()
     where = str(manifest.file.parent / FEATURE_SPACES_FILE)
-    tensors = parse_tensors(read(), BundleError, where=where, cure=CURE)
+    tensors = untrusted_files.parse_tensors(read(), BundleError, where=where, cure=CURE)
     return tuple(_space(entry, label_hidden, tensors, where) for entry in manifest.objects(FEATURE_SPACES))
 
 
@@ -534,14 +528,9 @@ def _space(entry: JsonObject, label_hidden: int, tensors: Mapping[str, NDArray[A
         if tensor is None or tensor.shape != shape:
             found = "is missing" if tensor is None else f"has shape {tensor.shape}"
             raise BundleError(f"{found} where {shape} is needed", where=f"{where}: tensor {name}.{part}", cure=CURE)
+    weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
+    encoder = entry.text("text_encoder"), entry.text("text_encoder_sha256")
     try:
-        return FeatureSpace(
-            name,
-            tensors[f"{name}.weight"],
-            tensors[f"{name}.bias"],
-            entry.text("text_encoder"),
-            entry.text("text_encoder_sha256"),
-            entry.number("temperature"),
-        )
+        return FeatureSpace(name, weight, bias, *encoder, entry.number("temperature"))
     except BundleError as error:
         raise BundleError(error.what, where=f"{where}: {error.where}", cure=CURE) from error

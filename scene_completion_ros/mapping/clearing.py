@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 from numba import prange
-from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Bytes, Doubles, Floats
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -49,10 +49,10 @@ class ClearingRays:
         rays = camera.unproject(camera.pixel_centres()).reshape(-1, 3)
         rays = rays[np.isfinite(rays).all(axis=1)]  # without the pixels that the lens does not map
         # Unit vectors [R, 3] in the optical frame, and in the grid.
-        self._optical: NDArray[np.float64] = rays / np.linalg.norm(rays, axis=1, keepdims=True)
+        self._optical: Doubles = rays / np.linalg.norm(rays, axis=1, keepdims=True)
         self._direction = np.ascontiguousarray(self._optical @ grid_from_camera.rotation.T)
 
-    def __call__(self, voxels: SemanticVoxels) -> NDArray[np.float32]:
+    def __call__(self, voxels: SemanticVoxels) -> Floats:
         """Clearing points of one image in the camera's optical frame, metres, float32 [N, 3], N at most one a ray."""
         assert voxels.grid == self.grid
         with kernel_threads(self.threads):
@@ -61,9 +61,7 @@ class ClearingRays:
         return (self._optical[clears] * distance[clears, None]).astype(np.float32)
 
 
-def free_distances(
-    state: NDArray[np.uint8], origin: NDArray[np.float64], direction: NDArray[np.float64], blind: float
-) -> NDArray[np.float64]:
+def free_distances(state: Bytes, origin: Doubles, direction: Doubles, blind: float) -> Doubles:
     """How far to clear along every ray.
 
     A ray is followed as long as its voxels were seen free. Near the camera they may also be unobserved. There the ray
@@ -140,7 +138,7 @@ def _kernel() -> Callable[..., None]:
 
 def obstacle_points(
     voxels: SemanticVoxels, frame_from_grid: RigidTransform | None = None, *, ignored: Iterable[int] = ()
-) -> NDArray[np.float32]:
+) -> Floats:
     """Centres of the occupied voxels, seen and completed. Returns points, metres, float32 [N, 3].
 
     `frame_from_grid`: pose of the grid in the frame of the points; None for the camera's optical frame; `ignored`:
@@ -152,9 +150,7 @@ def obstacle_points(
     return obstacles.points_camera() if frame_from_grid is None else obstacles.points_in(frame_from_grid)
 
 
-def seen_free_cubes(
-    voxels: SemanticVoxels, edge: int, frame_from_grid: RigidTransform | None = None
-) -> NDArray[np.float32]:
+def seen_free_cubes(voxels: SemanticVoxels, edge: int, frame_from_grid: RigidTransform | None = None) -> Floats:
     """Centres of cubes that were seen free throughout. Returns points, metres, float32 [N, 3].
 
     `edge`: voxels along an edge of a cube. Larger cubes make fewer points and leave out what lies next to obstacles;
@@ -167,5 +163,5 @@ def seen_free_cubes(
         free = np.moveaxis(np.logical_and.reduce([whole[first::edge] for first in range(edge)]), 0, axis)
     centres = np.asarray(voxels.grid.origin) + (np.argwhere(free) + 0.5) * (edge * voxels.grid.voxel_size)
     frame_from_grid = frame_from_grid or voxels.grid_from_camera.inverse()
-    points: NDArray[np.float64] = frame_from_grid.apply(centres)
+    points: Doubles = frame_from_grid.apply(centres)
     return points.astype(np.float32)

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Bytes, Doubles, Reals
 from scene_completion_ros.errors import GridError, SceneCompletionError
 from scene_completion_ros.evaluation.semantic_classes import GROUND_CLASSES
 from scene_completion_ros.geometry.grids import VoxelGrid
@@ -116,7 +117,7 @@ class GroundProjection:
         ignored: Iterable[int] = (),
         # Points [N, 3] of the ground in the upright frame, half a metre apart or less; where there are none it is the
         # plane z = 0.
-        ground: NDArray[np.floating] | None = None,
+        ground: Reals | None = None,
     ) -> GroundMap:
         """The map of one image.
 
@@ -132,7 +133,7 @@ class GroundProjection:
         _kernel()(*found, self._voxels_from_upright, self._map_from_index, *self._axes, self._band, height, cells)
         return GroundMap(self.origin, self.grid.voxel_size, cells)
 
-    def _heights(self, ground: NDArray[np.floating]) -> NDArray[np.float64]:
+    def _heights(self, ground: Reals) -> Doubles:
         """Height of the ground under the cells [H, W]: that of the nearest point, by cells, and 0 far from any."""
         reach = int(_NO_GROUND_M / self.grid.voxel_size + _ROUNDING)
         found = np.zeros((len(self._axes[1]) + 4 * reach, len(self._axes[0]) + 4 * reach))  # a margin, cut off below
@@ -202,7 +203,7 @@ VALUES = {
 _LARGEST_LABEL = (255 - VoxelState.COMPLETED) // 2
 
 
-def voxels_to_bytes(voxels: SemanticVoxels) -> NDArray[np.uint8]:
+def voxels_to_bytes(voxels: SemanticVoxels) -> Bytes:
     """One byte a voxel, uint8 [X, Y, Z], z fastest. Raises GridError for more classes than a byte holds."""
     if len(voxels.class_names) > _LARGEST_LABEL + 1:
         what = f"{len(voxels.class_names)} classes where a byte of the dense grid holds at most {_LARGEST_LABEL + 1}"
@@ -224,17 +225,9 @@ def dense_grid_json(grid: VoxelGrid, grid_from_camera: RigidTransform | None) ->
     camera_from_grid = grid_from_camera.inverse() if grid_from_camera else RigidTransform.identity()
     pose = {"grid_from_camera": (grid_from_camera.matrix.reshape(-1) + 0.0).tolist()} if grid_from_camera else {}
     first = np.asarray(grid.origin) + 0.5 * grid.voxel_size
+    layout = {"shape": list(grid.shape), "layout": LAYOUT, "values": VALUES}
     # Adding 0 turns the negative zeros of rotations into zeros.
-    return json.dumps(
-        {
-            "shape": list(grid.shape),
-            "layout": LAYOUT,
-            "values": VALUES,
-            "first_centre": (camera_from_grid.apply(first) + 0.0).tolist(),
-            "steps": (camera_from_grid.rotation.T * grid.voxel_size + 0.0).tolist(),
-            "origin": list(grid.origin),
-            "voxel_size": grid.voxel_size,
-            "frame": grid.frame,
-            **pose,
-        }
-    )
+    steps = (camera_from_grid.rotation.T * grid.voxel_size + 0.0).tolist()
+    centres = {"first_centre": (camera_from_grid.apply(first) + 0.0).tolist(), "steps": steps}
+    own = {"origin": list(grid.origin), "voxel_size": grid.voxel_size, "frame": grid.frame}
+    return json.dumps({**layout, **centres, **own, **pose})

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Bytes, Floats, Ints
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -21,7 +22,7 @@ from scene_completion_ros.voxels.colours import ROOM_DEPTHS, STATE_COLOURS, STRE
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, VoxelState, as_classes
 from scene_completion_ros.whole_files import write_whole
 
-Picture: TypeAlias = NDArray[np.uint8]  # RGB [H, W, 3]
+Picture: TypeAlias = Bytes  # RGB [H, W, 3]
 
 INK = (40, 40, 40)
 TEXT_SCALE = 0.42
@@ -137,7 +138,7 @@ def fit_width(picture: Picture, width: int, interpolation: int = cv2.INTER_AREA)
     return np.asarray(cv2.resize(picture, (width, height), interpolation=interpolation), dtype=np.uint8)
 
 
-def depth_picture(depth: NDArray[np.float32], grid: VoxelGrid | None = None) -> Picture:
+def depth_picture(depth: Floats, grid: VoxelGrid | None = None) -> Picture:
     """Depth [H, W] along the optical axis, metres or not finite, in colours with a scale.
 
     `grid`: that of the voxels next to it; where it is no larger than a room, colours are those of depths in rooms.
@@ -152,7 +153,7 @@ def depth_picture(depth: NDArray[np.float32], grid: VoxelGrid | None = None) -> 
     return np.concatenate([coloured, _scale_bar(colours, {m: math.log(m / nearest) / whole for m in metres})])
 
 
-def _scale_bar(colours: NDArray[np.uint8], ticks: Mapping[int, float]) -> Picture:
+def _scale_bar(colours: Bytes, ticks: Mapping[int, float]) -> Picture:
     """Colours [w, 3] side by side, 20 pixels of white at both ends, and ticks in metres at places from 0 to 1."""
     length = len(colours)
     bar = np.full((34, length + 40, 3), 255, dtype=np.uint8)
@@ -273,15 +274,9 @@ def words_panel(
 ) -> Picture:
     """Image, voxels as the camera (no lens distortion) sees them and from above, coloured by the likeliest word."""
     lit = as_classes(voxels, matches)
-    return panel(
-        image,
-        voxel_view(lit, camera, width=_PANEL_WIDTH),
-        birds_eye_view(lit, camera),
-        title=title,
-        depth_name="voxels from where the camera is",
-        class_names=lit.class_names,
-        class_colours=lit.class_colours,
-    )
+    tiles = image, voxel_view(lit, camera, width=_PANEL_WIDTH), birds_eye_view(lit, camera)
+    name, names, colours = "voxels from where the camera is", lit.class_names, lit.class_colours
+    return panel(*tiles, title=title, depth_name=name, class_names=names, class_colours=colours)
 
 
 _QUALITY_SETTING = {".jpg": cv2.IMWRITE_JPEG_QUALITY, ".webp": cv2.IMWRITE_WEBP_QUALITY}
@@ -306,10 +301,10 @@ class VoxelRays:
 
     shape: tuple[int, int]  # rows and columns of the picture; a ray a pixel, row by row
     voxel: NDArray[np.int32]  # int32 [E], flat index (x·Y + y)·Z + z of the voxel
-    face: NDArray[np.uint8]  # uint8 [E], the axis of the face that it came in by: 0 x, 1 y, 2 z
-    end: NDArray[np.int64]  # int64 [R], one past the last entry of each ray
+    face: Bytes  # uint8 [E], the axis of the face that it came in by: 0 x, 1 y, 2 z
+    end: Ints  # int64 [R], one past the last entry of each ray
 
-    def first_hits(self, voxels: SemanticVoxels) -> NDArray[np.int64]:
+    def first_hits(self, voxels: SemanticVoxels) -> Ints:
         """The entry of the first occupied voxel along each ray, int64 [R]; -1 where a ray meets none."""
         occupied = np.zeros(voxels.grid.shape, dtype=bool)
         occupied[tuple(voxels.index.T)] = True
@@ -345,9 +340,5 @@ def voxel_rays(grid: VoxelGrid, grid_from_camera: RigidTransform, camera: Camera
         voxel.append(np.ravel_multi_index(tuple(index[entered].T), grid.shape).astype(np.int32))
         face.append((2 - np.argmax(moved[entered][:, ::-1], axis=1)).astype(np.uint8))
         counts.append(entered.sum(axis=1))
-    return VoxelRays(
-        shape=(small.height, small.width),
-        voxel=np.concatenate(voxel),
-        face=np.concatenate(face),
-        end=np.cumsum(np.concatenate(counts)),
-    )
+    end = np.cumsum(np.concatenate(counts))
+    return VoxelRays((small.height, small.width), np.concatenate(voxel), np.concatenate(face), end)

@@ -65,10 +65,6 @@ def evidence_summary(evidence: Sequence[Summary]) -> dict[str, Any]:
     known = np.array([one for one in found if math.isfinite(one[0])]).reshape(-1, 2)
     middle = np.median(known, axis=0).round(4).tolist() if len(known) else [None, None]
     reasons = Counter(_without_numbers(str(summary[WHY])) for summary in evidence if WHY in summary)
-    return {
-        "frames": len(known),
-        "factor_median": middle[0],
-        "deviation_median": middle[1],
-        "not_measured": dict(reasons.most_common()),
-        BY_FRAME: [list(one) if math.isfinite(one[0]) else None for one in found],
-    }
+    by_frame = [list(one) if math.isfinite(one[0]) else None for one in found]
+    medians = {"factor_median": middle[0], "deviation_median": middle[1]}
+    return {"frames": len(known), **medians, "not_measured": dict(reasons.most_common()), BY_FRAME: by_frame}

@@ -19,6 +19,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Bytes, Floats, Ints
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.plain_text import printable
@@ -30,7 +31,6 @@ from scene_completion_ros.voxels.colours import (
     STATE_NAMES,
     class_colour_table,
     height_colours,
-    state_colours,
 )
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, phrase_colours
 from scene_completion_ros.whole_files import whole_file
@@ -111,15 +111,11 @@ def _latency_table(latency_ms: Mapping[str, Mapping[str, float] | None]) -> str:
         return "<p>No latency was measured.</p>"
     names = list(next(iter(table.values())))
     head = "".join(f"<th>{name}</th>" for name in ["stage [ms]", *names])
-    rows = "".join(
-        f"<tr><td>{_html(stage)}</td>" + "".join(f'<td class="number">{row[name]:.1f}</td>' for name in names) + "</tr>"
-        for stage, row in table.items()
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-def _picture(identity: str, caption: str) -> str:
-    return f'<figure><figcaption>{caption}</figcaption><img id="{identity}" alt="{caption}"></figure>'
+    body = ""
+    for stage, row in table.items():
+        figures = "".join(f'<td class="number">{row[name]:.1f}</td>' for name in names)
+        body += f"<tr><td>{_html(stage)}</td>{figures}</tr>"
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _word_buttons(words: Mapping[int, str], colours: Colours) -> str:
@@ -133,23 +129,6 @@ def _word_buttons(words: Mapping[int, str], colours: Colours) -> str:
         f'<div class="bar" role="group" aria-label="words">words: {buttons}<button id="no-word">classes</button></div>'
         '<p><output id="matching">Words light up the voxels that match them.</output></p>'
     )
-
-
-_CONTROLS = """
-<div class="bar">
-<span>view: <button data-viewpoint="behind">behind the camera</button>
-<button data-viewpoint="side">from the side</button> <button data-viewpoint="top">from above</button></span>
-<label>colour by <select id="colours">{colourings}</select></label>
-<label><input type="checkbox" id="show-surface" checked> surface</label>
-<label><input type="checkbox" id="show-completed" checked> completed</label>
-<span id="lidar-switch" hidden><label><input type="checkbox" id="show-lidar"> LiDAR</label></span>
-<label>least probability <input type="range" id="probability" min="0" max="1" step="{step}" value="0"></label>
-</div>{words}
-"""
-_SCENE = """<figure>
-<figcaption>voxels in 3D: drag to turn, pinch or wheel to zoom, Shift or two fingers to move</figcaption>
-<div id="scene"><canvas id="view"></canvas><canvas id="labels"></canvas><div id="trouble" hidden></div></div></figure>
-"""
 
 
 def _headlines(figures: Mapping[str, str]) -> str:
@@ -183,7 +162,7 @@ def pack_voxels(voxels: SemanticVoxels) -> bytes:
     return zlib.compress(b"".join(planes), 6)
 
 
-def _page_order(voxels: SemanticVoxels) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _page_order(voxels: SemanticVoxels) -> tuple[Ints, Ints]:
     """Flat indices [N] of occupied voxels, and the order [N] in which they ascend."""
     _, size_y, size_z = voxels.grid.shape
     index = voxels.index.astype(np.int64)
@@ -204,7 +183,7 @@ def pack_matches(matches: Sequence[PhraseMatches], voxels: SemanticVoxels) -> by
     return zlib.compress(planes[:, order].tobytes(), 6)
 
 
-def pack_lidar(points_grid: NDArray[np.float32], voxels: SemanticVoxels) -> bytes:
+def pack_lidar(points_grid: Floats, voxels: SemanticVoxels) -> bytes:
     """LiDAR points inside the grid's box, thinned, as zlib-compressed planes.
 
     `points_grid`: points in the grid frame, metres [M, 3]; `voxels`: completed voxels whose grid bounds the points.
@@ -282,11 +261,11 @@ class ReportWriter:
     def add_frame(
         self,
         voxels: SemanticVoxels,
-        image: NDArray[np.uint8],  # RGB [H, W, 3]
-        depth: NDArray[np.float32],  # metres along the optical axis [h, w]
+        image: Bytes,  # RGB [H, W, 3]
+        depth: Floats,  # metres along the optical axis [h, w]
         camera: Camera,  # that of the depth image
         *,
-        lidar_grid: NDArray[np.float32] | None = None,  # LiDAR points in the grid frame, metres [M, 3]
+        lidar_grid: Floats | None = None,  # LiDAR points in the grid frame, metres [M, 3]
         # What each word of the report matches among the voxels; none where there was no answer.
         matches: Sequence[PhraseMatches] = (),
         evidence: Summary | None = None,  # `Completion.summary` of the image
@@ -311,19 +290,11 @@ class ReportWriter:
         if matches:
             parts["_matches.bin"] = pack_matches(matches, voxels)
             self._matched |= {place for place, found in enumerate(matches) if len(found.sure)}
-        description = {
-            "caption": caption,
-            "stamp_ns": voxels.stamp_ns,
-            "count": len(voxels),
-            "grid": {
-                "origin": list(map(float, voxels.grid.origin)),
-                "size": float(voxels.grid.voxel_size),
-                "shape": list(map(int, voxels.grid.shape)),
-            },
-            "viewpoint": _viewpoint(voxels, camera),
-            "evidence": evidence_in_words(evidence or {}),
-        }
-        parts[".json"] = json.dumps(description).encode()
+        grid: dict[str, Any] = {"origin": list(map(float, voxels.grid.origin)), "size": float(voxels.grid.voxel_size)}
+        grid["shape"] = list(map(int, voxels.grid.shape))
+        about = {"caption": caption, "stamp_ns": voxels.stamp_ns, "count": len(voxels), "grid": grid}
+        about |= {"viewpoint": _viewpoint(voxels, camera), "evidence": evidence_in_words(evidence or {})}
+        parts[".json"] = json.dumps(about).encode()
         (self.folder / "frames").mkdir(parents=True, exist_ok=True)
         for suffix, data in parts.items():
             (self.folder / "frames" / f"{len(self._sizes):06d}{suffix}").write_bytes(data)
@@ -349,12 +320,9 @@ class ReportWriter:
     def _write_page(self, out: TextIO, numbers: Sequence[int], notes: Sequence[str]) -> None:
         """Write the page with some of the frames, one after the other, so that memory holds one."""
         names, colours = self._class_names, self._class_colours
-        palettes = {
-            "class": class_colour_table(colours),
-            "state": state_colours(range(256)),
-            "height": height_colours(range(256), low=0, high=255),
-            "probability": height_colours(range(256), low=0, high=255),
-        }
+        states = np.array([STATE_COLOURS.get(state, (255, 255, 255)) for state in range(256)], np.uint8)
+        palettes = {"class": class_colour_table(colours), "state": states}
+        palettes |= dict.fromkeys(("height", "probability"), height_colours(range(256), low=0, high=255))
         first = "class" if len(names) > 1 else "height"
         order = sorted(palettes, key=lambda name: name != first)
         head = _html(self.title)
@@ -368,32 +336,18 @@ class ReportWriter:
         word_colours = phrase_colours(len(self._words), colours if len(names) > 1 else ())
         if numbers:
             buttons = {i: word for i, word in enumerate(self._words) if i in self._matched}
-            out.write(
-                f'<div class="bar timeline"><button id="play">▶ play</button>'
-                f'<input type="range" id="frame" min="0" max="{len(numbers) - 1}" value="{len(numbers) // 2}">'
-                f'<span id="caption"></span><output id="evidence"></output></div>\n'
-                '<div class="pictures"><div>'
-                + _picture("camera", "camera")
-                + _picture("depth", "depth [m]")
-                + _picture("seen", "voxels as the camera sees them")
-                + f"</div>{_SCENE}</div>\n"
-                + _CONTROLS.format(
-                    colourings="".join(f'<option value="{name}">{name}</option>' for name in order),
-                    words=_word_buttons(buttons, word_colours),
-                    step=1 / PROBABILITIES,
-                )
-            )
+            colourings = "".join(f'<option value="{name}">{name}</option>' for name in order)
+            shown = {"last": len(numbers) - 1, "middle": len(numbers) // 2, "step": 1 / PROBABILITIES}
+            words = _word_buttons(buttons, word_colours)
+            out.write(_resource("viewer.html").format(**shown, colourings=colourings, words=words))
         else:
             out.write("<p>No frame was completed.</p>")
         out.write(f"<h2>Legend</h2>{_legend(names, colours)}\n")
         out.write(_folded("Latency by stage", _latency_table(self._statistics.get("latency_ms", {}))))
         out.write(_folded("All figures", _statistics_table(self._statistics)))
-        settings = {
-            "frames": len(numbers),
-            "heightRange": HEIGHT_RANGE,
-            "lidarResolution": LIDAR_RESOLUTION,
-            "palettes": {name: table.reshape(-1).tolist() for name, table in palettes.items()},
-        }
+        tables = {name: table.reshape(-1).tolist() for name, table in palettes.items()}
+        settings = {"frames": len(numbers), "heightRange": HEIGHT_RANGE, "lidarResolution": LIDAR_RESOLUTION}
+        settings |= {"palettes": tables}
         if self._words:
             settings |= {"words": list(self._words), "wordColours": word_colours}
         out.write(_embedded_json("report-data", settings))

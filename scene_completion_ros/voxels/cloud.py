@@ -16,26 +16,17 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
+
+def _point(members: str) -> np.dtype[np.void]:
+    """A point of 24 bytes: members one after the other, and room up to a multiple of four bytes."""
+    return np.dtype([(name, kind) for kind, name in map(str.split, members.split(", "))], align=True)
+
+
 # "rgb" holds 0x00RRGGBB; the message declares it FLOAT32 (same bytes), which is what RViz and PCL expect of that name.
-VOXEL_CLOUD_DTYPE = np.dtype(
-    {
-        "names": ["x", "y", "z", "rgb", "probability", "label", "state", "confidence"],
-        "formats": ["<f4", "<f4", "<f4", "<u4", "<f4", "u1", "u1", "u1"],
-        "offsets": [0, 4, 8, 12, 16, 20, 21, 22],
-        "itemsize": 24,
-    }
-)
-
+VOXEL_CLOUD_DTYPE = _point("<f4 x, <f4 y, <f4 z, <u4 rgb, <f4 probability, u1 label, u1 state, u1 confidence")
+# Voxels that answer a query: centre, contrast with the phrase, probability, and the number of the phrase.
+MATCH_CLOUD_DTYPE = _point("<f4 x, <f4 y, <f4 z, <f4 score, <f4 probability, u1 phrase")
 POINT_FIELD_UINT8, POINT_FIELD_FLOAT32 = 2, 7  # sensor_msgs/PointField constants
-
-MATCH_CLOUD_DTYPE = np.dtype(
-    {
-        "names": ["x", "y", "z", "score", "probability", "phrase"],
-        "formats": ["<f4", "<f4", "<f4", "<f4", "<f4", "u1"],
-        "offsets": [0, 4, 8, 12, 16, 20],
-        "itemsize": 24,
-    }
-)  # voxels that answer a query: centre, contrast with the phrase, probability, and the number of the phrase
 
 
 def _fields(layout: np.dtype[Any]) -> tuple[tuple[str, int, int, int], ...]:

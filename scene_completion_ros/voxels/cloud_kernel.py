@@ -7,6 +7,7 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Bytes
 from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.jit import kernel, kernel_threads
@@ -19,7 +20,7 @@ WORDS = VOXEL_CLOUD_DTYPE.itemsize // 4
 
 def write_cloud(
     voxels: SemanticVoxels,  # completed voxels with N occupied ones
-    out: NDArray[np.uint8],  # uint8 [24 N], takes the points
+    out: Bytes,  # uint8 [24 N], takes the points
     # Pose of the grid in the frame of the points; None for the camera's optical frame.
     frame_from_grid: RigidTransform | None = None,
     *,
@@ -40,24 +41,13 @@ def write_cloud(
     rgb = height_colours(centres[2]) if by_height else class_colour_table(voxels.class_colours)
     red, green, blue = rgb.astype(np.uint32).T
     # Contiguous, or the kernel would be compiled once more for arrays that are not.
-    index, state, probability, label, confidence = (
-        np.ascontiguousarray(getattr(voxels, name)) for name in ("index", "state", "probability", "label", "confidence")
-    )
+    names = ("index", "state", "probability", "label", "confidence")
+    index, *of_voxels = (np.ascontiguousarray(getattr(voxels, name)) for name in names)
+    place = *centres, pose.rotation.astype(np.float32), pose.translation.astype(np.float32)
+    colours = (red << 16) | (green << 8) | blue
+    written = out.view(np.float32).reshape(-1, WORDS), out.view(np.uint32).reshape(-1, WORDS)
     with kernel_threads(threads):
-        _kernel()(
-            index,
-            *centres,
-            pose.rotation.astype(np.float32),
-            pose.translation.astype(np.float32),
-            (red << 16) | (green << 8) | blue,
-            by_height,
-            state,
-            probability,
-            label,
-            confidence,
-            out.view(np.float32).reshape(-1, WORDS),
-            out.view(np.uint32).reshape(-1, WORDS),
-        )
+        _kernel()(index, *place, colours, by_height, *of_voxels, *written)
 
 
 def cloud_of(voxels: SemanticVoxels) -> NDArray[np.void]:

@@ -6,7 +6,9 @@ from types import MappingProxyType
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from scene_completion_ros.arrays import Bytes, Doubles, Floats
 
 # Keyed by the values of VoxelState; chosen to stay apart for colour-blind readers and on a white page.
 STATE_COLOURS: MappingProxyType[int, tuple[int, int, int]] = MappingProxyType(
@@ -22,21 +24,21 @@ STREET_DEPTHS, ROOM_DEPTHS = (3.0, 80.0), (0.5, 10.0)  # metres between which co
 
 
 @cache
-def _table(name: str) -> NDArray[np.uint8]:
+def _table(name: str) -> Bytes:
     """RGB table [256, 3] of an OpenCV colour map."""
     number: int = getattr(cv2, f"COLORMAP_{name}")
     ramp = np.arange(256, dtype=np.uint8)[:, None]
-    table: NDArray[np.uint8] = np.ascontiguousarray(cv2.applyColorMap(ramp, number)[:, 0, ::-1], dtype=np.uint8)
+    table: Bytes = np.ascontiguousarray(cv2.applyColorMap(ramp, number)[:, 0, ::-1], dtype=np.uint8)
     table.setflags(write=False)
     return table
 
 
-def _look_up(name: str, fraction: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _look_up(name: str, fraction: Doubles) -> Bytes:
     position = np.clip(np.nan_to_num(fraction, nan=0.0) * 255.0, 0.0, 255.0)
     return _table(name)[np.rint(position).astype(np.uint8)]
 
 
-def depth_colours(depth: ArrayLike, between: tuple[float, float] = STREET_DEPTHS) -> NDArray[np.uint8]:
+def depth_colours(depth: ArrayLike, between: tuple[float, float] = STREET_DEPTHS) -> Bytes:
     """RGB uint8 [..., 3] of depths [...], metres: near bright yellow, far dark, by logarithm; else light grey."""
     values = np.asarray(depth, dtype=np.float64)
     known = np.isfinite(values) & (values > 0.0)
@@ -47,23 +49,13 @@ def depth_colours(depth: ArrayLike, between: tuple[float, float] = STREET_DEPTHS
     return colours
 
 
-def height_colours(
-    height: ArrayLike, *, low: float = HEIGHT_RANGE[0], high: float = HEIGHT_RANGE[1]
-) -> NDArray[np.uint8]:
+def height_colours(height: ArrayLike, *, low: float = HEIGHT_RANGE[0], high: float = HEIGHT_RANGE[1]) -> Bytes:
     """Colour heights from blue (low) over green and yellow to red (high). Returns RGB colours, uint8 [..., 3].
 
     `height`: heights in metres along the grid's z axis, any shape [...]; `low`: height in metres of the first colour;
     `high`: height in metres of the last colour.
     """
     return _look_up("TURBO", (np.asarray(height, dtype=np.float64) - low) / (high - low))
-
-
-def state_colours(state: ArrayLike) -> NDArray[np.uint8]:
-    """RGB colours [..., 3] of voxel states [...]."""
-    table = np.full((256, 3), 255, dtype=np.uint8)
-    for value, colour in STATE_COLOURS.items():
-        table[value] = colour
-    return table[np.asarray(state, dtype=np.uint8)]
 
 
 def spread_colour(number: int) -> tuple[int, int, int]:
@@ -73,16 +65,14 @@ def spread_colour(number: int) -> tuple[int, int, int]:
     return int(60 + 180 * red), int(60 + 180 * green), int(60 + 180 * blue)
 
 
-def class_colour_table(class_colours: Sequence[tuple[int, int, int]]) -> NDArray[np.uint8]:
+def class_colour_table(class_colours: Sequence[tuple[int, int, int]]) -> Bytes:
     """RGB table [256, 3] by label; labels without a colour of their own are mid grey."""
     table = np.full((256, 3), 128, dtype=np.uint8)
     table[: len(class_colours)] = np.asarray(class_colours, dtype=np.uint8).reshape(-1, 3)
     return table
 
 
-def voxel_colours(
-    label: NDArray[np.uint8], height: NDArray[np.float32], class_colours: Sequence[tuple[int, int, int]]
-) -> NDArray[np.uint8]:
+def voxel_colours(label: Bytes, height: Floats, class_colours: Sequence[tuple[int, int, int]]) -> Bytes:
     """Colour voxels by class, or by height while the student knows only one class.
 
     A student without semantics would otherwise publish a uniformly grey cloud in which no shape can be read. Returns

@@ -27,8 +27,8 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Doubles, Floats, Halves
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 FORMAT = "scene_completion_ros voxels"
@@ -39,23 +39,20 @@ VERSION = 1
 class ImageDetails:
     """What is known of one image beyond its voxels, as ``scene-completion complete`` stores it."""
 
-    probability_grid: NDArray[np.float16]  # float16 [X, Y, Z], calibrated probability of every voxel
-    alpha_grid: NDArray[np.float16]  # float16 [X, Y, Z], the network's opacity over one voxel edge
-    depth: NDArray[np.float32]  # float32 [h, w], metres along the optical axis; NaN where the image does not reach
-    transmittance: NDArray[np.float16]  # float16 [h, w], part of each ray that leaves the grid
-    depth_intrinsics: NDArray[np.float64]  # float64 [3, 3], of the pinhole camera of ``depth``
+    probability_grid: Halves  # float16 [X, Y, Z], calibrated probability of every voxel
+    alpha_grid: Halves  # float16 [X, Y, Z], the network's opacity over one voxel edge
+    depth: Floats  # float32 [h, w], metres along the optical axis; NaN where the image does not reach
+    transmittance: Halves  # float16 [h, w], part of each ray that leaves the grid
+    depth_intrinsics: Doubles  # float64 [3, 3], of the pinhole camera of ``depth``
 
 
 def npz_bytes(voxels: SemanticVoxels, details: ImageDetails) -> bytes:
     """The archive of the completed voxels of an image."""
+    listed = ("state", "index", "probability", "label", "confidence")
     arrays: dict[str, Any] = {
         "format": np.str_(FORMAT),
         "version": np.int64(VERSION),
-        "state": voxels.state,
-        "index": voxels.index,
-        "probability": voxels.probability,
-        "label": voxels.label,
-        "confidence": voxels.confidence,
+        **{name: getattr(voxels, name) for name in listed},
         "class_names": np.asarray(voxels.class_names, dtype=np.str_),
         "class_colours": np.asarray(voxels.class_colours, dtype=np.uint8),
         "origin": np.asarray(voxels.grid.origin, dtype=np.float64),

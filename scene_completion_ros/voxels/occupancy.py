@@ -21,8 +21,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from array_api_compat import is_torch_namespace
-from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Doubles, Floats
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.geometry.transforms import Array, floating
 
@@ -112,12 +112,8 @@ class Calibration:
         if self.kind != "piecewise_linear":
             raise BundleError(f"unknown kind {self.kind!r}", where=where, cure="Use identity or piecewise_linear.")
         if len(self.alpha) < 2 or len(self.alpha) != len(self.probability):
-            raise BundleError(
-                f"{len(self.alpha)} alpha knots and {len(self.probability)} probabilities; at least 2 of each, "
-                "equally many, are needed",
-                where=where,
-                cure=cure,
-            )
+            what = f"{len(self.alpha)} alpha knots and {len(self.probability)} probabilities; at least 2 of each, "
+            raise BundleError(f"{what}equally many, are needed", where=where, cure=cure)
         alpha, probability = np.asarray(self.alpha), np.asarray(self.probability)
         for name, values in (("alpha", alpha), ("probability", probability)):
             if not np.all(np.isfinite(values)) or values.min() < 0.0 or values.max() > 1.0:
@@ -130,13 +126,13 @@ class Calibration:
             what = "every value is 0, so that no voxel could ever be occupied"
             raise BundleError(what, where=f"{where}.probability", cure=cure)
 
-    def knots(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def knots(self) -> tuple[Doubles, Doubles]:
         """Knots (alpha, probability), float64 [K] each, of the piecewise linear map; the identity has two."""
         if self.kind == "identity":
             return np.array([0.0, 1.0]), np.array([0.0, 1.0])
         return np.asarray(self.alpha, dtype=np.float64), np.asarray(self.probability, dtype=np.float64)
 
-    def apply(self, alpha: NDArray[np.float32]) -> NDArray[np.float32]:
+    def apply(self, alpha: Floats) -> Floats:
         """Probability of occupancy of alpha [...] (0..1): float32 [...], always a new array."""
         if self.kind == "identity":
             return np.array(alpha, dtype=np.float32)

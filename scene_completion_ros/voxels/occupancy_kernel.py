@@ -8,6 +8,7 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Bytes, Floats, Integers, Ints, Mask
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -81,19 +82,16 @@ class VoxelClassifier:
         grid: VoxelGrid,
         camera_from_grid: RigidTransform,
         camera: Camera,  # the ray camera of the march, without distortion
-        in_view: NDArray[np.bool_],  # bool [X, Y, Z]; everything else stays unobserved, with probability 0
+        in_view: Mask,  # bool [X, Y, Z]; everything else stays unobserved, with probability 0
         calibration: Calibration,  # alpha -> probability
         thresholds: Thresholds,
     ) -> None:
         self.grid, self.thresholds, self._in_view = grid, thresholds, in_view
         self._low = np.zeros(in_view.size, np.bool_)  # no voxel stands on a ground that is not known
         # float32 [12], the camera from voxel coordinates: rotation times voxel edge, row by row, and translation.
-        self.pose = np.concatenate(
-            [
-                camera_from_grid.rotation.reshape(-1) * grid.voxel_size,
-                camera_from_grid.apply(np.asarray(grid.origin, dtype=np.float64)),
-            ]
-        ).astype(np.float32)
+        origin = camera_from_grid.apply(np.asarray(grid.origin, dtype=np.float64))
+        turned = camera_from_grid.rotation.reshape(-1) * grid.voxel_size
+        self.pose = np.concatenate([turned, origin]).astype(np.float32)
         camera_in_grid = camera_from_grid.inverse().translation
         # float32 [3], the camera's centre in voxel coordinates.
         self.camera_voxel = ((camera_in_grid - np.asarray(grid.origin)) / grid.voxel_size).astype(np.float32)
@@ -108,21 +106,18 @@ class VoxelClassifier:
         edges = (np.arange(LAST + 2, dtype=np.int32) << COARSE).view(np.float32)
         at = np.clip(np.searchsorted(low, edges, side="right") - 1, 0, len(low) - 2).astype(np.int32)
         self._first, self._steps = at[:-1], int(np.diff(at).max())
-        self.knots = (
-            low,
-            value,
-            self._first,
-        )  # alpha and probability, float32 [K], and first intervals, int32 [LAST + 1]
+        # Alpha and probability, float32 [K], and first intervals, int32 [LAST + 1].
+        self.knots = low, value, self._first
         shown = np.logical_or.reduceat(in_view.reshape(-1), np.arange(0, in_view.size, BLOCK))
         self._blocks, self._blank = np.flatnonzero(shown), np.flatnonzero(~shown)  # of voxels, with any in view or none
         self._reach, self._kernel = _reach_kernel(), _classify_kernel()
 
     def __call__(
         self,
-        alpha: NDArray[np.float32],
-        half_distance: NDArray[np.float32],
-        stands: NDArray[np.bool_] | None = None,  # bool [X, Y, Z], what stands on the ground; None for nothing
-    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        alpha: Floats,
+        half_distance: Floats,
+        stands: Mask | None = None,  # bool [X, Y, Z], what stands on the ground; None for nothing
+    ) -> tuple[Floats, Bytes]:
         """Probability float32, state uint8 of `alpha`, all [X, Y, Z], by the march's `half_distance` [h, w]."""
         probability, state = np.empty(self.grid.shape, dtype=np.float32), np.empty(self.grid.shape, dtype=np.uint8)
         reach = np.empty((half_distance.shape[0] + 1, half_distance.shape[1] + 1), dtype=np.float32)
@@ -261,9 +256,7 @@ def _classify_kernel() -> Callable[..., None]:
     return classify
 
 
-def occupied_voxels(
-    state: NDArray[np.uint8], probability: NDArray[np.float32]
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def occupied_voxels(state: Bytes, probability: Floats) -> tuple[Ints, Floats]:
     """Flat indices [N] of the voxels of `state` [X, Y, Z] that are occupied, in order, and `probability` of these."""
     occupied, found = _occupied_kernel()(state.reshape(-1), probability.reshape(-1))
     return occupied, found
@@ -293,7 +286,7 @@ def _occupied_kernel() -> Callable[..., Any]:
     return listed
 
 
-def axis_indices(flat: NDArray[np.integer], shape: tuple[int, int, int]) -> NDArray[np.int32]:
+def axis_indices(flat: Integers, shape: tuple[int, int, int]) -> NDArray[np.int32]:
     """``np.unravel_index`` of ascending `flat` [N] in `shape`: int32 [N, 3], without a division a voxel."""
     index = np.empty((len(flat), 3), dtype=np.int32)
     _index_kernel()(flat, shape[1], shape[2], index)

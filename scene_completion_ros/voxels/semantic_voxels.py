@@ -9,6 +9,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Bytes, Floats, Integers, Reals
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -37,11 +38,11 @@ class SemanticVoxels:
     grid: VoxelGrid  # where the voxels lie; axes x forward, y left, z up
     grid_from_camera: RigidTransform  # pose of the optical frame (x right, y down, z forward) in the grid frame
     stamp_ns: int  # time of the image, nanoseconds
-    state: NDArray[np.uint8]  # uint8 [X, Y, Z], values of :class:`VoxelState`
+    state: Bytes  # uint8 [X, Y, Z], values of :class:`VoxelState`
     index: NDArray[np.int32]  # int32 [N, 3], the occupied voxels (``SURFACE`` or ``COMPLETED``)
-    probability: NDArray[np.float32]  # float32 [N], calibrated probability of being occupied
-    label: NDArray[np.uint8]  # uint8 [N], index into ``class_names``
-    confidence: NDArray[np.float32]  # float32 [N] in 0..1, confidence in the label
+    probability: Floats  # float32 [N], calibrated probability of being occupied
+    label: Bytes  # uint8 [N], index into ``class_names``
+    confidence: Floats  # float32 [N] in 0..1, confidence in the label
     class_names: tuple[str, ...] = ("unlabelled",)
     class_colours: tuple[tuple[int, int, int], ...] = ((128, 128, 128),)  # one RGB colour (0..255) a class
 
@@ -66,19 +67,19 @@ class SemanticVoxels:
         """Number of occupied voxels N."""
         return int(self.index.shape[0])
 
-    def points_grid(self) -> NDArray[np.float32]:
+    def points_grid(self) -> Floats:
         """Centres of the occupied voxels in the grid frame (x forward, y left, z up), metres, float32 [N, 3]."""
         origin = np.asarray(self.grid.origin, dtype=np.float64)
         return (origin + (self.index + 0.5) * self.grid.voxel_size).astype(np.float32)
 
-    def points_camera(self) -> NDArray[np.float32]:
+    def points_camera(self) -> Floats:
         """Centres of the occupied voxels in the camera's optical frame, metres, float32 [N, 3]."""
         return self.points_in(self.grid_from_camera.inverse())
 
-    def points_in(self, frame_from_grid: RigidTransform) -> NDArray[np.float32]:
+    def points_in(self, frame_from_grid: RigidTransform) -> Floats:
         """Centres of the occupied voxels in a frame in which the grid has a pose, metres, float32 [N, 3]."""
         rotation = frame_from_grid.rotation.astype(np.float32)
-        points: NDArray[np.float32] = self.points_grid() @ rotation.T + frame_from_grid.translation.astype(np.float32)
+        points: Floats = self.points_grid() @ rotation.T + frame_from_grid.translation.astype(np.float32)
         return points
 
 
@@ -92,8 +93,8 @@ class PhraseMatches:
 
     phrase: str  # the phrase, or the name of a class of phrases
     voxels: NDArray[np.int32]  # int32 [M], which of the N occupied voxels, each another
-    score: NDArray[np.float32]  # float32 [M], contrast: the cosine with the phrase less that with phrases in general
-    probability: NDArray[np.float32]  # float32 [M] in 0..1
+    score: Floats  # float32 [M], contrast: the cosine with the phrase less that with phrases in general
+    probability: Floats  # float32 [M] in 0..1
 
     def __post_init__(self) -> None:
         shapes = [array.shape for array in (self.voxels, self.score, self.probability)]
@@ -109,10 +110,10 @@ class PhraseMatches:
 def matches_of_points(
     phrases: Sequence[str],
     voxels: SemanticVoxels,  # the frame, with N occupied voxels
-    points_grid: NDArray[np.floating],  # centres of matching voxels in the grid frame, metres [M, 3]
-    phrase: NDArray[np.integer],  # of each, a place in ``phrases`` [M]
-    score: NDArray[np.floating],  # of each [M]
-    probability: NDArray[np.floating],  # of each [M]
+    points_grid: Reals,  # centres of matching voxels in the grid frame, metres [M, 3]
+    phrase: Integers,  # of each, a place in ``phrases`` [M]
+    score: Reals,  # of each [M]
+    probability: Reals,  # of each [M]
 ) -> tuple[PhraseMatches, ...]:
     """Matches of each phrase, arrived as points, on their frame's occupied voxels; others are left out."""
     row = np.full(voxels.grid.shape, -1, dtype=np.int32)

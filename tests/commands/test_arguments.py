@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from scene_completion_ros import cli
-from scene_completion_ros.commands.arguments import FILE, Output, place
+from scene_completion_ros.commands.arguments import FILE, Output, check_arguments, place
+from scene_completion_ros.errors import SceneCompletionError
 from tests.commands.command_lines import COMMANDS, FOUND, line
 
 WRITTEN = {"--output", "--page", "--work", "--card-only"}
@@ -50,6 +51,69 @@ def test_no_output_is_an_input(
                 assert file.read_text() == "mine"
         for one in (file, soft, hard):
             one.unlink()
+
+
+@every_command
+def test_no_result_is_replaced_unasked(
+    command: list[str], actions: list[argparse.Action], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each of the results, alone, is enough; what is no result is none, and what goes on replaces nothing."""
+    outputs = {action: action.type for action in actions if isinstance(action.type, Output)}
+    assert bool(outputs) == any("--overwrite" in action.option_strings for action in actions)
+    for number, (written, output) in enumerate(outputs.items()):
+        chosen = vars(cli.build_parser(FOUND).parse_args(line(command, actions, {})))
+        names = ("file",) if output.names is None else output.results(argparse.Namespace(**chosen))
+        if output.names and not names:
+            assert cli.main([*line(command, actions, {written: tmp_path}), "--overwrite"]) == 2
+            assert "--overwrite: replaces nothing here: this goes on with what is there" in capsys.readouterr().err
+        for name in names:
+            folder = tmp_path / f"{number} {name.replace('*', 'x')}"
+            file = folder / name.replace("*", "x")
+            folder.mkdir()
+            (folder / "notes.txt").write_text("mine")
+            file.write_text("former")
+            place_of = file if output.names is None else folder
+            assert cli.main(line(command, actions, {written: place_of})) == 2
+            kind = "file" if output.names is None else "folder"
+            named = "" if output.names is None else f"{file.name} "
+            said = f"{place_of}: {named}exists already. Name another {kind}, or replace former results with --overwrite"
+            assert said in capsys.readouterr().err
+            assert {one.name: one.read_text() for one in folder.iterdir()} == {"notes.txt": "mine", file.name: "former"}
+
+
+@pytest.mark.parametrize(
+    ("command", "refused", "not_written"),
+    [
+        ("features classes drive --model m --student s", "classes.json", "features.safetensors"),
+        ("features points cloud --model m", "components.ply", "classes.json"),
+        ("features images config --model m", None, "classes.json"),
+        ("evaluate geometry --data drive", "results.json", "profile_town_000000.png"),
+        ("evaluate geometry --data drive --profiles", "profile_town_000000.png", "results.json"),
+    ],
+)
+def test_results_of_another_kind_are_in_nobodys_way(
+    command: str, refused: str | None, not_written: str, tmp_path: Path
+) -> None:
+    parser = cli.build_parser(FOUND)
+    args = parser.parse_args([*command.split(), "--output", str(tmp_path)])
+    (tmp_path / not_written).touch()
+    check_arguments(parser, args)
+    if refused:
+        (tmp_path / refused).touch()
+        with pytest.raises(SceneCompletionError, match=f"{refused} exists already"):
+            check_arguments(parser, args)
+        check_arguments(parser, argparse.Namespace(**{**vars(args), "overwrite": True}))
+
+
+def test_what_is_written_to_is_no_result(tmp_path: Path) -> None:
+    """Standard output is a file where the shell has it lead to one."""
+    args, file = argparse.Namespace(overwrite=False), tmp_path / "file"
+    with file.open("w") as out:
+        for stream in (Path("/dev/stdout"), Path("/dev/null"), Path(f"/proc/self/fd/{out.fileno()}")):
+            FILE.refuse_former(stream, "--output", args)
+        with FILE.writing(stream, args) as place:
+            place.write_text("new")
+    assert file.read_text() == "new"
 
 
 @every_command

@@ -40,7 +40,7 @@ def image(tmp_path: Path) -> Path:
 def complete(image: Path, bundle: StudentBundle, *more: str) -> int:
     folder = image.parent
     arguments = [str(image), "--camera", str(folder / "camera.yaml"), "--output", str(folder / "out"), *more]
-    return main(["complete", *arguments, "--bundle", str(bundle.folder)])
+    return main(["complete", "--bundle", str(bundle.folder), *arguments])
 
 
 def voxels_of(folder: Path) -> dict[str, np.ndarray]:
@@ -73,6 +73,27 @@ def test_words_are_drawn_with_the_option(image: Path, wordy_road: StudentBundle)
         assert np.all(picture[-60:] == colour, axis=-1).sum() > 80  # in the legend
     assert sum(np.all(picture[:-60] == colour, axis=-1).sum() for colour in (tree, crossing)) > 1000
     assert voxels_of(output)["class_names"].tolist() == list(class_names(3))  # labels stay what they were
+
+
+def test_results_are_replaced_only_with_the_option_and_then_all_of_them(
+    image: Path, wordy_road: StudentBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = image.parent / "out"
+    assert complete(image, wordy_road, "--words", "tree") == 0
+    (output / "notes.txt").write_text("mine")
+    (output / "picture.png").write_bytes(b"touched up")
+    before = {file.name: file.read_bytes() for file in output.iterdir()}
+    capsys.readouterr()
+    assert complete(image, wordy_road) == 2
+    said = "picture.png, voxels.npz, words.png exist already. Name another folder, or replace former results with"
+    assert f"--output {output}: {said} --overwrite" in capsys.readouterr().err
+    for wrong in (["--bundle", "strret"], ["--camera", "nowhere.yaml"], ["--words", "unheard of"]):
+        assert complete(image, wordy_road, "--overwrite", *wrong) == 2
+        assert {file.name: file.read_bytes() for file in output.iterdir()} == before
+    assert complete(image, wordy_road, "--overwrite") == 0
+    after = {file.name: file.read_bytes() for file in output.iterdir()}
+    assert after.keys() == {"notes.txt", "picture.png", "voxels.npz"}  # what this run did not ask for is gone as well
+    assert after["notes.txt"] == b"mine" and after["picture.png"] != b"touched up"
 
 
 def test_what_cannot_be_completed_ends_in_one_line(
@@ -118,11 +139,11 @@ def test_a_student_takes_the_mounting_of_the_camera(tmp_path: Path, capsys: pyte
         (("--camera-height", "0.2"), ["the camera stands 0.20 m above the ground"]),
         (("--camera-height", "1.7", "--camera-pitch", "60"), ["the camera looks 60.0° down"]),
     ):
-        assert complete(image, student, *more) == 0
+        assert complete(image, student, *more, "--overwrite") == 0
         error = capsys.readouterr().err
         assert error.count("warning: the ") == len(said) and all(text in error for text in said)
     for more in (("--camera-pitch", "2"), ("--camera-height", "-1"), ("--camera-height", "nan")):
-        assert complete(image, student, *more) == 2
+        assert complete(image, student, *more, "--overwrite") == 2
         assert more[0] in capsys.readouterr().err
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from scene_completion_ros.cli import main
 from scene_completion_ros.commands.replaying import LEGEND_TOPIC, VOXELS_TOPIC, went_well
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.report.writer import ReportWriter
 from scene_completion_ros.ros import topics
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from tests.checkout import ROOT, full_disk, next_domain
@@ -31,7 +33,7 @@ from tests.report.pages import embedded_frames, lidar_of, matches_of, word_butto
 
 
 def replay(bag: Path, output: Path, bundle: StudentBundle, *more: str) -> int:
-    return main(["replay", str(bag), "--output", str(output), "--bundle", str(bundle.folder), *more])
+    return main(["replay", str(bag), "--bundle", str(bundle.folder), "--output", str(output), *more])
 
 
 def statistics_of(output: Path) -> dict[str, Any]:
@@ -127,6 +129,66 @@ def test_a_terminated_replay_keeps_what_it_has(tmp_path: Path, flat_road: Studen
     with BagReader(output / "bag") as reader:
         assert reader.losses == []
         assert len(list(reader.messages([VOXELS_TOPIC]))) >= pictures
+
+
+@pytest.fixture
+def former(tmp_path: Path, short_road: StudentBundle) -> dict[str, bytes]:
+    """What a replay wrote into tmp_path / "out", with scores that are the user's, and a file of theirs."""
+    output = tmp_path / "out"
+    assert replay(record(tmp_path / "drive", frames=1), output, short_road, "--offline") == 0
+    for name in ("scores.md", "notes.txt"):
+        (output / name).write_text("mine")
+    return contents(output)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_results_are_replaced_only_with_the_option_by_a_replay_that_went_well(
+    tmp_path: Path,
+    short_road: StudentBundle,
+    former: dict[str, bytes],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output = tmp_path / "out"
+    again = (record(tmp_path / "more", frames=2), output, short_road, "--offline")
+    assert replay(*again) == 2
+    said = "bag, report, scores.json, 2 more exist already. Name another folder, or replace former results with"
+    assert f"--output {output}: {said} --overwrite" in capsys.readouterr().err
+    assert replay(*again, "--overwrite", "--bundle", "strret") == 2
+    assert "Did you mean street?" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(ReportWriter, "add_frame", Mock(side_effect=[None, KeyboardInterrupt]))
+        assert replay(*again, "--overwrite") == 130
+    with monkeypatch.context() as patch:
+        patch.setattr(BagReader, "images", lambda *_: iter(()))
+        assert replay(*again, "--overwrite") == 2
+    said = f"{output}: frames that came out: 0 of 0; the former results stay. See why with another --output"
+    assert said in capsys.readouterr().err
+    assert contents(output) == former
+    assert replay(*again, "--overwrite") == 0
+    assert f"{output}/report/index.html" in capsys.readouterr().out
+    assert {path.name for path in output.iterdir()} == {name.partition("/")[0] for name in former}
+    assert statistics_of(output)["frames_out"] == 2 and (output / "notes.txt").read_text() == "mine"
+    assert (output / "scores.md").read_text().startswith("# Scores of more")
+
+
+def test_a_killed_replay_leaves_the_former_results(
+    tmp_path: Path, short_road: StudentBundle, former: dict[str, bytes]
+) -> None:
+    bag, output = record(tmp_path / "long", frames=200), tmp_path / "out"
+    command = [sys.executable, "-m", "scene_completion_ros.cli", "replay", str(bag), "--offline", "--overwrite"]
+    command += ["--output", str(output), "--bundle", str(short_road.folder)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    while not list(output.glob(".*/*/report/frames/*_camera.jpg")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    kept = {name: content for name, content in contents(output).items() if not name.startswith(".")}
+    assert kept == former
 
 
 def test_words_are_answered_in_the_report(tmp_path: Path, wordy_road: StudentBundle) -> None:

@@ -23,6 +23,13 @@ def test_phrases_and_a_file_make_a_bank(tmp_path: Path, capsys: pytest.CaptureFi
 
     words = "template: the {} there\nlicence: MIT\nclasses: {car: {phrases: [van]}, tree: {}}\nbackground: [sky]\n"
     file.write_text(words)
+    assert main([*command, f"--file={file}", "--", "lamp post"]) == 2
+    assert (
+        f"--output {output}: exists already. Name another file, or replace former results with --overwrite"
+        in capsys.readouterr().err
+    )
+    assert TextBank.load(output).phrases == ("car", "other")
+    command.append("--overwrite")
     assert main([*command, f"--file={file}", "--", "lamp post"]) == 0
     bank = TextBank.load(output)
     assert (bank.template, bank.licence, bank.background) == ("the {} there", "MIT", ("sky",))

@@ -248,8 +248,11 @@ def test_students_are_named_by_their_folders(tmp_path: Path) -> None:
     for default in (None, AUTO, DEFAULT_BUNDLE.name):
         assert open_student(default).folder == DEFAULT_BUNDLE
     assert open_student(named.folder).name == "named"
-    with pytest.raises(BundleError):
-        open_student("no_student")
+    shipped = r"there is neither such a folder nor such a student of the package \(kitti_student, room, street\)"
+    near = {"strret": "Did you mean street", "Kitti-Student": "Did you mean kitti_student", "x": "Name the folder"}
+    for wrong, cure in near.items():
+        with pytest.raises(BundleError, match=f"^{wrong}: {shipped}. {cure}"):
+            open_student(wrong)
 
 
 @pytest.fixture

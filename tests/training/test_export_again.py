@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from scene_completion_ros.cli import main
 from scene_completion_ros.inference.bundle import MANIFEST, StudentBundle
 from scene_completion_ros.inference.gpu.parity import BF16
 from scene_completion_training import export
@@ -33,6 +36,35 @@ def test_a_field_student_stays_what_it_is(tmp_path: Path) -> None:
     made = made.save(tmp_path / "made", made.read_encoder(), weights)
     again = export.export_again(made, tmp_path / "again")
     assert again.sha256 == made.sha256 and again.class_names == made.class_names
+
+
+@pytest.mark.parametrize("moment", ["measured_in_bf16", "export_again"])
+def test_a_killed_export_leaves_the_former_bundle(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """When nothing of the new one is written yet, and when all of it is; and what is not the bundle's stays."""
+    weights: dict[str, NDArray[Any]] = {"any": np.ones(3, np.float16)}
+    made = make_small_bundle(tmp_path / "made", name="new")
+    made.save(tmp_path / "made", made.read_encoder(), weights)
+    former = make_small_bundle(tmp_path / "former", name="former", seed=7)
+    (tmp_path / "former" / "README.md").write_text("mine")
+    assert main(["export", "strret", str(tmp_path / "new"), "--licence", "none"]) == 2
+    assert "(kitti_student, room, street). Did you mean street?" in capsys.readouterr().err
+    command = ["export", str(tmp_path / "made"), str(tmp_path / "former")]
+    assert main(command) == 2
+    assert "encoder.onnx, head.safetensors, student.json exist already. Name another" in capsys.readouterr().err
+    command.append("--overwrite")
+    with monkeypatch.context() as patch:
+        patch.setattr(export, moment, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        if not (child := os.fork()):
+            main(command)
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert StudentBundle.load(tmp_path / "former").sha256 == former.sha256
+    monkeypatch.setattr(export, "measured_in_bf16", lambda bundle: (bundle, "not measured"))
+    assert main(command) == 0
+    assert StudentBundle.load(tmp_path / "former").name == "new"
+    assert (tmp_path / "former" / "README.md").read_text() == "mine"
 
 
 def test_large_weights_are_int8_with_a_scale_for_each_channel() -> None:

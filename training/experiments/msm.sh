@@ -53,7 +53,7 @@ score() {  # NAME "ROW ..." OPTION ...: of the rows that are trained, again wher
     [ ! "logs/$name.done" -nt "logs/scores_$1.done" ] || rm -f "logs/scores_$1.done"
   done
   [ ${#files[@]} = 0 ] || once "scores_$1" scene-completion evaluate points --probe-on rooms/labelled --data rooms/test \
-    --output "scores/$1" --checkpoint "${files[@]}" "${@:3}"
+    --output "scores/$1" --overwrite --checkpoint "${files[@]}" "${@:3}"
 }
 score masked masked $ABLATIONS ${ENCODER:+--phrases made --text-encoder "$ENCODER"} \
   ${MODEL:+--foundation "$MODEL" "$LAYER" --cache lifted}

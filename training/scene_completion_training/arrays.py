@@ -1,15 +1,5 @@
-"""Short names of kinds of arrays, whose shape and unit are given where they are used, and of random generators."""
+"""Short names of kinds of arrays: those of the robot side."""
 
-from typing import TypeAlias
+from scene_completion_ros.arrays import Bytes, Doubles, Floats, Halves, Integers, Ints, Mask, Random, Reals
 
-import numpy as np
-from numpy.typing import NDArray
-
-Halves: TypeAlias = NDArray[np.float16]
-Floats: TypeAlias = NDArray[np.float32]
-Doubles: TypeAlias = NDArray[np.float64]
-Reals: TypeAlias = NDArray[np.floating]  # of any precision
-Ints: TypeAlias = NDArray[np.int64]
-Bytes: TypeAlias = NDArray[np.uint8]
-Mask: TypeAlias = NDArray[np.bool_]
-Random: TypeAlias = np.random.Generator
+__all__ = ["Bytes", "Doubles", "Floats", "Halves", "Integers", "Ints", "Mask", "Random", "Reals"]

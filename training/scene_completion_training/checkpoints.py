@@ -231,9 +231,14 @@ class Checkpoint:
         return self.configuration.get("encoder", "efficientnet_lite0")  # type: ignore[no-any-return]
 
 
+def is_student(source: Path) -> bool:
+    """Whether a path names a bundle, or a student of the package, and no checkpoint, which is a file with a suffix."""
+    return source.is_dir() or not (source.suffix or source.exists())
+
+
 def trained_viewpoint(source: Path) -> Viewpoint:
     """The viewpoint of a student bundle (see `open_student` and `Viewpoint.of_bundle`) or a checkpoint."""
-    return Viewpoint.of_bundle(open_student(source)) if source.is_dir() else Checkpoint.read(source).viewpoint
+    return Viewpoint.of_bundle(open_student(source)) if is_student(source) else Checkpoint.read(source).viewpoint
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,7 +252,7 @@ class TrainedWeights:
     @staticmethod
     def read(source: Path) -> "TrainedWeights":
         """Reads a student bundle (a folder), or a checkpoint; a `BundleError` if it is neither."""
-        if source.is_dir():
+        if is_student(source):
             bundle = open_student(source)
             weights = {name: torch.from_numpy(v.astype(np.float32)) for name, v in bundle.load_weights().items()}
             return TrainedWeights(weights, link_of_calibration(bundle.calibration, bundle.grid.voxel_size))

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional
@@ -33,14 +32,10 @@ from scene_completion_ros.inference.gpu.parity import BF16, measure_voxels
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.text_bank import FeatureSpace, TextBank, feature_space_for
 from scene_completion_training import clustering
+from scene_completion_training.arrays import Floats
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
-from scene_completion_training.networks.density_field import (
-    DensityField,
-    DistanceCode,
-    link_calibration,
-    part_of,
-)
+from scene_completion_training.networks.density_field import DensityField, DistanceCode, link_calibration, part_of
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.scene_decoder import SceneDecoder
 from scene_completion_training.networks.trunk import DepthAnythingTrunk
@@ -330,15 +325,8 @@ def graph_of(module: nn.Module, inputs: Mapping[str, Tensor], outputs: list[str]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "encoder.onnx"
         # The tracing exporter: a graph of plain convolutions without an extra dependency.
-        torch.onnx.export(
-            module.eval(),
-            tuple(inputs.values()),
-            file,
-            input_names=list(inputs),
-            output_names=outputs,
-            opset_version=OPSET,
-            dynamo=False,
-        )
+        options: dict[str, Any] = {"input_names": list(inputs), "output_names": outputs, "opset_version": OPSET}
+        torch.onnx.export(module.eval(), tuple(inputs.values()), file, **options, dynamo=False)
         model = onnx.load(file)
     if int8:
         _store_int8(model.graph)
@@ -393,15 +381,11 @@ def head_weights(field: DensityField) -> HeadWeights:
     if field.blocks or isinstance(field.spec, DistanceCode):
         what = "residual blocks, or a point code by distance, which robots do not compute"
         raise BundleError(what, where="head", cure="Train with blocks=0 code_mode=z, or distil it into such a student")
-    return HeadWeights(
-        positional_weight=_array(field.position_layer.weight),
-        hidden_bias=_array(field.position_layer.bias),
-        density_weight=_array(field.density_layer.weight[0]),
-        density_bias=_array(field.density_layer.bias),
-    )
+    positions, density = field.position_layer, field.density_layer
+    return HeadWeights(*map(_array, (positions.weight, positions.bias, density.weight[0], density.bias)))
 
 
-def _array(tensor: Tensor) -> NDArray[np.float32]:
+def _array(tensor: Tensor) -> Floats:
     return np.ascontiguousarray(tensor.detach().numpy(), np.float32)
 
 

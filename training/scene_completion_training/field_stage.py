@@ -13,29 +13,14 @@ from torch.nn import functional
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.head import PointCodeSpec
-from scene_completion_ros.voxels.occupancy import density_of_logit
-from scene_completion_training import rendering
+from scene_completion_ros.voxels.occupancy import density_of_logit, opacity
+from scene_completion_training import losses, rendering
 from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.data.view_batches import DataNeeds, ViewSamples
-from scene_completion_training.losses import (
-    block_depth,
-    edge_aware_smoothness,
-    free_cross_entropy,
-    log_inverse_depth_loss,
-    mean_opacity,
-    occupancy_cross_entropy,
-    photometric_loss,
-    stereo_depth_loss,
-)
-from scene_completion_training.networks.density_field import (
-    DensityField,
-    MultiViewField,
-    ObservedField,
-    OccupancyLink,
-    TrainedField,
-)
+from scene_completion_training.networks import density_field
+from scene_completion_training.networks.density_field import DensityField, MultiViewField, ObservedField, OccupancyLink
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.randomness import StepGenerator
@@ -59,7 +44,7 @@ def fit_prior(field: DensityField | MultiViewField, link: OccupancyLink, samples
             group["lr"] = PRIOR_RATE * (1.0 - step / steps)
         batch = [samples.occupancy(step * PRIOR_BATCH + i) for i in range(PRIOR_BATCH)]
         points, target, weight = (torch.cat([b[k] for b in batch])[None] for k in ("points", "target", "weight"))
-        loss = occupancy_cross_entropy(frozen(field.prior_logit(points)), target, weight)
+        loss = losses.occupancy_cross_entropy(frozen(field.prior_logit(points)), target, weight)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -92,7 +77,7 @@ class FieldStage(Stage):
     """Base of the stages of density fields. A stage makes its `field` and defines its losses."""
 
     configuration_class = Configuration
-    field_class: ClassVar[type[TrainedField]] = DensityField
+    field_class: ClassVar[type[density_field.TrainedField]] = DensityField
     next_command: ClassVar[str] = "scene-completion export {checkpoint} BUNDLE --licence ..."
     field: DensityField | MultiViewField | FeatureField
 
@@ -137,10 +122,10 @@ class FieldStage(Stage):
 
     def first_weights(self, data: SequencesData) -> None:
         """Fits depth and head to where things are on average, where losses need it."""
-        losses, steps = self.settings.losses, self.settings.prior_steps
-        if losses.dense_depth:
+        wanted, steps = self.settings.losses, self.settings.prior_steps
+        if wanted.dense_depth:
             self.first_depth(data)
-        if losses.occupancy and steps:
+        if wanted.occupancy and steps:
             data.setup("fit")
             loss = fit_prior(self.density, self.link, data.samples(), steps)
             print(f"positional prior fitted without images: occupancy loss {loss:.4f}")
@@ -224,8 +209,8 @@ class FieldStage(Stage):
             return {}
         if depth_code.shape[-1] > hint.shape[-1]:  # a map finer than the image
             depth_code = functional.avg_pool2d(depth_code[:, None], depth_code.shape[-1] // hint.shape[-1])[:, 0]
-        blocks = block_depth(hint, hint.shape[-1] // depth_code.shape[-1])
-        return {"dense_depth": log_inverse_depth_loss(depth_code, blocks, self.point_code)}
+        blocks = losses.block_depth(hint, hint.shape[-1] // depth_code.shape[-1])
+        return {"dense_depth": losses.log_inverse_depth_loss(depth_code, blocks, self.point_code)}
 
     @property
     def density(self) -> DensityField | MultiViewField:
@@ -245,8 +230,8 @@ class FieldStage(Stage):
     @property
     def renders(self) -> bool:
         """Whether any loss needs rendered patches."""
-        losses = self.settings.losses
-        return bool(losses.photometric or losses.stereo_depth or losses.smoothness)
+        wanted = self.settings.losses
+        return bool(wanted.photometric or wanted.stereo_depth or wanted.smoothness)
 
     @property
     def loss_camera(self) -> Camera:
@@ -268,25 +253,25 @@ class FieldStage(Stage):
         self, field: ObservedField, rendered: rendering.Rendered, batch: Batch, generator: torch.Generator
     ) -> Batch:
         """Losses on the density: rendered views, occupancy of voxels, emptiness of the rest."""
-        losses = self.settings.losses
+        wanted = self.settings.losses
         terms: Batch = {}
         if rendered is not None:
-            if losses.stereo_depth:
-                terms["stereo_depth"] = stereo_depth_loss(field, rendered, batch)
-            if losses.photometric or losses.smoothness:
+            if wanted.stereo_depth:
+                terms["stereo_depth"] = losses.stereo_depth_loss(field, rendered, batch)
+            if wanted.photometric or wanted.smoothness:
                 sources = batch["roles"][:, batch["roles"].shape[1] // 2 :]
                 seen = rendering.synthesised_patches(field, self.loss_camera, rendered, batch, sources)
-                terms["smoothness"] = edge_aware_smoothness(seen.depth, seen.observed)
-                terms["photometric"] = photometric_loss(seen.observed, seen.rendered, seen.invalid)
-        if losses.occupancy:
+                terms["smoothness"] = losses.edge_aware_smoothness(seen.depth, seen.observed)
+                terms["photometric"] = losses.photometric_loss(seen.observed, seen.rendered, seen.invalid)
+        if wanted.occupancy:
             logit = self.link(field.density_logit(batch["points"]))
-            terms["occupancy"] = occupancy_cross_entropy(logit, batch["target"], batch["weight"])
-        if losses.sparsity or losses.emptiness:
+            terms["occupancy"] = losses.occupancy_cross_entropy(logit, batch["target"], batch["weight"])
+        if wanted.sparsity or wanted.emptiness:
             logit = field.density_logit(self.volume(batch, generator))
-            if losses.sparsity:
-                terms["sparsity"] = mean_opacity(density_of_logit(logit), self.voxel_size)
-            if losses.emptiness and losses.occupancy:
-                terms["emptiness"] = free_cross_entropy(self.link(logit), (batch["weight"] > 0).any(dim=1))
+            if wanted.sparsity:  # a weak preference for empty space
+                terms["sparsity"] = opacity(density_of_logit(logit), self.voxel_size).mean()
+            if wanted.emptiness and wanted.occupancy:
+                terms["emptiness"] = losses.free_cross_entropy(self.link(logit), (batch["weight"] > 0).any(dim=1))
         return terms
 
     def volume(self, batch: Batch, generator: torch.Generator) -> Tensor:

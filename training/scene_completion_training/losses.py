@@ -17,7 +17,7 @@ from torch.nn import functional
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.inference.cells import CERTAIN
 from scene_completion_ros.inference.head import PointCodeSpec
-from scene_completion_ros.voxels.occupancy import opacity, probability_of_log_odds
+from scene_completion_ros.voxels.occupancy import probability_of_log_odds
 from scene_completion_training.data.taught_voxels import UNKNOWN
 from scene_completion_training.networks.density_field import ObservedField
 from scene_completion_training.rendering import RenderedPatches, invalid_rays, observed_values
@@ -36,15 +36,10 @@ def occupancy_cross_entropy(logit: Tensor, target: Tensor, weight: Tensor) -> Te
     return weighted_mean(functional.binary_cross_entropy_with_logits(logit, target, reduction="none"), weight)
 
 
-def mean_opacity(density: Tensor, voxel_size: float) -> Tensor:
-    """A weak preference for empty space: the mean opacity over voxel edges, metres, of densities [B, N] per metre."""
-    return opacity(density, voxel_size).mean()  # type: ignore[no-any-return]
-
-
 def free_cross_entropy(logit: Tensor, known: Tensor) -> Tensor:
-    """A strong one: mean −log(1 − p) of occupancy logits [B, N] in the view volume, of samples [B] with known voxels.
+    """A strong preference for empty space: mean −log(1 − p) of occupancy logits [B, N] in the view volume.
 
-    In one without, nothing would hold against this loss, and the whole field would become empty.
+    Of samples [B] with known voxels: without, nothing would hold against it, and the whole field would become empty.
     """
     return (functional.softplus(logit) * known[:, None]).mean()
 
@@ -232,16 +227,6 @@ def cosine_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     return weighted_mean(1.0 - functional.cosine_similarity(predicted, target, dim=-1, eps=1e-6), weight)
 
 
-def demeaned_cosine_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """As `cosine_loss`, with targets less their mean over the channels (CUA-O3D, for Stable Diffusion)."""
-    return cosine_loss(predicted, target - target.mean(dim=-1, keepdim=True), weight)
-
-
-def l1_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """|F − F*|, mean over the channels and weighted mean over rows; arguments as of `cosine_loss`."""
-    return weighted_mean((predicted - target).abs().mean(dim=-1), weight)
-
-
 def feature_smoothness(features: Tensor, image: Tensor) -> Tensor:
     """mean_c |∂x F| e^{−25 |∂x I|} + the same along y of features [P, h, w, D] and images [P, 3, h, w] (SceneDINO).
 
@@ -296,8 +281,10 @@ class UncertaintyWeights(nn.Module):
 Comparison: TypeAlias = Literal["cosine", "l1", "demeaned_cosine"]
 COMPARED: dict[Comparison, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "cosine": cosine_loss,
-    "l1": l1_loss,
-    "demeaned_cosine": demeaned_cosine_loss,
+    # |F − F*|, mean over the channels and weighted mean over rows.
+    "l1": lambda predicted, target, weight: weighted_mean((predicted - target).abs().mean(dim=-1), weight),
+    # With targets less their mean over the channels (CUA-O3D, for Stable Diffusion).
+    "demeaned_cosine": lambda found, target, weight: cosine_loss(found, target - target.mean(-1, True), weight),
 }
 
 

@@ -20,7 +20,7 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.picture_files import read_picture
 from scene_completion_ros.progress import Progress
 from scene_completion_ros.sequences.posed_sequence import reference_camera
-from scene_completion_ros.whole_files import tensor_bytes, whole_folder
+from scene_completion_ros.whole_files import tensor_bytes
 from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.data.completion_samples import CompletionData
 from scene_completion_training.data.drawn_views import canonical_image
@@ -62,15 +62,15 @@ class _Source:
         return [self.frames[int((number + 0.5) * len(self.frames) / count)] for number in range(count)]
 
 
-def write_pack(configuration: TrainingConfiguration, output: Path, most_bytes: int | None) -> dict[str, object]:
-    """Writes all that the trainings of a configuration need into a folder, and returns rows that say what.
+def write_pack(configuration: TrainingConfiguration, part: Path, most_bytes: int | None) -> dict[str, object]:
+    """Writes all that the trainings of a configuration need into an empty folder, and returns rows that say what.
 
     Images are stored as PNG, or as JPEG of quality 95 where they would not fit; if they still do not, fewer frames are
     taken of every source, more of one of which more samples are drawn. The trunk is stored in half precision, in which
     trunks are compared. `most_bytes`: of all files; None for any number.
 
-    Raises ConfigurationError where the stage is none of those, it starts from other trainings, the folder is not empty,
-    or not even one frame of each source fits; or as of `CompletionData.setup`.
+    Raises ConfigurationError where the stage is none of those, it starts from other trainings, or not even one frame of
+    each source fits; or as of `CompletionData.setup`.
     """
     if not isinstance(configuration, SeenConfiguration):
         cure = "Pack configurations of stages pixels and completion"
@@ -78,41 +78,37 @@ def write_pack(configuration: TrainingConfiguration, output: Path, most_bytes: i
     if named := [name for name in ("start_from", "pixels_from") if getattr(configuration, name, "")]:
         what = "a pack holds no other trainings"
         raise ConfigurationError(what, where=named[0], cure=f"Leave it out, and give {named[0]}= where you train")
-    if output.is_dir() and any(output.iterdir()):
-        raise ConfigurationError("is not empty", where=str(output), cure="Name another folder, or remove this one")
     settings = dataclasses.replace(configuration.data, pack="", augmentations=1)
     data = CompletionData(settings, configuration.viewpoint(), None, steps=configuration.steps, seed=configuration.seed)
     data.setup("fit")
-    with whole_folder(output) as part:
-        _write_model(configuration, part / "trunk")
-        values = dataclasses.asdict(configuration)
-        (part / CONFIGURATION).write_text(json.dumps(values))
-        fixed = 10_000 + _LISTED * sum(map(len, data.groups.values()))
-        fixed += sum(file.stat().st_size for file in (*part.glob("trunk/*"), part / CONFIGURATION))
-        sources = {role: _written(data, role, part) for role in data.recordings}
-        kept, lossless = _fitted([one for found in sources.values() for one in found], fixed, most_bytes)
-        suffix = ".png" if lossless else ".jpg"
-        ranges = {"focal_ratios": data.focal_ratios, "heights": data.heights, "pitches": data.pitches}
-        manifest = {
-            "format": FORMAT,
-            "version": scene_completion_ros.__version__,
-            "configuration": made_of(configuration),
-            "images": suffix,
-            "images_sha256": data.images,
-            **{name: [min(seen), max(seen)] if seen else [] for name, seen in ranges.items()},
-            "recordings": {role: _recordings(data, role, found, kept) for role, found in sources.items()},
-            "files": {
-                file.relative_to(part).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-                for file in sorted(part.rglob("*"))
-                if file.is_file()
-            },
-        }
-        (part / MANIFEST).write_text(json.dumps(manifest))
-        size = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
+    _write_model(configuration, part / "trunk")
+    (part / CONFIGURATION).write_text(json.dumps(dataclasses.asdict(configuration)))
+    fixed = 10_000 + _LISTED * sum(map(len, data.groups.values()))
+    fixed += sum(file.stat().st_size for file in (*part.glob("trunk/*"), part / CONFIGURATION))
+    sources = {role: _written(data, role, part) for role in data.recordings}
+    kept, lossless = _fitted([one for found in sources.values() for one in found], fixed, most_bytes)
+    suffix = ".png" if lossless else ".jpg"
+    ranges = {"focal_ratios": data.focal_ratios, "heights": data.heights, "pitches": data.pitches}
+    manifest = {
+        "format": FORMAT,
+        "version": scene_completion_ros.__version__,
+        "configuration": made_of(configuration),
+        "images": suffix,
+        "images_sha256": data.images,
+        **{name: [min(seen), max(seen)] if seen else [] for name, seen in ranges.items()},
+        "recordings": {role: _recordings(data, role, found, kept) for role, found in sources.items()},
+        "files": {
+            file.relative_to(part).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in sorted(part.rglob("*"))
+            if file.is_file()
+        },
+    }
+    (part / MANIFEST).write_text(json.dumps(manifest))
+    size = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
     every = {role: [frame for one in found for frame in one.frames] for role, found in sources.items()}
     taken = {role: f"{sum(frame in kept for frame in of)} of {len(of)} frames" for role, of in every.items()}
     images = "as they are" if lossless else f"as JPEG of quality {JPEG_QUALITY}"
-    return {"pack": output, "size": f"{size / 1e6:.1f} MB", **taken, "images": images}
+    return {"size": f"{size / 1e6:.1f} MB", **taken, "images": images}
 
 
 def _write_model(configuration: SeenConfiguration, folder: Path) -> None:

@@ -122,10 +122,8 @@ def five_square_rays(camera: Camera, side: int, device: torch.device) -> Rays:
     height, width = camera.height, camera.width
     step = (torch.arange(side, device=device) + 0.5) / side - 0.5
     centres = torch.tensor([(2, 2), (3, 1), (3, 3), (1, 1), (1, 3)], device=device) / 4.0
-    v, u = (
-        place[:, None] + step * (min(height, width) // 2) - 0.5
-        for place in (centres[:, 0] * height, centres[:, 1] * width)
-    )
+    half = min(height, width) // 2
+    v, u = (place[:, None] + step * half - 0.5 for place in (centres[:, 0] * height, centres[:, 1] * width))
     pixels = torch.stack([u[:, None].expand(-1, side, -1), v[..., None].expand(-1, -1, side)], dim=-1).reshape(1, -1, 2)
     view = torch.zeros(pixels.shape[:2], dtype=torch.long, device=device)
     return rays_of_pixels(camera, torch.eye(4, device=device)[None, None], view, pixels, 1)

@@ -171,14 +171,10 @@ class CameraSettings:
         if fx is None:
             fx = STREET_CAMERA.fx / STREET_CAMERA.width * width
         middle = (STREET_CAMERA.cy + 0.5) / STREET_CAMERA.height
-        return Camera(
-            fx=fx,
-            fy=fx if self.fy is None else self.fy,
-            cx=(width - 1) / 2.0 if self.cx is None else self.cx,
-            cy=height * middle - 0.5 if self.cy is None else self.cy,
-            width=width,
-            height=height,
-        )
+        fy = fx if self.fy is None else self.fy
+        cx = (width - 1) / 2.0 if self.cx is None else self.cx
+        cy = height * middle - 0.5 if self.cy is None else self.cy
+        return Camera(fx, fy, cx, cy, width, height)
 
 
 @dataclass

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Bytes, Floats
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.cell_query import CellVoxels, Pixels
 from scene_completion_ros.inference.cells import stated_level
@@ -38,36 +39,17 @@ LABEL_BLOCKS = 1024
 # Groups of phrases for whose cosines room is taken at first; then for the most that there can be.
 USUAL_GROUPS, MOST_GROUPS = 4, MOST_QUERIED + 1
 
-# ``struct Scene`` and ``struct Volume``: numbers of four bytes each, without gaps.
-SCENE = np.dtype(
-    [
-        ("size", np.int32, 3),
-        ("width", np.int32),
-        ("height", np.int32),
-        ("edge", np.float32),
-        ("intrinsics", np.float32, 4),
-        ("pose", np.float32, 12),
-        ("camera", np.float32, 3),
-    ]
-)
-VOLUME = np.dtype(
-    [
-        ("size", np.int32, 3),
-        ("width", np.int32),
-        ("height", np.int32),
-        ("pinhole", np.float32, 4),
-        ("nearest", np.float32),
-        ("pose", np.float32, 12),
-        ("bottom", np.float32),
-        ("edge", np.float32),
-        ("base", np.float32),
-        ("measure", np.float32),
-        ("code_scale", np.float32),
-        ("code_zero", np.float32),
-        ("far", np.float32),
-        ("scale_deviation", np.float32),
-        ("ground", np.int32),
-    ]
+
+def _struct(members: str) -> np.dtype[np.void]:
+    """A struct of C: numbers of four bytes each, without gaps."""
+    return np.dtype([(name, kind) for kind, name in map(str.split, members.split(", "))])
+
+
+# ``struct Scene`` and ``struct Volume``.
+SCENE = _struct("3i4 size, i4 width, i4 height, f4 edge, 4f4 intrinsics, 12f4 pose, 3f4 camera")
+VOLUME = _struct(
+    "3i4 size, i4 width, i4 height, 4f4 pinhole, f4 nearest, 12f4 pose, f4 bottom, f4 edge, f4 base, f4 measure, "
+    "f4 code_scale, f4 code_zero, f4 far, f4 scale_deviation, i4 ground"
 )
 Arguments: TypeAlias = tuple[Argument, ...]
 NOTHING = np.zeros((0, 0, 0), np.float32)
@@ -155,7 +137,7 @@ class DeviceScene:
         self._rows: dict[str, _Rows] = {}
         self._cosines: Buffer | None = None
 
-    def see(self, image_rgb: NDArray[np.uint8]) -> Pixels | None:
+    def see(self, image_rgb: Bytes) -> Pixels | None:
         """See `SceneQuery`; classes and context stay on the device. Raises GpuError where the GPU failed."""
         if self._surfaces is None:
             return None
@@ -166,7 +148,7 @@ class DeviceScene:
             self._device.synchronise()
         return Pixels(self._surfaces[1].array[0].copy(), NOTHING, NOTHING)
 
-    def _see(self, image_rgb: NDArray[np.uint8]) -> None:
+    def _see(self, image_rgb: Bytes) -> None:
         self._image_on_host.array[0] = image_rgb
         self._device.fill(self._image, self._image_on_host)
         self._steps.see(self._image)
@@ -241,7 +223,7 @@ class DeviceScene:
             self._cosines = self._device.empty((int(self._capacity), room), np.float32)
         return self._cosines
 
-    def _found_cosines(self, queried: FoldedVocabulary, count: int) -> NDArray[np.float32]:
+    def _found_cosines(self, queried: FoldedVocabulary, count: int) -> Floats:
         """Cosines of the voxels with a query, after waiting, float32 [count, K + 1]."""
         assert self._cosines is not None
         found = self._device.download(replace(self._cosines, shape=(count, queried.groups)))
@@ -255,7 +237,7 @@ class DeviceScene:
             *self._steps.units, *self._rows[slot].arguments(vocabulary), self._index, self._total, self._capacity, *out,
         )  # fmt: skip
 
-    def fetch(self, which: str, answer: int) -> NDArray[np.float32]:
+    def fetch(self, which: str, answer: int) -> Floats:
         """Opacity or probability of all voxels.
 
         `which`: "alpha" or "probability"; `answer`: number of the answer that it belongs to. Raises GpuError where it
@@ -265,7 +247,7 @@ class DeviceScene:
             what = f"the {which} of all voxels was overwritten by the next image"
             raise GpuError(what, where="GPU", cure="Ask for it before the next image is completed.")
         with self._context.work(f"copying the {which} to the host"):
-            values: NDArray[np.float32] = self._device.download(getattr(self, which))
+            values: Floats = self._device.download(getattr(self, which))
         return values
 
 
@@ -350,10 +332,8 @@ class _CellSteps:
         self._scaled = seen, classes, volume, device.upload(ground_here)
         self._found = seen, volume
         self._scale, self.surfaces = scale, surfaces
-        self._sensed, self._sums = (
-            device.empty((2, *self._size), np.float32),
-            device.empty((count, 2 * WINDOWS), np.float32),
-        )
+        self._sensed = device.empty((2, *self._size), np.float32)
+        self._sums = device.empty((count, 2 * WINDOWS), np.float32)
         self._sensed_on_host, self._broken = device.shared((2, *self._size), np.float32), broken
         corner, share = device.upload(lift.corner), device.upload(lift.share)
         self.given = {"local": device.empty(self._decoder.ports.given["local"][0], np.float32)}
@@ -438,14 +418,11 @@ class _Rows:
         if vocabulary is not self._held:
             self._held = None
             beyond = (0, 0), (0, self._units - vocabulary.weight.shape[1])  # units that no class has
-            for buffer, part in (
-                (self._weight, np.pad(vocabulary.weight, beyond)),
-                (self._bias, vocabulary.bias),
-                (self._group, vocabulary.group),
-                (self._root, np.pad(vocabulary.root, beyond)),
-                (self._root_bias, vocabulary.root_bias),
-            ):
-                self._device.refill(buffer, part)
+            self._device.refill(self._weight, np.pad(vocabulary.weight, beyond))
+            self._device.refill(self._bias, vocabulary.bias)
+            self._device.refill(self._group, vocabulary.group)
+            self._device.refill(self._root, np.pad(vocabulary.root, beyond))
+            self._device.refill(self._root_bias, vocabulary.root_bias)
             self._held = vocabulary
         margin, sharpness = np.float32(vocabulary.vocabulary.margin), np.float32(1.0 / vocabulary.temperature)
         counts = (np.int32(value) for value in (len(vocabulary.group), vocabulary.groups, vocabulary.classes))

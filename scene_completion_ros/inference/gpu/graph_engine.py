@@ -80,11 +80,8 @@ def check_ports(found: Iterable[tuple[str, bool, Any, Sequence[int]]], ports: De
     Returns what is otherwise, in words; empty where nothing is. `found`: of each port of it its name, whether it is an
     input, TensorRT's type, and the shape.
     """
-    kinds: dict[Any, Any] = {
-        np.uint8: api.DataType.UINT8,
-        np.float16: api.DataType.HALF,
-        np.float32: api.DataType.FLOAT,
-    }
+    types = api.DataType
+    kinds: dict[Any, Any] = {np.uint8: types.UINT8, np.float16: types.HALF, np.float32: types.FLOAT}
     both = ((True, ports.given), (False, ports.made))
     wanted = {name: (given, kinds[kind], shape) for given, part in both for name, (shape, kind) in part.items()}
     there = {name: (given, kind, tuple(shape)) for name, given, kind, shape in found}
@@ -131,16 +128,10 @@ class GraphEngine:
         if engine is None:
             failure = explain_failure(tensorrt.errors(), "deserialising the engine")
             raise UnusableError(failure.what, where="engine") if failure.kind == "unknown" else failure
-        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        found = [
-            (
-                name,
-                engine.get_tensor_mode(name) == api.TensorIOMode.INPUT,
-                engine.get_tensor_dtype(name),
-                tuple(engine.get_tensor_shape(name)),
-            )
-            for name in names
-        ]
+        found = []
+        for name in (engine.get_tensor_name(i) for i in range(engine.num_io_tensors)):
+            given = engine.get_tensor_mode(name) == api.TensorIOMode.INPUT
+            found.append((name, given, engine.get_tensor_dtype(name), tuple(engine.get_tensor_shape(name))))
         del engine
         # A file that was swapped for one of another graph would make TensorRT write behind the buffers.
         problem = check_ports(found, self.ports, api)

@@ -104,11 +104,9 @@ def to_half(step: StepGraph) -> bytes:
             types[renamed[name]] = wanted
         result = typed(renamed[name], wanted)
         nodes.append(helper.make_node("Identity", [result], [name], f"{name}/given"))
+    made_port, type_of = helper.make_tensor_value_info, helper.np_dtype_to_tensor_dtype
     inputs, outputs = (
-        [
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), shape)
-            for name, (shape, kind) in ports.items()
-        ]
+        [made_port(name, type_of(np.dtype(kind)), shape) for name, (shape, kind) in ports.items()]
         for ports in device_ports(step)
     )
     used = {name for node in nodes for name in node.input}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Bytes
 from scene_completion_ros.errors import GpuError, ImageError
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
@@ -113,7 +113,7 @@ def measure_voxels(
     }
 
 
-def gate_images(height: int, width: int) -> list[NDArray[np.uint8]]:
+def gate_images(height: int, width: int) -> list[Bytes]:
     """Streets, uint8 [height, width, 3] RGB: on noise of their spectrum, the error of fp16 was ten times as large.
 
     Raises GpuError where they are missing from the installation.
@@ -128,7 +128,7 @@ def gate_images(height: int, width: int) -> list[NDArray[np.uint8]]:
     return images
 
 
-def middle(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+def middle(image: Bytes, height: int, width: int) -> Bytes:
     """The middle of an image [H, W, 3], of these proportions, scaled to this size."""
     rows, columns = image.shape[:2]
     rows = min(rows, max(round(columns * height / width), 1))

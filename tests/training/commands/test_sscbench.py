@@ -50,7 +50,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluate(root: Path, *options: object, protocol: str = "semantics") -> dict[str, Any] | None:
     """What `evaluate` writes; None where it refuses."""
     output = root / "scores"
-    if main(["evaluate", protocol, *map(str, options), "--output", str(output)]):
+    if main(["evaluate", protocol, *map(str, options), "--output", str(output), "--overwrite"]):
         return None
     found: dict[str, Any] = json.loads((output / "results.json").read_text())
     return found

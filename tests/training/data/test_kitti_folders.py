@@ -91,3 +91,15 @@ def test_configurations_name_no_other_folders_of_kitti() -> None:
         named = {source["folder"] for source in [*data["sources"], *data.get("validation", [])]}
         assert {folder for folder in named if not folder.startswith("./")} <= made, file
         assert data["root"] == "data"
+
+
+def test_a_file_that_is_no_link_is_not_replaced(tmp_path: Path) -> None:
+    source, folder = tmp_path / "source.png", tmp_path / "image_2"
+    source.touch()
+    for _ in range(2):  # links of a former run are made anew
+        kitti_folders.link(folder, [source])
+    (folder / "000000.png").unlink()
+    (folder / "000000.png").write_text("mine")
+    with pytest.raises(FileExistsError):
+        kitti_folders.link(folder, [source])
+    assert (folder / "000000.png").read_text() == "mine"

@@ -135,7 +135,7 @@ def saved(folder: Path, field: torch.nn.Module, stage: str = "single_view") -> P
 
 
 def scores(output: Path, *options: object) -> dict[str, Any]:
-    assert main(["evaluate", "views", *map(str, options), "--output", str(output)]) == 0
+    assert main(["evaluate", "views", *map(str, options), "--output", str(output), "--overwrite"]) == 0
     found: dict[str, Any] = json.loads((output / "results.json").read_text())
     return found
 
@@ -178,7 +178,7 @@ def test_stereo_of_kitti_raw(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert far["psnr"] > near["psnr"] + 3.0 and far["ssim"] > near["ssim"] and far["lpips"] < near["lpips"]
     text = (output / "results.md").read_text()
     assert "LPIPS ↓" in text and text in capsys.readouterr().out
-    assert main(["evaluate", "views", *map(str, options), "--output", str(output)]) == 2
+    assert main(["evaluate", "views", *map(str, options), "--output", str(output), "--overwrite"]) == 2
     assert "1 of its 4 frames are not in the recordings" in capsys.readouterr().err
 
 

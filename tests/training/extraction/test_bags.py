@@ -179,7 +179,7 @@ def test_an_error_is_in_the_report_and_the_bag_can_be_extracted_again(
     assert [path.name for path in out.iterdir()] == ["bag"]
 
 
-def test_what_was_extracted_is_never_overwritten(tmp_path: Path) -> None:
+def test_what_was_extracted_is_not_overwritten_unasked(tmp_path: Path) -> None:
     bag, folder = record(tmp_path / "bag", 12), tmp_path / "out" / "bag"
     (first,) = extract_bags([Job(bag, folder, SETTINGS)])
     assert first.sequences and not first.problems
@@ -187,6 +187,12 @@ def test_what_was_extracted_is_never_overwritten(tmp_path: Path) -> None:
     (again,) = extract_bags([Job(bag, folder, SETTINGS)])
     assert not again.sequences and f"{folder}: exists already. Delete it or" in again.problems[0]
     assert before == {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    (folder / "notes.txt").write_text("mine")
+    (folder / "07").mkdir()  # of a former extraction that had more
+    (third,) = extract_bags([Job(bag, folder, SETTINGS, overwrite=True)])
+    assert third.sequences == first.sequences and {path.name for path in folder.iterdir()} == {
+        *("00", "report.json", "notes.txt")
+    }
 
 
 def test_interrupted_extraction_leaves_nothing_and_is_redone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

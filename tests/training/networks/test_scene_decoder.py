@@ -32,7 +32,6 @@ from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training.export import ExportedCells, ExportedColumns
 from scene_completion_training.networks.pixel_head import PixelHead, PixelView, scaled
 from scene_completion_training.networks.scene_decoder import (
-    CompletedScene,
     Look,
     Lookups,
     SceneDecoder,
@@ -41,6 +40,7 @@ from scene_completion_training.networks.scene_decoder import (
 )
 from scene_completion_training.stages.completion import in_cells
 from scene_completion_training.viewpoint import Viewpoint
+from tests.training.networks.whole_scenes import CompletedScene, whole_scene
 
 CAMERA = Camera(fx=20.0, fy=20.0, cx=15.5, cy=7.5, width=32, height=16)
 GRID = VoxelGrid((0.0, -3.2, -2.0), 0.4, (16, 16, 8), "turned")
@@ -87,7 +87,7 @@ def completed(made: SceneDecoder, depth: torch.Tensor | float, deviation: float,
     classes = 4.0 * functional.one_hot(torch.full(code.shape[2:], label), CLASSES + 1).permute(2, 0, 1)[None]
     with torch.no_grad():
         view = PixelView(code, torch.full_like(code, deviation), classes, torch.ones(1, 1, 1, 1))
-        return made(view, looking(pose()))  # type: ignore[no-any-return]
+        return whole_scene(made, view, looking(pose()))
 
 
 @pytest.mark.parametrize(("pitch", "height"), [(0.0, 0.0), (0.06, -0.7)])
@@ -265,7 +265,7 @@ def test_chosen_cells_are_those_of_the_whole_scene() -> None:
     )
     chosen = torch.randperm(256)[None, :40]
     with torch.no_grad():
-        whole, some = made(view, looking(pose())), made.complete(view, looking(pose()), chosen)
+        whole, some = whole_scene(made, view, looking(pose())), made.complete(view, looking(pose()), chosen)
     voxels = in_cells(whole.occupied, math.nan)[0, chosen[0]]
     torch.testing.assert_close(some.occupied[0], voxels)
     torch.testing.assert_close(some.classes[0], whole.classes.flatten(2)[0, :, chosen[0]])
@@ -334,7 +334,7 @@ def test_kernels_around_the_exported_graph_compute_what_the_decoder_does(known: 
     lift = CellLift(volume, canonical, SPEC, upright)
     query = CellQuery(lift)
     with torch.no_grad():
-        scene = made(view, looking(matrix[0], camera=canonical))
+        scene = whole_scene(made, view, looking(matrix[0], camera=canonical))
         classes = view.classes.softmax(dim=1)
         surfaces = torch.cat([-SPEC.inverse_depth(view.code).log(), view.deviation], dim=1)
         given = lift(*(part[0].permute(1, 2, 0).contiguous().numpy() for part in (surfaces, made.reduce(classes))))

@@ -156,4 +156,7 @@ def test_the_command_writes_features_of_a_cloud(
     vertex = read_ply(made / "components.ply")["vertex"]
     assert vertex["red"].tolist() == principal_colours(found)[:, 0].tolist()
     assert main(["features", "points", str(rooms), *command]) == 2
+    assert "components.ply, features.safetensors exist already" in capsys.readouterr().err
+    assert main(["features", "points", str(rooms), *command, "--overwrite"]) == 2
     assert f"{rooms}: 2 scenes, such as room_0, room_1. Name one of them" in capsys.readouterr().err
+    assert read_ply(made / "components.ply")["vertex"].tolist() == vertex.tolist()

@@ -50,7 +50,6 @@ from scene_completion_training.evaluation.checkpoints import CanonicalImages
 from scene_completion_training.evaluation.deployed import DeployedStudent
 from scene_completion_training.export import export_scene, space_of_classes
 from scene_completion_training.networks.pixel_head import PixelView
-from scene_completion_training.networks.scene_decoder import CompletedScene
 from scene_completion_training.networks.trunk import DepthAnythingTrunk
 from scene_completion_training.runner import make_stage, train, train_parts
 from scene_completion_training.stage import Stage
@@ -62,6 +61,7 @@ from scene_completion_training.stages.completion import (
 from scene_completion_training.stages.pixels import PixelConfiguration, learned_weights, trained_trunk
 from scene_completion_training.viewpoint import CameraSettings, VolumeSettings
 from scene_completion_worlds.room.walk import RoomWalk
+from tests.training.networks.whole_scenes import CompletedScene, whole_scene
 from tests.training.small_trainings import FEW, curves, cut_off
 
 Settings = Callable[..., CompletionConfiguration]
@@ -307,7 +307,8 @@ def seen_by_torch(trained: Path, sequence: PosedSequence, known: bool) -> tuple[
     with torch.inference_mode():
         maps = trunk(CanonicalImages(field.camera, False)(sequence, 0, camera)[None])
         ground = field.stated_ground(matrix, torch.tensor([known]), no)
-        return field(field.look(maps, ground), matrix, no), own
+        view = field.scaled(field.pixels(*maps, ground), ground)
+        return whole_scene(field.spatial, view, field.look(matrix, no)), own
 
 
 @pytest.mark.parametrize("known", [True, False])

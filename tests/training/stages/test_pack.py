@@ -157,7 +157,11 @@ def test_another_pack_is_refused(
         ([*train, "data.teachers=[]"], "packed with other values of data.teachers"),
         ([*train, "--config", str(CONFIGS / "single_view.yaml")], "packed with other values of stage"),
         ([*train, "--from", "room", "--data", str(reference / "other"), "--output", str(tmp_path)], "exclude each"),
-        (["pack", "--config", str(reference / "config.yaml"), str(pack)], "is not empty"),
+        (
+            ["pack", "--config", str(reference / "config.yaml"), str(pack)],
+            "configuration.yaml, manifest.json",
+        ),
+        (["pack", "--config", str(reference / "config.yaml"), str(reference), "--overwrite"], "is no pack"),
         (["pack", "--config", str(CONFIGS / "single_view.yaml"), str(tmp_path / "new")], "cannot be packed"),
         (["pack", "--config", str(reference / "config.yaml"), str(tmp_path / "new"), "start_from=room"], "start_from"),
     ):

@@ -13,7 +13,6 @@ from scene_completion_ros.commands.arguments import place
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.plain_text import markdown
 from scene_completion_ros.progress import print_lines
-from scene_completion_ros.whole_files import write_whole
 
 if TYPE_CHECKING:
     from scene_completion_ros.evaluation.metric import Scores
@@ -183,7 +182,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     return ({"students": students} if students else {}) | {
         name: [str(entry) for entry in value] if isinstance(value, list) else str(value)
         for name, value in vars(args).items()
-        if name not in ("command", "protocol", "run_protocol", "output") and value not in (None, [])
+        if name not in ("command", "protocol", "run_protocol", "output", "overwrite") and value not in (None, [])
     }
 
 
@@ -204,9 +203,8 @@ def write_results(
     content = {"settings": settings_of(args), "recordings": list(recordings), "scores": scores.to_json()}
     content |= {key: dataclasses.asdict(count) for key, count in (("frames", counted), ("name_frames", named)) if count}
     print_lines(text)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "results.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-    write_whole(folder / "results.md", text.encode())
+    (folder / "results.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    (folder / "results.md").write_text(text, encoding="utf-8")
 
 
 def check_recordings(args: argparse.Namespace, protocol: str) -> None:

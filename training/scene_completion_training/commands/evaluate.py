@@ -26,7 +26,8 @@ PROTOCOLS = {
 }
 
 
-RESULTS = Output(("results.json", "results.md", "probe_*.safetensors", "profile_*.png"))
+SCORES, PICTURES = ("results.json", "results.md", "probe_*.safetensors"), ("profile_*.png",)
+RESULTS = Output((*SCORES, *PICTURES), lambda args: PICTURES if getattr(args, "profiles", False) else SCORES)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,4 +43,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the protocol that was named."""
-    return args.run_protocol(args)  # type: ignore[no-any-return]
+    with RESULTS.writing(args.output, args) as folder:
+        return args.run_protocol(argparse.Namespace(**{**vars(args), "output": folder}))  # type: ignore[no-any-return]

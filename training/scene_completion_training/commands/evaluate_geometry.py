@@ -66,13 +66,12 @@ def _draw_profiles(args: argparse.Namespace) -> int:
 
     recordings, split, _ = arguments.open_listed(args)
     models = arguments.open_models(args)
-    args.output.mkdir(parents=True, exist_ok=True)
     for sequence in recordings:
         indices = range(len(sequence)) if args.at is None else [args.at]
         for index in listed_frames(sequence, split) if split else indices[:: args.every]:
             file = args.output / f"profile_{sequence.name.replace('/', '_')}_{index:06d}.png"
             write_picture(file, profile_picture(sequence, index, models))
-            print(file)
+            print(file.name)
     return 0
 
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from scene_completion_ros.commands.arguments import Output, place
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.progress import print_lines
+from scene_completion_ros.whole_files import whole_folder
 from scene_completion_training.commands.arguments import (
     add_foundation,
     add_number,
@@ -78,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "of point_agglomeration also how features of its teachers differ between the views of a point"
     parser.add_argument("--ambiguity", action="store_true", help=meaning)
     meaning = "of point_agglomeration also pictures of the first scene of each folder, confusions and learned weights"
-    parser.add_argument("--pictures", type=Output(()), metavar="DIR", help=meaning)
+    parser.add_argument("--pictures", type=Output(("*.png",)), metavar="DIR", help=meaning)
     meaning = "things that sentences are offered (default: %(default)s)"
     parser.add_argument("--offered", choices=("true", "found"), default="true", help=meaning)
 
@@ -118,9 +119,10 @@ def run(args: argparse.Namespace) -> int:
         print_lines(f"{method.name}: scored")
     write_results(args, scores, list(dict.fromkeys(name for _, scenes in data for name in scenes)))
     if pictures:
-        args.pictures.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures.items():
-        write_picture(args.pictures / f"{re.sub(r'[^a-zA-Z0-9]+', '_', name).strip('_')}.png", picture)
+        files = {re.sub(r"[^a-zA-Z0-9]+", "_", name).strip("_") + ".png": shown for name, shown in pictures.items()}
+        with whole_folder(args.pictures, [*files], replace=args.overwrite, at_once=False) as folder:
+            for file, picture in files.items():
+                write_picture(folder / file, picture)
     return 0
 
 

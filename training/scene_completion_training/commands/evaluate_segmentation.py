@@ -65,7 +65,6 @@ def run(args: argparse.Namespace) -> int:
             images = [image for found in fitted["probe"] for image in found.images]
             probes = segmentation.fit_pixel_probes(field, images, steps=PROBE_STEPS, seed=args.seed)
             for space, probe in probes.items():
-                args.output.mkdir(parents=True, exist_ok=True)
                 probe.save(args.output / f"probe_{field.name}_{space}.safetensors")
                 methods.append(segmentation.PixelLabels(f"{field.name}, probe of {space}", field, space, probe.labels))
     scores = Scores([SEGMENTATION])

@@ -36,28 +36,30 @@ def run(args: argparse.Namespace) -> int:
     """Exports, and prints what was written."""
     if not (args.licence or args.source.is_dir()):
         raise ConfigurationError("is missing", where="--licence", cure="It follows from the training data")
-    from scene_completion_ros.progress import Progress
+    from scene_completion_ros.progress import Progress, print_summary
 
     Progress().line(f"Exporting {args.source} ...")
-    _export(args)
+    with BUNDLE.writing(args.bundle, args) as folder:
+        rows = _export(args, folder)
+    for file in sorted(args.bundle.iterdir()):
+        print(f"{file.stat().st_size / 1e6:8.2f} MB  {file}")
+    print_summary(rows)
     return 0
 
 
-def _export(args: argparse.Namespace) -> None:
+def _export(args: argparse.Namespace, folder: Path) -> dict[str, object]:
+    """Writes the bundle into a folder; rows of the summary, none of a network of points."""
     from scene_completion_ros.inference.bundle import open_student
     from scene_completion_ros.inference.text_bank import TextBank
-    from scene_completion_ros.progress import print_summary
     from scene_completion_training import export
-    from scene_completion_training.checkpoints import Checkpoint
+    from scene_completion_training.checkpoints import Checkpoint, is_student
     from scene_completion_training.points.features import export_network
     from scene_completion_training.sparse.hu_net import VoxelHUNet
     from scene_completion_training.stages.completion import SceneField
 
-    if args.source.is_dir():
-        again, bf16 = export.measured_in_bf16(export.export_again(open_student(args.source), args.bundle))
-        _print_files(args.bundle)
-        print_summary({"student": again.name, "bfloat16": bf16, "bundle": args.bundle})
-        return
+    if is_student(args.source):
+        again, bf16 = export.measured_in_bf16(export.export_again(open_student(args.source), folder))
+        return {"student": again.name, "bfloat16": bf16, "bundle": args.bundle}
     trained = Checkpoint.read(args.source).stage_class.field_class
     about = {"name": args.bundle.resolve().name, "licence": args.licence}
     bank = TextBank.load(args.vocabulary) if args.vocabulary else None
@@ -66,31 +68,24 @@ def _export(args: argparse.Namespace) -> None:
             what = "is needed with --classes"
             raise ConfigurationError(what, where="--student", cure="Name the bundle that the features were trained on")
         student = open_student(args.student)
-        bundle, agreement = export.export_labelled(args.source, student, args.classes, args.bundle, **about)
+        bundle, agreement = export.export_labelled(args.source, student, args.classes, folder, **about)
         spaces = bundle.feature_spaces
-        rows = {"student": f"{bundle.name} with {len(bundle.class_names)} classes"}
+        rows: dict[str, object] = {"student": f"{bundle.name} with {len(bundle.class_names)} classes"}
         rows["labels"] = f"those of the clusters at {100.0 * agreement:.1f} % of the points"
     elif trained is VoxelHUNet:
-        export_network(args.source, args.bundle, **about)
-        _print_files(args.bundle)
-        return
+        export_network(args.source, folder, **about)
+        return {}
     else:
         of_scene = trained is SceneField
         if bank and not of_scene:
             what = "such a student has no words"
             raise ConfigurationError(what, where="--vocabulary", cure="Give it with --classes, or leave it out")
         exported = export.export_scene if of_scene else export.export_bundle
-        bundle = exported(args.source, args.bundle, provenance={"checkpoint": args.source.name}, **about)
+        bundle = exported(args.source, folder, provenance={"checkpoint": args.source.name}, **about)
         spaces = (export.space_of_classes(bank, bundle.class_names),) if bank else ()
         fitted_on = bundle.provenance["calibration"]["fitted_on"]
         rows = {"student": bundle.name, "calibrated": f"on {fitted_on}; `calibrate` does it on other drives"}
     if bank:
         bundle = bundle.with_vocabulary(spaces, bank)
     _, rows["bfloat16"] = export.measured_in_bf16(bundle)
-    _print_files(args.bundle)
-    print_summary(rows | {"bundle": args.bundle})
-
-
-def _print_files(folder: Path) -> None:
-    for file in sorted(folder.iterdir()):
-        print(f"{file.stat().st_size / 1e6:8.2f} MB  {file}")
+    return rows | {"bundle": args.bundle}

@@ -3,7 +3,7 @@
 DIR gets one folder a bag with
   00/, 01/, …   posed sequences: images, masks, LiDAR scans, and sequence.json with cameras and poses
   report.json   what was extracted, what was left out, and why
-A bag whose folder exists is left alone, and counts as not extracted.
+A bag whose folder exists is left alone, and counts as not extracted; --overwrite extracts it again.
 
 Poses come from tf or odometry. The exit code is 0 when at least one sequence was extracted, otherwise 1.
 """
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     )
     bags = list(dict.fromkeys(Path(os.path.realpath(bag)) for bag in args.bags))  # of a link to itself it returns it
     folders = output_folders(bags, args.output.absolute())
-    reports = extract_bags([Job(*job, settings) for job in zip(bags, folders, strict=True)])
+    reports = extract_bags([Job(*job, settings, args.overwrite) for job in zip(bags, folders, strict=True)])
     print(summary_table(reports))
     return 0 if any(report.sequences for report in reports) else 1
 

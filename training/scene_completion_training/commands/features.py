@@ -40,6 +40,9 @@ OPTIONS = {
     "classes": ("student", "vocabulary", "clusters"),
     "points": (),
 }  # of each kind; None where they are not given
+OF_CLASSES, OF_POINTS = ("classes.json", "clusters.safetensors"), ("features.safetensors", "components.ply")
+FILES: dict[str, tuple[str, ...]] = {"images": (), "classes": OF_CLASSES, "points": OF_POINTS}
+MADE = Output(("manifest.json", "features", *OF_CLASSES, *OF_POINTS), lambda args: FILES[args.kind])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,10 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", type=place, action=Paths, metavar="INPUT", help=meaning)
     meaning = "model of images, checkpoint of a feature field, or network of points (`rooms` comes with the package)"
     parser.add_argument("--model", type=place, required=True, metavar="MODEL", help=meaning)
-    made = Output(
-        ("manifest.json", "features", "classes.json", "clusters.safetensors", "features.safetensors", "components.ply")
-    )
-    parser.add_argument("--output", type=made, required=True, metavar="DIR", help="folder for what is made")
+    parser.add_argument("--output", type=MADE, required=True, metavar="DIR", help="folder for what is made")
     images = parser.add_argument_group("features images")
     meaning = "hidden state of DINO and Depth Anything: 1 is the output of the first block, -1 of the last (default)"
     images.add_argument("--layer", type=int, help=meaning)
@@ -139,11 +139,11 @@ def _classes(args: argparse.Namespace) -> int:
         names = [None] * len(clusters.centres)
     count = len(clusters.centres)
     shares = np.bincount(clusters.assign(codes), minlength=count) / len(codes)
-    args.output.mkdir(parents=True, exist_ok=True)
-    file = args.output / clustering.CLASS_FILE
-    clustering.write_class_file(file, names, shares.tolist(), colours)
-    clustering.write_clusters(args.output / clustering.CLUSTER_FILE, clusters, codes, units)
+    with MADE.writing(args.output, args) as folder:
+        clustering.write_class_file(folder / clustering.CLASS_FILE, names, shares.tolist(), colours)
+        clustering.write_clusters(folder / clustering.CLUSTER_FILE, clusters, codes, units)
     print(f"{args.output}: {count} clusters of {len(codes)} points")
+    file = args.output / clustering.CLASS_FILE
     print(f"next: scene-completion export ... --classes {args.output}; names and colours are in {file}")
     return 0
 
@@ -153,7 +153,7 @@ def _points(args: argparse.Namespace) -> int:
 
     import numpy as np
 
-    from scene_completion_ros.whole_files import tensor_bytes, write_whole
+    from scene_completion_ros.whole_files import tensor_bytes
     from scene_completion_training.points import features
     from scene_completion_training.points.opening import open_scenes
     from scene_completion_training.points.ply import write_ply
@@ -168,11 +168,11 @@ def _points(args: argparse.Namespace) -> int:
     widths = json.dumps(network.network.dims)
     metadata = {"levels": widths, "network": network.name, "voxel_size": f"{network.voxel_size:g}"}
     colours = features.principal_colours(found)
-    args.output.mkdir(parents=True, exist_ok=True)
-    content = tensor_bytes({"features": found, "points": scene.points}, metadata)
-    write_whole(args.output / "features.safetensors", content)
     kinds = [*((axis, "f4") for axis in "xyz"), *((colour, "u1") for colour in ("red", "green", "blue"))]
     vertex = np.rec.fromarrays([*scene.points.T, *colours.T], dtype=kinds)
-    write_ply(args.output / "components.ply", {"vertex": vertex})
+    with MADE.writing(args.output, args) as folder:
+        content = tensor_bytes({"features": found, "points": scene.points}, metadata)
+        (folder / "features.safetensors").write_bytes(content)
+        write_ply(folder / "components.ply", {"vertex": vertex})
     print(f"{args.output}: features of {len(scene)} points, levels of {widths} channels")
     return 0

@@ -9,7 +9,9 @@ import argparse
 from pathlib import Path
 
 from scene_completion_ros.commands.arguments import Output
+from scene_completion_ros.errors import ConfigurationError
 
+PACK = Output(("manifest.json", "configuration.yaml", "trunk", "training", "validation"), at_once=True)
 _UNITS = {"K": 1e3, "M": 1e6, "G": 1e9}
 
 
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, help=meaning)
     meaning = "largest size of all files, as 60M or 1.5G; fewer frames are taken where all do not fit (default: any)"
     parser.add_argument("--size", type=_size, help=meaning)
-    parser.add_argument("output", type=Output((".",)), metavar="PACK", help="folder that is made")
+    parser.add_argument("output", type=PACK, metavar="PACK", help="folder that is made")
     meaning = "values that replace the configuration's, as of train"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=meaning)
 
@@ -37,7 +39,10 @@ def run(arguments: argparse.Namespace) -> int:
     from scene_completion_training.configuration import TrainingConfiguration, read_configuration
     from scene_completion_training.packing import write_pack
 
+    if PACK.former(arguments.output, arguments) and not (arguments.output / "manifest.json").is_file():
+        raise ConfigurationError("is no pack", where=f"PACK {arguments.output}", cure="Name another folder")
     configuration = read_configuration(arguments.config, arguments.overrides, TrainingConfiguration)
-    rows = write_pack(configuration, arguments.output, arguments.size)
-    print_summary({**rows, "next": f"scene-completion train --pack {arguments.output}"})
+    with PACK.writing(arguments.output, arguments) as folder:
+        rows = write_pack(configuration, folder, arguments.size)
+    print_summary({"pack": arguments.output, **rows, "next": f"scene-completion train --pack {arguments.output}"})
     return 0

@@ -29,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "with --from: recordings, of a stereo pair or a camera with poses, or what `extract` wrote"
     add_paths(parser, "--data", "RECORDING", meaning)
     meaning = "with --from: folder for checkpoints and curves; prepared frames go into FOLDER_samples"
-    parser.add_argument("--output", type=Output(("checkpoints/best.ckpt",)), metavar="FOLDER", help=meaning)
+    kept = Output(("checkpoints/best.ckpt",), lambda _: ())
+    parser.add_argument("--output", type=kept, metavar="FOLDER", help=meaning)
     meaning = (
         "train this part alone of a configuration that has several: pixels or student of training/configs/street.yaml"
     )

@@ -18,7 +18,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
-from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES, COMMON_CLASSES, EMPTY, INVALID
+from scene_completion_ros.evaluation.semantic_classes import (
+    CITYSCAPES_CLASSES,
+    COMMON_CLASSES,
+    EMPTY,
+    INVALID,
+    ClassMap,
+)
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.depth_images import sparse_depth
@@ -26,19 +32,11 @@ from scene_completion_ros.inference.bundle import MANIFEST, open_student, shippe
 from scene_completion_ros.inference.cells import stated_ground, volume_pose
 from scene_completion_ros.inference.encoder import CellGraphs, cpu_engine, cpu_networks
 from scene_completion_ros.jit import kernel
+from scene_completion_ros.sequences import posed_sequence
 from scene_completion_ros.sequences.opening import depth_truth, voxel_truth
-from scene_completion_ros.sequences.posed_sequence import (
-    ROOMS,
-    TOWNS,
-    UNKNOWN_POSES,
-    PosedSequence,
-    cameras_ahead,
-    mounting,
-    reference_camera,
-    stereo_pair,
-    stored_classes,
-)
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Reals
+from scene_completion_training.data import voxel_evidence
 from scene_completion_training.data.drawn_views import canonical_classes, canonical_depth, canonical_image, jittered
 from scene_completion_training.data.module import (
     DataSource,
@@ -54,15 +52,6 @@ from scene_completion_training.data.prepared import identity
 from scene_completion_training.data.stereo import depth_meter, measured_depth
 from scene_completion_training.data.store import Arrays, Entry, keyed, mapped_arrays
 from scene_completion_training.data.taught_voxels import UNKNOWN, TaughtVoxels, cells_of
-from scene_completion_training.data.voxel_evidence import (
-    OF_NO_CLASS,
-    SKY,
-    mounting_above,
-    scans_around,
-    voxels_of_drive,
-    voxels_of_pixels,
-    voxels_of_scans,
-)
 from scene_completion_training.viewpoint import Viewpoint
 
 STRIDE = 2  # pixels of the canonical image to one of the maps
@@ -73,14 +62,13 @@ PARTS = (3, 8)  # rows and columns of the parts of an image whose depth errors d
 # Raw SemanticKITTI ids of the ground: road, parking, sidewalk, other ground, lane marking, terrain.
 GROUND_IDS = (40, 44, 48, 49, 60, 72)
 _VERSION = 11  # raise FORMAT of pack.py with it
-_CITYSCAPES_TO_COMMON = np.array(
-    [
-        {"wall": 9, "traffic light": 14, "traffic sign": 14, "sky": SKY, "rider": INVALID, "bus": 5, "train": 5}.get(
-            name, COMMON_CLASSES.index(name) if name in COMMON_CLASSES else INVALID
-        )
-        for name in CITYSCAPES_CLASSES
-    ],
-    np.uint8,
+_CITYSCAPES_TO_COMMON = ClassMap(
+    "Cityscapes' train ids",
+    (*CITYSCAPES_CLASSES, "nothing"),
+    (*COMMON_CLASSES, "sky"),
+    {"wall": "building", "rider": None, "nothing": None}
+    | dict.fromkeys(("traffic light", "traffic sign"), "traffic-sign")
+    | dict.fromkeys(("bus", "train"), "other-vehicle"),
 )
 
 
@@ -175,11 +163,7 @@ class PixelClasses:
 
         segment = city_segmentation(Path(named))
 
-        def common(image: Bytes) -> Bytes:
-            found = segment(image)
-            return np.where(found < len(_CITYSCAPES_TO_COMMON), _CITYSCAPES_TO_COMMON[np.minimum(found, 18)], INVALID)
-
-        return PixelClasses(common, sha256(load_espnetv2(named)[1]))
+        return PixelClasses(lambda image: _CITYSCAPES_TO_COMMON.apply(segment(image)), sha256(load_espnetv2(named)[1]))
 
 
 def _classes_of_student(named: str, viewpoint: Viewpoint) -> PixelClasses:
@@ -251,7 +235,7 @@ def prepare_samples(
     if frozen is not None:
         see = frozen.seen(images, sequence.name, augmentation)
         parts.insert(0, files("seen image", see, frozen.key, augmentation))
-    if taught is not None and sequence.provenance.get("source") not in (TOWNS, ROOMS):
+    if taught is not None and sequence.provenance.get("source") not in (posed_sequence.TOWNS, posed_sequence.ROOMS):
         parts.append(files("taught image", known, key, taught.key))
     return [tuple(part[index] for part in parts) for index in frames]
 
@@ -263,10 +247,8 @@ def _truth(
     name = reference_camera(sequence)
     truth = truth_around(sequence, index, name)
     if truth is not None:
-        arrays = {
-            **_of_voxels(sequence, index, name, truth),
-            **_pixels(sequence, index, name, image, viewpoint.camera, classes_of),
-        }
+        arrays = {**_of_voxels(sequence, index, name, truth)}
+        arrays |= _pixels(sequence, index, name, image, viewpoint.camera, classes_of)
     elif classes_of is not None and "lidar" in sequence.frames[index].assets:
         arrays = {**_of_scans(sequence, index, name, viewpoint, classes_of(image), classes_of.names)}
     elif classes_of is not None:
@@ -278,12 +260,12 @@ def _truth(
 
 def _stands(sequence: PosedSequence, index: int, camera: str, viewpoint: Viewpoint, arrays: Arrays) -> RigidTransform:
     """Pose of the camera in the volume: above the measured ground, where it is not known exactly."""
-    if "ground" in arrays and sequence.provenance.get("source") not in (TOWNS, ROOMS):
+    if "ground" in arrays and sequence.provenance.get("source") not in (posed_sequence.TOWNS, posed_sequence.ROOMS):
         row, column = np.nonzero(np.isfinite(arrays["ground"]))
         places = (np.stack([row, column], axis=-1) + 0.5) * arrays["origin"][3] + arrays["origin"][:2]
         ground = np.column_stack([places, arrays["ground"][row, column].astype(np.float64)])
         truth_from_camera = RigidTransform.from_matrix(arrays["truth_from_camera"])
-        found = mounting_above(truth_from_camera.inverse().apply(ground))
+        found = voxel_evidence.mounting_above(truth_from_camera.inverse().apply(ground))
         if found is not None:
             return volume_pose(found, viewpoint.height_above_ground)
     return level_pose(sequence, camera, viewpoint, index)
@@ -291,7 +273,7 @@ def _stands(sequence: PosedSequence, index: int, camera: str, viewpoint: Viewpoi
 
 def _of_voxels(sequence: PosedSequence, index: int, name: str, truth: VoxelTruth) -> Arrays:
     common = truth.class_map.apply(truth.labels)
-    label = np.where(truth.occupied, np.where(common == INVALID, OF_NO_CLASS, common), EMPTY)
+    label = np.where(truth.occupied, np.where(common == INVALID, voxel_evidence.OF_NO_CLASS, common), EMPTY)
     unknown = ~truth.known if truth.interior is None else ~truth.known | truth.interior
     arrays: dict[str, NDArray[Any]] = {
         "label": np.where(unknown, INVALID, label).astype(np.uint8),
@@ -311,15 +293,17 @@ def _of_images(
 ) -> Arrays:
     """Labels, ground and pixels of a frame that images alone show: its pair, or, with poses, those of the drive."""
     canonical, grid = viewpoint.camera, viewpoint.volume.grid
-    posed = sequence.pose_source != UNKNOWN_POSES
+    posed = sequence.pose_source != posed_sequence.UNKNOWN_POSES
     if not posed:
-        stereo_pair(sequence)  # it refuses a single camera
+        posed_sequence.stereo_pair(sequence)  # it refuses a single camera
     found = depth_meter(sequence, viewpoint.volume.ahead)(index)
     depth, deviation = (canonical_depth(part, found.camera, canonical) for part in (found.depth, found.deviation))
     pose = level_pose(sequence, name, viewpoint, index)
-    label, ground = voxels_of_pixels(depth, deviation, classes, canonical, grid, pose, names)
+    label, ground = voxel_evidence.voxels_of_pixels(depth, deviation, classes, canonical, grid, pose, names)
     if posed:
-        label = voxels_of_drive(sequence, index, label, depth, classes, canonical, viewpoint.volume, pose, names)
+        label = voxel_evidence.voxels_of_drive(
+            sequence, index, label, depth, classes, canonical, viewpoint.volume, pose, names
+        )
     depth = np.where(classes == len(names), np.float32(np.inf), depth)
     return _measured(viewpoint, pose, label, ground, _shrunk(depth, canonical), classes)
 
@@ -333,14 +317,14 @@ def _of_scans(
     truth = depth_truth(sequence, index, name)
     assert truth is not None
     depth, known = (_nearest(truth.depth, truth.camera, target) for target in (canonical, small))
-    if len(cameras_ahead(sequence)) > 1:
+    if len(posed_sequence.cameras_ahead(sequence)) > 1:
         stereo = _nearest(measured_depth(sequence, index), camera, canonical)
         depth = np.where(depth > 0.0, depth, stereo)
         known = np.where(known > 0.0, known, _shrunk(stereo, canonical))
     known = np.where((known == 0.0) & (_shrunk(classes, canonical) == len(names)), np.float32(np.inf), known)
     pose = level_pose(sequence, name, viewpoint, index)
-    scans = scans_around(sequence, index, name, pose, volume)
-    label, ground = voxels_of_scans(scans, depth, classes, canonical, volume.grid, pose, names)
+    scans = voxel_evidence.scans_around(sequence, index, name, pose, volume)
+    label, ground = voxel_evidence.voxels_of_scans(scans, depth, classes, canonical, volume.grid, pose, names)
     return {**_measured(viewpoint, pose, label, ground, known, classes), "scan": np.ones(1, np.uint8)}
 
 
@@ -400,7 +384,7 @@ def lidar_ground(sequence: PosedSequence, index: int, camera: str, truth: VoxelT
 
 def level_pose(sequence: PosedSequence, camera: str, viewpoint: Viewpoint, index: int = 0) -> RigidTransform:
     """Pose of a camera in a volume that stands upright on the ground; the usual one if it is unknown."""
-    stated = mounting(sequence, camera, index)
+    stated = posed_sequence.mounting(sequence, camera, index)
     return DEFAULT_GRID_FROM_CAMERA if stated is None else volume_pose(stated, viewpoint.height_above_ground)
 
 
@@ -416,7 +400,7 @@ def _pixels(
         depth = _nearest(known.depth.astype(np.float32), known.camera, small)
     label = sequence.asset(index, "label")
     if label is not None:
-        known_classes = stored_classes(sequence)
+        known_classes = posed_sequence.stored_classes(sequence)
         common = np.where(label == 0, len(known_classes.target), known_classes.apply(label)).astype(np.uint8)
         classes = canonical_classes(common, sequence.cameras[name], small)
     elif classes_of is not None:
@@ -459,9 +443,7 @@ def _resampled(  # type: ignore[no-untyped-def]
                 out[i, j, k] = label[int(a), int(b), int(c)] if inside else 255
 
 
-@cache
-def _resampler() -> Any:
-    return kernel(parallel=False)(_resampled)
+_resampler: Callable[[], Any] = cache(lambda: kernel(parallel=False)(_resampled))
 
 
 def resampled_labels(
@@ -474,20 +456,10 @@ def resampled_labels(
 ) -> Bytes:
     """Labels [X, Y, Z] of the true voxels nearest to those of a volume; 255 beyond them, and beyond the image."""
     out = np.empty(volume.shape, np.uint8)
+    of_truth = np.asarray(truth.origin), truth.voxel_size, truth_from_volume
+    grids = *of_truth, np.asarray(volume.origin), volume.voxel_size, np.asarray(volume.shape), np.asarray(truth.shape)
     pixel_from_volume = camera.matrix @ np.linalg.inv(volume_from_camera)[:3]
-    _resampler()(
-        label,
-        np.asarray(truth.origin),
-        truth.voxel_size,
-        truth_from_volume,
-        np.asarray(volume.origin),
-        volume.voxel_size,
-        np.asarray(volume.shape),
-        np.asarray(truth.shape),
-        pixel_from_volume,
-        np.array([camera.width, camera.height]),
-        out,
-    )
+    _resampler()(label, *grids, pixel_from_volume, np.array([camera.width, camera.height]), out)
     return out
 
 
@@ -550,26 +522,23 @@ class CompletionSamples(FileSamples[Files]):
 
     def _in_space(self, data: Arrays, stated: Doubles) -> dict[str, Tensor]:
         """Labels of voxels, heights of the ground, and what teachers know of cells, in the volume of a stated pose."""
-        grid = self.viewpoint.volume.grid
+        grid, camera = self.viewpoint.volume.grid, self.viewpoint.camera
         *origin, voxel = data["origin"].tolist()
         truth = VoxelGrid((origin[0], origin[1], origin[2]), voxel, data["label"].shape)
         truth_from_volume = np.array(data["truth_from_camera"]) @ np.linalg.inv(stated)
-        label = resampled_labels(
-            np.ascontiguousarray(data["label"]), truth, truth_from_volume, grid, self.viewpoint.camera, stated
-        )
+        label = np.ascontiguousarray(data["label"])
+        label = resampled_labels(label, truth, truth_from_volume, grid, camera, stated)
         height = np.full(grid.shape[:2], np.nan, np.float32)
         if "ground" in data:
             level = -self.viewpoint.height_above_ground
             height = resampled_ground(data["ground"], truth, truth_from_volume, grid, level)
         cells = cells_of(grid)
         turned = np.array(data["volume_from_camera"]) @ np.linalg.inv(stated)
-        known = {
-            name: resampled_labels(np.array(data[name]), cells, turned, cells, self.viewpoint.camera, stated)
-            if name in data
-            else np.full(cells.shape, UNKNOWN, np.uint8)
-            for name in ("taught", "doubt")
-        }
-        served = {"label": label, "height": height} | known
+        served = {"label": label, "height": height}
+        for name in ("taught", "doubt"):
+            served[name] = np.full(cells.shape, UNKNOWN, np.uint8)
+            if name in data:
+                served[name] = resampled_labels(np.array(data[name]), cells, turned, cells, camera, stated)
         return {name: torch.from_numpy(values) for name, values in served.items()}
 
     def _misjudged(self, generator: np.random.Generator) -> Floats:
@@ -699,11 +668,7 @@ class CompletionData(TrainingData):
             yield [files for each in seen for files in zip(each, truths, strict=True)]
 
     def _prepared(
-        self,
-        role: str,
-        recordings: list[_Recording],
-        classes_of: PixelClasses | None,
-        taught: TaughtVoxels | None = None,
+        self, role: str, recordings: list[_Recording], classes_of: PixelClasses | None, taught: TaughtVoxels | None
     ) -> Iterator[list[Files]]:
         for source, sequence in recordings:
             camera, used = sequence.cameras[reference_camera(sequence)], range(0, len(sequence), source.every)
@@ -711,7 +676,7 @@ class CompletionData(TrainingData):
                 self.shares.append(source.share)
                 self.focal_ratios.append(camera.fx / camera.width)
                 for index in used:
-                    stated = mounting(sequence, reference_camera(sequence), index)
+                    stated = posed_sequence.mounting(sequence, reference_camera(sequence), index)
                     if stated is not None:
                         self.heights.append(float(stated.translation[2]))
                         self.pitches.append(-float(np.arcsin(np.clip(stated.rotation[2, 2], -1.0, 1.0))))

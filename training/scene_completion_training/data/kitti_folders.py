@@ -14,12 +14,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry.camera_files import read_kitti_calibration
 from scene_completion_ros.picture_files import read_picture
 from scene_completion_ros.sequences.kitti_raw import kitti_raw
+from scene_completion_training.arrays import Doubles
 
 DATE = "2011_09_26"
 WINDOWS = ("00", "01", "02", "03", "04", "05", "06", "07", "09")
@@ -37,7 +37,8 @@ def link(folder: Path, files: Iterable[Path], every: int = 1, *, required: bool 
     folder.mkdir(parents=True, exist_ok=True)
     for number, file in list(enumerate(files))[::every]:
         place = folder / f"{number:06d}{file.suffix}"
-        place.unlink(missing_ok=True)
+        if place.is_symlink():  # of a former run; a file is not replaced
+            place.unlink()
         if file.is_file():
             place.symlink_to(file.resolve())
         elif required:
@@ -94,7 +95,7 @@ def pairs(raw: Path, stereo: Path, folder: Path) -> None:
     _write(folder / "source.txt", map(" ".join, known))
 
 
-def calibration(raw: Path, folder: Path) -> dict[str, NDArray[np.float64]]:
+def calibration(raw: Path, folder: Path) -> dict[str, Doubles]:
     """Writes `calib.txt` as KITTI odometry has it: `P0` to `P3`, and `Tr` from the LiDAR to the rectified camera 0."""
     cameras = read_kitti_calibration(raw / DATE / "calib_cam_to_cam.txt")
     lidar = read_kitti_calibration(raw / DATE / "calib_velo_to_cam.txt")
@@ -104,7 +105,7 @@ def calibration(raw: Path, folder: Path) -> dict[str, NDArray[np.float64]]:
     return cameras
 
 
-def _row(matrix: NDArray[np.float64]) -> str:
+def _row(matrix: Doubles) -> str:
     return " ".join(map(repr, matrix.ravel().tolist()))
 
 

@@ -16,23 +16,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.progress import print_lines
+from scene_completion_ros.sequences import posed_sequence
 from scene_completion_ros.sequences.frame_lists import FrameSplit, SplitCount, part_of_recording
 from scene_completion_ros.sequences.from_bag import is_bag
 from scene_completion_ros.sequences.opening import open_recording
-from scene_completion_ros.sequences.posed_sequence import (
-    UNKNOWN_POSES,
-    PosedSequence,
-    cameras_ahead,
-    check_for_training,
-)
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.arrays import Random
-from scene_completion_training.data.prepared import (
-    Drive,
-    RecordedFrames,
-    load_prepared,
-    looking_aside,
-    prepare_sequence,
-)
+from scene_completion_training.data import prepared
+from scene_completion_training.data.prepared import Drive
 from scene_completion_training.data.stereo import refuse_lens
 from scene_completion_training.data.view_batches import DataNeeds, ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
@@ -119,8 +110,8 @@ def load_sequence(root: Path, source: DataSource, role: str = "training", *, met
     if sequence.provenance.get("role", role) != role:
         cure = "Take towns of other seeds: what a model has seen cannot test it"
         raise SequenceError(f"a {sequence.provenance['role']} town, wanted for {role}", where=str(folder), cure=cure)
-    check_for_training(sequence, str(folder), metric=metric)
-    for name in cameras_ahead(sequence):
+    posed_sequence.check_for_training(sequence, str(folder), metric=metric)
+    for name in posed_sequence.cameras_ahead(sequence):
         refuse_lens(sequence, name)
     chosen = {"drives": source.drives, "without_drives": source.without_drives}
     return part_of_recording(sequence, **chosen, first=source.first, last=source.last)
@@ -271,11 +262,8 @@ class SequencesData(TrainingData):
     def record(self) -> dict[str, Any]:
         """The range of focal lengths per image width, how much of frame lists there was, and whether in metres."""
         counts = {role: dataclasses.asdict(count) for role, count in self.counts.items()}
-        return {
-            "focal_range": [min(self.focal_ratios), max(self.focal_ratios)],
-            "frames": counts,
-            "metric": self.metric,
-        }
+        focal_range = [min(self.focal_ratios), max(self.focal_ratios)]
+        return {"focal_range": focal_range, "frames": counts, "metric": self.metric}
 
     def setup(self, stage: str) -> None:
         """Prepares what is missing in the cache and opens it."""
@@ -322,27 +310,27 @@ class SequencesData(TrainingData):
         listed = [] if split is None else split.of(sequence)
         if self.needs.measured:
             fusion = self.settings.fusion
-            if sequence.pose_source == UNKNOWN_POSES:
+            if sequence.pose_source == posed_sequence.UNKNOWN_POSES:
                 fusion = dataclasses.replace(fusion, views=0)
             options: dict[str, Any] = {"settings": fusion, "exact": source.exact, "viewpoint": self.viewpoint}
             workers = max(2, self.settings.workers)
-            files = prepare_sequence(sequence, self.store, **options, workers=workers)
-            every = [load_prepared(file) for file in files]
-            usable = self._usable(every, source, stereo=len(cameras_ahead(sequence)) > 1)
+            files = prepared.prepare_sequence(sequence, self.store, **options, workers=workers)
+            every = [prepared.load_prepared(file) for file in files]
+            usable = self._usable(every, source, stereo=len(posed_sequence.cameras_ahead(sequence)) > 1)
         else:
             views = self.settings.views
             published = views.near_frames and (views.far_views or views.aside)
-            if published and len(looking_aside(sequence, cameras_ahead(sequence)[0])) < 2:
+            if published and len(prepared.looking_aside(sequence, posed_sequence.cameras_ahead(sequence)[0])) < 2:
                 cure = "Unpack the images of the fisheyes, or set data.views.far_views=false data.views.aside=0"
                 raise SequenceError("fewer than two cameras look aside", where=source.folder, cure=cure)
-            every = RecordedFrames(sequence, self.viewpoint)
+            every = prepared.RecordedFrames(sequence, self.viewpoint)
             usable = list(range(len(every)))
         place = {index: number for number, index in enumerate(usable)}
         known = [(place[index], _SIDES[side]) for index, side in listed if index in place]
         if role == "training":
-            cameras = [sequence.cameras[name] for name in cameras_ahead(sequence)]
+            cameras = [sequence.cameras[name] for name in posed_sequence.cameras_ahead(sequence)]
             self.focal_ratios += [camera.fx / camera.width for camera in cameras]
-        if sequence.pose_source == UNKNOWN_POSES:
+        if sequence.pose_source == posed_sequence.UNKNOWN_POSES:
             return [[every[index]] for index in usable], [(at, 0, side) for at, side in known]
         frames = every if len(usable) == len(every) else [every[index] for index in usable]
         return [frames], [(0, frame, side) for frame, side in known]

@@ -57,13 +57,8 @@ class Pack:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        content = read_json(
-            folder / MANIFEST,
-            ConfigurationError,
-            cure="Name the folder of a pack",
-            kind=dict,
-            most_bytes=_MOST_MANIFEST,
-        )
+        cure, most = "Name the folder of a pack", _MOST_MANIFEST
+        content = read_json(folder / MANIFEST, ConfigurationError, cure=cure, kind=dict, most_bytes=most)
         self.manifest = JsonObject(content, folder / MANIFEST, kind=ConfigurationError, cure=_CURE)
         if (found := self.manifest.integer("format")) != FORMAT:
             what = f"scene_completion_ros {content.get('version')} made it in format {found}, this one reads {FORMAT}"

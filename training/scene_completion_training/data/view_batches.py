@@ -8,18 +8,17 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.inference.head import PointCodeSpec
-from scene_completion_training.arrays import Bytes, Doubles, Ints, Random
+from scene_completion_training.arrays import Bytes, Doubles, Ints, Random, Reals
 from scene_completion_training.data import drawn_views
 from scene_completion_training.data.prepared import Drive
 from scene_completion_training.data.voxel_evidence import POINT_UNIT
@@ -318,7 +317,7 @@ def _order(count: int, *seed: int) -> Ints:
     return np.random.default_rng(seed).permutation(count)
 
 
-def _choose(group: Ints, weight: NDArray[np.floating[Any]], count: int, generator: Random) -> Ints:
+def _choose(group: Ints, weight: Reals, count: int, generator: Random) -> Ints:
     """Draws `count` elements of a group, with replacement, with probability proportional to weight."""
     cumulative = np.cumsum(weight)
     return group[np.searchsorted(cumulative, generator.uniform(0.0, cumulative[-1], count))]

@@ -389,7 +389,7 @@ def _evidence(
     return score, known
 
 
-def mounting_above(ground: NDArray[np.floating[Any]]) -> RigidTransform | None:
+def mounting_above(ground: Reals) -> RigidTransform | None:
     """How a camera is mounted on what stands on this ground: its pose in a frame with z up that begins below it.
 
     Returns its pose above the plane nearest to those close by; None where there are too few. `ground`: points of the

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.metric import VoxelAnswer
@@ -20,7 +20,7 @@ from scene_completion_ros.evaluation.occupancy import SCORE_BINS, best_iou, fit_
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, ROOM_CLASSES
 from scene_completion_ros.evaluation.truth import FrameTruth, VoxelTruth
 from scene_completion_ros.geometry import Resampler, RigidTransform
-from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle, open_student
+from scene_completion_ros.inference.bundle import StudentBundle, open_student
 from scene_completion_ros.inference.cell_query import CellLift, CellQuery, Pixels, PredictedCells
 from scene_completion_ros.inference.cells import volume_pose
 from scene_completion_ros.inference.completer import Completer, Completion
@@ -33,22 +33,8 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence, mountin
 from scene_completion_ros.voxels.occupancy import Calibration, opacity
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints, Mask
-from scene_completion_training.evaluation.geometry import (
-    CALIBRATION_WINDOW,
-    TEST_WINDOWS,
-    TRAINING_WINDOWS,
-    scan_frames,
-    voxel_frames,
-    voxel_places,
-)
-from scene_completion_training.evaluation.predictor import (
-    CALIBRATED_RULE,
-    PUBLISHED_CUTOFF,
-    VOXEL_EDGE,
-    Prediction,
-    Predictor,
-    calibrated_cutoffs,
-)
+from scene_completion_training.evaluation import geometry, predictor
+from scene_completion_training.evaluation.predictor import Prediction, Predictor
 
 MOST_EARLIER = 30  # earlier frames that are looked at for one
 _POINTS = 1 << 20  # points prepared at a time
@@ -82,7 +68,7 @@ class DeployedStudent(Predictor):
             what, where = "takes no evidence besides its image", f"bundle {self.name}"
             raise ConfigurationError(what, where=where, cure="Leave out --scale-from")
         self.calibration = over_voxel_edge(bundle.calibration, bundle.grid.voxel_size)
-        self.cutoffs = calibrated_cutoffs(self.calibration, bundle.threshold)
+        self.cutoffs = predictor.calibrated_cutoffs(self.calibration, bundle.threshold)
         self._engine, self._threads, self._scale_from = engine, threads, scale_from
         self._decoder_of = lru_cache(maxsize=4)(self._make_decoder)
         self._resampler = lru_cache(maxsize=4)(lambda camera: Resampler(camera, bundle.canonical))
@@ -94,7 +80,7 @@ class DeployedStudent(Predictor):
     @property
     def cutoff(self) -> float:
         """The density per metre that what it calls occupied exceeds."""
-        return self.cutoffs.get(CALIBRATED_RULE, PUBLISHED_CUTOFF)
+        return self.cutoffs.get(predictor.CALIBRATED_RULE, predictor.PUBLISHED_CUTOFF)
 
     def names(self) -> Ints:
         """The class of "empty" and of each of its classes; a `ConfigurationError` where none is a common one."""
@@ -167,15 +153,10 @@ class DeployedStudent(Predictor):
         wanted = sequence.cameras[camera], truth.grid, truth.grid_from_camera.matrix.tobytes()
         last = self._completer
         if last is None or (last.camera, last.grid, last.grid_from_camera.matrix.tobytes()) != wanted:
-            self._completer = Completer(
-                self.bundle,
-                wanted[0],
-                grid=truth.grid,
-                grid_from_camera=truth.grid_from_camera,
-                engine=self._engine,
-                threads=self._threads,
-                upright_from_camera=mounting(sequence, camera, index),
-            )
+            options: dict[str, Any] = {"engine": self._engine, "threads": self._threads}
+            options |= {"grid": truth.grid, "grid_from_camera": truth.grid_from_camera}
+            stated = mounting(sequence, camera, index)
+            self._completer = Completer(self.bundle, wanted[0], **options, upright_from_camera=stated)
         assert self._completer is not None
         return self._completer
 
@@ -292,10 +273,10 @@ def open_deployed(folder: Path, *, engine: str = "auto", scale_from: str = "off"
 
 def over_voxel_edge(calibration: Calibration, edge: float) -> Calibration:
     """A calibration of opacities over some edge, metres, as one of opacities over `VOXEL_EDGE`."""
-    if calibration.kind == "identity" or edge == VOXEL_EDGE:
+    if calibration.kind == "identity" or edge == predictor.VOXEL_EDGE:
         return calibration
     alpha, probability = calibration.knots()
-    over = -np.expm1(VOXEL_EDGE / edge * np.log1p(-np.minimum(alpha, 1.0 - 1e-15)))
+    over = -np.expm1(predictor.VOXEL_EDGE / edge * np.log1p(-np.minimum(alpha, 1.0 - 1e-15)))
     kept = np.flatnonzero(np.diff(over, prepend=-1.0) > 0.0)  # nearly certain ones may fall together
     return Calibration("piecewise_linear", tuple(over[kept].tolist()), tuple(probability[kept].tolist()))
 
@@ -329,8 +310,8 @@ def _scored(bundle: StudentBundle, recordings: Sequence[PosedSequence], every: i
     raw = dataclasses.replace(bundle, calibration=Calibration(), threshold=1.0, obstacle_threshold=0.0)
     model = DeployedStudent(raw)
     for sequence in recordings:
-        some = next(iter(voxel_places([sequence])), None) is not None
-        for frame in voxel_frames([sequence], every) if some else scan_frames(sequence, every):
+        some = next(iter(geometry.voxel_places([sequence])), None) is not None
+        for frame in geometry.voxel_frames([sequence], every) if some else geometry.scan_frames(sequence, every):
             prediction, stands = model.complete(sequence, frame.index), np.zeros(frame.voxels.grid.shape, np.bool_)
             if bundle.takes_evidence and prediction.completed is not None:
                 stands = prediction.completed(frame.voxels)[0].state >= VoxelState.SURFACE
@@ -352,7 +333,7 @@ def _obstacle_threshold(frames: Iterable[_Called]) -> tuple[float | None, float]
 
 
 def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence], *, every: int = 1) -> StudentBundle:
-    """Fit a student's probabilities and thresholds; the bundle with them, as it is written.
+    """Fit a student's probabilities and thresholds; the bundle with them, which is not written.
 
     α → probability, and the threshold with the largest IoU, are fitted on the voxels that count of frames with voxels,
     or of scans where there are none; each frame counts as much as any other. Where the student predicts the ground,
@@ -360,14 +341,10 @@ def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence
     SequenceError where no frame has voxels or a scan, or one is a window of KITTI that the shipped students are trained
     or tested on.
     """
-    names_of_windows = {f"sequences/{window}" for window in (*TRAINING_WINDOWS, *TEST_WINDOWS)}
+    names_of_windows = {f"sequences/{window}" for window in (*geometry.TRAINING_WINDOWS, *geometry.TEST_WINDOWS)}
     if used := {sequence.name for sequence in recordings} & names_of_windows:
-        cure = f"Fit to a recording that is used for nothing else, such as sequences/{CALIBRATION_WINDOW}"
+        cure = f"Fit to a recording that is used for nothing else, such as sequences/{geometry.CALIBRATION_WINDOW}"
         raise SequenceError(f"{', '.join(sorted(used))} is used for training or testing", where="--labelled", cure=cure)
-    assert bundle.folder is not None  # it was opened there
-    folder, encoder, weights = bundle.folder, bundle.encoder_path.read_bytes(), None
-    if WEIGHTS in bundle.sha256 and (folder / WEIGHTS).is_file():
-        weights = bundle.load_weights()
     names = ", ".join(sequence.name for sequence in recordings)
     frames = list(_scored(bundle, recordings, every))
     if not frames:
@@ -377,27 +354,18 @@ def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence
     calibration = fit_calibration(_histogram(whole, Calibration()))
     ground = _histogram(whole, calibration, ground_alone=bundle.takes_evidence)
     iou, threshold = best_iou(ground if ground[1].any() else _histogram(whole, calibration))
-    record = {
-        "fitted_on": f"{names}: probabilities on its voxels in view",
-        "frames": len(frames),
-        "iou_there": round(iou, 4),
-    }
+    record: dict[str, object] = {"fitted_on": f"{names}: probabilities on its voxels in view", "frames": len(frames)}
+    record["iou_there"] = round(iou, 4)
     obstacle = None
     if bundle.takes_evidence:
         called = (frame.called(calibration.apply(frame.alpha), threshold) for frame in frames)
         obstacle, f_score = _obstacle_threshold(called)
         record["obstacle_f_there"] = round(f_score, 4)
-    changed = dataclasses.replace(
-        bundle,
-        calibration=calibration,
-        threshold=threshold,
-        obstacle_threshold=obstacle,
-        provenance={**bundle.provenance, "calibration": record},
-    )
-    return changed.save(folder, encoder, weights)
+    fitted: dict[str, Any] = {"calibration": calibration, "threshold": threshold, "obstacle_threshold": obstacle}
+    return dataclasses.replace(bundle, **fitted, provenance={**bundle.provenance, "calibration": record})
 
 
-def _histogram(frames: Iterable[_Scored], calibration: Calibration, *, ground_alone: bool = False) -> NDArray[np.int64]:
+def _histogram(frames: Iterable[_Scored], calibration: Calibration, *, ground_alone: bool = False) -> Ints:
     """`score_histogram` of the voxels that count, of each frame in equal number."""
     found = np.zeros((2, SCORE_BINS), np.int64)
     for frame in frames:

@@ -17,29 +17,14 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.progress import watched
+from scene_completion_ros.sequences import opening
 from scene_completion_ros.sequences.frame_lists import SIDES, FrameSplit, frame_indices
-from scene_completion_ros.sequences.opening import (
-    depth_truth,
-    holds_voxels,
-    open_recording,
-    scan_voxels,
-    truth_later,
-    voxel_truth,
-)
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, PosedSequence, reference_camera, stored_grid
 from scene_completion_ros.voxels.occupancy import Thresholds, density_of_opacity, opacity
 from scene_completion_training.arrays import Floats, Mask
 from scene_completion_training.data.stereo import measured_depth
-from scene_completion_training.evaluation import lidar_evaluation
-from scene_completion_training.evaluation.predictor import (
-    PUBLISHED_CUTOFF,
-    VOXEL_EDGE,
-    Frame,
-    PointFunction,
-    Prediction,
-    Predictor,
-    calibrated_cutoffs,
-)
+from scene_completion_training.evaluation import lidar_evaluation, predictor
+from scene_completion_training.evaluation.predictor import Frame, Prediction, Predictor
 from scene_completion_training.viewpoint import STREET_AHEAD_M
 
 TRAINING_WINDOWS = ("00", "01", "02", "03", "05", "07")
@@ -53,10 +38,6 @@ _DEPTH_STRIDE = 4  # pixels between rendered rays of a model's own depth
 DepthSource: TypeAlias = Callable[[PosedSequence, int], Floats]
 
 
-def _nothing(points: Floats) -> Floats:
-    return np.zeros(len(points), dtype=np.float32)
-
-
 class EmptyControl(Predictor):
     """Nothing occupied anywhere."""
 
@@ -65,7 +46,7 @@ class EmptyControl(Predictor):
     def complete(self, sequence: PosedSequence, index: int) -> Prediction:
         """The empty field."""
         camera = sequence.cameras[reference_camera(sequence)]
-        return Prediction(camera, _nothing)
+        return Prediction(camera, lambda points: np.zeros(len(points), dtype=np.float32))
 
 
 class SurfaceControl(Predictor):
@@ -102,7 +83,7 @@ class PriorControl(Predictor):
         grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,  # pose of the reference camera in it
     ) -> None:
         # Over any one length: it cancels out.
-        scale = PUBLISHED_CUTOFF / density_of_opacity(np.clip(threshold, 1e-4, 1.0 - 1e-4), 1.0)
+        scale = predictor.PUBLISHED_CUTOFF / density_of_opacity(np.clip(threshold, 1e-4, 1.0 - 1e-4), 1.0)
         density = scale * density_of_opacity(np.minimum(mean, np.float32(1.0 - 1e-6)), 1.0)
         self._density, self._grid, self._pose = density.astype(np.float32), grid, grid_from_camera
 
@@ -167,7 +148,7 @@ def prior_of_windows(windows: Path) -> Callable[[PosedSequence], PriorControl]:
     """The prior grid of the KITTI training windows, for any window; the threshold is that of the calibration window."""
 
     def truth_of(name: str) -> VoxelTruth:
-        truth = voxel_truth(open_recording(windows / name), 0)
+        truth = opening.voxel_truth(opening.open_recording(windows / name), 0)
         if truth is None:
             raise SequenceError("has no semantic voxels", where=str(windows / name), cure="Restore ssc_derived")
         return truth
@@ -231,7 +212,7 @@ def surface_voxels(
     return occupied
 
 
-def grid_density(density: Floats, grid: VoxelGrid, grid_from_camera: RigidTransform) -> PointFunction:
+def grid_density(density: Floats, grid: VoxelGrid, grid_from_camera: RigidTransform) -> predictor.PointFunction:
     """The density of the voxel [X, Y, Z] that a point (optical frame) lies in; 0 outside of the grid."""
 
     def lookup(points: Floats) -> Floats:
@@ -262,7 +243,7 @@ def scored_frames(
         if at >= len(sequence):
             what = f"has no frame {at}, but {len(sequence)} frames"
             raise SequenceError(what, where=sequence.name, cure="Name an earlier one with --at")
-        later = truth_later(sequence, at)
+        later = opening.truth_later(sequence, at)
         if later is not None:
             yield Frame(sequence, at, FrameTruth(later, None))
         return
@@ -278,7 +259,7 @@ def scored_frames(
         indices = listed_frames(sequence, split)
         with_voxels, scanned = set(indices), indices if scanned else ()
     for index in indices:
-        truth = voxel_truth(sequence, index) if index in with_voxels else None
+        truth = opening.voxel_truth(sequence, index) if index in with_voxels else None
         slabs: tuple[lidar_evaluation.SlabTruth, ...] = ()
         if index in scanned:
             slabs = lidar_evaluation.slabs_of(lidar_evaluation.level_scans(sequence, index, scans, pitch), pitch)
@@ -289,7 +270,7 @@ def scored_frames(
 def scan_frames(sequence: PosedSequence, every: int) -> Iterator[Frame]:
     """Every so many-th frame with a scan of its own, against the voxels that this scan knows."""
     for index in scanned_frames(sequence)[::every]:
-        known = scan_voxels(sequence, index)
+        known = opening.scan_voxels(sequence, index)
         if known is not None:
             yield Frame(sequence, index, FrameTruth(known, None))
 
@@ -304,7 +285,7 @@ def frames_with_voxels(sequence: PosedSequence, every: int = 1) -> list[int]:
     number_of = {index: number for number, index in frame_indices(sequence).items()}
     found: list[int] = []
     for index in range(len(sequence)):
-        if holds_voxels(sequence, index) and (
+        if opening.holds_voxels(sequence, index) and (
             not found or number_of.get(index, index) >= number_of.get(found[-1], found[-1]) + every
         ):
             found.append(index)
@@ -325,7 +306,7 @@ def voxel_places(
 def placed_frames(places: Iterable[tuple[PosedSequence, int]]) -> Iterator[Frame]:
     """Those frames with their voxels; a terminal shows how far it is."""
     for sequence, index in watched(places, "frame"):
-        truth = voxel_truth(sequence, index)
+        truth = opening.voxel_truth(sequence, index)
         if truth is not None:
             yield Frame(sequence, index, FrameTruth(truth, None))
 
@@ -354,7 +335,7 @@ def depth_frames(sequence: PosedSequence, indices: Iterable[int]) -> Iterator[Fr
     listed or not: unpack whole drives for them.
     """
     for index in indices:
-        depth = depth_truth(sequence, index)
+        depth = opening.depth_truth(sequence, index)
         if depth is not None:
             yield Frame(sequence, index, FrameTruth(None, depth))
 
@@ -367,9 +348,10 @@ def calibrate(model: Predictor, frames: Iterable[Frame]) -> None:
     empty = np.zeros(0, dtype=np.float32)
     histogram = score_histogram(empty, empty > 0.0)
     for frame in frames:
-        density = model.complete(frame.sequence, frame.index).voxel_density(frame.voxels)[frame.voxels.counted]
-        histogram += score_histogram(opacity(density, VOXEL_EDGE), frame.voxels.occupied[frame.voxels.counted])
+        true, counted = frame.voxels, frame.voxels.counted
+        density = model.complete(frame.sequence, frame.index).voxel_density(true)[counted]
+        histogram += score_histogram(opacity(density, predictor.VOXEL_EDGE), true.occupied[counted])
     model.calibration = fit_calibration(histogram)
     threshold = float(model.calibration.apply(np.array([best_iou(histogram)[1]], dtype=np.float32))[0])
     model.thresholds = Thresholds(threshold, threshold)
-    model.cutoffs = calibrated_cutoffs(model.calibration, threshold)
+    model.cutoffs = predictor.calibrated_cutoffs(model.calibration, threshold)

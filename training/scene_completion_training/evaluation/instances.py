@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
-from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
+from scene_completion_ros.evaluation.metric import Metric, Row, Tally, columns
 from scene_completion_ros.untrusted_files import read_json
 from scene_completion_training.arrays import Doubles, Floats, Ints, Mask, Reals
 from scene_completion_training.evaluation.probes import Labelled, Levels, LinearProbe, fit_linear_probe, side_by_side
@@ -233,7 +233,7 @@ def _mean(values: Sequence[float]) -> float:
 INSTANCES = Metric(
     "instances",
     "Average precision of things at an intersection over union of 25 and 50 % (protocol of ScanNet), in percent.",
-    (Column("ap25", "AP25"), Column("ap50", "AP50")),
+    columns("ap25: AP25, ap50: AP50"),
     lambda method: InstanceTally(method.class_names),
     classes="class_ap50",
 )
@@ -405,17 +405,15 @@ class GroundingTally(Tally):
         overlap = np.concatenate([answer.overlap for answer in self.answers])
         unique = np.concatenate([answer.unique for answer in self.answers])
         for what, part in (("unique", unique), ("multiple", ~unique), ("overall", np.ones_like(unique))):
-            shares = {
-                f"accuracy{100 * least:g}": float((overlap[part] >= least).mean()) if part.any() else float("nan")
-                for least in OVERLAPS
-            }
-            yield {"things": what, "sentences": int(part.sum()), **shares}
+            shares = [(overlap[part] >= least).mean() if part.any() else float("nan") for least in OVERLAPS]
+            named = {f"accuracy{100 * least:g}": float(share) for least, share in zip(OVERLAPS, shares, strict=True)}
+            yield {"things": what, "sentences": int(part.sum()), **named}
 
 
 GROUNDING = Metric(
     "grounding",
     "Share of sentences whose box overlaps the true one by at least 25 and 50 % (protocol of ScanRefer), in percent.",
-    (Column("accuracy25", "at 25 %"), Column("accuracy50", "at 50 %")),
+    columns("accuracy25: at 25 %, accuracy50: at 50 %"),
     lambda _: GroundingTally(),
     by=("things", "sentences"),
 )

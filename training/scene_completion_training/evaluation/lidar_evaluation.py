@@ -20,16 +20,14 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError, SequenceError
-from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
+from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally, columns
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera
-from scene_completion_training.arrays import Doubles, Mask
+from scene_completion_training.arrays import Doubles, Mask, Reals
 from scene_completion_training.evaluation.predictor import Answer, Prediction
 
 
@@ -58,7 +56,7 @@ class SlabProtocol:
         c, s = math.cos(self.camera_pitch), math.sin(self.camera_pitch)
         return RigidTransform(np.array([[1.0, 0.0, 0.0], [0.0, c, s], [0.0, -s, c]]), np.zeros(3))
 
-    def points(self) -> NDArray[np.float64]:
+    def points(self) -> Doubles:
         """Points float64 [Z, X, 3], level frame, metres; the first row is the farthest, both ends included."""
         (left, right), (near, far) = self.x_range, self.z_range
         x = np.linspace(left, right, round((right - left) * self.points_per_metre))
@@ -82,7 +80,7 @@ class Scan:
     """One turn of a LiDAR."""
 
     # Points [N, 3] in the sensor's frame, metres; its z axis is the axis of rotation.
-    points_sensor: NDArray[np.floating[Any]]
+    points_sensor: Reals
     level_from_sensor: RigidTransform  # pose of the sensor in the level frame of the evaluated camera
 
 
@@ -91,11 +89,11 @@ class SlabMasks:
     """The points that are scored, bool [Z', X] each."""
 
     rows: slice  # rows of the protocol's points that are scored
-    occupied: NDArray[np.bool_]  # occupied and not visible: what is seen free cannot be occupied
-    visible: NDArray[np.bool_]  # neither occluded nor unknown; completion is scored on all others
+    occupied: Mask  # occupied and not visible: what is seen free cannot be occupied
+    visible: Mask  # neither occluded nor unknown; completion is scored on all others
 
 
-def surface_profile(scan: Scan, protocol: SlabProtocol) -> NDArray[np.float64]:
+def surface_profile(scan: Scan, protocol: SlabProtocol) -> Doubles:
     """Distance to the nearest return of a scan in each angular bin, in the plane of the sensor's x and y axes.
 
     Returns count at the heights of the slab, or at any height beyond `reach`. Bin i covers the angles from -pi + 2 pi i
@@ -119,7 +117,7 @@ def surface_profile(scan: Scan, protocol: SlabProtocol) -> NDArray[np.float64]:
     return np.where(source >= 0, nearest[np.maximum(source, 0)], distance[np.argmin(angle)])
 
 
-def surface_distance(profile: NDArray[np.float64], angle: NDArray[np.float64]) -> NDArray[np.float64]:
+def surface_distance(profile: Doubles, angle: Doubles) -> Doubles:
     """Distance to the surface at angles [...], radians in -pi..pi, linear between the middles of the bins [bins]."""
     width = 2.0 * np.pi / len(profile)
     middles = -np.pi + width * (np.arange(-1, len(profile) + 1) + 0.5)  # one more on both sides: it wraps around
@@ -127,9 +125,7 @@ def surface_distance(profile: NDArray[np.float64], angle: NDArray[np.float64]) -
     return np.asarray(np.interp(angle, middles, wrapped))
 
 
-def not_seen_free(
-    points_level: NDArray[np.float64], scan: Scan, profile: NDArray[np.float64], protocol: SlabProtocol
-) -> NDArray[np.bool_]:
+def not_seen_free(points_level: Doubles, scan: Scan, profile: Doubles, protocol: SlabProtocol) -> Mask:
     """Whether points lie behind the surface that a scan measured, or too near to its sensor. Returns bool [...].
 
     `points_level`: points [..., 3], level frame, metres; `profile`: its `surface_profile`, in the sensor's plane; the
@@ -164,7 +160,7 @@ class SlabTruth:
         self.scans += 1
 
     @property
-    def occupied(self) -> NDArray[np.bool_]:
+    def occupied(self) -> Mask:
         """Points that at most two scans saw free: c >= N - 2.
 
         The published counter starts at 1 and asks for (1 + c) / N > (N - 2) / N, which is the same. Raises GridError
@@ -176,7 +172,7 @@ class SlabTruth:
         return np.asarray(self.not_seen_free >= self.scans - 2)
 
 
-def slab_masks(truth: SlabTruth, shown_by_model: NDArray[np.bool_] | None = None) -> SlabMasks:
+def slab_masks(truth: SlabTruth, shown_by_model: Mask | None = None) -> SlabMasks:
     """The points that are scored under the protocol of the truth, and what is true of them.
 
     `shown_by_model`: points whose z-depth does not exceed the
@@ -202,9 +198,7 @@ COUNTS = ("points", "predicted", "occupied", "occluded", "occluded_free")
 MOST_PREDICTED = 0.9
 
 
-def slab_scores(
-    predicted: NDArray[np.bool_], occupied: NDArray[np.bool_], visible: NDArray[np.bool_]
-) -> tuple[float, ...]:
+def slab_scores(predicted: Mask, occupied: Mask, visible: Mask) -> tuple[float, ...]:
     """`SCORES` of a frame, NaN where not defined.
 
     They are the scores of occupancy (O) and of invisible and empty space (IE) of Behind the Scenes. With p the
@@ -301,12 +295,7 @@ LIDAR_OCCUPANCY = Metric(
     "other points, and a field that sees through everything has no occluded ones. Never compare its O_acc alone.",
     (
         *(Column(name, name) for name in SCORES),
-        Column("points", "points"),
-        Column("predicted", "predicted"),
-        Column("occupied", "occupied"),
-        Column("occluded", "occluded"),
-        Column("occluded_free", "t_ie"),
-        Column("remarks", "remarks"),
+        *columns("points, predicted, occupied, occluded, occluded_free: t_ie, remarks"),
     ),
     LidarTally,
     by=("protocol", "pitch", "rule"),

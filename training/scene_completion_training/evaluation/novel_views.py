@@ -26,15 +26,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError
-from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
+from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally, columns
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera, stereo_pair
 from scene_completion_ros.untrusted_files import opened, read_tensors
-from scene_completion_training.arrays import Bytes, Floats, Mask
+from scene_completion_training.arrays import Bytes, Doubles, Floats, Mask
 from scene_completion_training.evaluation.checkpoints import FieldModel
 from scene_completion_training.evaluation.semantic_evaluation import FeatureFieldModel
 from scene_completion_training.foundation.backbone import DenseExtractor
@@ -47,22 +46,22 @@ _WINDOW = 7
 _C1, _C2 = 0.01**2, 0.03**2
 
 
-def border_cropped(image: NDArray[np.float32], share: float = CROP) -> NDArray[np.float32]:
+def border_cropped(image: Floats, share: float = CROP) -> Floats:
     """A picture [H, W, C] without its edges: rows ceil(0.05 H) to floor(0.95 H), columns likewise."""
     rows, columns = (slice(math.ceil(share * size), math.floor((1.0 - share) * size)) for size in image.shape[:2])
     return image[rows, columns]
 
 
-def psnr(rendered: NDArray[np.float32], true: NDArray[np.float32]) -> float:
+def psnr(rendered: Floats, true: Floats) -> float:
     """Peak signal-to-noise ratio -10 log10(mean (a - b)^2), dB, of pictures [H, W, C] in 0..1; infinite for equals."""
     error = float(np.mean((rendered.astype(np.float64) - true) ** 2))
     return -10.0 * math.log10(error) if error else math.inf
 
 
-def ssim(rendered: NDArray[np.float32], true: NDArray[np.float32]) -> float:
+def ssim(rendered: Floats, true: Floats) -> float:
     """Mean structural similarity of pictures [H, W, C] in 0..1, over channels and all windows inside of the picture."""
 
-    def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def mean(values: Doubles) -> Doubles:
         return np.asarray(cv2.blur(values, (_WINDOW, _WINDOW)), np.float64)
 
     a, b = rendered.astype(np.float64), true.astype(np.float64)
@@ -241,10 +240,7 @@ VIEWS = Metric(
     "views",
     "Novel views against the pictures of their cameras: 5 % cropped at each edge, mean over views. LPIPS needs its "
     "weights (--lpips).",
-    tuple(
-        Column(key, title, percent=False)
-        for key, title in {"psnr": "PSNR, dB ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓"}.items()
-    ),
+    (Column("psnr", "PSNR, dB ↑", percent=False), *columns("ssim: SSIM ↑, lpips: LPIPS ↓", percent=False)),
     ViewTally,
     by=("target",),
 )
@@ -346,12 +342,7 @@ CONSISTENCY = Metric(
     "consistency",
     "Features of two frames, each rendered from its own image, where optical flow finds the same pixels in both: norms "
     "of their difference, and cosine; mean over pairs.",
-    (
-        Column("shared", "pixels in both"),
-        Column("l1", "L1 ↓", percent=False),
-        Column("l2", "L2 ↓", percent=False),
-        Column("cosine", "cosine ↑", percent=False),
-    ),
+    columns("shared: pixels in both") + columns("l1: L1 ↓, l2: L2 ↓, cosine: cosine ↑", percent=False),
     ViewTally,
     by=("target",),
 )

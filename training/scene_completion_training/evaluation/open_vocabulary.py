@@ -12,19 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.evaluation import semantic_classes
+from scene_completion_ros.evaluation import semantic_classes, semantics
 from scene_completion_ros.evaluation.metric import Metric, Row, Tally
 from scene_completion_ros.evaluation.occupancy import SSCBENCH_RANGES
-from scene_completion_ros.evaluation.semantics import (
-    COLUMNS,
-    WORDS,
-    ZERO_SHOT,
-    Part,
-    SemanticCompletionMetric,
-    best_classes,
-    class_scores,
-    cosines,
-)
 from scene_completion_ros.evaluation.truth import ALL, OCCLUDED, VISIBLE, VoxelTruth
 from scene_completion_ros.inference.text_bank import TextBank, feature_space_for
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, holds_exact_voxels
@@ -127,15 +117,14 @@ class ZeroShot:
 
         Cosines are minus infinity where there is no feature.
         """
-        starts = range(0, max(1, len(points)), _CHUNK)
-        parts = [self._of_part(seen, points[start : start + _CHUNK]) for start in starts]
+        parts = []
+        for start in range(0, max(1, len(points)), _CHUNK):
+            features = codes_of(seen, points[start : start + _CHUNK])
+            labels = semantics.best_classes(semantics.class_scores(features, self.rows, self.group, self.classes))
+            of_words, of_all = (semantics.cosines(features, rows) for rows in (self._words, self._all_rows))
+            parts.append((labels, of_words, of_all.mean(axis=1)))
         labels, cosine, common = (np.concatenate(part) for part in zip(*parts, strict=True))
         return labels, cosine, common
-
-    def _of_part(self, seen: Prediction, points: Floats) -> tuple[Ints, Floats, Floats]:
-        features = codes_of(seen, points)
-        labels = best_classes(class_scores(features, self.rows, self.group, self.classes))
-        return labels, cosines(features, self._words), cosines(features, self._all_rows).mean(axis=1)
 
 
 class WordAnswer:
@@ -154,7 +143,7 @@ class WordAnswer:
         labelled = (ids != semantic_classes.EMPTY) & (ids != semantic_classes.INVALID)
         number = self.classes[counted][labelled].astype(np.int64)
         self.ids, self.true = ids[labelled], np.where(number == semantic_classes.INVALID, number, number - 1)
-        self.parts: dict[Part, Mask] = {}
+        self.parts: dict[semantics.Part, Mask] = {}
         for range_m in SSCBENCH_RANGES:
             near = np.zeros(truth.grid.shape, np.bool_)
             near[truth.grid.cropped(range_m)] = True
@@ -187,14 +176,14 @@ class OpenCompletionTally(Tally):
 
     def __init__(self, method: Asked) -> None:
         self._label_set = method.label_set
-        self._regions: dict[str, SemanticCompletionMetric] = {}
+        self._regions: dict[str, semantics.SemanticCompletionMetric] = {}
 
     def add(self, answer: WordAnswer) -> None:
         """Count a frame."""
         truth, names = answer.truth, self._label_set.class_names
         for region in REGIONS:
             if region not in self._regions:
-                self._regions[region] = SemanticCompletionMetric(truth.grid, len(names) + 1, names)
+                self._regions[region] = semantics.SemanticCompletionMetric(truth.grid, len(names) + 1, names)
             self._regions[region].update(answer.volume, answer.classes, truth.regions[region])
         self.frames += 1
 
@@ -209,12 +198,12 @@ class OpenCompletionTally(Tally):
 OPEN_COMPLETION = Metric(
     "completion",
     "Semantic scene completion by words, at the student's own threshold, in percent.",
-    COLUMNS,
+    semantics.COLUMNS,
     OpenCompletionTally,
     by=("region",),
     across="range_m",
 )
-METRICS = (ZERO_SHOT, OPEN_COMPLETION, WORDS)
+METRICS = (semantics.ZERO_SHOT, OPEN_COMPLETION, semantics.WORDS)
 
 
 class DeployedFeatures(Predictor):

@@ -123,7 +123,7 @@ def scene_sheet(
     return np.concatenate([picture, np.pad(legend, ((0, GAP), (GAP, GAP), (0, 0)), constant_values=255)])
 
 
-def confusion_picture(title: str, confusion: NDArray[np.int64], class_names: Sequence[str]) -> Picture:
+def confusion_picture(title: str, confusion: Ints, class_names: Sequence[str]) -> Picture:
     """Counts [rows, K] of predicted (rows) and true classes (columns), as shares of the true ones: white to blue."""
     shares = confusion / np.maximum(confusion.sum(axis=0), 1)
     cell = max(4, min(34, 700 // len(class_names)))
@@ -155,16 +155,15 @@ def curves_picture(title: str, curves: Mapping[str, Sequence[tuple[int, float]]]
     picture = np.full((height + top + 60, width + left + 30, 3), 255, np.uint8)
     draw_text(picture, title, (GAP, 20), scale=0.5)
     steps, values = np.array([point for of in curves.values() for point in of], np.float64).T
-    spans = [
-        (low, high if high > low else low + 1.0) for low, high in ((0.0, steps.max()), (values.min(), values.max()))
-    ]
+    ends = ((0.0, steps.max()), (values.min(), values.max()))
+    spans = [(low, high if high > low else low + 1.0) for low, high in ends]
 
     def pixels(points: Sequence[tuple[float, float]]) -> NDArray[np.int32]:
-        shares = [
-            (np.array(of) - low) / (high - low)
-            for of, (low, high) in zip(zip(*points, strict=True), spans, strict=True)
-        ]
-        return np.stack([left + shares[0] * width, top + (1.0 - shares[1]) * height], axis=1).round().astype(np.int32)
+        (first, last), (low, high) = spans
+        step, value = np.array(points, np.float64).T
+        x = left + (step - first) / (last - first) * width
+        y = top + (1.0 - (value - low) / (high - low)) * height
+        return np.stack([x, y], axis=1).round().astype(np.int32)
 
     cv2.rectangle(picture, (left, top), (left + width, top + height), INK, 1)
     for share in np.linspace(0.0, 1.0, 5):

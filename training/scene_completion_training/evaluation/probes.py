@@ -29,15 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
-from scene_completion_ros.evaluation.semantics import (
-    ZERO_SHOT,
-    Part,
-    ZeroShotMetric,
-    best_classes,
-    cosines,
-    unit_vectors,
-)
+from scene_completion_ros.evaluation import semantics
+from scene_completion_ros.evaluation.metric import Metric, Row, Tally, columns
 from scene_completion_ros.evaluation.truth import ALL
 from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_ros.whole_files import tensor_bytes, write_whole
@@ -128,7 +121,7 @@ class ProbeAnswer:
     true: Ints  # [N]
 
     @property
-    def parts(self) -> dict[Part, Mask]:
+    def parts(self) -> dict[semantics.Part, Mask]:
         """All of them."""
         return {(0.0, ALL): np.ones(len(self.true), np.bool_)}
 
@@ -171,7 +164,7 @@ class NearestProbe:
         """The class [N] that gets most votes, of what is probed [N, E]."""
         bank, classes = torch.from_numpy(self.bank), torch.from_numpy(self.classes)
         found = [torch.zeros(0, dtype=torch.int64)]
-        for block in torch.split(torch.from_numpy(unit_vectors(values)), _COMPARED):
+        for block in torch.split(torch.from_numpy(semantics.unit_vectors(values)), _COMPARED):
             cosine, row = (block @ bank.T).topk(min(self.neighbours, len(bank)), dim=1)
             votes = torch.zeros(len(block), self.count).scatter_add(1, classes[row], (cosine / TEMPERATURE).exp())
             found.append(votes.argmax(dim=1))
@@ -182,7 +175,7 @@ def fit_nearest(values: Floats, classes: Ints, count: int, neighbours: int) -> N
     """A bank of values [N, E] with classes [N] of `count`: at most `BANK` of each class, by chance."""
     order = np.random.default_rng(0).permutation(len(classes))
     rows = np.concatenate([order[classes[order] == number][:BANK] for number in range(count)])
-    return NearestProbe(unit_vectors(values[rows]), classes[rows], count, neighbours)
+    return NearestProbe(semantics.unit_vectors(values[rows]), classes[rows], count, neighbours)
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,8 +252,8 @@ POINTS = Metric(
     "Classes of points, in percent; scenes stand under `frames`. `of all` divides by the number of all classes, as "
     "CUA-O3D does. As released, points without a feature leave the count. Probes of linear heads have the same "
     "hypotheses as that of the trunk.",
-    ZERO_SHOT.columns,
-    lambda method: ZeroShotMetric(method.class_names),
+    semantics.ZERO_SHOT.columns,
+    lambda method: semantics.ZeroShotMetric(method.class_names),
     classes="class_iou",
 )
 
@@ -297,7 +290,7 @@ AMBIGUITY = Metric(
     "ambiguity",
     "How much features of a point differ between the views that see it: circular variance in percent, mean over the "
     "points that two views see at least; scenes stand under `frames`.",
-    (Column("variance", "variance"), Column("points", "points", percent=False)),
+    columns("variance") + columns("points", percent=False),
     lambda method: AmbiguityTally(method.class_names),
     classes="class_variance",
 )
@@ -430,13 +423,14 @@ def labels_by_words(features: Floats, rows: Floats, lifted: Floats | None) -> di
 
     `features`: of the network [N, D]; `lifted`: of the pixels that show a point [N, D], zeros where none does.
     """
-    scores = {"3D": cosines(features, rows)}
+    scores = {"3D": semantics.cosines(features, rows)}
     if lifted is not None:
-        pixels = cosines(lifted, rows)
+        pixels = semantics.cosines(lifted, rows)
         scores |= {f"2D and 3D, {rule}": both for rule, both in ensembled(scores["3D"], pixels).items()}
-        scores["2D and 3D, raw mean"] = cosines(features + lifted, rows)  # as released: the longer one counts more
+        # As released: the longer one counts more.
+        scores["2D and 3D, raw mean"] = semantics.cosines(features + lifted, rows)
         scores["2D, lifted"] = pixels
-    return {name: best_classes(of_points) for name, of_points in scores.items()}
+    return {name: semantics.best_classes(of_points) for name, of_points in scores.items()}
 
 
 def ensembled(network: Floats, lifted: Floats) -> dict[str, Floats]:

@@ -20,20 +20,13 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
+from scene_completion_ros.evaluation.metric import Metric, Row, Tally, columns
 from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES, INVALID
-from scene_completion_ros.evaluation.semantics import (
-    class_confusion,
-    class_iou,
-    match_one_to_one,
-    mean_iou,
-    renamed,
-)
+from scene_completion_ros.evaluation.semantics import class_confusion, class_iou, match_one_to_one, mean_iou, renamed
 from scene_completion_ros.geometry import Camera
 from scene_completion_training.arrays import Bytes, Floats, Ints
 from scene_completion_training.checkpoints import Checkpoint
@@ -54,8 +47,8 @@ NAMED_BEFORE, NAMED_BY_SCORED, LEARNED = "validation images", "the scored images
 class SegmentationAnswer:
     """Labels of the pixels of an image [N], and their true classes, uint8 [N], by train id; 255 does not count."""
 
-    labels: NDArray[np.int64]
-    truth: NDArray[np.uint8]
+    labels: Ints
+    truth: Bytes
 
 
 class SegmentationTally(Tally):
@@ -64,7 +57,7 @@ class SegmentationTally(Tally):
     Methods have `labels`, the number of their labels, and `naming`: their classes [labels], None where they are these.
     """
 
-    def __init__(self, labels: int, naming: NDArray[np.int64] | None) -> None:
+    def __init__(self, labels: int, naming: Ints | None) -> None:
         self._naming = naming
         self.confusion = np.zeros((labels, CLASSES), np.int64)  # int64 [labels, 19]
 
@@ -82,7 +75,7 @@ class SegmentationTally(Tally):
         yield self._row(NAMED_BEFORE, self._naming)
         yield self._row(NAMED_BY_SCORED, match_one_to_one(self.confusion))
 
-    def _row(self, naming: str, classes: NDArray[np.int64]) -> Row:
+    def _row(self, naming: str, classes: Ints) -> Row:
         confusion = renamed(self.confusion, classes)
         iou, true = class_iou(confusion), confusion.sum(axis=0)
         return {
@@ -99,7 +92,7 @@ SEGMENTATION = Metric(
     "segmentation",
     "Classes of pixels, in percent. The mean is over all 19 classes of Cityscapes; those that are nowhere count as 0. "
     "Next to it stands the mean over the classes that occur in the truth.",
-    (Column("mean_iou", "mIoU"), Column("mean_iou_of_true", "mIoU of classes there"), Column("accuracy", "accuracy")),
+    columns("mean_iou: mIoU, mean_iou_of_true: mIoU of classes there, accuracy"),
     lambda method: SegmentationTally(method.labels, method.naming),
     by=("named_by",),
     classes="class_iou",

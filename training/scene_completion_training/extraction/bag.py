@@ -30,20 +30,21 @@ class Job:
     bag: Path  # its absolute path, links followed
     folder: Path  # of its sequences and its report
     settings: ExtractionSettings
+    overwrite: bool = False  # replaces what a former extraction wrote there
 
 
 def extract_bag(job: Job, progress: Phase = lambda _: None) -> BagReport:
     """Extract a bag; whatever is wrong with it ends in the report.
 
-    The folder appears when everything in it is written, and is never replaced.
+    The folder appears, or is replaced, when everything in it is written.
     """
     started = time.monotonic()
     report = BagReport(str(job.bag), asdict(job.settings))
     try:
-        if job.folder.exists():
-            cure = "Delete it or name another --output, nothing is overwritten"
+        if job.folder.exists() and not job.overwrite:
+            cure = "Delete it or name another --output, or extract it again with --overwrite"
             raise SequenceError("exists already", where=str(job.folder), cure=cure)
-        with whole_folder(job.folder) as unfinished:
+        with whole_folder(job.folder, ("[0-9][0-9]*", REPORT_NAME), replace=job.overwrite) as unfinished:
             _extract(job, unfinished, report, progress)
             if not report.sequences:
                 raise _NothingExtractedError

@@ -81,11 +81,8 @@ def as_half(features: Tensor, key: str) -> Tensor:
     return features.to("cpu", torch.float16)
 
 
-CROPS, CROP_AREA, CROP_ASPECT = (
-    2,
-    (0.5, 1.0),
-    1.2,
-)  # random ones, their share of the image, and how far one is distorted
+# Random crops, their share of the image, and how far one is distorted.
+CROPS, CROP_AREA, CROP_ASPECT = 2, (0.5, 1.0), 1.2
 
 
 def target_features(
@@ -191,13 +188,8 @@ class FeatureManifest:
         """What the features depend on, as name -> value for people; models' names do not matter."""
         model = dataclasses.asdict(self.model)
         del model["name"], model["text_encoder"]
-        return {f"model {name}": value for name, value in model.items()} | {
-            "cell": self.cell,
-            "image size": self.image_size,
-            "variants": self.variants,
-            "seed": self.seed,
-            "upsampled": self.upsampled,
-        }
+        own = {name.replace("_", " "): value for name, value in vars(self).items() if name != "model"}
+        return {f"model {name}": value for name, value in model.items()} | own
 
     def write(self, file: Path) -> None:
         """Writes it as JSON, whole."""
@@ -261,10 +253,6 @@ class FeatureStore:
     def __contains__(self, key: str) -> bool:
         return key in self._entry
 
-    def variants_of(self, key: str) -> list[Variant]:
-        """Shift and mirroring of each variant of an image."""
-        return [variant_of(self.manifest.seed, key, number, self.cell) for number in range(self.variants)]
-
     def save(self, key: str, features: Tensor) -> None:
         """Stores features [V, D, h, w] of an image; a `ConfigurationError` for what float16 cannot hold."""
         self._entry.write(key, {"features": as_half(features, key).numpy()})
@@ -324,7 +312,8 @@ def precompute(frames: Drive, camera: Camera, teacher: DenseExtractor, store: Fe
         if key in store:
             continue
         image = canonical_image(frame.images[name], frame.cameras[name], camera)
-        variants = variant_images(image, store.variants_of(key))
+        changes = [variant_of(store.manifest.seed, key, number, store.cell) for number in range(store.variants)]
+        variants = variant_images(image, changes)
         crops = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "little"))
         store.save(key, target_features(teacher, variants, store.cell, store.manifest.upsampled, crops))
         computed += 1

@@ -143,10 +143,8 @@ class DensityField(nn.Module):
     def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> "DensityField":
         """An untrained field that weights fit, see `TrainedField`."""
         camera, spec = viewpoint.camera, viewpoint.volume.point_code
-        hidden, blocks = (
-            len(state["position_layer.weight"]),
-            sum(bool(re.fullmatch(r"blocks\.\d+\.3\.bias", name)) for name in state),
-        )
+        hidden = len(state["position_layer.weight"])
+        blocks = sum(bool(re.fullmatch(r"blocks\.\d+\.3\.bias", name)) for name in state)
         return cls(camera, spec, encoder=encoder, hidden=hidden, blocks=blocks, by_distance="by_distance" in state)
 
     def prior_parameters(self) -> list[nn.Parameter]:

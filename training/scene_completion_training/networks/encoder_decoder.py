@@ -152,8 +152,7 @@ class EncoderDecoder(nn.Module):
         self.stride = float(self.decoder.stride)  # pixels of the image to one of the feature map
         self.mixed: torch.dtype | None = None
         self.flipped = False
-        self.prior: Tensor
-        self.register_buffer("prior", torch.zeros(1, 1, *self.map_size(size)))
+        self.prior: Tensor = nn.Buffer(torch.zeros(1, 1, *self.map_size(size)))
         self.project: nn.Conv2d | None = None
         if isinstance(self.decoder, MonodepthDecoder | DensePredictionDecoder):
             self.channels = self.decoder.width

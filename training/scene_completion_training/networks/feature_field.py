@@ -78,8 +78,7 @@ class FeatureField(nn.Module):
             else nn.Sequential(nn.Linear(channels, expansion), nn.ReLU(inplace=True), nn.Linear(expansion, target_size))
         )
         self.target_size = target_size  # dimension of the expanded features
-        self.target_mean: Tensor
-        self.register_buffer("target_mean", torch.zeros(target_size))
+        self.target_mean: Tensor = nn.Buffer(torch.zeros(target_size))
 
     @classmethod
     def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> "FeatureField":
@@ -220,14 +219,10 @@ class CropBuffer(nn.Module):
 
     def __init__(self, capacity: int, points: int, size: int) -> None:
         super().__init__()
-        self.features: Tensor
-        self.means: Tensor
-        self.filled: Tensor
-        self.position: Tensor
-        self.register_buffer("features", torch.zeros(capacity, points, size, dtype=torch.float16))
-        self.register_buffer("means", torch.zeros(capacity, size))
-        self.register_buffer("filled", torch.zeros((), dtype=torch.long))
-        self.register_buffer("position", torch.zeros((), dtype=torch.long))
+        self.features: Tensor = nn.Buffer(torch.zeros(capacity, points, size, dtype=torch.float16))
+        self.means: Tensor = nn.Buffer(torch.zeros(capacity, size))
+        self.filled: Tensor = nn.Buffer(torch.zeros((), dtype=torch.long))
+        self.position: Tensor = nn.Buffer(torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
     def push(self, crops: Tensor) -> None:
@@ -271,10 +266,8 @@ class TargetRarity(nn.Module):
     def __init__(self, dim: int, power: float) -> None:
         super().__init__()
         self.power = power
-        self.centres: Tensor
-        self.weights: Tensor
-        self.register_buffer("centres", torch.zeros(KINDS if power else 0, dim))
-        self.register_buffer("weights", torch.ones(KINDS if power else 0))
+        self.centres: Tensor = nn.Buffer(torch.zeros(KINDS if power else 0, dim))
+        self.weights: Tensor = nn.Buffer(torch.ones(KINDS if power else 0))
 
     @torch.no_grad()
     def fit(self, targets: Tensor, seed: int) -> None:

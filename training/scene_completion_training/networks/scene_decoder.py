@@ -67,22 +67,13 @@ def centres_of(grid: VoxelGrid, stride: int) -> Tensor:
     return torch.stack([x, y, z], dim=-1).reshape(-1, 3)
 
 
-class CompletedScene(NamedTuple):
-    """The predicted scene."""
-
-    occupied: Tensor  # logits of the voxels [B, X, Y, Z]
-    classes: Tensor  # logits of the classes behind "empty", of cells of `STRIDE` voxels along each axis [B, K, z, x, y]
-    height: Tensor  # height of the ground in the grid, of cells of the bird's-eye view [B, x, y], metres
-    deviation: Tensor  # its standard deviation [B, x, y], metres
-
-
 class CompletedCells(NamedTuple):
     """Some cells of the predicted scene."""
 
     occupied: Tensor  # logits of their voxels [B, N, S³], in the order (x, y, z)
-    classes: Tensor  # logits of the classes behind "empty" [B, K, N]
-    height: Tensor  # of all columns, see `CompletedScene`
-    deviation: Tensor
+    classes: Tensor  # logits of the classes behind "empty", of cells of `STRIDE` voxels along each axis [B, K, N]
+    height: Tensor  # height of the ground in the grid, of cells of the bird's-eye view [B, x, y], metres
+    deviation: Tensor  # its standard deviation [B, x, y], metres
 
 
 def _block(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
@@ -150,44 +141,29 @@ class SceneDecoder(nn.Module):
         self.level = ground
         # What labels of the training held, in columns of `PRIOR_EDGE` voxels: occupied voxels, and known ones.
         shape = *(-(-count // PRIOR_EDGE) for count in grid.shape[:2]), grid.shape[2]
-        self.held: Tensor
-        self.register_buffer("held", torch.zeros(2, *shape))
-        self.prior: Tensor
-        self.register_buffer("prior", torch.tensor(prior))
+        self.held: Tensor = nn.Buffer(torch.zeros(2, *shape))
+        self.prior: Tensor = nn.Buffer(torch.tensor(prior))
         for layer, value in ((self.occupied, -2.0), (self.ground, 0.0), (self.trust, 0.0)):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.constant_(layer.bias, value)  # type: ignore[arg-type]
         self.occupied.bias.data[-1] = 1.0  # type: ignore[union-attr]  # what is surely seen is there
         x, y = (2.0 * (np.arange(count) + 0.5) / count - 1.0 for count in (count_x, count_y))
-        plane = np.stack(np.meshgrid(x, y, indexing="ij"))[None]
-        self.plane: Tensor
-        self.register_buffer("plane", torch.from_numpy(plane).float(), persistent=False)
-        self.centres: Tensor
-        self.register_buffer("centres", centres_of(grid, STRIDE), persistent=False)  # of all cells
+        plane = torch.from_numpy(np.stack(np.meshgrid(x, y, indexing="ij"))[None])
+        self.plane: Tensor = nn.Buffer(plane.float(), persistent=False)
+        self.centres: Tensor = nn.Buffer(centres_of(grid, STRIDE), persistent=False)  # of all cells
         # Of the voxels in which a ground may be seen, and from the middle of a cell to its voxels.
         self.low = min(
             round((ground + FARTHEST_FROM_LEVEL * self.measure - grid.origin[2]) / grid.voxel_size), grid.shape[2]
         )
         below = VoxelGrid(grid.origin, grid.voxel_size, (*grid.shape[:2], self.low), grid.frame)
-        self.low_centres: Tensor
-        self.register_buffer("low_centres", centres_of(below, 1), persistent=False)
+        self.low_centres: Tensor = nn.Buffer(centres_of(below, 1), persistent=False)
         inside = torch.tensor([*itertools.product(range(STRIDE), repeat=3)])
-        self.inside: Tensor
-        self.register_buffer("inside", inside, persistent=False)
+        self.inside: Tensor = nn.Buffer(inside, persistent=False)
 
-    def forward(self, view: PixelView, look: Look) -> CompletedScene:
-        """The predicted scene; `look`: where places of the volume look at the image."""
-        batch, (count_x, count_y, heights) = len(view.code), self.cells
-        found = self.complete(view, look)
-        fine = found.occupied.reshape(batch, heights, count_x, count_y, STRIDE, STRIDE, STRIDE)
-        fine = fine.permute(0, 2, 4, 3, 5, 1, 6).reshape(batch, *(count * STRIDE for count in self.cells))
-        occupied = fine[:, : self.grid.shape[0], : self.grid.shape[1], : self.grid.shape[2]]
-        kinds = found.classes.reshape(batch, self.classes, heights, count_x, count_y)
-        return CompletedScene(occupied, kinds, found.height, found.deviation)
-
-    def complete(self, view: PixelView, look: Look, cells: Tensor | None = None) -> CompletedCells:
-        """Cells of these numbers [B, N] in the order (z, x, y), all for None; `look`: as `forward`."""
-        seen = torch.cat([view.classes.softmax(dim=1), self._log_surface(view), view.deviation], dim=1)
+    def complete(self, view: PixelView, look: Look, cells: Tensor) -> CompletedCells:
+        """Cells of these numbers [B, N] in the order (z, x, y); `look`: where places look at the image."""
+        inverse = self.spec.inverse_depth(view.code).clamp_min(0.5 / self.spec.far)
+        seen = torch.cat([view.classes.softmax(dim=1), -inverse.log(), view.deviation], dim=1)
         where = look(self.centres[None])
         sampled = _sampled(seen, where.pixels, "bilinear")  # [B, C, M]
         # Reduced in the cells, which is the same as in the pixels: where pixels do not learn, nothing has to go back.
@@ -200,14 +176,10 @@ class SceneDecoder(nn.Module):
         with torch.autocast(local.device.type, dtype=self.mixed or torch.bfloat16, enabled=self.mixed is not None):
             around, ground = self._around(local, in_view, view.known_mounting, lowest)
             parts = [around, sampled[:, :-2], relative, in_view, mean, centres.transpose(1, 2)]
-            if cells is not None:
-                # Reduced once more: to go back to a few cells is faster than to all, of which the columns are made.
-                parts = [part.gather(2, cells[:, None].expand(-1, part.shape[1], -1)) for part in parts]
-                around, of_pixel, relative, in_view, mean, centres = parts
-                local = torch.cat([self.reduce(of_pixel[..., None])[..., 0], relative], dim=1) * in_view
-            else:
-                around, of_pixel, relative, in_view, mean, centres = parts
-            local = local.to(around.dtype)
+            parts = [part.gather(2, cells[:, None].expand(-1, part.shape[1], -1)) for part in parts]
+            around, of_pixel, relative, in_view, mean, centres = parts
+            # Reduced once more: to go back to a few cells is faster than to all, of which the columns are made.
+            local = (torch.cat([self.reduce(of_pixel[..., None])[..., 0], relative], dim=1) * in_view).to(around.dtype)
             mixed = self.mix(torch.cat([around, local], dim=1)[..., None])  # [B, hidden, N, 1]
             logits, named, trust = (layer(mixed)[..., 0].float() for layer in (self.occupied, self.named, self.trust))
         named = named + trust * in_view * of_pixel[:, : self.classes].clamp_min(LEAST_CLASS).log()
@@ -285,10 +257,6 @@ class SceneDecoder(nn.Module):
         """Height and deviation of the ground [B, 2, x, y], metres, of what columns predict of it [B, 3, x, y]."""
         height = self.level + ground[:, :1] + ground[:, 2:].sigmoid() * lowest
         return torch.cat([height, 0.02 + functional.softplus(ground[:, 1:2] - 2.0)], dim=1)
-
-    def _log_surface(self, view: PixelView) -> Tensor:
-        inverse: Tensor = self.spec.inverse_depth(view.code)
-        return -inverse.clamp_min(0.5 / self.spec.far).log()
 
     def with_neighbours(self, entered: Tensor, upwards: nn.ModuleList | None = None) -> Tensor:
         """What the U-Net makes of the columns [B, C, X, Y], C its finest width.

@@ -10,7 +10,7 @@ Teachers are foundation models, and files that others wrote.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -212,13 +212,10 @@ class ExtractedFeatures:
     def __init__(self, extractor: DenseExtractor, cell: int) -> None:
         self._extractor, self._cell = extractor, cell
 
-    @cached_property
-    def _identity(self) -> str:
-        return str(dataclasses.replace(self._extractor.identity, name="", text_encoder=""))
-
     def key(self, scene: str) -> str:
         """See `PixelFeatures`; reads the weights."""
-        return f"{self._identity} in cells of {self._cell}"
+        identity = dataclasses.replace(self._extractor.identity, name="", text_encoder="")
+        return f"{identity} in cells of {self._cell}"
 
     def at(self, scene: PointScene, view: RgbdView, image: Bytes, pixels: Tensor) -> Tensor:
         """See `PixelFeatures`."""

@@ -14,16 +14,10 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, SequenceError
 from scene_completion_ros.untrusted_files import read_json, read_tensors
-from scene_completion_ros.whole_files import tensor_bytes, whole_file
+from scene_completion_ros.whole_files import tensor_bytes, whole_folder
+from scene_completion_training import masked_scenes
 from scene_completion_training.arrays import Bytes, Halves, Ints, Reals
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.masked_scenes import (
-    POINT_FEATURES,
-    SceneView,
-    point_features,
-    say_what_lacks,
-    standardised,
-)
 from scene_completion_training.points.scene import PointScene
 from scene_completion_training.points.voxels import voxels_of
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
@@ -53,7 +47,7 @@ def open_network(source: Path) -> tuple[VoxelHUNet, float]:
         remembered, state, stage = dict(stored.configuration), dict(stored.state), stored.stage
     try:
         columns, edge = tuple(remembered["columns"]), float(remembered["data"]["voxel_size"])
-        if columns != POINT_FEATURES or not 1e-4 < edge < 1e4:
+        if columns != masked_scenes.POINT_FEATURES or not 1e-4 < edge < 1e4:
             raise ValueError(f"voxels of {edge:g} m with {', '.join(map(str, columns))}: it was not trained on points")
         with torch.device("meta"):  # memory is taken for the weights that are there alone
             network = VoxelHUNet(HUNetSettings.of(remembered["network"]))
@@ -69,13 +63,11 @@ def export_network(file: Path, folder: Path, *, name: str, licence: str) -> None
     network, edge = open_network(file)
     weights = {key: value.numpy().astype(np.float16) for key, value in network.state_dict().items()}
     about = {"schema_version": 1, "name": name, "licence": licence, "stage": "masked_scene"}
-    about |= {"columns": POINT_FEATURES, "data": {"voxel_size": edge}}
+    about |= {"columns": masked_scenes.POINT_FEATURES, "data": {"voxel_size": edge}}
     about |= {"network": asdict(network.settings), "provenance": {"checkpoint": file.name}}
-    folder.mkdir(parents=True, exist_ok=True)
-    with whole_file(folder / NETWORK) as described, whole_file(folder / WEIGHTS) as stored:
-        stored.write_bytes(tensor_bytes(weights))
-        described.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        (folder / NETWORK).unlink(missing_ok=True)  # until both are in their places, it is no network
+    with whole_folder(folder, (NETWORK, WEIGHTS), replace=True) as part:
+        (part / WEIGHTS).write_bytes(tensor_bytes(weights))
+        (part / NETWORK).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 _LARGEST = 1 << 20  # voxels along an edge of a scene: their numbers have to fit into 64 bits
@@ -109,7 +101,7 @@ class PointNetwork:
 
     def of_scene(self, scene: PointScene, rows: Ints | None = None) -> tuple[Halves, ...]:
         """Features of the points of a scene, see `levels`."""
-        say_what_lacks(scene)
+        masked_scenes.say_what_lacks(scene)
         return self.levels(scene.points, scene.colours, scene.normals, rows)
 
     def levels(
@@ -123,14 +115,14 @@ class PointNetwork:
         self._check(points, colours, normals)
         place = np.asarray((points - points.min(axis=0)) / self.voxel_size, np.float32)
         index, chosen, _ = voxels_of(place, np.random.default_rng(0))
-        given = torch.from_numpy(point_features(len(points), colours, normals)[chosen]).to(self.device)
+        given = torch.from_numpy(masked_scenes.point_features(len(points), colours, normals)[chosen]).to(self.device)
         voxels = functional.pad(torch.from_numpy(index), (1, 0)).to(self.device)  # of scene 0
         at = functional.pad(torch.from_numpy(place if rows is None else place[rows]), (1, 0)).to(self.device)
         with torch.inference_mode():
-            view = SceneView(voxels, given, len(self.network.dims))
+            view = masked_scenes.SceneView(voxels, given, len(self.network.dims))
             decoded = self.network(view.features, view.pyramid)
             found = (sample_levels(decoded, view.pyramid, some)[0] for some in torch.split(at, _AT_ONCE))
-            parts = [[standardised(level).half().cpu().numpy() for level in levels] for levels in found]
+            parts = [[masked_scenes.standardised(level).half().cpu().numpy() for level in levels] for levels in found]
         return tuple(np.concatenate(level) for level in zip(*parts, strict=True))
 
     def _check(self, points: Reals, colours: Reals | None, normals: Reals | None) -> None:

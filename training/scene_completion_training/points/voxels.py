@@ -92,8 +92,8 @@ class VoxelMeans:
 
     def add(
         self,
-        points: NDArray[np.floating[Any]],  # [M, 3], metres
-        means: NDArray[np.floating[Any]],  # [M, C], further columns to average
+        points: Reals,  # [M, 3], metres
+        means: Reals,  # [M, C], further columns to average
         # [M] by name, of which the most frequent is kept. C and the names are the same in each call.
         votes: dict[str, Ints],
     ) -> None:

@@ -32,7 +32,7 @@ from scene_completion_training.data.voxel_evidence import OF_NO_CLASS
 from scene_completion_training.losses import class_terms, occupancy_cross_entropy, surface_likelihood, taught_occupancy
 from scene_completion_training.networks.density_field import part_of
 from scene_completion_training.networks.pixel_head import PixelHead, PixelView, scaled, stated_ground
-from scene_completion_training.networks.scene_decoder import CompletedCells, CompletedScene, Look, SceneDecoder, look_up
+from scene_completion_training.networks.scene_decoder import CompletedCells, Look, SceneDecoder, look_up
 from scene_completion_training.randomness import drawn
 from scene_completion_training.stages.pixels import (
     PixelConfiguration,
@@ -103,10 +103,8 @@ class CompletionConfiguration(SeenConfiguration):
         pixels = _with_shared(self.pixels, given, "")
         pixels.max_minutes = pixels.max_minutes or self.max_minutes
         pixels.data = _with_shared(pixels.data, {name: getattr(self.data, name) for name in places}, "data.")
-        return {
-            "pixels": pixels,
-            "student": dataclasses.replace(self, pixels_from=f"{pixels.output}/checkpoints/last.ckpt"),
-        }
+        student = dataclasses.replace(self, pixels_from=f"{pixels.output}/checkpoints/last.ckpt")
+        return {"pixels": pixels, "student": student}
 
 
 def _with_shared(own: Part, shared: dict[str, Any], within: str) -> Part:
@@ -160,24 +158,16 @@ class SceneField(nn.Module):
         """Input of `PixelHead` for the ground, see `stated_ground`."""
         return stated_ground(self.viewpoint, volume_from_camera, known, mirrored)
 
-    def look(self, maps: list[Tensor], ground: Tensor) -> PixelView:
-        """What the decoder is given of the maps of a trunk."""
-        return self.scaled(self.pixels(*maps, ground), ground)
-
     def scaled(self, view: PixelView, ground: Tensor) -> PixelView:
         """The view with depths in metres, scaled by the mounting."""
         return scaled(view, self.spec, ground, self.ground, self.names.index(self.ground.name))
 
-    def forward(self, view: PixelView, volume_from_camera: Tensor, mirrored: Tensor) -> CompletedScene:
-        """What the volume holds, see `SceneDecoder`."""
-        scene: CompletedScene = self.spatial(view, self._look(volume_from_camera, mirrored))
-        return scene
-
     def complete(self, view: PixelView, volume_from_camera: Tensor, mirrored: Tensor, cells: Tensor) -> CompletedCells:
         """What cells of these numbers hold, see `SceneDecoder.complete`."""
-        return self.spatial.complete(view, self._look(volume_from_camera, mirrored), cells)
+        return self.spatial.complete(view, self.look(volume_from_camera, mirrored), cells)
 
-    def _look(self, volume_from_camera: Tensor, mirrored: Tensor) -> Look:
+    def look(self, volume_from_camera: Tensor, mirrored: Tensor) -> Look:
+        """How places of the volume look at an image, see `look_up`."""
         side = torch.where(mirrored, -1.0, 1.0).to(volume_from_camera)
         return partial(look_up, camera=self.camera, spec=self.spec, volume_from_camera=volume_from_camera, side=side)
 
@@ -201,10 +191,8 @@ class CompletionStage(SeenStage):
         self.seen_by = {"frozen_blocks": seen.frozen_blocks, "pixels_sha256": weights.hexdigest()}
         self.field = _untrained(settings, seen.head.requires_grad_(False))
         away = self.field.spatial.centres[:, :2].norm(dim=1)
-        self.near: Tensor
-        self.register_buffer("near", 1.0 / (1.0 + (away / settings.distance) ** 2), persistent=False)  # [M]
-        self.counted: Tensor
-        self.register_buffer("counted", torch.zeros(len(settings.class_names)))  # voxels of each class so far
+        self.near: Tensor = nn.Buffer(1.0 / (1.0 + (away / settings.distance) ** 2), persistent=False)  # [M]
+        self.counted: Tensor = nn.Buffer(torch.zeros(len(settings.class_names)))  # voxels of each class so far
         self.field.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def remembered(self) -> dict[str, Any]:
@@ -264,11 +252,8 @@ class CompletionStage(SeenStage):
         keys = drawn(torch.rand, known.shape, generator).to(known.device).clamp_min(1e-9)
         weight = self.near * known
         # The largest of u^(1 / w) are a draw without replacement (Efraimidis and Spirakis 2006).
-        return (
-            torch.where(weight > 0.0, keys.log() / weight, -torch.inf)
-            .topk(min(self.settings.cells, keys.shape[1]))
-            .indices
-        )
+        keys = torch.where(weight > 0.0, keys.log() / weight, -torch.inf)
+        return keys.topk(min(self.settings.cells, keys.shape[1])).indices
 
     def _shown(self, view: PixelView, ground: Tensor, batch: dict[str, Tensor]) -> PixelView:
         """The view as the decoder gets it: depths as on other streets, no gradient through them; or the truth."""
@@ -287,12 +272,8 @@ class CompletionStage(SeenStage):
         named = exact & (classes != INVALID)[:, None]
         count = len(self.field.names)
         hot = functional.one_hot((classes - 1).clamp(0, count), count + 1).permute(0, 3, 1, 2)
-        shown = view._replace(
-            code=spec.depth_code_of_inverse(inverse),
-            deviation=deviation,
-            classes=torch.where(named, CERTAIN * hot, view.classes),
-        )
-        return self.field.scaled(shown, ground)
+        code, shown = spec.depth_code_of_inverse(inverse), torch.where(named, CERTAIN * hot, view.classes)
+        return self.field.scaled(view._replace(code=code, deviation=deviation, classes=shown), ground)
 
     def _of_voxels(
         self, found: CompletedCells, labels: Tensor, chosen: Tensor, batch: dict[str, Tensor]
@@ -345,11 +326,9 @@ def _start(field: SceneField, settings: CompletionConfiguration) -> None:
     try:
         field.spatial.load_state_dict(state)
     except RuntimeError as error:
-        raise ConfigurationError(
-            f"has no decoder of this kind ({str(error)[:200]})",
-            where="start_from",
-            cure="Name a checkpoint of stage completion, for the same volume and widths",
-        ) from error
+        what = f"has no decoder of this kind ({str(error)[:200]})"
+        cure = "Name a checkpoint of stage completion, for the same volume and widths"
+        raise ConfigurationError(what, where="start_from", cure=cure) from error
 
 
 def in_cells(voxels: Tensor, beyond: float) -> Tensor:

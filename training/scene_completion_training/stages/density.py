@@ -18,15 +18,8 @@ from scene_completion_training.data.module import SequencesData
 from scene_completion_training.data.view_batches import MOST_ENCODER_VIEWS
 from scene_completion_training.field_stage import FieldStage, SingleImageStage, encoded_views, half_size
 from scene_completion_training.losses import density_distillation, logit_distillation, occupancy_distillation
-from scene_completion_training.networks.density_field import (
-    VIEW_DROPOUT,
-    DensityField,
-    MultiViewField,
-    MultiViewObservation,
-    OccupancyLink,
-    SingleViewObservation,
-    part_of,
-)
+from scene_completion_training.networks import density_field
+from scene_completion_training.networks.density_field import DensityField, MultiViewField
 from scene_completion_training.rendering import Rendered
 from scene_completion_training.stage import Batch
 
@@ -73,7 +66,7 @@ class TeacherConfiguration(SeveralViewsConfiguration):
 
     stage: str = "teacher"
     # Share of the points that do without a view, drawn for each view but the first (0.5 in MVBTS).
-    view_dropout: float = VIEW_DROPOUT
+    view_dropout: float = density_field.VIEW_DROPOUT
     # What is averaged over the views: features of a point as in MVBTS, or its densities before softplus.
     fusion: Literal["features", "densities"] = "features"
 
@@ -111,9 +104,9 @@ class TeacherStage(FieldStage):
         if any(name.startswith("fusion.") for name in weights.field):
             super().take(weights)
         else:
-            self.encoder.load_state_dict(part_of(weights.field, "encoder."))
+            self.encoder.load_state_dict(density_field.part_of(weights.field, "encoder."))
 
-    def observe(self, batch: Batch, generator: torch.Generator | None = None) -> MultiViewObservation:
+    def observe(self, batch: Batch, generator: torch.Generator | None = None) -> density_field.MultiViewObservation:
         """The teacher with the batch's views encoded; views are dropped where there is a generator."""
         images, _, poses = encoded_views(batch)
         return self.field.observe(self.sized(images), poses, generator)
@@ -180,7 +173,7 @@ class Teacher:
     """What a student learns from. No module of the stage: it never learns, and no checkpoint needs it."""
 
     field: MultiViewField
-    link: OccupancyLink | None  # from its logit to its occupancy probability, where it has one
+    link: density_field.OccupancyLink | None  # from its logit to its occupancy probability, where it has one
     half_resolution: bool  # it was trained on images of half the size, and keeps seeing such
     has_depth: bool  # channel 0 of its encoder is a depth
 
@@ -271,7 +264,7 @@ class StudentStage(SingleImageStage):
         return terms | {"distillation": self._distilled(seen, rendered, batch, generator)}
 
     def _distilled(
-        self, seen: SingleViewObservation, rendered: Rendered, batch: Batch, generator: torch.Generator
+        self, seen: density_field.SingleViewObservation, rendered: Rendered, batch: Batch, generator: torch.Generator
     ) -> Tensor:
         """At the voxels, at points anywhere in the view, and along the rays."""
         settings = self.settings.distillation

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError, TrainingError
@@ -328,10 +328,9 @@ class SemanticsStage(SingleImageStage):
         self.link.requires_grad_(False)
         self.head = feature_field.DistillationHead(field.target_size, CHANNELS) if settings.distilled else None
         self.buffer = feature_field.CropBuffer(BUFFER, settings.crop_points, field.target_size)
-        self.forces_values: Tensor
-        self.register_buffer("forces_values", torch.full((len(losses.PAIRS), 2), float("nan")))
-        self.found: Tensor  # images looked at, crops found in them, and steps that had crops to compare these with
-        self.register_buffer("found", torch.zeros(3, dtype=torch.long))
+        self.forces_values: Tensor = nn.Buffer(torch.full((len(losses.PAIRS), 2), float("nan")))
+        # Images looked at, crops found in them, and steps that had crops to compare these with.
+        self.found: Tensor = nn.Buffer(torch.zeros(3, dtype=torch.long))
         self.fullest = 0  # occupied points of the neighbourhood that had most
 
     def data_needs(self) -> DataNeeds:

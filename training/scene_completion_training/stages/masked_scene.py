@@ -85,8 +85,7 @@ class MaskedSceneStage(Stage):
             else nn.Identity()
             for dim in self.student.dims
         )
-        self.collapsed: Tensor
-        self.register_buffer("collapsed", torch.zeros(settings.network.levels, dtype=torch.int64))
+        self.collapsed: Tensor = nn.Buffer(torch.zeros(settings.network.levels, dtype=torch.int64))
 
     def make_data(self) -> masked_scenes.SceneData:
         """Views of scenes."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, INVALID, ROOM_CLASSES
@@ -128,8 +128,7 @@ class PixelStage(SeenStage):
             class_branch_channels=settings.class_branch_channels,
             merging=settings.merging,
         )
-        self.shown: Tensor
-        self.register_buffer("shown", torch.zeros(len(settings.class_names) + 1))  # pixels, those of the sky as well
+        self.shown: Tensor = nn.Buffer(torch.zeros(len(settings.class_names) + 1))  # pixels, those of the sky as well
         self.field.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def make_data(self) -> CompletionData:
@@ -262,9 +261,7 @@ class TrainedPixels:
             head.load_state_dict(state)
         except (KeyError, RuntimeError) as error:
             what = f"holds no head for pixels as this version trains it ({' '.join(str(error).split())[:100]})"
-            cure = (
-                "Name a student that this version trained with stage completion, as training/configs/street.yaml does"
-            )
+            cure = "Name a student of stage completion of this version, such as training/configs/street.yaml trains"
             raise BundleError(what, where=f"{where}: {source}", cure=cure) from error
         own.refuse_other(trained_viewpoint(source), f"{where}: {source}")
         if head.classes.out_channels != len(settings.class_names) + 1:
@@ -282,10 +279,8 @@ class TrainedPixels:
         try:
             head.load_state_dict(self.head.state_dict())
         except RuntimeError as error:
-            what, cure = (
-                f"has a head of another size ({str(error)[:200]})",
-                "Take its class_branch_channels and merging",
-            )
+            what = f"has a head of another size ({str(error)[:200]})"
+            cure = "Take its class_branch_channels and merging"
             raise ConfigurationError(what, where=str(self.file), cure=cure) from error
         own, learned = trunk.state_dict(), learned_weights(trunk)
         given = named_as_here(self.trunk_weights, own.keys())

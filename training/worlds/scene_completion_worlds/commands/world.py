@@ -4,7 +4,7 @@ Training worlds have the seeds 0-999, validation worlds 1000-1999, test worlds 2
 also decides what kind of street it is, and who carries a camera through rooms. DIR gets
   sequence/   a posed sequence: images, poses, and as assets depth, labels, voxels, LiDAR or instances
   bag/        with --bag: images, CameraInfo, tf, odometry and LiDAR as rosbag2
-Both appear when they are complete: an interrupted run is simply started again.
+Both appear when both are complete: an interrupted run is simply started again.
 """
 
 import argparse
@@ -22,7 +22,7 @@ KINDS = {
     "street-varied": ("a hilly town and one camera of any height, pitch, roll and lens", "varied"),
     "room": ("furnished rooms and one camera, of a low robot or in a hand", ""),
 }
-UNFINISHED = ".unfinished"
+DRIVE = Output(("sequence", "bag"))
 STATION_S = 1.6  # from one place in rooms, where the camera turns, to the next
 
 
@@ -32,8 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=KINDS, metavar="KIND", help=meaning)
     parser.add_argument("--seed", type=int, required=True, help="of the world")
     parser.add_argument("--frames", type=int, default=40, help="number of frames (default: %(default)s)")
-    folder = Output(("sequence", "bag", UNFINISHED))
-    parser.add_argument("--output", type=folder, required=True, metavar="DIR", help="folder to be made")
+    parser.add_argument("--output", type=DRIVE, required=True, metavar="DIR", help="folder to be made")
     meaning = "frames a second; 0.6 gives views of rooms that have nothing in common (default: 10, rooms 5)"
     parser.add_argument("--rate", type=float, metavar="HZ", help=meaning)
     meaning = "of images (default: 1242 375, room 640 480)"
@@ -44,27 +43,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Render and write."""
-    import shutil
-
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
     from scene_completion_worlds.street.drive_bag import write_drive_bag
 
     _check(args)
-    drive, unfinished = _drive(args), args.output / UNFINISHED
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    drive.sequence(progress=True).save(unfinished / "sequence")
-    folder = (unfinished / "sequence").rename(args.output / "sequence")
-    print(f"{drive.role} {'rooms' if args.kind == 'room' else 'town'} {args.seed}: {folder}")
+    drive = _drive(args)
+    with DRIVE.writing(args.output, args) as folder:
+        drive.sequence(progress=True).save(folder / "sequence")
+        if args.bag:
+            write_drive_bag(PosedSequence.load(folder / "sequence"), folder / "bag")
+    print(f"{drive.role} {'rooms' if args.kind == 'room' else 'town'} {args.seed}: {args.output / 'sequence'}")
     if args.bag:
-        write_drive_bag(PosedSequence.load(folder), unfinished / "bag")
-        print(f"bag: {(unfinished / 'bag').rename(args.output / 'bag')}")
-    unfinished.rmdir()
+        print(f"bag: {args.output / 'bag'}")
     return 0
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raises a `SceneCompletionError`: a number out of range, a seed without a role, or an existing folder."""
+    """Raises a `SceneCompletionError`: a number out of range, or a seed without a role."""
     from importlib import import_module
 
     from scene_completion_ros.errors import SceneCompletionError
@@ -81,9 +76,6 @@ def _check(args: argparse.Namespace) -> None:
     except ValueError as error:
         raise SceneCompletionError(str(error), where="--seed", cure="Choose one of these") from None
     import_module("embreex")  # fails before anything is written
-    for name in ("sequence", "bag"):
-        if (args.output / name).exists():
-            raise SceneCompletionError("exists already", where=str(args.output / name), cure="Name a new folder")
 
 
 def _drive(args: argparse.Namespace) -> "RenderedDrive":

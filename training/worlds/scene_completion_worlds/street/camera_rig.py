@@ -8,15 +8,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from scene_completion_ros.geometry import (
-    DEFAULT_GRID,
-    DEFAULT_GRID_FROM_CAMERA,
-    OPTICAL_FROM_FORWARD,
-    Camera,
-    RigidTransform,
-    VoxelGrid,
-)
+from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.cameras import undistorted_angle
+from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.geometry.transforms import about, rotation_of_angles
 from scene_completion_training.arrays import Doubles, Floats, Random, Reals
 from scene_completion_worlds.street.kernels import compiled

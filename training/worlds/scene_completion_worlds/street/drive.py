@@ -60,6 +60,7 @@ class RenderedDrive(ABC):
         self.seed, self.role = seed, role_of_seed(seed)
         self.cameras, self.rig_from_camera, self.reference = cameras, rig_from_camera, next(iter(cameras))
         self.poses, self.stamps, self.grid = poses, stamps, grid
+        self.sensors: dict[str, RigidTransform] = {}  # places of what else the rig carries
 
     @abstractmethod
     def renderer_at(self, index: int) -> Renderer:
@@ -136,12 +137,8 @@ class RenderedDrive(ABC):
             images = {camera: RenderedImage(part(index, camera)) for camera in self.cameras}
             frames.append(Frame(stamp, images, pose, {name: part(index, name) for name in names}))
         name, source = f"{self.kind.replace(' ', '_')}_{self.seed:04d}", f"exact poses of the {self.kind}"
-        rig, others = (dict(self.cameras), dict(self.rig_from_camera)), self.sensors()
+        rig, others = (dict(self.cameras), dict(self.rig_from_camera)), dict(self.sensors)
         return PosedSequence(name, *rig, frames, source, provenance=self.provenance(), rig_from_sensor=others)
-
-    def sensors(self) -> dict[str, RigidTransform]:
-        """Places of what else the rig carries."""
-        return {}
 
 
 class StreetDrive(RenderedDrive):
@@ -163,6 +160,7 @@ class StreetDrive(RenderedDrive):
         poses = drive_poses(self.plan.line, self.plan.profile, frames, seed, rate_hz)
         cameras, places = dict(self.rig.cameras), dict(self.rig.rig_from_camera)
         super().__init__(seed, cameras, places, poses, stamps_ns(frames, rate_hz), rig.grid)
+        self.sensors["velodyne"] = self.rig.rig_from_lidar
         self._sky = Sky(self.plan.daylight)
         self._supersampling = supersampling
         self._built: tuple[int, Renderer] | None = None
@@ -180,10 +178,6 @@ class StreetDrive(RenderedDrive):
     def grid_from_camera(self, index: int) -> RigidTransform:
         """The same for all frames."""
         return self.rig.grid_from_camera
-
-    def sensors(self) -> dict[str, RigidTransform]:
-        """The LiDAR's place."""
-        return {"velodyne": self.rig.rig_from_lidar}
 
     def lidar(self, index: int) -> Floats:
         """LiDAR points of a frame in the rig frame, float32 [N, 3]."""

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -115,32 +116,22 @@ def _name(sign: int) -> str:
     return "left" if sign > 0 else "right"
 
 
-class _Quads:
-    """Quadrilaterals gathered by texture and class."""
-
-    def __init__(self, atlas: TextureAtlas) -> None:
-        self._atlas = atlas
-        self._corners: dict[tuple[str, StreetClass], list[Doubles]] = defaultdict(list)
-        self._uv: dict[tuple[str, StreetClass], list[Doubles]] = defaultdict(list)
-
-    def add(self, texture: str, label: StreetClass, corners: Doubles, metres: Doubles) -> None:
-        """Add quads [Q, 4, 3] with texture coordinates [Q, 4, 2] in metres."""
-        self._corners[texture, label].append(corners)
-        self._uv[texture, label].append(metres / np.asarray(self._atlas.tile_m[texture]))
-
-    def parts(self) -> list[Part]:
-        every = self._corners.items()
-        return [quads(np.concatenate(found), np.concatenate(self._uv[key]), *key, solid=False) for key, found in every]
+# By texture and class: quads [Q, 4, 3] with texture coordinates [Q, 4, 2] in metres.
+_Quads: TypeAlias = defaultdict[tuple[str, StreetClass], list[tuple[Doubles, Doubles]]]
 
 
 def make_ground(ground: Ground, start: float, end: float, atlas: TextureAtlas) -> list[Part]:
     """Meshes of the ground between two arc lengths, one part for each texture and class."""
-    found = _Quads(atlas)
+    found: _Quads = defaultdict(list)
     rows = np.arange(max(start, ground.line.start), min(end, ground.line.end) - CELL_M, CELL_M)
     for sign in (1, -1):
         _half_street(ground, rows, sign, found)
     _terrain(ground, ground.line.between(float(rows[0]), float(rows[-1])), found)
-    return found.parts()
+    parts = []
+    for (texture, label), some in found.items():
+        corners, metres = (np.concatenate(part) for part in zip(*some, strict=True))
+        parts.append(quads(corners, metres / np.asarray(atlas.tile_m[texture]), texture, label, solid=False))
+    return parts
 
 
 def _half_street(ground: Ground, rows: Doubles, sign: int, found: _Quads) -> None:
@@ -162,7 +153,7 @@ def _half_street(ground: Ground, rows: Doubles, sign: int, found: _Quads) -> Non
         count = len(row)
         for k, strip in enumerate(row):
             cell = corners[at + k]
-            found.add(strip.texture, strip.label, cell[None], metres[at + k, None])
+            found[strip.texture, strip.label].append((cell[None], metres[at + k, None]))
             _wall(cell[outer], strip, row[k + 1] if k + 1 < count else None, found)
             _wall(cell[near], strip, previous[k] if k < len(previous) else None, found)
         for k, strip in enumerate(rest, count):
@@ -214,7 +205,7 @@ def _wall(edge: Doubles, strip: Strip, other: Strip | None, found: _Quads) -> No
     foot = edge - np.array([0.0, 0.0, drop])
     length = float(np.linalg.norm(edge[1] - edge[0]))
     metres = np.array([(0.0, 0.0), (length, 0.0), (length, abs(drop)), (0.0, abs(drop))])
-    found.add(texture, label, np.array([[foot[0], foot[1], edge[1], edge[0]]]), metres[None])
+    found[texture, label].append((np.array([[foot[0], foot[1], edge[1], edge[0]]]), metres[None]))
 
 
 def _terrain(ground: Ground, line: StreetLine, found: _Quads) -> None:
@@ -244,7 +235,7 @@ def _grid_quads(ground: Ground, cells: Doubles, size: float, found: _Quads) -> N
     for index, texture in enumerate(FIELDS):
         chosen = field == index if size > FINE_M else np.full(len(cells), index == 0)
         if chosen.any():
-            found.add(texture, StreetClass.TERRAIN, corners[chosen], xy[chosen])
+            found[texture, StreetClass.TERRAIN].append((corners[chosen], xy[chosen]))
 
 
 def terrain_height(ground: Ground, points: Doubles) -> Doubles:

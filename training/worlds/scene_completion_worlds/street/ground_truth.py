@@ -69,11 +69,8 @@ def _near_parts(scene: Scene, grid: VoxelGrid, grid_from_world: RigidTransform) 
     ends = np.stack(np.meshgrid(*zip(low, high, strict=True), indexing="ij"), axis=-1).reshape(-1, 3)
     world = grid_from_world.inverse().apply(ends)
     touching = np.all((scene.part_high >= world.min(axis=0)) & (scene.part_low <= world.max(axis=0)), axis=-1)
-    return [
-        scene.world.parts[k]
-        for k in np.flatnonzero(touching)
-        if scene.world.parts[k].label not in scene.world.ground_classes
-    ]
+    parts = (scene.world.parts[k] for k in np.flatnonzero(touching))
+    return [part for part in parts if part.label not in scene.world.ground_classes]
 
 
 def _solid_label(parts: list[Part], grid: VoxelGrid, grid_from_world: RigidTransform) -> Bytes:

@@ -87,23 +87,14 @@ class Layout:
         """Stand an object upright unless it would reach into the street, a side street, or what stands there."""
         moved = self._stood(things, s, d, turn)
         footprint = _footprint(np.concatenate([part.corners.reshape(-1, 3) for part in moved])[:, :2])
-        if not self.is_clear(footprint, margin) or not self._claim_all(footprint):
-            return False
-        self.parts += moved
-        return True
-
-    def is_clear(self, xy: Doubles, margin: float) -> bool:
-        """Whether world points [N, 2] keep a margin beyond the street's and the side streets' own ground."""
-        _, d = self.line.nearest(xy)
-        edge = np.where(d > 0, self.profile.left.walk_edge, self.profile.right.walk_edge)
-        return not ((np.abs(d) < edge + margin) | self.ground.on_arms(xy, margin)).any()
-
-    def _claim_all(self, xy: Doubles) -> bool:
+        _, away = self.line.nearest(footprint)
+        edge = np.where(away > 0, self.profile.left.walk_edge, self.profile.right.walk_edge)
         taken = np.array(self.taken or [(1e9, 1e9, 0.0)])
-        away = np.linalg.norm(xy[:, None] - taken[None, :, :2], axis=-1) - taken[None, :, 2]
-        if (away < 0.6).any():
+        apart = np.linalg.norm(footprint[:, None] - taken[None, :, :2], axis=-1) - taken[None, :, 2]
+        if ((np.abs(away) < edge + margin) | self.ground.on_arms(footprint, margin)).any() or (apart < 0.6).any():
             return False
-        self.taken += [(float(x), float(y), 0.6) for x, y in xy]
+        self.taken += [(float(x), float(y), 0.6) for x, y in footprint]
+        self.parts += moved
         return True
 
     def along(self, start: float, end: float, d: float, make: Callable[[float], list[Part]], each: float = 2.5) -> None:
