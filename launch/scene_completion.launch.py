@@ -5,12 +5,7 @@ from typing import Any
 from launch import LaunchContext, LaunchDescription
 
 from scene_completion_ros.ros.launching.actions import bag_player, completion_node, described, rviz, shared_folder
-from scene_completion_ros.ros.launching.settings import (
-    full_node_name,
-    given_parameters,
-    simulated_time,
-    topics_of_rviz,
-)
+from scene_completion_ros.ros.launching.settings import full_node_name, given_parameters, simulated_time, topics_of_rviz
 from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
 
 
@@ -23,7 +18,7 @@ def processes(context: LaunchContext, given: dict[str, str]) -> list[Any]:
     file = given["params_file"] or str(share / "config" / "scene_completion.yaml")
     node = completion_node(given, file, overrides, remappings)
     topics = topics_of_rviz(full_node_name(given["namespace"]), given["image_topic"])
-    return [node, *bag_player(given), *rviz(given, share, given["fixed_frame"], topics, sim_time)]
+    return [node, *bag_player(given), *rviz(given, share, topics, sim_time)]
 
 
 def generate_launch_description() -> LaunchDescription:

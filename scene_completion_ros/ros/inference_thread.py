@@ -47,7 +47,7 @@ class _Seen:
 class _Measured:
     estimator: EvidenceEstimator
     of: tuple[StudentBundle, Epoch, str]  # whose depths these are, since when, and of which frame: no others count
-    waiting: deque[_Seen] = field(default_factory=deque)
+    waiting: deque[_Seen] = field(default_factory=lambda: deque(maxlen=MOST_WAITING))
     work: Future[None] | None = None  # the measurement that was begun last
 
 
@@ -94,8 +94,6 @@ class ScaleEstimator:
         pose = frame.placement.odometry_from_grid or frame.pose or unknown
         image, grid_from_camera = frame.completion.image, frame.placement.grid_from_camera
         measured.waiting.append(_Seen(image, depth, frame.stamp_ns, grid_from_camera, pose))
-        while len(measured.waiting) > MOST_WAITING:
-            measured.waiting.popleft()
         self._begin(measured)
 
     def _finish(self, measured: _Measured) -> None:

@@ -19,14 +19,8 @@ PACKAGE = "scene_completion_ros"
 ARGUMENTS: dict[str, tuple[Any, str]] = {
     "image_topic": ("/camera/image_raw", "Image topic, without /compressed"),
     "camera_info_topic": ("/camera/camera_info", "CameraInfo of that image"),
-    "image_transport": (
-        "",
-        "raw, or compressed, which subscribes to image_topic/compressed; empty leaves it to params_file",
-    ),
-    "fixed_frame": (
-        "camera_optical_frame",
-        "Fixed frame of RViz: the frame of the image, or any other that tf connects with it",
-    ),
+    "image_transport": ("", "raw, or compressed, of image_topic/compressed; empty leaves it to params_file"),
+    "fixed_frame": ("camera_optical_frame", "Fixed frame of RViz: that of the image, or any that tf connects with it"),
     "params_file": ("", "Parameters of the node; empty: config/scene_completion.yaml"),
     "bundle": ("", "Student bundle: folder or name; empty leaves it to params_file"),
     "autostart": ("", "false leaves the node unconfigured for its manager; empty leaves it to params_file"),
@@ -94,24 +88,19 @@ def bag_player(given: Mapping[str, str]) -> list[ExecuteProcess]:
 
 
 def rviz(
-    given: Mapping[str, str],
-    share: Path,
-    fixed_frame: str,
-    remappings: Sequence[tuple[str, str]],  # of `topics_of_rviz`
-    sim_time: Mapping[str, bool],
+    given: Mapping[str, str], share: Path, remappings: Sequence[tuple[str, str]], sim_time: Mapping[str, bool]
 ) -> list[Node]:
-    """RViz, with the given or the shipped configuration, where it was asked for."""
+    """RViz, with the given or the shipped configuration, where it was asked for; `remappings`: of `topics_of_rviz`."""
     if given["rviz"] != "true":
         return []
     config = given["rviz_config"] or str(share / "config" / "scene_completion.rviz")
-    return [
-        Node(
-            package="rviz2",
-            executable="rviz2",
-            name="scene_completion_rviz",
-            output="screen",
-            arguments=["-d", config, "-f", fixed_frame],
-            parameters=[dict(sim_time)] if sim_time else [],
-            remappings=remappings,
-        )
-    ]
+    node = Node(
+        package="rviz2",
+        executable="rviz2",
+        name="scene_completion_rviz",
+        output="screen",
+        arguments=["-d", config, "-f", given["fixed_frame"]],
+        parameters=[dict(sim_time)] if sim_time else [],
+        remappings=remappings,
+    )
+    return [node]

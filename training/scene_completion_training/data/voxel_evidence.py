@@ -60,7 +60,9 @@ def _hit(view: DepthView, grid: VoxelGrid, depths: tuple[float, float]) -> tuple
     fx, fy, cx, cy = view.lens
     ray = np.stack([(u - cx) / fx, (v - cy) / fy, np.ones(len(u))], axis=-1)
     points = np.asarray(view.grid_from_camera.apply(ray * view.depth[v, u, None]), np.float32)
-    cells = np.floor((points - np.float32(grid.origin)).astype(np.float64) / grid.voxel_size).astype(np.int64)
+    cells = np.floor((points - np.asarray(grid.origin, np.float32)).astype(np.float64) / grid.voxel_size).astype(
+        np.int64
+    )
     inside = ((cells >= 0) & (cells < grid.shape)).all(axis=1)
     voxels = np.ravel_multi_index(tuple(cells[inside].T), grid.shape)
     order = np.argsort(voxels, kind="stable")
@@ -86,7 +88,7 @@ def _looked_through(view: DepthView, centres: Floats, margin: Floats, least: flo
     height, width = free_until.shape
     inside = (column >= 0) & (row >= 0) & (column < width) & (row < height)
     ahead, pixel = ahead[inside], (row[inside].astype(int), column[inside].astype(int))
-    return ahead[depth[ahead] < free_until[pixel]]
+    return np.asarray(ahead[depth[ahead] < free_until[pixel]])
 
 
 def fuse_occupancy(
@@ -110,7 +112,7 @@ def fuse_occupancy(
     drawn[hit] = False
     chosen = np.concatenate([hit, np.flatnonzero(drawn)])
     index = np.stack(np.unravel_index(chosen, grid.shape), axis=-1)
-    centres = ((index + 0.5) * grid.voxel_size + np.float32(grid.origin)).astype(np.float32)
+    centres = ((index + 0.5) * grid.voxel_size + np.asarray(grid.origin, np.float32)).astype(np.float32)
     free = np.zeros(len(chosen), np.float32)
     for view in views:
         margin = (1.5 * grid.voxel_size + 1.5 * view.deviation).astype(np.float32)
