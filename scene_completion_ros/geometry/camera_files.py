@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import CameraError
 from scene_completion_ros.geometry.camera_info import (
     Calibration,
-    check_principal_point,
     checked_camera,
     pinhole_intrinsics,
 )
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.plausible_cameras import Doubt, checked
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.picture_files import read_size
 from scene_completion_ros.untrusted_files import JsonObject, read_text, read_yaml, shown
@@ -27,7 +27,13 @@ _SHORT = {"k": "camera_matrix", "d": "distortion_coefficients", "p": "projection
 _CAMODOCAL = "Give KITTI-360's calibration/image_02.yaml or image_03.yaml"
 
 
-def read_camera(spec: str | Path, *, image_size: tuple[int, int] | None = None, rectified: bool = False) -> Camera:
+def read_camera(
+    spec: str | Path,
+    *,
+    image_size: tuple[int, int] | None = None,
+    rectified: bool = False,
+    doubts: list[Doubt] | None = None,
+) -> Camera:
     """Read a camera from a file.
 
     Raises CameraError where the file cannot be read, lacks something, or was made for another image size. `spec`: YAML
@@ -35,15 +41,15 @@ def read_camera(spec: str | Path, *, image_size: tuple[int, int] | None = None, 
     it has several: `camchain.yaml:cam0`; KITTI calibration with the name of the projection matrix: `calib.txt:P2`,
     `calib_cam_to_cam.txt:P_rect_02`. `image_size`: (width, height) of the images in use. KITTI's calib.txt does not
     hold it: if left out there, the first image of the folder next to the file is read (`image_2` for P2);
-    `rectified`: as of `camera_from_camera_info`.
+    `rectified`, `doubts`: as of `camera_from_camera_info`.
     """
     head, colon, tail = str(spec).rpartition(":")
     # A colon inside a folder's name stays in the path.
     path, name = (Path(head), tail) if colon and "/" not in tail else (Path(spec), "")
     if path.suffix.lower() in (".yaml", ".yml"):
-        camera = _read_yaml(path, name, image_size, rectified)
+        camera = _read_yaml(path, name, image_size, rectified, doubts)
     elif path.suffix.lower() == ".txt":
-        camera = _read_kitti(path, name, image_size)
+        camera = _read_kitti(path, name, image_size, doubts)
     else:
         cure = f"{_YAML}, or KITTI's calib.txt with a camera, such as calib.txt:P2"
         raise CameraError("is no known kind of calibration file", where=str(spec), cure=cure)
@@ -110,13 +116,15 @@ def camera_from_projection(projection: NDArray[np.float64], width: int, height: 
     return camera, RigidTransform(np.eye(3), np.linalg.solve(matrix[:, :3], matrix[:, 3]).astype(np.float64))
 
 
-def _read_yaml(path: Path, name: str, image_size: tuple[int, int] | None, rectified: bool) -> Camera:
+def _read_yaml(
+    path: Path, name: str, image_size: tuple[int, int] | None, rectified: bool, doubts: list[Doubt] | None
+) -> Camera:
     document = {str(key): value for key, value in read_yaml(path, CameraError, cure=_YAML, kind=dict).items()}
     chain = [key for key, entry in document.items() if isinstance(entry, Mapping) and "intrinsics" in entry]
     if chain:
         name = name or (chain[0] if len(chain) == 1 else "")
         _check_named(path, name, chain)
-        return _of_kalibr(JsonObject(document, path, kind=CameraError, cure=_YAML).object(name), rectified)
+        return _of_kalibr(JsonObject(document, path, kind=CameraError, cure=_YAML).object(name), rectified, doubts)
     if name:
         raise CameraError(f"holds one camera, {name!r} means nothing", where=str(path), cure=f"Name {path.name} alone")
     document = {_SHORT.get(key.lower(), key.lower()): value for key, value in document.items()}
@@ -135,7 +143,7 @@ def _read_yaml(path: Path, name: str, image_size: tuple[int, int] | None, rectif
         where=str(path),
         names={**_SHORT, "size": "image_width, image_height"},
     )
-    return checked_camera(calibration, rectified)
+    return checked_camera(calibration, rectified, doubts)
 
 
 def _numbers(fields: JsonObject, key: str) -> NDArray[np.float64]:
@@ -158,7 +166,7 @@ def _model_name(document: Mapping[str, Any], coefficients: NDArray[np.float64], 
     return "plumb_bob" if coefficients.size <= 5 else "rational_polynomial"
 
 
-def _of_kalibr(fields: JsonObject, rectified: bool) -> Camera:
+def _of_kalibr(fields: JsonObject, rectified: bool, doubts: list[Doubt] | None) -> Camera:
     kind, intrinsics = fields.text("camera_model"), _numbers(fields, "intrinsics")
     if {"pinhole": 4, "omni": 5}.get(kind) != intrinsics.size:
         what = f"camera model {shown(kind)} with {intrinsics.size} intrinsics is not supported"
@@ -175,7 +183,7 @@ def _of_kalibr(fields: JsonObject, rectified: bool) -> Camera:
         where=fields.where(),
         names={"k": "intrinsics", "d": "distortion_coeffs", "p": "no projection matrix", "size": "resolution"},
     )
-    camera = checked_camera(calibration, rectified)
+    camera = checked_camera(calibration, rectified, doubts)
     if kind == "pinhole":
         return camera
     if camera.distortion_model not in ("none", "plumb_bob"):
@@ -207,7 +215,7 @@ def _kitti_values(name: str, text: str, where: str) -> NDArray[np.float64]:
     return values.reshape(3, 3) if values.size == 9 else values
 
 
-def _read_kitti(path: Path, name: str, image_size: tuple[int, int] | None) -> Camera:
+def _read_kitti(path: Path, name: str, image_size: tuple[int, int] | None, doubts: list[Doubt] | None) -> Camera:
     matrices = read_kitti_calibration(path)
     cameras = sorted(key for key, value in matrices.items() if key.startswith("P") and value.shape == (3, 4))
     _check_named(path, name, cameras)
@@ -216,8 +224,7 @@ def _read_kitti(path: Path, name: str, image_size: tuple[int, int] | None) -> Ca
         camera = camera_from_projection(matrices[name], width, height)[0]
     except CameraError as error:
         raise CameraError(error.what, where=f"{path}, {name}", cure=error.cure) from None
-    check_principal_point((camera.fx, camera.fy, camera.cx, camera.cy), width, height, f"{path}, {name}")
-    return camera
+    return checked(camera, f"{path}, {name}", doubts)
 
 
 def _kitti_image_size(

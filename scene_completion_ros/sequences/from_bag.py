@@ -22,8 +22,9 @@ from scene_completion_ros.bags.reader import CLOUD_TYPE, IMAGE_TYPES, ODOMETRY_T
 from scene_completion_ros.bags.storage import names_bag
 from scene_completion_ros.errors import BagError, SceneCompletionError, SequenceError
 from scene_completion_ros.geometry.camera_files import camera_from_projection, read_camera
-from scene_completion_ros.geometry.camera_info import RECTIFIED_TOPIC
+from scene_completion_ros.geometry.camera_info import topic_words
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.plausible_cameras import Doubt, doubt_about_baseline, refuse
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.messages import images
 from scene_completion_ros.messages.transform_buffer import TransformBuffer, child_cure, stamp_of
@@ -225,22 +226,22 @@ class Recording:
             return RigidTransform.identity()
         reader, topic, frame_id = self.reader, self.topics[camera], self.frame_ids[camera]
         by_projection = _rig_from_camera_by_projection(reader, self.topics[self.first_camera], topic)
-        if frame_id == self.rig_frame:
-            if by_projection is None:
-                what = f"two cameras in one frame {self.rig_frame!r}, and field p of their CameraInfo gives no baseline"
-                cure = "Give each camera its own frame in /tf_static, or publish P of the stereo calibration"
-                raise BagError(what, where=f"{reader.path}, topic {topic}", cure=cure)
+        if frame_id == self.rig_frame and by_projection is None:
+            what = f"two cameras in one frame {self.rig_frame!r}, and field p of their CameraInfo gives no baseline"
+            cure = "Give each camera its own frame in /tf_static, or publish P of the stereo calibration"
+            raise BagError(what, where=f"{reader.path}, topic {topic}", cure=cure)
+        by_tf = frame_id != self.rig_frame and buffer.has_path(self.rig_frame, frame_id)
+        if by_projection is not None and not by_tf:
+            _check_baseline(reader, self.topics[self.first_camera], topic, by_projection)
             return by_projection
-        if not buffer.has_path(self.rig_frame, frame_id) and by_projection is not None:
-            return by_projection
-        by_tf = buffer.lookup(self.rig_frame, frame_id, self.groups[0][0])
+        pose = buffer.lookup(self.rig_frame, frame_id, self.groups[0][0])
         if by_projection is not None:
-            difference = float(np.linalg.norm(by_tf.translation - by_projection.translation))
+            difference = float(np.linalg.norm(pose.translation - by_projection.translation))
             if difference > BASELINE_TOLERANCE_M:
                 self.warnings.append(
                     f"{topic}: tf and field p of CameraInfo place it {difference:.3f} m apart; tf is used"
                 )
-        return by_tf
+        return pose
 
 
 def read_recordings(
@@ -267,7 +268,7 @@ def read_recordings(
     streams: dict[str, _Stream] = {}
     for topic in topics:
         try:
-            streams[topic] = _read_stream(reader, topic, files.get(topic))
+            streams[topic] = _read_stream(reader, topic, files.get(topic), warnings)
         except SceneCompletionError as error:
             if not optional or (topic == topics[-1] and not streams):
                 raise
@@ -320,9 +321,13 @@ class _Stream(NamedTuple):
     images: list[_Stamped]
 
 
-def _read_stream(reader: BagReader, topic: str, calibration: str | None) -> _Stream:
-    rectified = RECTIFIED_TOPIC in topic
-    camera = read_camera(calibration, rectified=rectified) if calibration else reader.camera_for(topic)
+def _read_stream(reader: BagReader, topic: str, calibration: str | None, warnings: list[str]) -> _Stream:
+    doubts: list[Doubt] = []
+    if calibration:
+        camera = read_camera(calibration, rectified=reader.is_rectified(topic), doubts=doubts)
+    else:
+        camera = reader.camera_for(topic, doubts)
+    warnings += refuse(doubts)
     found = _stamped(reader, [topic], images.check_image)
     if not found:
         why = counted({reason: count for reason, count in reader.skipped.items() if reason.startswith(f"{topic}: ")})
@@ -405,6 +410,21 @@ def _rig_from_camera_by_projection(reader: BagReader, first: str, other: str) ->
     if not any(transform.translation.any() for transform in from_reference):
         return None
     return from_reference[0] @ from_reference[1].inverse()
+
+
+def _check_baseline(reader: BagReader, first: str, other: str, offset: RigidTransform) -> None:
+    """Refuse a baseline by P that no stereo rig has, or that puts the camera named right on the left."""
+    topic, column = next((t, p) for t in (other, first) if (p := float(reader.camera_info(t).p[3])))
+    doubt = doubt_about_baseline(float(np.linalg.norm(offset.translation)), column)
+    sides = tuple({"left", "right"} & {*topic_words(name)} for name in (first, other))
+    turned = {"left": 1.0, "right": -1.0}
+    if doubt is None and sides in (({"left"}, {"right"}), ({"right"}, {"left"})):
+        x = float(offset.translation[0]) * turned[min(sides[0])]
+        if x < 0.0:
+            what = f"P[3] = {column:.6g} places the right camera {-x:.3f} m to the left of the left one"
+            doubt = Doubt("impossible", what, "P[3] of the right camera is -fx times the baseline: negative")
+    if doubt is not None:
+        raise replace(doubt, where=f"{reader.path}, topic {reader.camera_info_topic(topic)}, p").error
 
 
 def moving_transforms(
