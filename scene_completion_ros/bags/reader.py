@@ -17,7 +17,7 @@ from scene_completion_ros.bags.storage import Storage, current_type, damaged, op
 from scene_completion_ros.errors import BagError, CameraError, SceneCompletionError
 from scene_completion_ros.geometry.camera_info import camera_from_camera_info, is_rectified_topic
 from scene_completion_ros.geometry.cameras import LARGEST_MOVE, Camera
-from scene_completion_ros.geometry.plausible_cameras import Doubt, variation_problem
+from scene_completion_ros.geometry.plausible_cameras import Doubt, varies_too_much
 from scene_completion_ros.messages.images import announced_size, decode_image, read_xyz
 from scene_completion_ros.messages.transform_buffer import TransformBuffer, stamp_of
 
@@ -30,7 +30,7 @@ ODOMETRY_TYPE = "nav_msgs/msg/Odometry"
 TRANSFORM_TYPE = "tf2_msgs/msg/TFMessage"
 _SECOND_NS = 1_000_000_000
 _NOT_PICTURES = ("compressedDepth", "theora", "ffmpeg")  # image transports that hold no single pictures
-_CALIBRATION_FIELDS = ("width", "height", "distortion_model", "binning_x", "binning_y", "roi")
+_FIXED_FIELDS = ("width", "height", "distortion_model", "d", "binning_x", "binning_y", "roi")  # of d its length
 _Value = TypeVar("_Value")
 
 
@@ -97,7 +97,6 @@ class BagReader:
         self.skipped: Counter[str] = Counter()
         self._counted: set[tuple[str, int, int, str]] = set()
         self._storage: Storage | None = None
-        self._infos: dict[str, tuple[Any, list[Doubt]]] = {}  # image topic -> its CameraInfo, and what varies
 
     def __enter__(self) -> "BagReader":
         self.open()
@@ -250,43 +249,32 @@ class BagReader:
         Where its numbers vary a little from message to message, it has their median, and `doubts` says so. Raises
         BagError where they vary too much for that.
         """
-        if image_topic not in self._infos:
-            found: list[Doubt] = []
-            topic = self.camera_info_topic(image_topic)
-            self._infos[image_topic] = None if topic is None else self._one_info(image_topic, topic, found), found
-        info, found = self._infos[image_topic]
-        if doubts is not None:
-            doubts += found
-        return info
-
-    def _one_info(self, image_topic: str, topic: str, doubts: list[Doubt]) -> Any | None:
+        topic = self.camera_info_topic(image_topic)
+        if topic is None:
+            return None
         read = partial(camera_from_camera_info, rectified=self.is_rectified(image_topic))
-        messages, cameras = [], []
-        for recorded, camera in self.readable([topic], read):
-            messages.append(recorded.message)
-            cameras.append(camera)
+        found = [(recorded.message, camera) for recorded, camera in self.readable([topic], read)]
+        messages, cameras = [message for message, _ in found], [camera for _, camera in found]
         if all(cameras[0].moves(camera) <= LARGEST_MOVE for camera in cameras):
             return messages[0] if messages else self.first(topic)
-        where, cure = f"{self.path}, topic {topic}", "Split the recording where the calibration changes, or give a"
-        fixed = _fixed(messages[0])
-        for one in messages[1:]:
-            if name := next((name for name, value in _fixed(one).items() if value != fixed[name]), ""):
-                what = f"{name} changes from {fixed[name]} to {_fixed(one)[name]}"
-                raise BagError(what, where=where, cure=f"{cure} calibration file")
-        median = _median(messages)
-        camera = read(median)
-        moves = [camera.moves(other) for other in cameras]
-        focals = [other.fx for other in cameras]
-        name = next(name for name in "kdp" if any(not _same(name, messages[0], one) for one in messages))
-        what = (
-            f"field {name} changes from message to message, by up to {max(moves):.1f} pixels in the image (fx from "
-            f"{min(focals):.1f} to {max(focals):.1f})"
-        )
-        if variation_problem(moves, camera.fx):
-            what += f", too much for their median: half of them by {np.median(moves):.1f} pixels"
-            raise BagError(what, where=where, cure=f"{cure} calibration file, and record with fixed focus and zoom")
-        what += f": their median is used (fx {camera.fx:.1f})"
-        doubts.append(Doubt("unusual", what, "Record with fixed focus and zoom", where))
+        where = f"{self.path}, topic {topic}"
+        cure = "Split the recording where the calibration changes, or give a calibration file"
+        for name in _FIXED_FIELDS:
+            values = [len(one.d) if name == "d" else getattr(one, name) for one in messages]
+            if other := [value for value in values if value != values[0]]:
+                raise BagError(f"field {name} changes from {values[0]} to {other[0]}", where=where, cure=cure)
+        numbers = {name: np.stack([np.asarray(getattr(one, name)) for one in messages]) for name in "kdpr"}
+        median = replace(messages[0], **{name: np.median(values, axis=0) for name, values in numbers.items()})
+        moves, focals = [read(median).moves(camera) for camera in cameras], [camera.fx for camera in cameras]
+        name = next(name for name, values in numbers.items() if np.ptp(values, axis=0).any())
+        what = f"field {name} changes from message to message, by up to {max(moves):.1f} pixels in the image "
+        what += f"(fx from {min(focals):.1f} to {max(focals):.1f})"
+        if varies_too_much(moves, read(median).fx):
+            what += f", too much for a median: half of them by {np.median(moves):.1f} pixels"
+            raise BagError(what, where=where, cure=f"{cure}, and record with fixed focus and zoom")
+        if doubts is not None:
+            what += f": their median is used (fx {read(median).fx:.1f})"
+            doubts.append(Doubt(what, where=where, cure="Record with fixed focus and zoom", unusual=True))
         return median
 
     def camera_for(self, image_topic: str, doubts: list[Doubt] | None = None) -> Camera:
@@ -370,22 +358,6 @@ def demo_drive() -> tuple[Camera, list[NDArray[np.uint8]]]:
     with BagReader(DEMO_DRIVE) as reader:
         topic = reader.choose_image_topic()
         return reader.camera_for(topic), [frame.image_rgb for frame in reader.images(topic)]
-
-
-def _fixed(message: Any) -> dict[str, Any]:
-    """What of a CameraInfo no camera changes while it records."""
-    fields = {f"field {name}": getattr(message, name) for name in _CALIBRATION_FIELDS}
-    return fields | {"the length of field d": len(message.d)}
-
-
-def _same(name: str, one: Any, other: Any) -> bool:
-    return np.array_equal(getattr(one, name), getattr(other, name), equal_nan=True)
-
-
-def _median(messages: list[Any]) -> Any:
-    """A CameraInfo with the median of each number of its calibration."""
-    numbers = {name: np.median([np.asarray(getattr(one, name)) for one in messages], axis=0) for name in "dkrp"}
-    return replace(messages[0], **numbers)
 
 
 def _all_of_it(message: Any) -> Any:

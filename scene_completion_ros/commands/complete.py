@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
     from scene_completion_ros.geometry.camera_files import read_camera
     from scene_completion_ros.geometry.grids import read_grid
+    from scene_completion_ros.geometry.plausible_cameras import doubts_about, sentences
     from scene_completion_ros.inference.bundle import open_student
     from scene_completion_ros.inference.completer import Completer, mounting_warnings
     from scene_completion_ros.progress import Progress, print_summary
@@ -79,7 +80,10 @@ def run(args: argparse.Namespace) -> int:
         raise unseen
     set_words(completer, words)
     completion = completer.complete(image)
-    for warning in filter(None, (assumption, *completer.warnings, *mounted, completion.warning)):
+    for warning in filter(
+        None,
+        (assumption, *sentences(doubts_about(camera, args.camera)), *completer.warnings, *mounted, completion.warning),
+    ):
         progress.line(f"warning: {warning}")
     args.output.mkdir(parents=True, exist_ok=True)
     details = ImageDetails(

@@ -21,9 +21,9 @@ from scene_completion_ros.commands.arguments import DEMO_WORDS, chosen_words, se
 from scene_completion_ros.errors import BagError, ImageError, SceneCompletionError
 from scene_completion_ros.evaluation.truth import TruthSource
 from scene_completion_ros.geometry.camera_files import read_camera
-from scene_completion_ros.geometry.camera_info import RECTIFIED_TOPIC
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import read_grid
+from scene_completion_ros.geometry.plausible_cameras import Doubt, doubts_about, sentences
 from scene_completion_ros.inference.bundle import open_student
 from scene_completion_ros.inference.completer import Completer, Completion, SequentialCompleter
 from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
@@ -92,10 +92,16 @@ class _Replay:
         if (args.output / "bag").exists():
             raise BagError("exists already", where=str(args.output / "bag"), cure="Name a new folder with --output")
         stack.enter_context(_termination_as_interruption())
-        reader = self.reader = stack.enter_context(BagReader(args.bag, args.every))
+        reader = self.reader = stack.enter_context(BagReader(args.bag, args.every, rectified=args.rectified))
         topic = self.topic = reader.choose_image_topic(args.image_topic)
+        doubts: list[Doubt] = []
         # Calibration given instead of the recorded one.
-        self.camera = read_camera(args.camera, rectified=RECTIFIED_TOPIC in topic) if args.camera else None
+        self.camera: Camera | None = None
+        if args.camera:
+            self.camera = read_camera(args.camera, rectified=reader.is_rectified(topic))
+            doubts += doubts_about(self.camera, args.camera)
+        else:
+            reader.camera_for(topic, doubts)
         bundle = self.bundle = open_student(args.bundle)
         self.words = chosen_words(args.words, bundle, words)
         # The grid, and the camera's pose in it.
@@ -110,6 +116,8 @@ class _Replay:
         for loss in reader.losses:
             progress.line(f"warning: {args.bag}: {loss}")
             self.report.notes.append(f"The recording is damaged: {loss}")
+        for warning in sentences(doubts):
+            self._warn(warning)
         self.motion, why = self._motion()
         if why and (bundle.takes_evidence or args.scale_from):
             self.report.notes.append(f"No scale by motion: {why}")

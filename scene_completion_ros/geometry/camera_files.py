@@ -16,7 +16,7 @@ from scene_completion_ros.geometry.camera_info import (
     pinhole_intrinsics,
 )
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.plausible_cameras import Doubt, checked
+from scene_completion_ros.geometry.plausible_cameras import doubts_about
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.picture_files import read_size
 from scene_completion_ros.untrusted_files import JsonObject, read_text, read_yaml, shown
@@ -27,13 +27,7 @@ _SHORT = {"k": "camera_matrix", "d": "distortion_coefficients", "p": "projection
 _CAMODOCAL = "Give KITTI-360's calibration/image_02.yaml or image_03.yaml"
 
 
-def read_camera(
-    spec: str | Path,
-    *,
-    image_size: tuple[int, int] | None = None,
-    rectified: bool = False,
-    doubts: list[Doubt] | None = None,
-) -> Camera:
+def read_camera(spec: str | Path, *, image_size: tuple[int, int] | None = None, rectified: bool = False) -> Camera:
     """Read a camera from a file.
 
     Raises CameraError where the file cannot be read, lacks something, or was made for another image size. `spec`: YAML
@@ -41,15 +35,15 @@ def read_camera(
     it has several: `camchain.yaml:cam0`; KITTI calibration with the name of the projection matrix: `calib.txt:P2`,
     `calib_cam_to_cam.txt:P_rect_02`. `image_size`: (width, height) of the images in use. KITTI's calib.txt does not
     hold it: if left out there, the first image of the folder next to the file is read (`image_2` for P2);
-    `rectified`, `doubts`: as of `camera_from_camera_info`.
+    `rectified`: as of `camera_from_camera_info`.
     """
     head, colon, tail = str(spec).rpartition(":")
     # A colon inside a folder's name stays in the path.
     path, name = (Path(head), tail) if colon and "/" not in tail else (Path(spec), "")
     if path.suffix.lower() in (".yaml", ".yml"):
-        camera = _read_yaml(path, name, image_size, rectified, doubts)
+        camera = _read_yaml(path, name, image_size, rectified)
     elif path.suffix.lower() == ".txt":
-        camera = _read_kitti(path, name, image_size, doubts)
+        camera = _read_kitti(path, name, image_size)
     else:
         cure = f"{_YAML}, or KITTI's calib.txt with a camera, such as calib.txt:P2"
         raise CameraError("is no known kind of calibration file", where=str(spec), cure=cure)
@@ -116,15 +110,13 @@ def camera_from_projection(projection: NDArray[np.float64], width: int, height: 
     return camera, RigidTransform(np.eye(3), np.linalg.solve(matrix[:, :3], matrix[:, 3]).astype(np.float64))
 
 
-def _read_yaml(
-    path: Path, name: str, image_size: tuple[int, int] | None, rectified: bool, doubts: list[Doubt] | None
-) -> Camera:
+def _read_yaml(path: Path, name: str, image_size: tuple[int, int] | None, rectified: bool) -> Camera:
     document = {str(key): value for key, value in read_yaml(path, CameraError, cure=_YAML, kind=dict).items()}
     chain = [key for key, entry in document.items() if isinstance(entry, Mapping) and "intrinsics" in entry]
     if chain:
         name = name or (chain[0] if len(chain) == 1 else "")
         _check_named(path, name, chain)
-        return _of_kalibr(JsonObject(document, path, kind=CameraError, cure=_YAML).object(name), rectified, doubts)
+        return _of_kalibr(JsonObject(document, path, kind=CameraError, cure=_YAML).object(name), rectified)
     if name:
         raise CameraError(f"holds one camera, {name!r} means nothing", where=str(path), cure=f"Name {path.name} alone")
     document = {_SHORT.get(key.lower(), key.lower()): value for key, value in document.items()}
@@ -143,7 +135,7 @@ def _read_yaml(
         where=str(path),
         names={**_SHORT, "size": "image_width, image_height"},
     )
-    return checked_camera(calibration, rectified, doubts)
+    return checked_camera(calibration, rectified)
 
 
 def _numbers(fields: JsonObject, key: str) -> NDArray[np.float64]:
@@ -166,7 +158,7 @@ def _model_name(document: Mapping[str, Any], coefficients: NDArray[np.float64], 
     return "plumb_bob" if coefficients.size <= 5 else "rational_polynomial"
 
 
-def _of_kalibr(fields: JsonObject, rectified: bool, doubts: list[Doubt] | None) -> Camera:
+def _of_kalibr(fields: JsonObject, rectified: bool) -> Camera:
     kind, intrinsics = fields.text("camera_model"), _numbers(fields, "intrinsics")
     if {"pinhole": 4, "omni": 5}.get(kind) != intrinsics.size:
         what = f"camera model {shown(kind)} with {intrinsics.size} intrinsics is not supported"
@@ -183,7 +175,7 @@ def _of_kalibr(fields: JsonObject, rectified: bool, doubts: list[Doubt] | None) 
         where=fields.where(),
         names={"k": "intrinsics", "d": "distortion_coeffs", "p": "no projection matrix", "size": "resolution"},
     )
-    camera = checked_camera(calibration, rectified, doubts)
+    camera = checked_camera(calibration, rectified)
     if kind == "pinhole":
         return camera
     if camera.distortion_model not in ("none", "plumb_bob"):
@@ -215,7 +207,7 @@ def _kitti_values(name: str, text: str, where: str) -> NDArray[np.float64]:
     return values.reshape(3, 3) if values.size == 9 else values
 
 
-def _read_kitti(path: Path, name: str, image_size: tuple[int, int] | None, doubts: list[Doubt] | None) -> Camera:
+def _read_kitti(path: Path, name: str, image_size: tuple[int, int] | None) -> Camera:
     matrices = read_kitti_calibration(path)
     cameras = sorted(key for key, value in matrices.items() if key.startswith("P") and value.shape == (3, 4))
     _check_named(path, name, cameras)
@@ -224,7 +216,8 @@ def _read_kitti(path: Path, name: str, image_size: tuple[int, int] | None, doubt
         camera = camera_from_projection(matrices[name], width, height)[0]
     except CameraError as error:
         raise CameraError(error.what, where=f"{path}, {name}", cure=error.cure) from None
-    return checked(camera, f"{path}, {name}", doubts)
+    doubts_about(camera, f"{path}, {name}")
+    return camera
 
 
 def _kitti_image_size(

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from scene_completion_ros.geometry.cameras import (
     DistortionModel,
     checked_distortion,
 )
-from scene_completion_ros.geometry.plausible_cameras import Doubt, checked, doubt_about_projection
+from scene_completion_ros.geometry.plausible_cameras import Doubt, doubts_about, doubts_about_projection
 from scene_completion_ros.picture_files import LARGEST_IMAGE
 
 _MODEL_NAMES: dict[str, DistortionModel] = {
@@ -30,9 +30,7 @@ _MODEL_NAMES: dict[str, DistortionModel] = {
     "fisheye": "equidistant",
     "kannala_brandt": "equidistant",
 }
-_SAME_SCALE = 0.1  # P and K scaled by one factor, alike within this share, are calibrations of two image sizes
 _UNCALIBRATED = "Calibrate the camera (for example with camera_calibration) or give a calibration file"
-_ONE_CALIBRATION = "Publish the calibration of exactly this image size, without mixing two calibrations"
 
 
 @dataclass(frozen=True)
@@ -73,21 +71,23 @@ def checked_camera(calibration: Calibration, rectified: bool, doubts: list[Doubt
     if width * height > LARGEST_IMAGE:
         what = f"an image of {width}x{height} is more than {LARGEST_IMAGE / 1e6:.0f} million pixels"
         raise CameraError(what, where=at["size"], cure="Set the calibrated image size; the message may be damaged")
-    found: list[Doubt] = [] if doubts is None else doubts
+    found = [] if doubts is None else doubts
     has_projection = bool(calibration.projection.any())
     if rectified and has_projection:
-        return checked(Camera(*_projection_intrinsics(calibration, at["p"]), width, height), at["p"], found)
+        camera = Camera(*_projection_intrinsics(calibration, at["p"]), width, height)
+        found += doubts_about(camera, at["p"])
+        return camera
     intrinsics = pinhole_intrinsics(calibration.matrix, at["k"])
     distortion = _distortion(calibration, at["model"], at["d"])
-    camera = checked(Camera(*intrinsics, width, height, *distortion), at["k"], found)
-    if rectified and distortion[0] != "none":
+    camera = Camera(*intrinsics, width, height, *distortion)
+    found += doubts_about(camera, at["k"])
+    distorted = distortion[0] != "none"
+    if rectified and distorted:
         what = "P is missing or all zero, so the rectified camera is unknown"
         raise CameraError(what, where=at["p"], cure="Give P, or use the unrectified image")
     if has_projection:
         projected = _projection_intrinsics(calibration, at["p"])
-        _check_same_size(intrinsics, projected, at["p"])
-        if distortion[0] == "none" and (doubt := doubt_about_projection(intrinsics, projected)):
-            found.append(replace(doubt, where=at["p"]))
+        found += doubts_about_projection(intrinsics, projected, at["p"], distorted=distorted)
     return camera
 
 
@@ -115,21 +115,6 @@ def _check_numbers(values: NDArray[np.float64], count: int, where: str) -> None:
 def _projection_intrinsics(calibration: Calibration, where: str) -> tuple[float, float, float, float]:
     _check_numbers(calibration.projection, 12, where)
     return pinhole_intrinsics(calibration.projection.reshape(3, 4)[:, :3].reshape(-1), where)
-
-
-def _check_same_size(
-    intrinsics: tuple[float, float, float, float], projected: tuple[float, float, float, float], where: str
-) -> None:
-    """Rectifying changes the focal length but keeps the centre about where it was; rescaling changes both alike."""
-    if min(intrinsics) <= 0.0 or min(projected) <= 0.0:
-        return
-    with np.errstate(over="ignore", invalid="ignore"):  # a principal point next to nothing, which scales nothing
-        ratios = np.array(projected) / np.array(intrinsics)
-        ratio = float(ratios.mean())
-        scaled = abs(ratio - 1.0) > 0.2 and np.abs(ratios / ratio - 1.0).max() < _SAME_SCALE
-    if scaled:
-        what = f"P is K scaled by {ratio:.3g}: the two were calibrated at different image sizes"
-        raise CameraError(what, where=where, cure=_ONE_CALIBRATION)
 
 
 def _distortion(

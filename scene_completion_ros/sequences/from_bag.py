@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.bags.reader import CLOUD_TYPE, IMAGE_TYPES, ODOMETRY_TYPE, BagMessage, BagReader
 from scene_completion_ros.bags.storage import names_bag
-from scene_completion_ros.errors import BagError, SceneCompletionError, SequenceError
+from scene_completion_ros.errors import BagError, CameraError, SceneCompletionError, SequenceError
+from scene_completion_ros.geometry import plausible_cameras as plausible
 from scene_completion_ros.geometry.camera_files import camera_from_projection, read_camera
 from scene_completion_ros.geometry.camera_info import topic_words
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.plausible_cameras import Doubt, doubt_about_baseline, refuse
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.messages import images
 from scene_completion_ros.messages.transform_buffer import TransformBuffer, child_cure, stamp_of
@@ -230,18 +230,18 @@ class Recording:
             what = f"two cameras in one frame {self.rig_frame!r}, and field p of their CameraInfo gives no baseline"
             cure = "Give each camera its own frame in /tf_static, or publish P of the stereo calibration"
             raise BagError(what, where=f"{reader.path}, topic {topic}", cure=cure)
-        by_tf = frame_id != self.rig_frame and buffer.has_path(self.rig_frame, frame_id)
-        if by_projection is not None and not by_tf:
-            _check_baseline(reader, self.topics[self.first_camera], topic, by_projection)
+        placed = frame_id != self.rig_frame and buffer.has_path(self.rig_frame, frame_id)
+        if by_projection is not None and not placed:
+            _check_pair(reader, self.topics[self.first_camera], topic, by_projection)
             return by_projection
-        pose = buffer.lookup(self.rig_frame, frame_id, self.groups[0][0])
+        by_tf = buffer.lookup(self.rig_frame, frame_id, self.groups[0][0])
         if by_projection is not None:
-            difference = float(np.linalg.norm(pose.translation - by_projection.translation))
+            difference = float(np.linalg.norm(by_tf.translation - by_projection.translation))
             if difference > BASELINE_TOLERANCE_M:
                 self.warnings.append(
                     f"{topic}: tf and field p of CameraInfo place it {difference:.3f} m apart; tf is used"
                 )
-        return pose
+        return by_tf
 
 
 def read_recordings(
@@ -322,12 +322,13 @@ class _Stream(NamedTuple):
 
 
 def _read_stream(reader: BagReader, topic: str, calibration: str | None, warnings: list[str]) -> _Stream:
-    doubts: list[Doubt] = []
+    doubts: list[plausible.Doubt] = []
     if calibration:
-        camera = read_camera(calibration, rectified=reader.is_rectified(topic), doubts=doubts)
+        camera = read_camera(calibration, rectified=reader.is_rectified(topic))
+        doubts += plausible.doubts_about(camera, calibration)
     else:
         camera = reader.camera_for(topic, doubts)
-    warnings += refuse(doubts)
+    warnings += plausible.refuse(doubts)
     found = _stamped(reader, [topic], images.check_image)
     if not found:
         why = counted({reason: count for reason, count in reader.skipped.items() if reason.startswith(f"{topic}: ")})
@@ -412,19 +413,16 @@ def _rig_from_camera_by_projection(reader: BagReader, first: str, other: str) ->
     return from_reference[0] @ from_reference[1].inverse()
 
 
-def _check_baseline(reader: BagReader, first: str, other: str, offset: RigidTransform) -> None:
+def _check_pair(reader: BagReader, first: str, other: str, offset: RigidTransform) -> None:
     """Refuse a baseline by P that no stereo rig has, or that puts the camera named right on the left."""
-    topic, column = next((t, p) for t in (other, first) if (p := float(reader.camera_info(t).p[3])))
-    doubt = doubt_about_baseline(float(np.linalg.norm(offset.translation)), column)
-    sides = tuple({"left", "right"} & {*topic_words(name)} for name in (first, other))
-    turned = {"left": 1.0, "right": -1.0}
-    if doubt is None and sides in (({"left"}, {"right"}), ({"right"}, {"left"})):
-        x = float(offset.translation[0]) * turned[min(sides[0])]
-        if x < 0.0:
-            what = f"P[3] = {column:.6g} places the right camera {-x:.3f} m to the left of the left one"
-            doubt = Doubt("impossible", what, "P[3] of the right camera is -fx times the baseline: negative")
-    if doubt is not None:
-        raise replace(doubt, where=f"{reader.path}, topic {reader.camera_info_topic(topic)}, p").error
+    columns = {topic: float(reader.camera_info(topic).p[3]) for topic in (first, other)}  # type: ignore[union-attr]
+    topic = other if columns[other] else first
+    where, x = f"{reader.path}, topic {reader.camera_info_topic(topic)}, p", float(offset.translation[0])
+    plausible.check_baseline(float(np.linalg.norm(offset.translation)), where, columns[topic])
+    sides = [{"left", "right"} & {*topic_words(name)} for name in (first, other)]
+    if sides == ([{"left"}, {"right"}] if x < 0.0 else [{"right"}, {"left"}]):
+        what = f"P[3] = {columns[topic]:.6g} places the right camera {abs(x):.3f} m to the left of the left one"
+        raise CameraError(what, where=where, cure=plausible.PIXELS_TIMES_METRES)
 
 
 def moving_transforms(

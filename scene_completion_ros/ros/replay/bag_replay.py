@@ -8,7 +8,6 @@ from pathlib import Path
 
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import COMPRESSED_TYPE, BagWriter, write_transforms
-from scene_completion_ros.geometry.camera_info import RECTIFIED_TOPIC
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.replay.played_node import NodeProcess
@@ -82,7 +81,7 @@ def replay_over_dds(
     parameters["sync.timeout"] = max(LOCK_STEP_PATIENCE_S, given if isinstance(given, float) else 0.0)
     parameters["image.transport"] = "compressed" if source.compressed else "raw"
     if camera is None:  # as `BagReader.camera_for` reads its CameraInfo
-        parameters["image.rectified"] = RECTIFIED_TOPIC in topic
+        parameters["image.rectified"] = reader.is_rectified(topic)
     with ExitStack() as stack:
         started_s = time.perf_counter()
         node = stack.enter_context(NodeProcess(namespace, parameters))
