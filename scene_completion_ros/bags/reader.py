@@ -269,7 +269,7 @@ class BagReader:
         name = next(name for name, values in numbers.items() if np.ptp(values, axis=0).any())
         what = f"field {name} changes from message to message, by up to {max(moves):.1f} pixels in the image "
         what += f"(fx from {min(focals):.1f} to {max(focals):.1f})"
-        if varies_too_much(moves, read(median).fx):
+        if varies_too_much(moves, read(median)):
             what += f", too much for a median: half of them by {np.median(moves):.1f} pixels"
             raise BagError(what, where=where, cure=f"{cure}, and record with fixed focus and zoom")
         if doubts is not None:

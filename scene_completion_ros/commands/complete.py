@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
     from scene_completion_ros.geometry.camera_files import read_camera
     from scene_completion_ros.geometry.grids import read_grid
-    from scene_completion_ros.geometry.plausible_cameras import doubts_about, sentences
+    from scene_completion_ros.geometry.plausible_cameras import doubts_about
     from scene_completion_ros.inference.bundle import open_student
     from scene_completion_ros.inference.completer import Completer, mounting_warnings
     from scene_completion_ros.progress import Progress, print_summary
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     completion = completer.complete(image)
     for warning in filter(
         None,
-        (assumption, *sentences(doubts_about(camera, args.camera)), *completer.warnings, *mounted, completion.warning),
+        (assumption, *doubts_about(camera, args.camera), *completer.warnings, *mounted, completion.warning),
     ):
         progress.line(f"warning: {warning}")
     args.output.mkdir(parents=True, exist_ok=True)

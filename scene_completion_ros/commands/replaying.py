@@ -23,7 +23,7 @@ from scene_completion_ros.evaluation.truth import TruthSource
 from scene_completion_ros.geometry.camera_files import read_camera
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import read_grid
-from scene_completion_ros.geometry.plausible_cameras import Doubt, doubts_about, sentences
+from scene_completion_ros.geometry.plausible_cameras import Doubt, doubts_about
 from scene_completion_ros.inference.bundle import open_student
 from scene_completion_ros.inference.completer import Completer, Completion, SequentialCompleter
 from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
@@ -116,8 +116,8 @@ class _Replay:
         for loss in reader.losses:
             progress.line(f"warning: {args.bag}: {loss}")
             self.report.notes.append(f"The recording is damaged: {loss}")
-        for warning in sentences(doubts):
-            self._warn(warning)
+        for doubt in doubts:
+            self._warn(str(doubt))
         self.motion, why = self._motion()
         if why and (bundle.takes_evidence or args.scale_from):
             self.report.notes.append(f"No scale by motion: {why}")

@@ -30,6 +30,7 @@ _MODEL_NAMES: dict[str, DistortionModel] = {
     "fisheye": "equidistant",
     "kannala_brandt": "equidistant",
 }
+_RECTIFIED = "; if the image is rectified, P holds: --rectified, or image.rectified of the node"
 _UNCALIBRATED = "Calibrate the camera (for example with camera_calibration) or give a calibration file"
 
 
@@ -80,11 +81,14 @@ def checked_camera(calibration: Calibration, rectified: bool, doubts: list[Doubt
     intrinsics = pinhole_intrinsics(calibration.matrix, at["k"])
     distortion = _distortion(calibration, at["model"], at["d"])
     camera = Camera(*intrinsics, width, height, *distortion)
-    found += doubts_about(camera, at["k"])
+    for doubt in doubts_about(camera, at["k"]):
+        doubt.cure += _RECTIFIED if has_projection else ""
+        found.append(doubt)
     distorted = distortion[0] != "none"
     if rectified and distorted:
         what = "P is missing or all zero, so the rectified camera is unknown"
-        raise CameraError(what, where=at["p"], cure="Give P, or use the unrectified image")
+        cure = "Give P; if the image is not rectified: --no-rectified, or image.rectified:=false"
+        raise CameraError(what, where=at["p"], cure=cure)
     if has_projection:
         projected = _projection_intrinsics(calibration, at["p"])
         found += doubts_about_projection(intrinsics, projected, at["p"], distorted=distorted)

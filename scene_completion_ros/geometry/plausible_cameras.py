@@ -7,7 +7,7 @@ rigs have baselines of 2 cm (in a hand) to 3 m (on a lorry).
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from scene_completion_ros.errors import CameraError
 from scene_completion_ros.geometry.cameras import LARGEST_MOVE, Camera
@@ -17,14 +17,15 @@ _WIDEST_PINHOLE, _WIDEST_FISHEYE, _NARROWEST = 0.134, 0.106, 28.6
 _OTHER_SIZE = 1.4  # a principal point by which image and calibration differ so much in size cannot be one of a lens
 # Off the middle by the same share along both axes: on average, along each of them, and how much alike.
 _OFF_MIDDLE, _OFF_AXIS, _ALIKE = 0.12, 0.1, 1.2
+_MODES, _LIKE_MODE = (1.2, 1.25, 4.0 / 3.0), 0.025  # usual factors between modes of a sensor
 _SWAPPED = 0.3  # off the middle, once width and height are exchanged
 _STRETCHED, _ALONG = 0.15, 0.1  # logarithms: of fx / fy, and by how much the principal point may differ from it
 _SCALED, _ALIKE_RATIOS = 0.2, 0.1  # P to K: rectifying changes the focal length, but keeps the middle
 SHORTEST_BASELINE_M, _LONGEST_BASELINE_M = 0.01, 4.0
 # Autofocus and stabilisers move focal lengths by up to 4 % and principal points by as many pixels; zooms and other
 # modes by more than 10 %. A percent is an error of depth that no student notices.
-LARGEST_VARIATION, _USUAL_VARIATION = 0.04, 0.01  # of the focal length: of any message, of half of them
-STEADY = 30  # messages, a second of a camera's, after which a calibration that varied is there to stay
+LARGEST_VARIATION, _USUAL_VARIATION = 0.04, 0.01  # of half the diagonal of the image: of any message, of half of them
+_FOLLOWED, STEADY = 3, 30  # small changes in a row; messages, a second's, after which a calibration is there to stay
 
 _THIS_SIZE = "Give K for this image size, or the image size that K is for; a crop belongs into the field roi"
 PIXELS_TIMES_METRES = "P[3] of the right camera is -fx times the baseline in metres"
@@ -32,24 +33,14 @@ Intrinsics = tuple[float, float, float, float]  # fx, fy, cx, cy
 
 
 class Doubt(CameraError):  # noqa: N818 (seldom raised)
-    """What speaks against a calibration: nothing may be learned with it, unless it is merely `unusual`."""
+    """What speaks against a calibration: a warning, or an error where something is to be learned with it.
+
+    What is merely `unusual` is always a warning.
+    """
 
     def __init__(self, what: str, *, where: str, cure: str, unusual: bool = False) -> None:
         super().__init__(what, where=where, cure=cure)
         self.unusual = unusual
-
-
-def refuse(doubts: Iterable[Doubt]) -> list[str]:
-    """Raise the first that is not merely unusual; the others as sentences."""
-    for doubt in doubts:
-        if not doubt.unusual:
-            raise doubt
-    return sentences(doubts)
-
-
-def sentences(doubts: Iterable[Doubt]) -> list[str]:
-    """Each doubt once, as a warning."""
-    return list(dict.fromkeys(map(str, doubts)))
 
 
 def doubts_about(camera: Camera, where: str) -> list[Doubt]:
@@ -94,9 +85,10 @@ def _doubts_about_middle(camera: Camera, where: str) -> list[Doubt]:
     place = "far from the middle of" if inside else "outside"
     what = f"principal point ({camera.cx:.1f}, {camera.cy:.1f}) lies {place} the {width}x{height} image: "
     if doubtful:
-        times = round(2.0 * times) / 2.0 if times >= _OTHER_SIZE else round(times, 2)
+        modes = [one for one in _MODES if abs(one / times - 1.0) < _LIKE_MODE] or [times]
+        times = round(2.0 * times) / 2.0 if times >= _OTHER_SIZE else min(modes, key=lambda one: abs(one - times))
         scale, word = (times, "larger") if factor > 1.0 else (1.0 / times, "smaller")
-        what += f"either the calibration is that of images {times:g} times {word}, "
+        what += f"either the calibration is that of images {times:.3g} times {word}, "
         what += f"{width * scale:.0f}x{height * scale:.0f}, or this image is a crop"
     elif max(abs((2.0 * camera.cx + 1.0) / height - 1.0), abs((2.0 * camera.cy + 1.0) / width - 1.0)) < _SWAPPED:
         what += "width and height look swapped"
@@ -162,30 +154,41 @@ def check_baseline(metres: float, where: str, column: float | None = None) -> No
     raise CameraError(f"{what}{shortest:g} to {longest:g} m{guess}", where=where, cure=PIXELS_TIMES_METRES)
 
 
-def varies_too_much(moves: Sequence[float], focal: float) -> bool:
-    """Whether calibrations differ too much for their median, by how far each moves places in the image, pixels."""
-    return max(moves) > LARGEST_VARIATION * focal or sorted(moves)[len(moves) // 2] > _USUAL_VARIATION * focal
+def varies_too_much(moves: Sequence[float], camera: Camera) -> bool:
+    """Whether calibrations differ too much for their median, a camera, by how far each moves places, pixels."""
+    usual, largest = sorted(moves)[len(moves) // 2], max(moves)
+    return max(usual / _USUAL_VARIATION, largest / LARGEST_VARIATION) > _half_diagonal(camera)
+
+
+def _half_diagonal(camera: Camera) -> float:
+    return 0.5 * math.hypot(camera.width, camera.height)
 
 
 class SteadyCamera:
-    """Keeps one calibration while those that arrive vary a little: what is made for a camera takes long to make."""
+    """Keeps one calibration while those that arrive vary: what is made for a camera takes long to make.
+
+    Some changes are followed. From then on small ones are not, until one calibration lasts for `STEADY` messages.
+    """
 
     def __init__(self) -> None:
         self.camera: Camera | None = None  # the one that is kept
         self.varies_px = 0.0  # by how much those that were not taken move places in the image
-        self._next: Camera | None = None
-        self._agreeing = 0  # messages in a row
+        self._last, self._lasts, self._changes = self.camera, 0, 0
 
     def takes(self, camera: Camera) -> bool:
-        """Keep this one from now on, or not; one that differs by much, or is there to stay, is taken."""
+        """Keep this one from now on, or not."""
+        self._last, self._lasts = (
+            (self._last, self._lasts + 1) if self._last and self._last.agrees(camera) else (camera, 1)
+        )
+        if self._lasts >= STEADY:
+            self._changes, self.varies_px = 0, 0.0
         moved = math.inf if self.camera is None else self.camera.moves(camera)
-        if self._next is None or moved <= LARGEST_MOVE or not self._next.agrees(camera):
-            self._next, self._agreeing = camera, 0
-        self._agreeing += 1
         if moved <= LARGEST_MOVE:
             return False
-        if self.camera and moved <= LARGEST_VARIATION * self.camera.fx and self._agreeing < STEADY:
-            self.varies_px = max(self.varies_px, moved)
-            return False
-        self.camera, self.varies_px = camera, 0.0
+        if moved <= LARGEST_VARIATION * _half_diagonal(camera):
+            self._changes += 1
+            if self._changes > _FOLLOWED:
+                self.varies_px = max(self.varies_px, moved)
+                return False
+        self.camera = camera
         return True

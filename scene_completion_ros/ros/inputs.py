@@ -16,7 +16,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from scene_completion_ros.errors import SceneCompletionError, in_words
 from scene_completion_ros.geometry.camera_info import camera_from_camera_info, is_rectified_topic
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.plausible_cameras import LARGEST_VARIATION, STEADY, Doubt, SteadyCamera, sentences
+from scene_completion_ros.geometry.plausible_cameras import LARGEST_VARIATION, STEADY, Doubt, SteadyCamera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters
@@ -125,18 +125,20 @@ class CameraInput:
             self._steady, self._rectified = SteadyCamera(), parameters.image_rectified
         before = self._steady.camera
         if self._steady.takes(camera):
-            self._camera_info, self.record.doubts = message, tuple(sentences(doubts))
+            self._camera_info, self.record.doubts = message, tuple(map(str, doubts))
             if before is not None:
                 self._counters.warn("new calibration", f"{self._camera_info_topic}: the calibration has changed")
+            for number, doubt in enumerate(self.record.doubts):
+                self._counters.warn(f"doubtful calibration {number}", doubt)
         kept, varies = self._steady.camera or camera, self._steady.varies_px
         what = (
             f"{self._camera_info_topic}: the calibration varies from message to message, by up to {varies:.1f} pixels "
             f"in the image; the node keeps one (fx {kept.fx:.1f}) until another lasts for {STEADY} messages or differs "
             f"by {LARGEST_VARIATION:.0%}. Fix focus and zoom of the camera"
         )
+        if varies and not self.record.variation:
+            self._counters.warn("varying calibration", what)
         self.record.variation = (what,) if varies else ()
-        for number, doubt in enumerate((*self.record.variation, *self.record.doubts)):
-            self._counters.warn(f"doubtful calibration {number}", doubt)
         return kept
 
     def _camera_for(self, parameters: NodeParameters) -> Camera | None:

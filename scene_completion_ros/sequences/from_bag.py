@@ -328,7 +328,10 @@ def _read_stream(reader: BagReader, topic: str, calibration: str | None, warning
         doubts += plausible.doubts_about(camera, calibration)
     else:
         camera = reader.camera_for(topic, doubts)
-    warnings += plausible.refuse(doubts)
+    for doubt in doubts:
+        if not doubt.unusual:
+            raise doubt
+        warnings.append(str(doubt))
     found = _stamped(reader, [topic], images.check_image)
     if not found:
         why = counted({reason: count for reason, count in reader.skipped.items() if reason.startswith(f"{topic}: ")})

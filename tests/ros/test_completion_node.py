@@ -162,7 +162,7 @@ def all_accounted_for(node: CompletionNode) -> bool:
 
 
 def test_jittering_calibration_queues_nothing_and_every_image_keeps_its_own(node: CompletionNode, model: Model) -> None:
-    cameras = [replace(CAMERA, fx=20.0 + number) for number in range(200)]
+    cameras = [replace(CAMERA, fx=20.0 * 1.25 ** (number % 7)) for number in range(200)]
     model.go_on.clear()
     for number, camera in enumerate(cameras):
         calibrate(node, camera)
