@@ -236,10 +236,9 @@ class BagReader:
             if candidate in infos:
                 return candidate
         if len(infos) == 1:
-            frames = {
-                str(m.header.frame_id).strip("/ ") for m in map(self.first, (image_topic, *infos)) if m is not None
-            }
-            if len(frames - ({""} if len(self.image_topics()) == 1 else set())) == 1:
+            firsts = [one for one in map(self.first, (image_topic, *infos)) if one is not None]
+            image, info = ([str(one.header.frame_id).strip("/ ") for one in firsts] + ["image", "info"])[:2]
+            if info == image or (not info and len(self.image_topics()) == 1):
                 return infos[0]
         return None
 

@@ -80,10 +80,8 @@ def run(args: argparse.Namespace) -> int:
         raise unseen
     set_words(completer, words)
     completion = completer.complete(image)
-    for warning in filter(
-        None,
-        (assumption, *doubts_about(camera, args.camera), *completer.warnings, *mounted, completion.warning),
-    ):
+    doubts = doubts_about(camera, args.camera)
+    for warning in filter(None, (assumption, *doubts, *completer.warnings, *mounted, completion.warning)):
         progress.line(f"warning: {warning}")
     args.output.mkdir(parents=True, exist_ok=True)
     details = ImageDetails(

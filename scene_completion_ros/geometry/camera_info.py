@@ -81,17 +81,16 @@ def checked_camera(calibration: Calibration, rectified: bool, doubts: list[Doubt
     intrinsics = pinhole_intrinsics(calibration.matrix, at["k"])
     distortion = _distortion(calibration, at["model"], at["d"])
     camera = Camera(*intrinsics, width, height, *distortion)
+    projected = _projection_intrinsics(calibration, at["p"]) if has_projection else intrinsics
     for doubt in doubts_about(camera, at["k"]):
-        doubt.cure += _RECTIFIED if has_projection else ""
+        doubt.cure += _RECTIFIED if projected != intrinsics else ""
         found.append(doubt)
     distorted = distortion[0] != "none"
     if rectified and distorted:
         what = "P is missing or all zero, so the rectified camera is unknown"
         cure = "Give P; if the image is not rectified: --no-rectified, or image.rectified:=false"
         raise CameraError(what, where=at["p"], cure=cure)
-    if has_projection:
-        projected = _projection_intrinsics(calibration, at["p"])
-        found += doubts_about_projection(intrinsics, projected, at["p"], distorted=distorted)
+    found += doubts_about_projection(intrinsics, projected, at["p"], distorted=distorted)
     return camera
 
 

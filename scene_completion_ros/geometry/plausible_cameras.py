@@ -53,7 +53,7 @@ def _check_focal_lengths(camera: Camera, where: str) -> None:
     is_fisheye = camera.distortion_model in ("equidistant", "mei")
     widest, most = (_WIDEST_FISHEYE, 280) if is_fisheye else (_WIDEST_PINHOLE, 150)
     sides = ("fx", "width", camera.width), ("fy", "height", camera.height)
-    for focal, (name, side, size) in zip(camera.axial_focal_lengths, sides, strict=True):
+    for focal, (name, side, size) in zip((camera.fx, camera.fy), sides, strict=True):
         share, guess = focal / size, "a thousand times too large"
         if share < widest and max(camera.cx, camera.cy) <= 2.0:
             guess = "divided by the size of the image, as all of K"
@@ -109,11 +109,10 @@ def _doubts_about_proportions(camera: Camera, where: str) -> list[Doubt]:
     if abs(middle - pixels) >= min(_ALONG, 0.5 * abs(middle)):
         cure = "This is right only for images that were stretched: pixels of cameras are square"
         return [Doubt(what, where=where, cure=cure, unusual=True)]
-    fits = f"width is {camera.width * x:.0f}" if abs(x - 1.0) > abs(y - 1.0) else f"height is {camera.height * y:.0f}"
-    what += (
-        f", as does the principal point ({camera.cx:.1f}, {camera.cy:.1f}): K fits an image whose {fits} instead of "
-    )
-    what += f"{camera.width if fits.startswith('width') else camera.height}"
+    sides = ("width", camera.width, x), ("height", camera.height, y)
+    side, size, share = max(sides, key=lambda one: abs(one[2] - 1.0))
+    fits = f"{side} is {size * share:.0f} instead of {size}"
+    what += f", as does the principal point ({camera.cx:.1f}, {camera.cy:.1f}): K fits an image whose {fits}"
     return [Doubt(what, where=where, cure="Scale both axes of K as the image was scaled")]
 
 
@@ -121,20 +120,15 @@ def doubts_about_projection(k: Intrinsics, p: Intrinsics, where: str, *, distort
     """Compare P with K, which is used. Raises CameraError where they are calibrations of two image sizes."""
     ratios = [new / old if old else math.inf for new, old in zip(p, k, strict=True)]
     ratio = sum(ratios) / 4.0
-    if (
-        min(*k, *p) > 0.0
-        and abs(ratio - 1.0) > _SCALED
-        and all(abs(one / ratio - 1.0) < _ALIKE_RATIOS for one in ratios)
-    ):
+    alike = min(*k, *p) > 0.0 and all(abs(one / ratio - 1.0) < _ALIKE_RATIOS for one in ratios)
+    if alike and abs(ratio - 1.0) > _SCALED:
         what = f"P is K scaled by {ratio:.3g}: the two were calibrated at different image sizes"
         cure = "Publish the calibration of exactly this image size, without mixing two calibrations"
         raise CameraError(what, where=where, cure=cure)
     if distorted or max(abs(math.log(one)) for one in ratios[:2]) <= _STRETCHED:
         return []
-    what = (
-        f"P has fx {p[0]:.6g} and fy {p[1]:.6g}, but K {k[0]:.6g} and {k[1]:.6g}, although there is no distortion to "
-    )
-    what += "rectify: one of them is wrong, and K is used"
+    what = f"P has fx {p[0]:.6g} and fy {p[1]:.6g}, but K, which is used, {k[0]:.6g} and {k[1]:.6g}, although there is "
+    what += "no distortion to rectify"
     return [Doubt(what, where=where, cure="Publish K and P of one calibration", unusual=True)]
 
 
@@ -148,10 +142,9 @@ def check_baseline(metres: float, where: str, column: float | None = None) -> No
         units |= {"P[3] is in metres, without fx": abs(column) if metres < shortest else 0.0}
     found = [f"{value:.3g} m if {unit}" for unit, value in units.items() if shortest <= value <= longest]
     guess = f" (it would be {', or '.join(found)})" if found else ""
-    what = (
-        f"a stereo baseline of {metres:.4g} m{'' if column is None else f' by P[3] = {column:.6g}'}: stereo rigs have "
-    )
-    raise CameraError(f"{what}{shortest:g} to {longest:g} m{guess}", where=where, cure=PIXELS_TIMES_METRES)
+    by = "" if column is None else f" by P[3] = {column:.6g}"
+    what = f"a stereo baseline of {metres:.4g} m{by}: stereo rigs have {shortest:g} to {longest:g} m{guess}"
+    raise CameraError(what, where=where, cure=PIXELS_TIMES_METRES)
 
 
 def varies_too_much(moves: Sequence[float], camera: Camera) -> bool:
@@ -173,13 +166,14 @@ class SteadyCamera:
     def __init__(self) -> None:
         self.camera: Camera | None = None  # the one that is kept
         self.varies_px = 0.0  # by how much those that were not taken move places in the image
-        self._last, self._lasts, self._changes = self.camera, 0, 0
+        self._last: Camera | None = None
+        self._lasts = self._changes = 0  # messages like the last one in a row, and small changes
 
     def takes(self, camera: Camera) -> bool:
         """Keep this one from now on, or not."""
-        self._last, self._lasts = (
-            (self._last, self._lasts + 1) if self._last and self._last.agrees(camera) else (camera, 1)
-        )
+        if self._last is None or not self._last.agrees(camera):
+            self._last, self._lasts = camera, 0
+        self._lasts += 1
         if self._lasts >= STEADY:
             self._changes, self.varies_px = 0, 0.0
         moved = math.inf if self.camera is None else self.camera.moves(camera)

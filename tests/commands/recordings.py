@@ -34,7 +34,7 @@ def write_camera_info(writer: BagWriter, camera: Camera, stamp_ns: int) -> None:
 POLE = np.array([[20.0, 5.0, z] for z in np.linspace(-2.4, 0.0, 30)], dtype=np.float32)  # in the LiDAR's frame
 
 
-def record(path: Path, *, frames: int = 3, broken: bool = False) -> Path:
+def record(path: Path, *, frames: int = 3, broken: bool = False, camera: Camera = CANONICAL) -> Path:
     """Write the recording; ``broken`` adds an image of an unknown encoding, a smaller one, and one from the past."""
     rng = np.random.default_rng(0)
     with BagWriter(path) as writer:
@@ -45,7 +45,7 @@ def record(path: Path, *, frames: int = 3, broken: bool = False) -> Path:
         writer.write("/tf_static", "tf2_msgs/msg/TFMessage", above, START_NS)
         for i in range(frames):
             now = START_NS + i * STEP_NS
-            write_camera_info(writer, CANONICAL, now)
+            write_camera_info(writer, camera, now)
             image = rng.integers(0, 255, (CANONICAL.height, CANONICAL.width, 3), dtype=np.uint8)
             pole = cloud(POLE)
             pole.header = recordings.header(now, "lidar")
