@@ -237,8 +237,8 @@ class BagReader:
                 return candidate
         if len(infos) == 1:
             firsts = [one for one in map(self.first, (image_topic, *infos)) if one is not None]
-            image, info = ([str(one.header.frame_id).strip("/ ") for one in firsts] + ["image", "info"])[:2]
-            if info == image or (not info and len(self.image_topics()) == 1):
+            frames = {str(one.header.frame_id).strip("/ ") for one in firsts}
+            if len(firsts) == 2 and len(frames - ({""} if len(self.image_topics()) == 1 else set())) == 1:
                 return infos[0]
         return None
 
@@ -288,9 +288,8 @@ class BagReader:
             cure = self._cure("Record the camera_info topic of this camera, or give a calibration file")
             raise BagError(what, where=str(self.path), cure=cure)
         where = f"{self.path}, topic {self.camera_info_topic(image_topic)}"
-        rectified = self.is_rectified(image_topic)
+        rectified, at = self.is_rectified(image_topic), f"{where}, CameraInfo"
         try:
-            at = f"{where}, CameraInfo"
             camera = camera_from_camera_info(message, rectified=rectified, where=at, doubts=doubts)
         except CameraError as error:
             raise BagError(error.what, where=error.where, cure=error.cure) from error

@@ -124,13 +124,14 @@ class CameraInput:
         if parameters.image_rectified != self._rectified:
             self._steady, self._rectified = SteadyCamera(), parameters.image_rectified
         before = self._steady.camera
-        if self._steady.takes(camera):
-            self._camera_info, self.record.doubts = message, tuple(map(str, doubts))
-            if before is not None:
-                self._counters.warn("new calibration", f"{self._camera_info_topic}: the calibration has changed")
-            for number, doubt in enumerate(self.record.doubts):
-                self._counters.warn(f"doubtful calibration {number}", doubt)
+        taken = self._steady.takes(camera)
         kept, varies = self._steady.camera or camera, self._steady.varies_px
+        if kept.agrees(camera):
+            self._camera_info, self.record.doubts = message, tuple(map(str, doubts))
+        if taken and before is not None:
+            self._counters.warn("new calibration", f"{self._camera_info_topic}: the calibration has changed")
+        for number, doubt in enumerate(self.record.doubts if taken else ()):
+            self._counters.warn(f"doubtful calibration {number}", doubt)
         what = (
             f"{self._camera_info_topic}: the calibration varies from message to message, by up to {varies:.1f} pixels "
             f"in the image; the node keeps one (fx {kept.fx:.1f}) until another lasts for {STEADY} messages or differs "

@@ -323,12 +323,9 @@ class _Stream(NamedTuple):
 
 def _read_stream(reader: BagReader, topic: str, calibration: str | None, warnings: list[str]) -> _Stream:
     doubts: list[plausible.Doubt] = []
-    if calibration:
-        camera = read_camera(calibration, rectified=reader.is_rectified(topic))
-        doubts += plausible.doubts_about(camera, calibration)
-    else:
-        camera = reader.camera_for(topic, doubts)
-    for doubt in doubts:
+    rectified = reader.is_rectified(topic)
+    camera = read_camera(calibration, rectified=rectified) if calibration else reader.camera_for(topic, doubts)
+    for doubt in plausible.doubts_about(camera, calibration) if calibration else doubts:
         if not doubt.unusual:
             raise doubt
         warnings.append(str(doubt))

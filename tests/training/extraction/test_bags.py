@@ -119,6 +119,22 @@ def test_nothing_is_extracted_with_the_calibration_of_another_mode_or_of_none(
     assert re.search(f"topic /camera/camera_info.*{words}", report.problems[0]), report.problems
 
 
+def test_a_crop_that_the_roi_describes_is_no_other_mode(tmp_path: Path) -> None:
+    def cropped(made: Drive) -> None:
+        made.static()
+        for index in range(10):
+            made.pose(index)
+            made.image(index)
+            message = camera_info(stamp_ns=START + index * SECOND // 10, width=80, height=60, centre=(39.5, 29.5))
+            message.roi.width, message.roi.height = 64, 48
+            made.writer.write(
+                "/camera/camera_info", "sensor_msgs/msg/CameraInfo", message, START + index * SECOND // 10
+            )
+
+    report, (sequence,) = extract(recorded(tmp_path / "bag", cropped), tmp_path)
+    assert not report.problems and not report.warnings and sequence.cameras["camera"].cx == 39.5
+
+
 def test_a_calibration_that_jitters_is_extracted_as_its_median(tmp_path: Path) -> None:
     jittering = one_camera(f=[40.0, 40.4, 39.6, 40.2, 39.8, 40.0, 40.0, 40.0, 39.9, 40.1])
     report, (sequence,) = extract(recorded(tmp_path / "bag", jittering), tmp_path)
