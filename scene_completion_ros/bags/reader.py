@@ -5,7 +5,7 @@ What is damaged or has no index is refused, with the tool that repairs it.
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.bags.storage import FOREIGN_CURE, Storage, current_type, damaged, open_storage
 from scene_completion_ros.errors import BagError, CameraError, SceneCompletionError
-from scene_completion_ros.geometry.camera_info import RECTIFIED_TOPIC, camera_from_camera_info
-from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.camera_info import camera_from_camera_info, is_rectified_topic
+from scene_completion_ros.geometry.cameras import LARGEST_MOVE, Camera
+from scene_completion_ros.geometry.plausible_cameras import Doubt, varies_too_much
 from scene_completion_ros.messages.images import announced_size, decode_image, read_xyz
 from scene_completion_ros.messages.transform_buffer import TransformBuffer, stamp_of
 
@@ -29,7 +30,7 @@ ODOMETRY_TYPE = "nav_msgs/msg/Odometry"
 TRANSFORM_TYPE = "tf2_msgs/msg/TFMessage"
 _SECOND_NS = 1_000_000_000
 _NOT_PICTURES = ("compressedDepth", "theora", "ffmpeg")  # image transports that hold no single pictures
-_CALIBRATION_FIELDS = ("width", "height", "distortion_model", "d", "k", "p", "binning_x", "binning_y")
+_FIXED_FIELDS = ("width", "height", "distortion_model", "d", "binning_x", "binning_y", "roi")  # of d its length
 _Value = TypeVar("_Value")
 
 
@@ -86,11 +87,11 @@ class BagReader:
 
     Use it as a context manager. Messages come in the order of bag time, whatever their header stamps do. Raises
     BagError: (on opening) Nothing there, no bag, or no message in it. `every`: of the images of each topic, read only
-    every n-th.
+    every n-th; `rectified`: whether its images are rectified, by default those whose topics say so.
     """
 
-    def __init__(self, path: Path | str, every: int = 1) -> None:
-        self.path, self._every = Path(path), every
+    def __init__(self, path: Path | str, every: int = 1, *, rectified: bool | None = None) -> None:
+        self.path, self._every, self._rectified = Path(path), every, rectified
         self.losses: list[str] = []  # what of the recording cannot be read, in words
         # Messages that could not be used, by topic and reason; each is counted once, however often it is read.
         self.skipped: Counter[str] = Counter()
@@ -228,69 +229,86 @@ class BagReader:
         what = f"{len(found)} image topics and none named"
         raise BagError(what, where=str(self.path), cure=f"Name one of them: {listed}")
 
-    def camera_info_topic(self, image_topic: str) -> str | None:
-        """The CameraInfo topic that belongs to an image topic: the nearest `camera_info` above it.
+    def is_rectified(self, image_topic: str) -> bool:
+        """Whether images are taken to be rectified: P of the CameraInfo is used, without distortion."""
+        return is_rectified_topic(image_topic) if self._rectified is None else self._rectified
 
-        The only CameraInfo of a bag is also taken for an image topic elsewhere if their frames agree.
+    def camera_info_topic(self, image_topic: str) -> str | None:
+        """The CameraInfo topic that belongs to an image topic: `camera_info` below it, or the nearest above it.
+
+        The only CameraInfo of a bag is also taken for an image topic elsewhere if their frames agree, or if it has none
+        and there are no other images.
         """
         infos = self.topics_of_type(CAMERA_INFO_TYPE)
         parts = image_topic.split("/")
-        for depth in range(len(parts) - 1, 0, -1):
+        for depth in range(len(parts), 0, -1):
             candidate = "/".join([*parts[:depth], "camera_info"])
             if candidate in infos:
                 return candidate
         if len(infos) == 1:
-            image, info = self.first(image_topic), self.first(infos[0])
-            if image is not None and info is not None and image.header.frame_id == info.header.frame_id:
+            firsts = [one for one in map(self.first, (image_topic, *infos)) if one is not None]
+            frames = {str(one.header.frame_id).strip("/ ") for one in firsts}
+            if len(firsts) == 2 and len(frames - ({""} if len(self.image_topics()) == 1 else set())) == 1:
                 return infos[0]
         return None
 
-    def camera_info(self, image_topic: str) -> Any | None:
+    def camera_info(self, image_topic: str, doubts: list[Doubt] | None = None) -> Any | None:
         """Return the first usable CameraInfo of an image topic, else the first one; None where there is none.
 
-        Raises BagError where its calibration changes within the recording (`Camera.agrees`): names the field.
+        Where its numbers vary a little from message to message, it has their median, and `doubts` says so. Raises
+        BagError where they vary too much for that.
         """
         topic = self.camera_info_topic(image_topic)
         if topic is None:
             return None
-        first: Any | None = None
-        camera: Camera | None = None
-        read = partial(camera_from_camera_info, rectified=RECTIFIED_TOPIC in image_topic)
-        for recorded, found in self.readable([topic], read):
-            message = recorded.message
-            first, camera = first or message, camera or found
-            if not camera.agrees(found):
-                name = _changed_field(first, message)
-                raise BagError(
-                    f"field {name} changes from {getattr(first, name)} to {getattr(message, name)} "
-                    f"at bag time {recorded.stamp_ns} ns",
-                    where=f"{self.path}, topic {topic}",
-                    cure="Split the recording where the calibration changes, or give a calibration file",
-                )
-        return first or self.first(topic)
+        read = partial(camera_from_camera_info, rectified=self.is_rectified(image_topic))
+        found = [(recorded.message, camera) for recorded, camera in self.readable([topic], read)]
+        messages, cameras = [message for message, _ in found], [camera for _, camera in found]
+        if all(cameras[0].moves(camera) <= LARGEST_MOVE for camera in cameras):
+            return messages[0] if messages else self.first(topic)
+        where = f"{self.path}, topic {topic}"
+        cure = "Split the recording where the calibration changes, or give a calibration file"
+        for name in _FIXED_FIELDS:
+            values = [len(one.d) if name == "d" else getattr(one, name) for one in messages]
+            if other := [value for value in values if value != values[0]]:
+                raise BagError(f"field {name} changes from {values[0]} to {other[0]}", where=where, cure=cure)
+        numbers = {name: np.stack([np.asarray(getattr(one, name)) for one in messages]) for name in "kdpr"}
+        median = replace(messages[0], **{name: np.median(values, axis=0) for name, values in numbers.items()})
+        moves, focals = [read(median).moves(camera) for camera in cameras], [camera.fx for camera in cameras]
+        name = next(name for name, values in numbers.items() if np.ptp(values, axis=0).any())
+        what = f"field {name} changes from message to message, by up to {max(moves):.1f} pixels in the image "
+        what += f"(fx from {min(focals):.1f} to {max(focals):.1f})"
+        if varies_too_much(moves, read(median)):
+            what += f", too much for a median: half of them by {np.median(moves):.1f} pixels"
+            raise BagError(what, where=where, cure=f"{cure}, and record with fixed focus and zoom")
+        if doubts is not None:
+            what += f": their median is used (fx {read(median).fx:.1f})"
+            doubts.append(Doubt(what, where=where, cure="Record with fixed focus and zoom", unusual=True))
+        return median
 
-    def camera_for(self, image_topic: str) -> Camera:
-        """Build the camera of an image topic from its CameraInfo (P without distortion where it is `image_rect…`).
+    def camera_for(self, image_topic: str, doubts: list[Doubt] | None = None) -> Camera:
+        """Build the camera of an image topic from its CameraInfo; `doubts` gets what speaks against it.
 
         Raises BagError: no CameraInfo, one that contradicts itself or the images: names topic, field and cure.
         """
-        message = self.camera_info(image_topic)
+        message = self.camera_info(image_topic, doubts)
         if message is None:
             infos = ", ".join(self.topics_of_type(CAMERA_INFO_TYPE)) or "none"
             what = f"no CameraInfo for {image_topic} (CameraInfo topics: {infos})"
             cure = self._cure("Record the camera_info topic of this camera, or give a calibration file")
             raise BagError(what, where=str(self.path), cure=cure)
-        topic = self.camera_info_topic(image_topic)
+        where = f"{self.path}, topic {self.camera_info_topic(image_topic)}"
+        rectified, at = self.is_rectified(image_topic), f"{where}, CameraInfo"
         try:
-            camera = camera_from_camera_info(message, rectified=RECTIFIED_TOPIC in image_topic)
+            camera = camera_from_camera_info(message, rectified=rectified, where=at, doubts=doubts)
         except CameraError as error:
-            raise BagError(error.what, where=f"{self.path}, topic {topic}, {error.where}", cure=error.cure) from error
+            raise BagError(error.what, where=error.where, cure=error.cure) from error
         size = next((size for _, size in self.readable([image_topic], announced_size)), None)
         if size is not None and size != (camera.width, camera.height):
             raise BagError(
                 f"images of {image_topic} are {size[0]}x{size[1]}, "
                 f"fields width, height (and binning, roi) say {camera.width}x{camera.height}",
-                where=f"{self.path}, topic {topic}",
+                where=where,
                 cure="Record the CameraInfo of this image stream, or give a calibration file",
             )
         return camera
@@ -348,16 +366,6 @@ def demo_drive() -> tuple[Camera, list[NDArray[np.uint8]]]:
     with BagReader(DEMO_DRIVE) as reader:
         topic = reader.choose_image_topic()
         return reader.camera_for(topic), [frame.image_rgb for frame in reader.images(topic)]
-
-
-def _changed_field(one: Any, other: Any) -> str:
-    """Name of a field in which two CameraInfo differ, if any; NaN equals itself."""
-    pairs = ((name, getattr(one, name), getattr(other, name)) for name in _CALIBRATION_FIELDS)
-    return next((name for name, *values in pairs if not _equal(*values)), "")
-
-
-def _equal(one: Any, other: Any) -> bool:
-    return np.array_equal(one, other, equal_nan=True) if isinstance(one, np.ndarray) else bool(one == other)
 
 
 def _all_of_it(message: Any) -> Any:

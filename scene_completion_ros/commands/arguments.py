@@ -35,6 +35,13 @@ def add_scale_argument(
     parser.add_argument("--scale-from", choices=SCALE_FROM, default=default, help=meaning)
 
 
+def add_rectified_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare --rectified, and --no-rectified."""
+    meaning = "the images are rectified: P of the calibration holds, without distortion (default: those whose topics "
+    meaning += "have the word rect, such as image_rect_color or rect/image)"
+    parser.add_argument("--rectified", action=argparse.BooleanOptionalAction, default=None, help=meaning)
+
+
 # What the demo asks for, as far as the student's text bank holds it.
 DEMO_WORDS = ("car", "van", "tree", "hedge", "grass", "building", "zebra crossing", "parking lot")
 

@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
     from scene_completion_ros.geometry.camera_files import read_camera
     from scene_completion_ros.geometry.grids import read_grid
+    from scene_completion_ros.geometry.plausible_cameras import doubts_about
     from scene_completion_ros.inference.bundle import open_student
     from scene_completion_ros.inference.completer import Completer, mounting_warnings
     from scene_completion_ros.progress import Progress, print_summary
@@ -77,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
         raise unseen
     set_words(completer, words)
     completion = completer.complete(image)
-    for warning in filter(None, (assumption, *completer.warnings, *mounted, completion.warning)):
+    doubts = map(str, doubts_about(camera, args.camera))
+    for warning in filter(None, (assumption, *doubts, *completer.warnings, *mounted, completion.warning)):
         progress.warning(warning)
     details = ImageDetails(
         probability_grid=completion.probability.astype(np.float16),

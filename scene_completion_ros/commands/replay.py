@@ -22,6 +22,7 @@ from pathlib import Path
 from scene_completion_ros.commands.arguments import (
     DEMO_WORDS,
     Output,
+    add_rectified_argument,
     add_scale_argument,
     add_student_arguments,
     add_words_argument,
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-topic", metavar="TOPIC", help="which images, where the recording has several topics")
     meaning = "calibration instead of the recorded CameraInfo: a file as of complete --camera"
     parser.add_argument("--camera", type=place, metavar="FILE", help=meaning)
+    add_rectified_argument(parser)
     parser.add_argument("--output", type=RESULTS, default=Path("replay"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="use every N-th image (default: %(default)s)")
     add_student_arguments(parser)

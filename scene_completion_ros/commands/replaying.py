@@ -23,8 +23,9 @@ from scene_completion_ros.commands.replay import RESULTS
 from scene_completion_ros.errors import BagError, ImageError, SceneCompletionError
 from scene_completion_ros.evaluation.truth import TruthSource
 from scene_completion_ros.geometry.camera_files import read_camera
-from scene_completion_ros.geometry.camera_info import RECTIFIED_TOPIC
+from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import read_grid
+from scene_completion_ros.geometry.plausible_cameras import Doubt, doubts_about
 from scene_completion_ros.inference.bundle import open_student
 from scene_completion_ros.inference.completer import Completer, Completion, SequentialCompleter, mounting_warnings
 from scene_completion_ros.inference.evidence import WARNING
@@ -102,10 +103,16 @@ class _Replay:
         self.folder = args.output  # where what comes out is at once, and stays; former results stay until the end
         if RESULTS.former(args.output, args):
             self.folder = stack.enter_context(RESULTS.writing(args.output, args))
-        reader = self.reader = stack.enter_context(BagReader(args.bag, args.every))
+        reader = self.reader = stack.enter_context(BagReader(args.bag, args.every, rectified=args.rectified))
         topic = self.topic = reader.choose_image_topic(args.image_topic)
+        doubts: list[Doubt] = []
         # Calibration given instead of the recorded one.
-        self.camera = read_camera(args.camera, rectified=RECTIFIED_TOPIC in topic) if args.camera else None
+        self.camera: Camera | None = None
+        if args.camera:
+            self.camera = read_camera(args.camera, rectified=reader.is_rectified(topic))
+            doubts += doubts_about(self.camera, args.camera)
+        else:
+            reader.camera_for(topic, doubts)
         bundle = self.bundle = open_student(args.bundle)
         self.words = chosen_words(args.words, bundle, words)
         # The grid, and the camera's pose in it.
@@ -124,6 +131,8 @@ class _Replay:
         stack.callback(package.removeHandler, self.warnings)
         for loss in reader.losses:
             self._warn(f"the recording {args.bag} is damaged: {loss}")
+        for doubt in doubts:
+            self._warn(str(doubt))
         self.motion, why = self._motion()
         if why and (bundle.takes_evidence or args.scale_from):
             self.report.notes.append(f"No scale by motion: {why}")

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import CameraError
 from scene_completion_ros.geometry.camera_info import (
     Calibration,
-    check_principal_point,
     checked_camera,
     pinhole_intrinsics,
 )
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.plausible_cameras import doubts_about
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.picture_files import read_size
 from scene_completion_ros.untrusted_files import JsonObject, read_text, read_yaml, shown
@@ -216,7 +216,7 @@ def _read_kitti(path: Path, name: str, image_size: tuple[int, int] | None) -> Ca
         camera = camera_from_projection(matrices[name], width, height)[0]
     except CameraError as error:
         raise CameraError(error.what, where=f"{path}, {name}", cure=error.cure) from None
-    check_principal_point((camera.fx, camera.fy, camera.cx, camera.cy), width, height, f"{path}, {name}")
+    doubts_about(camera, f"{path}, {name}")
     return camera
 
 

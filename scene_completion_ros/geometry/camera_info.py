@@ -1,5 +1,6 @@
 """Cameras from CameraInfo messages, and what any calibration is checked for."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from scene_completion_ros.geometry.cameras import (
     DistortionModel,
     checked_distortion,
 )
+from scene_completion_ros.geometry.plausible_cameras import Doubt, doubts_about, doubts_about_projection
 from scene_completion_ros.picture_files import LARGEST_IMAGE
 
 _MODEL_NAMES: dict[str, DistortionModel] = {
@@ -28,11 +30,8 @@ _MODEL_NAMES: dict[str, DistortionModel] = {
     "fisheye": "equidistant",
     "kannala_brandt": "equidistant",
 }
-_SAME_SCALE = 0.1  # P and K scaled by one factor, alike within this share, are calibrations of two image sizes
-_FACTOR = 1.4  # by which sizes of images have to differ until their principal points show it
-RECTIFIED_TOPIC = "image_rect"  # in names of topics
+_RECTIFIED = "; if the image is rectified, P holds: --rectified, or image.rectified of the node"
 _UNCALIBRATED = "Calibrate the camera (for example with camera_calibration) or give a calibration file"
-_ONE_CALIBRATION = "Publish the calibration of exactly this image size, without mixing two calibrations"
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,21 @@ class Calibration:
     names: Mapping[str, str]  # field -> its name in this source
 
 
-def checked_camera(calibration: Calibration, rectified: bool) -> Camera:
-    """Turn a calibration into a camera after looking for every contradiction that can be seen in one message."""
+def topic_words(topic: str) -> list[str]:
+    """The words of a topic, in lower case: "/left/imageRect_color" has left, image, rect and color."""
+    return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+", topic)]
+
+
+def is_rectified_topic(topic: str) -> bool:
+    """Whether a topic says that its images are rectified: by the word rect, as in image_rect_color or rect/image."""
+    return not {"rect", "rectified"}.isdisjoint(topic_words(topic))
+
+
+def checked_camera(calibration: Calibration, rectified: bool, doubts: list[Doubt] | None = None) -> Camera:
+    """Turn a calibration into a camera after looking for every contradiction that can be seen in one message.
+
+    Raises CameraError where no camera is like that. `doubts` gets what else speaks against it.
+    """
     names = {**calibration.names, "model": "distortion_model"}
     at = {field: f"{calibration.where}, {name}" for field, name in names.items()}
     width, height = calibration.width, calibration.height
@@ -60,20 +72,26 @@ def checked_camera(calibration: Calibration, rectified: bool) -> Camera:
     if width * height > LARGEST_IMAGE:
         what = f"an image of {width}x{height} is more than {LARGEST_IMAGE / 1e6:.0f} million pixels"
         raise CameraError(what, where=at["size"], cure="Set the calibrated image size; the message may be damaged")
+    found = [] if doubts is None else doubts
     has_projection = bool(calibration.projection.any())
     if rectified and has_projection:
-        projected = _projection_intrinsics(calibration, at["p"])
-        check_principal_point(projected, width, height, at["p"])
-        return Camera(*projected, width, height)
+        camera = Camera(*_projection_intrinsics(calibration, at["p"]), width, height)
+        found += doubts_about(camera, at["p"])
+        return camera
     intrinsics = pinhole_intrinsics(calibration.matrix, at["k"])
-    check_principal_point(intrinsics, width, height, at["k"])
     distortion = _distortion(calibration, at["model"], at["d"])
-    if rectified and distortion[0] != "none":
+    camera = Camera(*intrinsics, width, height, *distortion)
+    projected = _projection_intrinsics(calibration, at["p"]) if has_projection else intrinsics
+    for doubt in doubts_about(camera, at["k"]):
+        doubt.cure += _RECTIFIED if projected != intrinsics else ""
+        found.append(doubt)
+    distorted = distortion[0] != "none"
+    if rectified and distorted:
         what = "P is missing or all zero, so the rectified camera is unknown"
-        raise CameraError(what, where=at["p"], cure="Give P, or use the unrectified image")
-    if has_projection:
-        _check_same_size(intrinsics, _projection_intrinsics(calibration, at["p"]), at["p"])
-    return Camera(*intrinsics, width, height, *distortion)
+        cure = "Give P; if the image is not rectified: --no-rectified, or image.rectified:=false"
+        raise CameraError(what, where=at["p"], cure=cure)
+    found += doubts_about_projection(intrinsics, projected, at["p"], distorted=distorted)
+    return camera
 
 
 def pinhole_intrinsics(matrix: NDArray[np.float64], where: str) -> tuple[float, float, float, float]:
@@ -102,50 +120,6 @@ def _projection_intrinsics(calibration: Calibration, where: str) -> tuple[float,
     return pinhole_intrinsics(calibration.projection.reshape(3, 4)[:, :3].reshape(-1), where)
 
 
-def check_principal_point(intrinsics: tuple[float, float, float, float], width: int, height: int, where: str) -> None:
-    """Refuse intrinsics whose principal point shows that they were made for another image size.
-
-    That of a lens is near the middle: at 1 / (2 n) of both sides, they are those of images n times smaller.
-    """
-    _, _, cx, cy = intrinsics
-    shares = (cx + 0.5) / width, (cy + 0.5) / height
-    inside, larger = min(shares) >= 0.0 and max(shares) < 1.0, 0.0
-    if 0.0 < max(shares) < (1.0 + 2.0 * _SAME_SCALE) * min(shares):
-        larger = 1.0 / sum(shares)  # how many times larger the image is than the calibrated one
-    is_scaled = larger >= _FACTOR or 0.0 < larger <= 1.0 / _FACTOR
-    if inside and not is_scaled:
-        return
-    place = "far from the middle of" if inside else "outside"
-    what = f"principal point ({cx:.1f}, {cy:.1f}) lies {place} the {width}x{height} image"
-    if is_scaled:
-        times, word = (larger, "smaller") if larger > 1.0 else (1.0 / larger, "larger")
-        times = round(2.0 * times) / 2.0
-        size = (width / times, height / times) if larger > 1.0 else (width * times, height * times)
-        what += f": either the calibration is that of images {times:g} times {word}, {size[0]:.0f}x{size[1]:.0f}, "
-        what += "or this image is a crop"
-    else:
-        what += ": the calibration is that of another image size"
-    cure = (
-        "Give K for this image size, or the image size that K is for; a crop of the sensor belongs into the field roi"
-    )
-    raise CameraError(what, where=where, cure=cure)
-
-
-def _check_same_size(
-    intrinsics: tuple[float, float, float, float], projected: tuple[float, float, float, float], where: str
-) -> None:
-    """Rectifying changes the focal length but keeps the centre about where it was; rescaling changes both alike."""
-    if min(intrinsics) <= 0.0 or min(projected) <= 0.0:
-        return
-    with np.errstate(over="ignore", invalid="ignore"):  # a principal point next to nothing, which scales nothing
-        ratios = np.array(projected) / np.array(intrinsics)
-        ratio = float(ratios.mean())
-        scaled = abs(ratio - 1.0) > 0.2 and np.abs(ratios / ratio - 1.0).max() < _SAME_SCALE
-    if scaled:
-        what = f"P is K scaled by {ratio:.3g}: the two were calibrated at different image sizes"
-        raise CameraError(what, where=where, cure=_ONE_CALIBRATION)
-
-
 def _distortion(
     calibration: Calibration, where_model: str, where_coefficients: str
 ) -> tuple[DistortionModel, tuple[float, ...]]:
@@ -170,14 +144,16 @@ def _distortion(
         raise CameraError(error.what, where=where_coefficients, cure=error.cure) from None
 
 
-def camera_from_camera_info(message: Any, *, rectified: bool = False, where: str = "CameraInfo") -> Camera:
+def camera_from_camera_info(
+    message: Any, *, rectified: bool = False, where: str = "CameraInfo", doubts: list[Doubt] | None = None
+) -> Camera:
     """Build the camera of the images that come with a CameraInfo.
 
     Returns the camera of the published image: `width` and `height` are those of the full sensor, region of interest and
     binning are applied. Raises CameraError: not calibrated (K all zero), not finite, or contradicting itself; names
     field and cure. `message`: sensor_msgs/CameraInfo of ROS 2 (fields k, d, p) or ROS 1 (K, D, P), from rclpy or
     rosbags; `rectified`: whether the images are rectified (`image_rect`): P is used, without distortion, instead of K
-    and D; `where`: what to call the message in errors, for instance its topic.
+    and D; `where`: what to call the message in errors, for instance its topic; `doubts` gets what speaks against it.
     """
     names = {name: name if hasattr(message, name) else name.upper() for name in ("k", "d", "p")}
     for name in (*names.values(), "width", "height", "distortion_model"):
@@ -193,7 +169,7 @@ def camera_from_camera_info(message: Any, *, rectified: bool = False, where: str
         where=where,
         names={**names, "size": "width, height"},
     )
-    camera = checked_camera(calibration, rectified)
+    camera = checked_camera(calibration, rectified, doubts)
     return _binned(_region(camera, message, where), message, where)
 
 

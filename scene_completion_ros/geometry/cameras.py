@@ -398,16 +398,20 @@ class Camera:
 
         Looked at are 9 x 9 places up to the corners, as far as this camera has rays there.
         """
+        return self.moves(other) <= LARGEST_MOVE
+
+    def moves(self, other: "Camera") -> float:
+        """By how many pixels another calibration moves places in the image (`agrees`); infinite for other sizes."""
         if self == other:
-            return True
+            return 0.0
         if (self.width, self.height) != (other.width, other.height):
-            return False
+            return math.inf
         columns, rows = (np.linspace(-0.5, size - 0.5, 9) for size in (self.width, self.height))
         pixels = np.stack(np.meshgrid(columns, rows), axis=-1).reshape(-1, 2)
         rays = self.unproject(pixels)
         seen = np.isfinite(rays).all(axis=-1)
         moved = np.linalg.norm(other.project(rays[seen])[0] - pixels[seen], axis=-1)
-        return bool(moved.max(initial=0.0) <= LARGEST_MOVE)
+        return float(moved.max(initial=0.0))
 
     def cropped(self, left: int, top: int, width: int, height: int) -> "Camera":
         """Return the camera of the part that starts at pixel (left, top); it may reach beyond the image."""

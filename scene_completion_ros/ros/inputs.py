@@ -14,8 +14,9 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profi
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from scene_completion_ros.errors import SceneCompletionError, in_words
-from scene_completion_ros.geometry.camera_info import camera_from_camera_info
+from scene_completion_ros.geometry.camera_info import camera_from_camera_info, is_rectified_topic
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.plausible_cameras import LARGEST_VARIATION, STEADY, Doubt, SteadyCamera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters
@@ -60,9 +61,9 @@ class CameraInput:
         self._node, self._parameters = node, parameters
         self._deliver, self._prepare_model, self._restart = deliver, prepare, restart
         self._counters, self._order, self._resources = counters, order, resources
-        # The newest usable message, how it was read, and what for.
+        # The usable message in use, how it was read, and what for.
         self._camera_info: Any = None
-        self._camera: Camera | None = None
+        self._steady = SteadyCamera()
         self._rectified = False
         self._prepared_for: tuple[Camera, NodeParameters] | None = None
         self._heard_latched = False
@@ -98,29 +99,54 @@ class CameraInput:
         subscription = self._node.create_subscription(CameraInfo, self._camera_info_topic, self._on_camera_info, qos)
         self._resources.callback(self._node.destroy_subscription, subscription)
 
-    def _read_camera(self, camera_info: Any, parameters: NodeParameters) -> Camera:
-        return camera_from_camera_info(camera_info, rectified=parameters.image_rectified, where=self._camera_info_topic)
+    def _read_camera(self, camera_info: Any, parameters: NodeParameters) -> tuple[Camera, list[Doubt]]:
+        rectified, doubts = parameters.image_rectified, list[Doubt]()
+        where = self._camera_info_topic
+        camera = camera_from_camera_info(camera_info, rectified=rectified, where=where, doubts=doubts)
+        if not rectified and is_rectified_topic(self._image_topic) and camera.distortion_model != "none":
+            what = f"{self._image_topic} says that its images are rectified, but they are rectified once more"
+            doubts.append(Doubt(what, where="image.rectified", cure="Set it to true", unusual=True))
+        return camera, doubts
 
     def _on_camera_info(self, message: Any) -> None:
         self.record.camera_info_arrived(message, time.perf_counter())
         parameters = self._parameters.snapshot()
         try:
-            camera = self._read_camera(message, parameters)
+            camera = self._take(message, parameters)
         except SceneCompletionError as error:
             self._counters.drop(DropReason.BAD_CAMERA_INFO, str(error))
             return
-        before = self._camera if parameters.image_rectified == self._rectified else None
-        if before is not None and not before.agrees(camera):
-            self._counters.warn("new calibration", f"{self._camera_info_topic}: the calibration has changed")
-        self._camera_info, self._camera, self._rectified = message, camera, parameters.image_rectified
         self._prepare(camera, parameters)
 
+    def _take(self, message: Any, parameters: NodeParameters) -> Camera:
+        """The camera to use from now on: that of a CameraInfo, or the former one if it merely varies."""
+        camera, doubts = self._read_camera(message, parameters)
+        if parameters.image_rectified != self._rectified:
+            self._steady, self._rectified = SteadyCamera(), parameters.image_rectified
+        before = self._steady.camera
+        taken = self._steady.takes(camera)
+        kept, varies = self._steady.camera or camera, self._steady.varies_px
+        if kept.agrees(camera):
+            self._camera_info, self.record.doubts = message, tuple(map(str, doubts))
+        if taken and before is not None:
+            self._counters.warn("new calibration", f"{self._camera_info_topic}: the calibration has changed")
+        for number, doubt in enumerate(self.record.doubts if taken else ()):
+            self._counters.warn(f"doubtful calibration {number}", doubt)
+        what = (
+            f"{self._camera_info_topic}: the calibration varies from message to message, by up to {varies:.1f} pixels "
+            f"in the image; the node keeps one (fx {kept.fx:.1f}) until another lasts for {STEADY} messages or differs "
+            f"by {LARGEST_VARIATION:.0%}. Fix focus and zoom of the camera"
+        )
+        if varies and not self.record.variation:
+            self._counters.warn("varying calibration", what)
+        self.record.variation = (what,) if varies else ()
+        return kept
+
     def _camera_for(self, parameters: NodeParameters) -> Camera | None:
-        """The newest usable camera; the CameraInfo is read anew where it is now to be read in another way."""
+        """The usable camera; the CameraInfo is read anew where it is now to be read in another way."""
         if self._camera_info is not None and parameters.image_rectified != self._rectified:
-            self._camera = self._read_camera(self._camera_info, parameters)  # usable: see `check`
-            self._rectified = parameters.image_rectified
-        return self._camera
+            return self._take(self._camera_info, parameters)  # usable: see `check`
+        return self._steady.camera
 
     def _prepare(self, camera: Camera, parameters: NodeParameters) -> None:
         self.record.camera = camera

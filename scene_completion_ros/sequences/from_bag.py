@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.bags.reader import CLOUD_TYPE, IMAGE_TYPES, ODOMETRY_TYPE, BagMessage, BagReader
 from scene_completion_ros.bags.storage import names_bag
-from scene_completion_ros.errors import BagError, SceneCompletionError, SequenceError
+from scene_completion_ros.errors import BagError, CameraError, SceneCompletionError, SequenceError
+from scene_completion_ros.geometry import plausible_cameras as plausible
 from scene_completion_ros.geometry.camera_files import camera_from_projection, read_camera
-from scene_completion_ros.geometry.camera_info import RECTIFIED_TOPIC
+from scene_completion_ros.geometry.camera_info import topic_words
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.messages import images
@@ -225,13 +226,13 @@ class Recording:
             return RigidTransform.identity()
         reader, topic, frame_id = self.reader, self.topics[camera], self.frame_ids[camera]
         by_projection = _rig_from_camera_by_projection(reader, self.topics[self.first_camera], topic)
-        if frame_id == self.rig_frame:
-            if by_projection is None:
-                what = f"two cameras in one frame {self.rig_frame!r}, and field p of their CameraInfo gives no baseline"
-                cure = "Give each camera its own frame in /tf_static, or publish P of the stereo calibration"
-                raise BagError(what, where=f"{reader.path}, topic {topic}", cure=cure)
-            return by_projection
-        if not buffer.has_path(self.rig_frame, frame_id) and by_projection is not None:
+        if frame_id == self.rig_frame and by_projection is None:
+            what = f"two cameras in one frame {self.rig_frame!r}, and field p of their CameraInfo gives no baseline"
+            cure = "Give each camera its own frame in /tf_static, or publish P of the stereo calibration"
+            raise BagError(what, where=f"{reader.path}, topic {topic}", cure=cure)
+        placed = frame_id != self.rig_frame and buffer.has_path(self.rig_frame, frame_id)
+        if by_projection is not None and not placed:
+            _check_pair(reader, self.topics[self.first_camera], topic, by_projection)
             return by_projection
         by_tf = buffer.lookup(self.rig_frame, frame_id, self.groups[0][0])
         if by_projection is not None:
@@ -267,7 +268,7 @@ def read_recordings(
     streams: dict[str, _Stream] = {}
     for topic in topics:
         try:
-            streams[topic] = _read_stream(reader, topic, files.get(topic))
+            streams[topic] = _read_stream(reader, topic, files.get(topic), warnings)
         except SceneCompletionError as error:
             if not optional or (topic == topics[-1] and not streams):
                 raise
@@ -320,9 +321,14 @@ class _Stream(NamedTuple):
     images: list[_Stamped]
 
 
-def _read_stream(reader: BagReader, topic: str, calibration: str | None) -> _Stream:
-    rectified = RECTIFIED_TOPIC in topic
-    camera = read_camera(calibration, rectified=rectified) if calibration else reader.camera_for(topic)
+def _read_stream(reader: BagReader, topic: str, calibration: str | None, warnings: list[str]) -> _Stream:
+    doubts: list[plausible.Doubt] = []
+    rectified = reader.is_rectified(topic)
+    camera = read_camera(calibration, rectified=rectified) if calibration else reader.camera_for(topic, doubts)
+    for doubt in plausible.doubts_about(camera, calibration) if calibration else doubts:
+        if not doubt.unusual:
+            raise doubt
+        warnings.append(str(doubt))
     found = _stamped(reader, [topic], images.check_image)
     if not found:
         why = counted({reason: count for reason, count in reader.skipped.items() if reason.startswith(f"{topic}: ")})
@@ -405,6 +411,18 @@ def _rig_from_camera_by_projection(reader: BagReader, first: str, other: str) ->
     if not any(transform.translation.any() for transform in from_reference):
         return None
     return from_reference[0] @ from_reference[1].inverse()
+
+
+def _check_pair(reader: BagReader, first: str, other: str, offset: RigidTransform) -> None:
+    """Refuse a baseline by P that no stereo rig has, or that puts the camera named right on the left."""
+    columns = {topic: float(reader.camera_info(topic).p[3]) for topic in (first, other)}  # type: ignore[union-attr]
+    topic = other if columns[other] else first
+    where, x = f"{reader.path}, topic {reader.camera_info_topic(topic)}, p", float(offset.translation[0])
+    plausible.check_baseline(float(np.linalg.norm(offset.translation)), where, columns[topic])
+    sides = [{"left", "right"} & {*topic_words(name)} for name in (first, other)]
+    if sides == ([{"left"}, {"right"}] if x < 0.0 else [{"right"}, {"left"}]):
+        what = f"P[3] = {columns[topic]:.6g} places the right camera {abs(x):.3f} m to the left of the left one"
+        raise CameraError(what, where=where, cure=plausible.PIXELS_TIMES_METRES)
 
 
 def moving_transforms(

@@ -23,6 +23,7 @@ from scene_completion_ros.evaluation.semantic_classes import ROOM_IDS, SEMANTIC_
 from scene_completion_ros.evaluation.truth import VoxelTruth, exact_truth
 from scene_completion_ros.geometry.cameras import Camera, camera_of
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid, grid_of
+from scene_completion_ros.geometry.plausible_cameras import SHORTEST_BASELINE_M, check_baseline, doubts_about
 from scene_completion_ros.geometry.transforms import (
     OPTICAL_FROM_FORWARD,
     RigidTransform,
@@ -217,7 +218,10 @@ class PosedSequence:
 
     @staticmethod
     def load(folder: Path | str) -> "PosedSequence":
-        """Read what `save` wrote, files when asked for. Raises SequenceError: other schema, no such field or file."""
+        """Read what `save` wrote, files when asked for.
+
+        Raises SequenceError: other schema, no such field or file; CameraError: no camera or stereo pair is like that.
+        """
         folder = Path(folder)
         index = folder / INDEX_NAME
         if not index.is_file():
@@ -230,7 +234,7 @@ class PosedSequence:
             raise fields.error("schema_version", f"is {version}, this program reads {SCHEMA_VERSION}", cure)
         cameras, poses = fields.object("cameras"), [fields.object(f"rig_from_{kind}") for kind in ("camera", "sensor")]
         rig_from_camera, rig_from_sensor = ({name: _pose(of, name) for name in of.values} for of in poses)
-        return PosedSequence(
+        sequence = PosedSequence(
             name=fields.text("name"),
             cameras={name: camera_of(cameras.object(name)) for name in cameras.values},
             rig_from_camera=rig_from_camera,
@@ -240,6 +244,10 @@ class PosedSequence:
             provenance=dict(fields.object("provenance").values),
             rig_from_sensor=rig_from_sensor,
         )
+        for name, camera in sequence.cameras.items():
+            doubts_about(camera, cameras.where(name))  # raises
+        _check_pairs(sequence, str(index))
+        return sequence
 
 
 def load_array(path: Path) -> NDArray[Any]:
@@ -258,6 +266,16 @@ def _frame(entry: JsonObject, folder: Path) -> Frame:
         _pose(entry, "world_from_rig"),
         {name: partial(load_array, inside(folder, assets.text(name), assets.where(name))) for name in assets.values},
     )
+
+
+def _check_pairs(sequence: PosedSequence, where: str) -> None:
+    """Refuse rectified pairs with a baseline that no stereo rig has."""
+    for one, other in combinations(sorted(sequence.cameras), 2):
+        offset = sequence.rig_from_camera[one].inverse() @ sequence.rig_from_camera[other]
+        metres = float(np.linalg.norm(offset.translation))
+        alike = sequence.cameras[one] == sequence.cameras[other] and np.trace(offset.rotation) > 3.0 - 1e-6
+        if sequence.metric_scale and alike and metres > 1e-6:
+            check_baseline(metres, f"{where}, {one} and {other}")
 
 
 def _pose(fields: JsonObject, name: str) -> RigidTransform:
@@ -491,7 +509,6 @@ def mounting(sequence: PosedSequence, camera: str, index: int = 0) -> RigidTrans
     return None
 
 
-SMALLEST_BASELINE_M = 0.01
 SMALLEST_PATH_M = 0.5
 STEP_M = 0.2  # shorter steps of a car say nothing about where its cameras look
 # Points that a pair has to share before their order counts, and how far apart their rows may be.
@@ -536,7 +553,7 @@ def _check_baselines(sequence: PosedSequence, where: str) -> None:
     for one, other in combinations(sorted(sequence.cameras), 2):
         offset = sequence.rig_from_camera[one].inverse() @ sequence.rig_from_camera[other]
         same_view = np.trace(offset.rotation) > 2.9  # cameras that look elsewhere may well share a centre
-        if same_view and np.linalg.norm(offset.translation) < SMALLEST_BASELINE_M:
+        if same_view and np.linalg.norm(offset.translation) < SHORTEST_BASELINE_M:
             cure = "Correct the static transforms or P of the stereo calibration, then extract it again"
             raise SequenceError(f"zero baseline: {one} and {other} stand at one place", where=where, cure=cure)
     if len(sequence) > 1 and sequence.travelled_distance() < SMALLEST_PATH_M and len(sequence.cameras) == 1:

@@ -17,6 +17,7 @@ from rosbags.rosbag2 import CompressionMode, StoragePlugin
 from scene_completion_ros.bags.reader import BagMessage, BagReader
 from scene_completion_ros.bags.writer import IMAGE_TOPIC, STREET, BagWriter, write_transforms
 from scene_completion_ros.errors import BagError
+from scene_completion_ros.geometry.plausible_cameras import Doubt
 from scene_completion_ros.ros import topics
 from tests.bags.recordings import (
     HEIGHT,
@@ -25,6 +26,7 @@ from tests.bags.recordings import (
     WIDTH,
     Drive,
     PackedWriter,
+    camera_info,
     compressed,
     image,
     record,
@@ -114,6 +116,14 @@ def test_image_topic_has_to_be_clear(tmp_path: Path) -> None:
         (lambda drive: [drive.image(0), drive.info(0, f=0.0)], "camera_info, CameraInfo, [kp]: focal length"),
         (lambda drive: [drive.image(0), drive.info(0, f=math.nan)], "camera_info, CameraInfo, [kp]: "),
         (lambda drive: [drive.image(0), drive.info(0, f=0.0), drive.info(1), drive.info(2, f=41.0)], "field k changes"),
+        (
+            lambda drive: [drive.image(0), *(drive.info(i, f=40.0 + 0.3 * i) for i in range(9))],
+            "half of them by 0.6 pix",
+        ),
+        (lambda drive: [drive.image(0), drive.info(0), drive.info(1, width=128)], "width changes from 64 to 128"),
+        (lambda drive: [drive.image(0), drive.info(0, centre=(1e5, 20.0))], "outside the 64x48 image"),
+        (lambda drive: [drive.image(0), drive.info(0, f=1e-3)], "field of view of 180°; perhaps it is in metres"),
+        (lambda drive: [drive.image(0), drive.info(0, frame="a", camera="b")] + [drive.image(0, camera="c")], "no Cam"),
     ],
 )
 def test_missing_and_contradicting_camera_info(tmp_path: Path, fill: Callable[[Drive], Any], words: str) -> None:
@@ -121,6 +131,66 @@ def test_missing_and_contradicting_camera_info(tmp_path: Path, fill: Callable[[D
         reader.camera_for(IMAGES)
     assert "/camera" in str(caught.value)
     assert caught.value.cure
+
+
+@pytest.mark.parametrize("ending", ["", "/compressed"])
+@pytest.mark.parametrize(
+    ("info", "frame"),
+    [
+        ("robot/front/color/camera_info", "any"),  # below the name of the image, as AirSim and Webots have it
+        ("robot/front/camera_info", "any"),
+        ("camera_info", "any"),
+        ("calibration/camera_info", "/camera_optical"),
+        ("calibration/camera_info", ""),
+    ],
+)
+def test_camera_info_is_found_by_its_topic_or_by_its_frame(tmp_path: Path, info: str, frame: str, ending: str) -> None:
+    def fill(drive: Drive) -> None:
+        drive.image(0, topic=f"/robot/front/color{ending}")
+        drive.writer.write(f"/{info}", "sensor_msgs/msg/CameraInfo", camera_info(frame_id=frame), START)
+
+    with BagReader(recorded(tmp_path / "bag", fill)) as reader:
+        assert reader.camera_for(f"/robot/front/color{ending}").fx == 40.0
+
+
+def test_the_median_of_a_calibration_that_jitters_is_used_and_said(tmp_path: Path) -> None:
+    lengths = [40.0, 40.6, 39.4, 40.1, 40.1, 39.9, 40.0]
+    path = recorded(
+        tmp_path / "bag", lambda drive: [drive.image(0), *(drive.info(i, f=f) for i, f in enumerate(lengths))]
+    )
+    doubts: list[Doubt] = []
+    with BagReader(path) as reader:
+        camera = reader.camera_for(IMAGES, doubts)
+        message = reader.camera_info(IMAGES)
+    assert message is not None and (camera.fx, message.k[0], message.p[0], message.k[2]) == (40.0, 40.0, 40.0, 31.5)
+    (doubt,) = doubts
+    # The corner is (32, 24) pixels from the middle: 0.6 / 40 of that is 0.6 pixels.
+    words = (
+        "/camera/camera_info: field k changes from message to message, by up to 0.6 pixels in the image (fx from 39.4 "
+    )
+    assert f"{words}to 40.6): their median is used (fx 40.0)" in str(doubt)
+    assert doubt.unusual
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "rectified"),
+    [
+        ("/camera/rect/image", None, True),
+        ("/camera/image_raw", None, False),
+        ("/camera/image_raw", True, True),
+        ("/camera/image_rect", False, False),
+    ],
+)
+def test_rectified_images_have_p(tmp_path: Path, name: str, given: bool | None, rectified: bool) -> None:
+    def fill(drive: Drive) -> None:
+        drive.image(0, topic=name)
+        message = camera_info()
+        message.d[:2], message.p[[0, 5]] = (-0.3, 0.1), 36.0
+        drive.writer.write("/camera/camera_info", "sensor_msgs/msg/CameraInfo", message, START)
+
+    with BagReader(recorded(tmp_path / "bag", fill), rectified=given) as reader:
+        camera = reader.camera_for(name)
+    assert (camera.fx, camera.distortion_model) == ((36.0, "none") if rectified else (40.0, "plumb_bob"))
 
 
 def test_the_calibration_of_an_autofocus_is_that_of_its_first_image(tmp_path: Path) -> None:

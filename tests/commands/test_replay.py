@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -68,6 +69,21 @@ def test_offline_replay_writes_bag_report_and_statistics_and_draws_the_lidar(
     assert len(cloud) > 10_000
     assert cloud["y"].min() > 1.6  # optical frame: the road is below the camera
     assert cloud["z"].min() > 0.0
+
+
+@pytest.mark.parametrize("offline", [["--offline"], []], ids=["offline", "node"])
+def test_what_speaks_against_the_calibration_is_a_warning(
+    tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str], offline: list[str]
+) -> None:
+    scale = CANONICAL.resized(CANONICAL.width * 5 // 4, CANONICAL.height * 5 // 4)
+    wrong = replace(scale, width=CANONICAL.width, height=CANONICAL.height)
+    bag, output = record(tmp_path / "drive", camera=wrong), tmp_path / "out"
+    assert replay(bag, output, flat_road, *offline) == 0
+    said = re.search(
+        "warning: .*(principal point .* lies far from the middle of .* times larger, .*)", capsys.readouterr().err
+    )
+    assert said and said[1] in (output / "report" / "index.html").read_text("utf-8")
+    assert statistics_of(output)["frames_out"] == 3
 
 
 def test_without_a_bag_it_is_the_bundled_drive_with_words(

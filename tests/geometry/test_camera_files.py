@@ -14,6 +14,7 @@ from scene_completion_ros.errors import CameraError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.geometry.camera_files import read_camera, read_kitti360_fisheye
 from scene_completion_ros.geometry.camera_info import camera_from_camera_info
+from scene_completion_ros.geometry.plausible_cameras import Doubt
 
 K = [500.0, 0.0, 320.5, 0.0, 501.0, 239.5, 0.0, 0.0, 1.0]
 P = [430.0, 0.0, 318.0, 0.0, 0.0, 432.0, 241.0, 0.0, 0.0, 0.0, 1.0, 0.0]
@@ -131,6 +132,25 @@ def test_contradictory_camera_info_names_field_and_cure(changes: dict[str, objec
         camera_from_camera_info(SimpleNamespace(data=b""))
     with pytest.raises(CameraError, match="P is missing or all zero"):
         camera_from_camera_info(camera_info(p=np.zeros(12)), rectified=True)
+
+
+def test_doubts_about_k_say_that_p_may_hold() -> None:
+    """As kitti2bag writes it: K of the raw sensor, and P of the rectified images, which are recorded."""
+    raw = np.array([625.0, 0.0, 399.5, 0.0, 625.0, 299.5, 0.0, 0.0, 1.0])
+    rectified = np.array([400.0, 0.0, 318.0, 0.0, 0.0, 400.0, 241.0, 0.0, 0.0, 0.0, 1.0, 0.0])
+    doubts: list[Doubt] = []
+    camera_from_camera_info(camera_info(k=raw, p=rectified), where="/info", doubts=doubts)
+    (doubt,) = doubts
+    assert (doubt.where, doubt.unusual) == ("/info, k", False)
+    assert "images 1.25 times larger, 800x600, or this image is a crop" in str(doubt)
+    assert "if the image is rectified, P holds: --rectified, or image.rectified of the node" in str(doubt)
+    doubts.clear()
+    camera_from_camera_info(camera_info(k=raw, p=rectified), doubts=doubts, rectified=True)
+    assert doubts == []
+    camera_from_camera_info(camera_info(k=raw, p=np.zeros(12)), doubts=doubts)
+    assert "P holds" not in str(doubts[0])
+    whole = camera_info(k=raw, p=np.zeros(12), width=800, height=600, roi=roi(0, 0, 640, 480))
+    assert camera_from_camera_info(whole, doubts=(found := list[Doubt]())).width == 640 and not found
 
 
 # YAML of camera_calibration

@@ -162,7 +162,7 @@ def all_accounted_for(node: CompletionNode) -> bool:
 
 
 def test_jittering_calibration_queues_nothing_and_every_image_keeps_its_own(node: CompletionNode, model: Model) -> None:
-    cameras = [replace(CAMERA, fx=20.0 + number) for number in range(200)]
+    cameras = [replace(CAMERA, fx=20.0 * 1.25 ** (number % 7)) for number in range(200)]
     model.go_on.clear()
     for number, camera in enumerate(cameras):
         calibrate(node, camera)
@@ -212,6 +212,48 @@ def test_an_autofocus_keeps_its_model_until_the_image_has_moved(node: Completion
         calibrate(node, replace(CAMERA, cx=15.5 + 0.2 * (number - 39)))  # each step is small, the way is not
         show_in_turn(node, number)
     assert [camera.cx for camera in model.built] == pytest.approx([15.5, 15.9, 16.3])
+
+
+def calibration_status(node: CompletionNode) -> Status:
+    return next(status for status in node._diagnostics.statuses(node.observed()) if status.name == "calibration")
+
+
+def test_a_calibration_that_varies_with_every_message_builds_no_more_models(node: CompletionNode, model: Model) -> None:
+    lengths = 20.0 + np.random.default_rng(0).uniform(-0.35, 0.35, 100)
+    for number, fx in enumerate(lengths):
+        calibrate(node, replace(CAMERA, fx=fx, fy=fx))
+        show_in_turn(node, number)
+    assert len(model.completed) == 100 and len(model.built) <= 4
+    assert node.counters.warned["varying calibration"] == 1
+    status = calibration_status(node)
+    assert status.level == Level.WARN
+    assert "the calibration varies from message to message, by up to 0.7 pixels" in status.message
+    assert f"the node keeps one (fx {model.built[-1].fx:.1f}) until another lasts for 30 messages" in status.message
+    for number in range(100, 140):
+        calibrate(node, CAMERA)
+        show_in_turn(node, number)
+    assert calibration_status(node).message == "32x24, fx 20.0 px, as the student knows it"
+
+
+def test_a_doubtful_calibration_is_a_warning(node: CompletionNode, model: Model) -> None:
+    calibrate(node, replace(CAMERA, cx=19.5, cy=14.5))
+    show_in_turn(node, 1)
+    assert len(model.completed) == 1
+    status = calibration_status(node)
+    assert status.level == Level.WARN and "images 1.25 times larger, 40x30, or this image is a crop" in status.message
+    calibrate(node, CAMERA)
+    assert calibration_status(node).message == "32x24, fx 20.0 px, as the student knows it"
+
+
+def test_images_that_say_to_be_rectified_and_would_be_again_are_a_warning(
+    node: CompletionNode, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node.inputs.camera, "_image_topic", "/camera/rect/image")
+    calibrate(node, replace(CAMERA, distortion_model="plumb_bob", distortion=(-0.2, 0.05, 0.0, 0.0, 0.0)))
+    words = "image.rectified: /camera/rect/image says that its images are rectified, but they are rectified once more"
+    assert words in calibration_status(node).message
+    calibrate(node, replace(CAMERA, fx=25.0, fy=25.0))  # nothing to rectify
+    assert "once more" not in calibration_status(node).message
 
 
 def test_an_unusable_calibration_changes_nothing_and_an_invalid_stamp_costs_its_image(

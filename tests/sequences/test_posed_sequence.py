@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.errors import CameraError, SequenceError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
@@ -131,3 +131,34 @@ def test_exif_orientation_does_not_turn_the_image(tmp_path: Path) -> None:
     frame = Frame(0, {"left": tmp_path / "turned.jpg"}, pose(0.0))
     one = PosedSequence("one", {"left": PINHOLE}, {"left": RigidTransform.identity()}, [frame], "none")
     assert one.image(0, "left").shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"fx": 1e-3}, "sequence.json: field cameras.a: fx = 0.001 pixels in an image of width 64 is a field of view"),
+        ({"fy": 1e6}, "sequence.json: field cameras.a: fy = 1e\\+06 pixels in an image of height 48"),
+        ({"cx": 1e5}, "sequence.json: field cameras.a: principal point .* lies outside the 64x48 image"),
+        (
+            {"metres": 538.0},
+            "sequence.json, a and b: a stereo baseline of 538 m: .*it would be 0.538 m if in millimetres",
+        ),
+        ({"metres": 1e-4}, "sequence.json, a and b: a stereo baseline of 0.0001 m"),
+        ({"metres": 0.54}, ""),
+        ({"cx": 39.5, "cy": 29.5}, ""),  # those who extracted it were told
+    ],
+)
+def test_cameras_and_baselines_that_cannot_be_are_refused(tmp_path: Path, change: dict[str, float], words: str) -> None:
+    poses = {"a": RigidTransform.identity(), "b": RigidTransform(np.eye(3), np.array([0.54, 0.0, 0.0]))}
+    images: dict[str, Any] = dict.fromkeys(poses, lambda: picture())
+    made = PosedSequence("pair", dict.fromkeys(poses, PINHOLE), poses, [Frame(1, images, pose(0.0))], "made up")
+    index = made.save(tmp_path / "pair") / "sequence.json"
+    document = json.loads(index.read_text())
+    document["rig_from_camera"]["b"][0][3] = change.pop("metres", 0.54)
+    document["cameras"]["a"] |= change
+    index.write_text(json.dumps(document))
+    if not words:
+        assert set(PosedSequence.load(index.parent).cameras) == {"a", "b"}
+        return
+    with pytest.raises(CameraError, match=words):
+        PosedSequence.load(index.parent)

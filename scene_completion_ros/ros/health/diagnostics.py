@@ -136,6 +136,8 @@ class InputRecord:
         self.images, self.camera_infos = Arrivals(), Arrivals()  # of images, and of CameraInfo messages, usable or not
         self.shape: ImageShape | None = None  # the newest image; None before the first
         self.camera: Camera | None = None  # the usable camera of the newest CameraInfo; None before the first
+        self.doubts: tuple[str, ...] = ()  # what speaks against its calibration
+        self.variation: tuple[str, ...] = ()  # by how much later ones differ from it that were not taken
         self.incompatible = ""  # the QoS policy by which a publisher of images does not match
         self.lost = 0  # how many images the middleware itself reported as lost
         self.own_work = OwnWork(since_s)
@@ -227,6 +229,7 @@ def calibration_status(camera: CameraFacts, drops: Drops, warnings: tuple[str, .
     if used is None:
         return _no_camera(camera, silent_s, values)
     several = _several(topic, camera.camera_info_publishers)
+    warnings = (*record.doubts, *record.variation, *warnings)
     problems = drops.problems(DropReason.BAD_CAMERA_INFO)
     if problems:
         message = f"dropped in the last {drops.recent_s:.0f} s: {problems}; the last usable CameraInfo stays in use"

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import COMPRESSED_TYPE, BagWriter, write_transforms
-from scene_completion_ros.geometry.camera_info import RECTIFIED_TOPIC
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.replay.played_node import NodeProcess
@@ -86,7 +85,7 @@ def replay_over_dds(
     parameters["sync.timeout"] = max(LOCK_STEP_PATIENCE_S, given if isinstance(given, float) else 0.0)
     parameters["image.transport"] = "compressed" if source.compressed else "raw"
     if camera is None:  # as `BagReader.camera_for` reads its CameraInfo
-        parameters["image.rectified"] = RECTIFIED_TOPIC in topic
+        parameters["image.rectified"] = reader.is_rectified(topic)
 
     def hear(severity: str, text: str) -> None:
         on_log(severity, re.sub(rf"{namespace}/{IMAGE}(/compressed)?", topic, text).replace(f"{namespace}/", ""))

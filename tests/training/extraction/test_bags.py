@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -86,6 +87,115 @@ def test_frames_that_lack_a_camera_and_cameras_without_calibration_are_left_out(
     assert len(sequence) == 8 and all(set(frame.images) == {"left", "right"} for frame in sequence.frames)
     assert report.skipped == {"right: no image within 5 ms of the other cameras": 2}
     assert report.warnings[0].startswith("/rear/image_raw/compressed is left out: no CameraInfo")
+
+
+def one_camera(**fields: Any) -> Callable[[Drive], None]:
+    """A drive whose CameraInfo have these fields, numbers or lists of them by moment."""
+
+    def fill(made: Drive) -> None:
+        made.static()
+        for index in range(10):
+            made.pose(index)
+            made.image(index)
+            made.info(index, **{name: one[index] if isinstance(one, list) else one for name, one in fields.items()})
+
+    return fill
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"f": 50.0, "centre": (39.5, 29.5)}, "images 1.25 times larger, 80x60, or this image is a crop"),
+        ({"f": 30.0, "centre": (23.5, 17.5)}, "images 1.33 times smaller, 48x36"),
+        ({"f": 4.0}, "fx = 4 pixels in an image of width 64 .* perhaps it is in millimetres"),
+        ({"f": [40.0 + index / 3 for index in range(10)]}, "field k changes from message to message, .* too much"),
+    ],
+)
+def test_nothing_is_extracted_with_the_calibration_of_another_mode_or_of_none(
+    tmp_path: Path, fields: dict[str, Any], words: str
+) -> None:
+    report, sequences = extract(recorded(tmp_path / "bag", one_camera(**fields)), tmp_path)
+    assert not sequences and len(report.problems) == 1
+    assert re.search(f"topic /camera/camera_info.*{words}", report.problems[0]), report.problems
+
+
+def test_a_crop_that_the_roi_describes_is_no_other_mode(tmp_path: Path) -> None:
+    def cropped(made: Drive) -> None:
+        made.static()
+        for index in range(10):
+            made.pose(index)
+            made.image(index)
+            message = camera_info(stamp_ns=START + index * SECOND // 10, width=80, height=60, centre=(39.5, 29.5))
+            message.roi.width, message.roi.height = 64, 48
+            made.writer.write(
+                "/camera/camera_info", "sensor_msgs/msg/CameraInfo", message, START + index * SECOND // 10
+            )
+
+    report, (sequence,) = extract(recorded(tmp_path / "bag", cropped), tmp_path)
+    assert not report.problems and not report.warnings and sequence.cameras["camera"].cx == 39.5
+
+
+def test_a_calibration_that_jitters_is_extracted_as_its_median(tmp_path: Path) -> None:
+    jittering = one_camera(f=[40.0, 40.4, 39.6, 40.2, 39.8, 40.0, 40.0, 40.0, 39.9, 40.1])
+    report, (sequence,) = extract(recorded(tmp_path / "bag", jittering), tmp_path)
+    assert sequence.cameras["camera"].fx == 40.0
+    assert [": their median is used (fx 40.0)" in warning for warning in report.warnings] == [True]
+
+
+def stereo_in_one_frame(p3: float, first: str = "left", other: str = "right") -> Callable[[Drive], None]:
+    def fill(made: Drive) -> None:
+        made.static()
+        for index in range(10):
+            made.pose(index)
+            for camera in (first, other):
+                made.image(index, camera=camera)
+                made.info(index, camera=camera, p3=p3 if camera == other else 0.0)
+
+    return fill
+
+
+@pytest.mark.parametrize(
+    ("p3", "words"),
+    [
+        (
+            -20000.0,
+            "a stereo baseline of 500 m by P[3] = -20000: stereo rigs have 0.01 to 4 m (it would be 0.5 m if in mil",
+        ),
+        (-0.3, "(it would be 0.3 m if P[3] is in metres, without fx)"),
+        (
+            -0.004,
+            "a stereo baseline of 0.0001 m by P[3] = -0.004: stereo rigs have 0.01 to 4 m (it would be 0.1 m if div",
+        ),
+        (20.0, "P[3] = 20 places the right camera 0.500 m to the left of the left one"),
+    ],
+)
+def test_a_stereo_baseline_that_cannot_be_is_refused(tmp_path: Path, p3: float, words: str) -> None:
+    report, sequences = extract(recorded(tmp_path / "bag", stereo_in_one_frame(p3)), tmp_path)
+    assert not sequences and "topic /right/camera_info, p: " in report.problems[0]
+    assert words in report.problems[0]
+
+
+def test_a_second_camera_to_the_left_is_fine_unless_it_is_called_right(tmp_path: Path) -> None:
+    bag = recorded(tmp_path / "bag", stereo_in_one_frame(20.0, "a", "b"))
+    report, (sequence,) = extract(bag, tmp_path)
+    assert not report.problems and sequence.rig_from_camera["b"].translation[0] == pytest.approx(-0.5)
+
+
+@pytest.mark.parametrize(("more", "length"), [([], 40.0), (["--rectified"], 36.0)])
+def test_rectified_images_are_not_rectified_again(tmp_path: Path, more: list[str], length: float) -> None:
+    """Through the command, with a calibration file of the unrectified images."""
+    bag = record(tmp_path / "bag", 10)
+    document = {"image_width": 64, "image_height": 48, "distortion_model": "plumb_bob"}
+    document |= {"camera_matrix": {"data": [40.0, 0, 31.5, 0, 40.0, 23.5, 0, 0, 1]}}
+    document |= {"distortion_coefficients": {"data": [-0.2, 0.05, 0, 0, 0]}}
+    document |= {"projection_matrix": {"data": [36.0, 0, 31.5, 0, 0, 36.0, 23.5, 0, 0, 0, 1, 0]}}
+    (tmp_path / "camera.yaml").write_text(json.dumps(document))
+    command = ["extract", str(bag), "--output", str(tmp_path / "out"), "--keyframe-metres", "0.05", *more]
+    command += ["--camera-file", f"/camera/image_raw/compressed={tmp_path / 'camera.yaml'}"]
+    assert cli.main(command) == 0
+    sequence = PosedSequence.load(tmp_path / "out" / "bag" / "00")
+    assert sequence.cameras["camera"].fx == length
+    assert ("validity_camera" in sequence.frames[0].assets) == (not more)  # what resampling leaves behind
 
 
 def test_bad_messages_of_any_type_are_left_out_and_counted_once(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from scene_completion_ros.commands.arguments import Output
+from scene_completion_ros.commands.arguments import Output, add_rectified_argument
 from scene_completion_ros.errors import ConfigurationError
 
 
@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-topic", action="append", default=[], metavar="TOPIC", help=meaning)
     meaning = "calibration that replaces the CameraInfo of an image topic, a file as of complete --camera"
     parser.add_argument("--camera-file", action="append", default=[], metavar="TOPIC=FILE", help=meaning)
+    add_rectified_argument(parser)
     meaning = "nav_msgs/Odometry (default: the only one); /odom=base_link names the frame of poses without "
     parser.add_argument("--odometry-topic", metavar="TOPIC[=FRAME]", help=f"{meaning}child_frame_id")
     parser.add_argument("--lidar-topic", metavar="TOPIC", help="PointCloud2 to keep (default: the only one)")
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     settings = ExtractionSettings(
         image_topics=tuple(args.image_topic),
         camera_files=_pairs(args.camera_file, "--camera-file"),
+        rectified=args.rectified,
         odometry_topic=args.odometry_topic,
         lidar_topic=args.lidar_topic,
         world_frame=args.world_frame,

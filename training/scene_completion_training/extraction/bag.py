@@ -69,7 +69,7 @@ class _NothingExtractedError(Exception):
 def _extract(job: Job, folder: Path, report: BagReport, progress: Phase) -> None:
     settings = job.settings
     progress("reading")
-    with BagReader(job.bag) as reader:
+    with BagReader(job.bag, rectified=settings.rectified) as reader:
         try:
             recordings = read_recordings(
                 reader,

@@ -15,6 +15,7 @@ import numpy as np
 
 from scene_completion_ros.errors import ConfigurationError, ImageError, SceneCompletionError
 from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
+from scene_completion_ros.geometry.plausible_cameras import SHORTEST_BASELINE_M
 from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, ImageSource, PosedSequence, read_source
 from scene_completion_training.arrays import Bytes, Mask
@@ -24,7 +25,6 @@ WIDEST_VIEW_DEG = 100.0  # of a rectified fisheye
 KEYFRAME_DEG = 5.0  # angle between keyframes that lie closer than `keyframe_metres`
 FEWEST_FRAMES = 5  # keyframes of a sequence
 _SAME_VIEW_COSINE = math.cos(math.radians(20.0))
-_SMALLEST_BASELINE_M = 0.01
 Cameras: TypeAlias = Mapping[str, Camera]
 Poses: TypeAlias = Mapping[str, RigidTransform]
 
@@ -35,6 +35,7 @@ class ExtractionSettings:
 
     image_topics: tuple[str, ...] = ()
     camera_files: tuple[tuple[str, str], ...] = ()  # (topic, file)
+    rectified: bool | None = None  # None: those images whose topics say so
     odometry_topic: str | None = None
     lidar_topic: str | None = None
     world_frame: str | None = None
@@ -103,7 +104,7 @@ def stereo_pair_of(cameras: Cameras, rig_from_camera: Poses) -> tuple[str, str] 
         for right in cameras:
             offset = rig_from_camera[left].inverse() @ rig_from_camera[right]
             baseline = float(np.linalg.norm(offset.translation))
-            aside = baseline > _SMALLEST_BASELINE_M and offset.translation[0] > 0.7 * baseline
+            aside = baseline > SHORTEST_BASELINE_M and offset.translation[0] > 0.7 * baseline
             if left != right and aside and offset.rotation[2, 2] > _SAME_VIEW_COSINE:
                 return left, right
     return None
