@@ -10,11 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import CameraError
-from scene_completion_ros.geometry.camera_info import (
-    Calibration,
-    checked_camera,
-    pinhole_intrinsics,
-)
+from scene_completion_ros.geometry.camera_info import Calibration, checked_camera, pinhole_intrinsics
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.plausible_cameras import doubts_about
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -48,12 +44,10 @@ def read_camera(spec: str | Path, *, image_size: tuple[int, int] | None = None, 
         cure = f"{_YAML}, or KITTI's calib.txt with a camera, such as calib.txt:P2"
         raise CameraError("is no known kind of calibration file", where=str(spec), cure=cure)
     if image_size is not None and tuple(image_size) != (camera.width, camera.height):
-        raise CameraError(
-            f"is the calibration of {camera.width}x{camera.height} images, but the image is "
-            f"{image_size[0]}x{image_size[1]}",
-            where=str(path),
-            cure="Use the image size of the calibration, or calibrate for this size",
-        )
+        image, calibrated = f"{image_size[0]}x{image_size[1]}", f"{camera.width}x{camera.height}"
+        what = f"is the calibration of {calibrated} images, but the image is {image}"
+        cure = "Use the image size of the calibration, or calibrate for this size"
+        raise CameraError(what, where=str(path), cure=cure)
     return camera
 
 

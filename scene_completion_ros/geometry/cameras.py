@@ -177,9 +177,8 @@ def _undistort_mei(xp: Namespace, coefficients: tuple[float, ...], distorted: Ar
     mirror, valid = _undistort_brown_conrady(xp, lens, distorted, _radius(xp, distorted))
     squared = mirror[..., 0] ** 2 + mirror[..., 1] ** 2
     root = 1.0 + (1.0 - xi * xi) * squared
-    stretch = (xi + xp.sqrt(xp.clip(root, 0.0, None))) / (
-        squared + 1.0
-    )  # lifts (x, y, 1) on the sphere about (0, 0, xi)
+    # Lifts (x, y, 1) on the sphere about (0, 0, xi).
+    stretch = (xi + xp.sqrt(xp.clip(root, 0.0, None))) / (squared + 1.0)
     depth = stretch - xi  # of the point on the unit sphere
     forward = depth > math.cos(_LARGEST_ANGLE)
     ideal = mirror * (stretch / xp.where(forward, depth, xp.ones_like(depth)))[..., None]
@@ -384,13 +383,10 @@ class Camera:
         if (width, height) == (self.width, self.height):
             return self
         if width <= 0 or height <= 0 or width * self.height != height * self.width:
-            raise CameraError(
-                f"the image is {width}x{height}, the calibration is that of {self.width}x{self.height}: other "
-                "proportions",
-                where="width, height",
-                cure="Publish the CameraInfo of this size; a crop belongs into its field roi, binning into binning_x "
-                "and binning_y",
-            )
+            what = f"the image is {width}x{height}, the calibration is that of {self.width}x{self.height}"
+            cure = "Publish the CameraInfo of this size; a crop belongs into its field roi, binning into "
+            cure += "binning_x and binning_y"
+            raise CameraError(f"{what}: other proportions", where="width, height", cure=cure)
         return self.resized(width, height)
 
     def agrees(self, other: "Camera") -> bool:

@@ -1,17 +1,16 @@
 """Depth images: made of LiDAR points, and looked up from another camera at the same place."""
 
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Doubles, Floats, Ints, Mask, Reals
 from scene_completion_ros.geometry.cameras import Camera
 
 _EDGE = 0.05  # of its depth, by which one surface may differ between neighbours, and between two views that agree
 
 
-def sparse_depth(points_camera: NDArray[np.floating[Any]], camera: Camera) -> NDArray[np.float32]:
+def sparse_depth(points_camera: Reals, camera: Camera) -> Floats:
     """Project LiDAR points into an image; where several fall into one pixel, the nearest stays.
 
     Points that the camera cannot see past a nearer surface between the pixels (the LiDAR stands elsewhere) stay in.
@@ -27,7 +26,7 @@ def sparse_depth(points_camera: NDArray[np.floating[Any]], camera: Camera) -> ND
 
 
 @lru_cache(maxsize=4)
-def nearest_pixels(camera: Camera, rays: Camera) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+def nearest_pixels(camera: Camera, rays: Camera) -> tuple[Ints, Ints, Mask]:
     """Rows, columns [h, w] of the camera's pixels nearest to those of another at its place, and whether shown."""
     pixels, valid = camera.project(np.asarray(rays.unproject(rays.pixel_centres())))
     inside = np.asarray(valid) & np.isfinite(np.asarray(pixels)).all(axis=-1)
@@ -35,14 +34,14 @@ def nearest_pixels(camera: Camera, rays: Camera) -> tuple[NDArray[np.int64], NDA
     return np.clip(nearest[..., 1], 0, camera.height - 1), np.clip(nearest[..., 0], 0, camera.width - 1), inside
 
 
-def depth_at_rays(depth: NDArray[np.float32], camera: Camera, rays: Camera) -> NDArray[np.float32]:
+def depth_at_rays(depth: Floats, camera: Camera, rays: Camera) -> Floats:
     """Depth [H, W], metres, at the nearest pixel of the rays [h, w] of another camera there; 0 where there is none."""
     rows, columns, inside = nearest_pixels(camera, rays)
     found = depth[rows, columns]
     return np.where(inside & np.isfinite(found) & (found > 0.0), found, np.float32(0.0)).astype(np.float32)
 
 
-def surface_normals(positions: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+def surface_normals(positions: Reals) -> Doubles:
     """Normals of a depth image's surface, towards the camera.
 
     Returns [h, w, 3], unit length: the cross product of the differences of neighbours to both sides. Zero where one is
@@ -64,7 +63,7 @@ def surface_normals(positions: NDArray[np.floating[Any]]) -> NDArray[np.float64]
     return normals
 
 
-def agreement(points: NDArray[np.floating[Any]], camera: Camera, depth: NDArray[np.float32]) -> NDArray[np.int64]:
+def agreement(points: Reals, camera: Camera, depth: Floats) -> Ints:
     """How many points [N, 3], optical frame of a camera, its depth image [h, w] shows where they are, and any surface.
 
     Returns int64 [2]: those within `_EDGE` of the measured depth, and those whose pixel has a depth, 0 where unknown.

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Reals
 from scene_completion_ros.errors import CameraError, ImageError
 from scene_completion_ros.geometry.cameras import Camera
 
@@ -32,9 +33,7 @@ class Resampler:
     if left out.
     """
 
-    def __init__(
-        self, source: Camera, target: Camera, *, source_from_target_rotation: NDArray[np.floating[Any]] | None = None
-    ) -> None:
+    def __init__(self, source: Camera, target: Camera, *, source_from_target_rotation: Reals | None = None) -> None:
         self.source, self.target = source, target
         self.shrink = decoder_shrink(source, target)  # images may also come averaged down by this already
         self._shrunk = source.height // self.shrink, source.width // self.shrink

@@ -8,9 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from scene_completion_ros.arrays import Bytes, Floats
 from scene_completion_ros.errors import BundleError, CameraError, GpuError, ImageError, in_words
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.resampling import decoder_shrink
@@ -36,8 +34,8 @@ MOST_WAITING = 30  # images whose pose has not come yet; older ones are left out
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    image: NDArray[np.uint8]
-    depth: NDArray[np.float32]
+    image: Bytes
+    depth: Floats
     stamp_ns: int
     grid_from_camera: RigidTransform
     pose: PoseToCome | RigidTransform | NotYetError  # of the grid in the odometry frame

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Doubles
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry.camera_files import camera_from_projection, read_kitti_calibration
 from scene_completion_ros.geometry.cameras import Camera
@@ -32,10 +32,10 @@ _FIELDS = 30
 _RESTORE = "Restore the file from the data set"
 
 
-def read_oxts(path: Path) -> NDArray[np.float64]:
+def read_oxts(path: Path) -> Doubles:
     """[6]: latitude, longitude (degrees), altitude (m), roll, pitch, yaw (rad). Raises SequenceError if not there."""
 
-    def read(line: str) -> NDArray[np.float64]:
+    def read(line: str) -> Doubles:
         values = np.array([float(word) for word in line.split()])
         if values.size != _FIELDS or not np.isfinite(values[:6]).all():
             raise ValueError(f"not {_FIELDS} numbers with finite position and angles")
@@ -44,7 +44,7 @@ def read_oxts(path: Path) -> NDArray[np.float64]:
     return read_lines(path, "OXTS packet", read, _RESTORE)[0]
 
 
-def world_from_imu(packet: NDArray[np.float64], scale: float) -> RigidTransform:
+def world_from_imu(packet: Doubles, scale: float) -> RigidTransform:
     """Pose of the IMU by the Mercator projection of KITTI's development kit (Geiger et al. 2013).
 
     `packet`: latitude, longitude, altitude, roll, pitch, yaw [6]; `scale`: of the projection
@@ -144,9 +144,7 @@ def advancing(frames: Sequence[Frame], provenance: dict[str, Any]) -> list[Frame
     return kept
 
 
-def entry(
-    calibration: Mapping[str, NDArray[np.float64]], key: str, shape: tuple[int, ...], path: Path
-) -> NDArray[np.float64]:
+def entry(calibration: Mapping[str, Doubles], key: str, shape: tuple[int, ...], path: Path) -> Doubles:
     """An entry of a calibration file. Raises SequenceError where it is missing or of another shape."""
     if key not in calibration or calibration[key].size != np.prod(shape):
         raise SequenceError(f"no {key} of {np.prod(shape)} numbers", where=str(path), cure=_RESTORE)
@@ -167,9 +165,7 @@ def _calibration(
     return models, rig_from_camera, rig_from_velodyne, rig_from_velodyne @ _rigid(date / "calib_imu_to_velo.txt")
 
 
-def rectified_camera(
-    calibration: Mapping[str, NDArray[np.float64]], name: str, path: Path
-) -> tuple[Camera, RigidTransform]:
+def rectified_camera(calibration: Mapping[str, Doubles], name: str, path: Path) -> tuple[Camera, RigidTransform]:
     """A camera such as image_02, without distortion, and its pose in the rig."""
     number = name.removeprefix("image_")
     width, height = (int(size) for size in entry(calibration, f"S_rect_{number}", (2,), path))
@@ -178,7 +174,7 @@ def rectified_camera(
     return camera, camera_from_rig.inverse()
 
 
-def rotation_of(rotation: NDArray[np.float64]) -> RigidTransform:
+def rotation_of(rotation: Doubles) -> RigidTransform:
     """A rectifying rotation [3, 3], printed with few digits, as a transform."""
     return RigidTransform.from_matrix(np.hstack([rotation, np.zeros((3, 1))]))
 

@@ -21,6 +21,7 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
+from scene_completion_ros.arrays import Bytes, Doubles, Floats
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.truth import FREE, UNKNOWN, VoxelTruth, labelled_truth
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
@@ -57,7 +58,7 @@ TRUNCATION = 4.0  # voxels: how far before and behind a surface distances count 
 THICKNESS = 0.75  # voxels to each side of the surface that hold it
 LEAST_VIEWS = 2.0
 LEAST_M, MOST_M = 0.15, 8.0
-Depth: TypeAlias = NDArray[np.float32]  # z-depth [h, w], metres, 0 where unknown
+Depth: TypeAlias = Floats  # z-depth [h, w], metres, 0 where unknown
 Depths: TypeAlias = Sequence[Callable[[], Depth]]  # of frames, read when they are looked at
 _NAME = re.compile(r"frame-(\d{1,9})\.color\.(?:jpg|png)")
 _LOOKED_AT = 40  # frames that say where up is
@@ -151,7 +152,7 @@ class _Recording:
     poses: Sequence[RigidTransform]
     depths: Depths
 
-    def voxels(self, index: int) -> NDArray[np.uint8]:
+    def voxels(self, index: int) -> Bytes:
         """Labels of `ROOM_GRID` below the camera of a frame.
 
         What lies below the floor counts for nothing, and no place on the floor is free: rays that pass just above one
@@ -164,7 +165,7 @@ class _Recording:
         return np.where(wrong, UNKNOWN, found).astype(np.uint8)
 
     @cached_property
-    def _fused(self) -> tuple[VoxelGrid, NDArray[np.uint8]]:
+    def _fused(self) -> tuple[VoxelGrid, Bytes]:
         chosen = range(0, len(self.poses), -(-len(self.poses) // FUSED_FRAMES))
         depths = [self.depths[index]() for index in chosen]
         cameras, poses = [_depth_camera(self.camera, depth) for depth in depths], [self.poses[i] for i in chosen]
@@ -176,9 +177,7 @@ class _Recording:
         return grid, fused_labels(*fuse_depth(images, grid))
 
 
-def fuse_depth(
-    images: Iterable[tuple[Camera, RigidTransform, Depth]], grid: VoxelGrid
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def fuse_depth(images: Iterable[tuple[Camera, RigidTransform, Depth]], grid: VoxelGrid) -> tuple[Floats, Floats]:
     """Fuses camera, world_from_camera and z-depth [H, W], metres, 0 where unknown, on a grid in the world.
 
     Returns distances to the nearest surface along the rays that saw a place, the mean [X, Y, Z], voxels, positive
@@ -193,7 +192,7 @@ def fuse_depth(
     return total, views
 
 
-def fused_labels(distance: NDArray[np.float32], views: NDArray[np.float32]) -> NDArray[np.uint8]:
+def fused_labels(distance: Floats, views: Floats) -> Bytes:
     """`FREE`, `OCCUPIED` within `THICKNESS` of a surface, `UNKNOWN` where no image looked or behind surfaces."""
     label = np.where(distance > THICKNESS, FREE, np.where(distance >= -THICKNESS, OCCUPIED, UNKNOWN))
     return np.where(views >= LEAST_VIEWS, label, UNKNOWN).astype(np.uint8)
@@ -226,9 +225,7 @@ def _integrator() -> Any:
     return kernel()(_integrate)
 
 
-def resampled(
-    fine: NDArray[np.uint8], grid: VoxelGrid, wanted: VoxelGrid, grid_from_wanted: RigidTransform
-) -> NDArray[np.uint8]:
+def resampled(fine: Bytes, grid: VoxelGrid, wanted: VoxelGrid, grid_from_wanted: RigidTransform) -> Bytes:
     """Labels [X, Y, Z] of voxels that are larger than those of a fused grid, and turned against them.
 
     Each looks up the eight centres of its eighths. One that holds any surface is occupied; one is free where at least
@@ -334,7 +331,7 @@ def _colour_camera(camera: Camera, images: Sequence[Path], depths: Depths) -> Ca
     return replace(camera, fx=zoom * camera.fx, fy=zoom * camera.fy, cx=cx, cy=cy)
 
 
-def _edges(values: NDArray[Any]) -> NDArray[np.float32]:
+def _edges(values: NDArray[Any]) -> Floats:
     across, down = (cv2.Sobel(np.asarray(values, np.float32), cv2.CV_32F, *axis) for axis in ((1, 0), (0, 1)))
     return np.hypot(across, down)
 
@@ -349,7 +346,7 @@ def _depth_camera(camera: Camera, depth: Depth) -> Camera:
     return camera.resized(depth.shape[1], depth.shape[0])
 
 
-def _points(camera: Camera, depth: Depth, step: int) -> NDArray[np.float64]:
+def _points(camera: Camera, depth: Depth, step: int) -> Doubles:
     """Points of every so many-th pixel whose depth is known [N, 3], optical frame."""
     pixels = camera.pixel_centres()[::step, ::step]
     known = depth[::step, ::step] > 0.0
@@ -426,7 +423,7 @@ def _upright(folder: Path, camera: Camera, poses: Sequence[RigidTransform], dept
     return RigidTransform(turn, np.array([0.0, 0.0, -float(np.median(heights[near]))]))
 
 
-def _surfaces(camera: Camera, depth: Depth) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _surfaces(camera: Camera, depth: Depth) -> tuple[Doubles, Doubles]:
     """Places and unit normals [N, 3] of every fourth pixel whose surface its neighbours show, optical frame."""
     known = np.where(depth > 0.0, depth, np.nan)[..., None]
     points = np.asarray(camera.unproject(camera.pixel_centres()) * known)[::4, ::4]

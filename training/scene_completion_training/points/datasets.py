@@ -46,14 +46,7 @@ import numpy as np
 
 from scene_completion_ros.errors import ImageError, SceneCompletionError, SequenceError
 from scene_completion_ros.geometry import Camera, RigidTransform
-from scene_completion_ros.picture_files import (
-    LARGEST_IMAGE,
-    decode_picture,
-    png_depth,
-    read_rgb,
-    read_size,
-    to_rgb,
-)
+from scene_completion_ros.picture_files import LARGEST_IMAGE, decode_picture, png_depth, read_rgb, read_size, to_rgb
 from scene_completion_ros.sequences.posed_sequence import pinhole_camera, rigid_transform
 from scene_completion_ros.untrusted_files import read_json, read_text, shown
 from scene_completion_training.arrays import Bytes, Floats, Ints
