@@ -24,6 +24,7 @@ from scene_completion_ros.errors import BagError, SceneCompletionError, Sequence
 from scene_completion_ros.geometry.camera_files import camera_from_projection, read_camera
 from scene_completion_ros.geometry.camera_info import RECTIFIED_TOPIC
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.plausible_motion import CLOCK_CURE
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.messages import images
 from scene_completion_ros.messages.transform_buffer import TransformBuffer, child_cure, stamp_of
@@ -116,6 +117,7 @@ class _Stamped(NamedTuple):
     stamp_ns: int
     frame_id: str
     address: RecordedMessage
+    stamped: bool  # whether the header has a stamp; otherwise it is the time of recording
 
 
 def _stamped(reader: BagReader, topics: Sequence[str], read: Callable[[Any], object]) -> list[_Stamped]:
@@ -123,8 +125,10 @@ def _stamped(reader: BagReader, topics: Sequence[str], read: Callable[[Any], obj
     found = []
     for recorded, _ in reader.readable(topics, read):
         header = recorded.message.header
-        stamp_ns = stamp_of(header) or recorded.stamp_ns
-        found.append(_Stamped(stamp_ns, str(header.frame_id).strip("/"), RecordedMessage.of(reader, recorded)))
+        stamp_ns, address = stamp_of(header), RecordedMessage.of(reader, recorded)
+        found.append(
+            _Stamped(stamp_ns or recorded.stamp_ns, str(header.frame_id).strip("/"), address, stamped=stamp_ns > 0)
+        )
     return found
 
 
@@ -219,6 +223,11 @@ class Recording:
         """
         return self.reader.tf_buffer(odometry_topic=odometry_topic, within=self.window.holds)
 
+    @staticmethod
+    def ahead_ns(stamp_ns: int, found: Mapping[str, ImageSource]) -> int:
+        """By how much the stamp of a group of images is ahead of the time of their recording."""
+        return stamp_ns - min(image.recorded.bag_stamp_ns for image in found.values() if isinstance(image, BagImage))
+
     def rig_from_camera(self, buffer: TransformBuffer, camera: str) -> RigidTransform:
         """From tf, or from P of a rectified pair with one frame. Raises BagError where neither has it."""
         if camera == self.first_camera:
@@ -272,6 +281,7 @@ def read_recordings(
             if not optional or (topic == topics[-1] and not streams):
                 raise
             warnings.append(f"{topic} is left out: {error}")
+    warnings += [warning for stream in streams.values() for warning in stream.warnings]
     first = next(iter(streams.values()))
     windows = _windows(first.images) if split_at_clock_jumps else [Window()]
     recordings = [_recording(reader, window, streams, sync_tolerance_ns) for window in windows]
@@ -318,6 +328,7 @@ class _Stream(NamedTuple):
     camera: Camera
     frame_id: str
     images: list[_Stamped]
+    warnings: list[str]
 
 
 def _read_stream(reader: BagReader, topic: str, calibration: str | None) -> _Stream:
@@ -330,9 +341,13 @@ def _read_stream(reader: BagReader, topic: str, calibration: str | None) -> _Str
     frame_ids = {one.frame_id for one in found}
     if len(frame_ids) > 1 or not found[0].frame_id:
         what = f"field header.frame_id of the images is {sorted(frame_ids)}"
-        cure = "Images of one camera need one frame name that is not empty"
-        raise BagError(what, where=f"{reader.path}, topic {topic}", cure=cure)
-    return _Stream(camera, found[0].frame_id, found)
+        cure = "Images of one camera need one frame name that is not empty; known frames: "
+        raise BagError(what, where=f"{reader.path}, topic {topic}", cure=cure + reader.tf_buffer().known(""))
+    frame_id, note = reader.optical_frame(found[0].frame_id, topic)
+    notes = [f"{topic}: {note}"] if note else []
+    if unstamped := sum(not one.stamped for one in found):
+        notes.append(f"{topic}: {unstamped} of {len(found)} images have the stamp 0: the time of recording is taken")
+    return _Stream(camera, frame_id, found, notes)
 
 
 def _recording(reader: BagReader, window: Window, streams: Mapping[str, _Stream], tolerance_ns: int) -> Recording:
@@ -431,6 +446,9 @@ def moving_transforms(
         what = f"tf does not say how {frame!r} moves, and odometry topics are: {listed}"
         cure = "Record /tf and /tf_static, or record (or name) one odometry topic. A robot without odometry gets it "
         cure += "from a visual-inertial odometry node that runs while it records, such as rtabmap's or ORB-SLAM3"
+        if buffer.frames and frame not in buffer.frames:
+            what = f"tf does not know the frame {frame!r} of the images, and odometry topics are: {listed}"
+            cure = f"Known frames: {buffer.known(frame)}"
         raise BagError(what, where=str(reader.path), cure=cure)
     topic, _, child = listed.partition("=")
     first = reader.first(topic)
@@ -440,7 +458,7 @@ def moving_transforms(
     buffer = transforms(listed)
     world = world_frame or buffer.root_of(frame)
     if not buffer.has_path(world, frame) or buffer.is_static(world, frame):
-        cure = f"Record the static transform to the camera; known frames: {', '.join(buffer.frames) or 'none'}"
+        cure = f"Record the static transform to the camera; known frames: {buffer.known(frame)}"
         raise BagError(f"neither tf nor {listed} has the motion of {frame!r}", where=str(reader.path), cure=cure)
     buffer.check(world, frame)
     return buffer, world, f"{topic} and tf, {world} -> {frame}"
@@ -453,12 +471,16 @@ class RecordedMotion:
     """
 
     def __init__(self, reader: BagReader, topic: str) -> None:
-        first = next((header for _, header in reader.readable([topic], lambda message: message.header)), None)
-        self.frame = "" if first is None else str(first.frame_id)
+        found = [(recorded, header) for recorded, header in reader.readable([topic], lambda message: message.header)]
+        self.frame, note = reader.optical_frame(str(found[0][1].frame_id), topic) if found else ("", "")
         self._buffer, self.world, self.source = moving_transforms(
             reader, self.frame, lambda name: reader.tf_buffer(odometry_topic=name)
         )
         self._path, self._topic = reader.path, topic
+        ahead = [stamp_of(header) - recorded.stamp_ns for recorded, header in found if stamp_of(header)]
+        clock = self._buffer.clock_problem(topic, ahead, "the time of recording")
+        # What should be looked at, in words.
+        self.warnings = [*filter(None, [note, clock and f"{clock}. {CLOCK_CURE}"]), *self._buffer.notes]
 
     def at(self, stamp_ns: int) -> RigidTransform | str:
         """Pose of the camera's optical frame in the frame `world`; or why it is unknown."""
@@ -524,25 +546,30 @@ def posed_recording(
     clouds = list_clouds(reader, lidar_topic)
     depths = list_depths(reader, rig_frame)
     rig_from_sensor = {}
-    for stamp_ns, frame_id, _ in clouds[:1]:
+    for cloud in clouds[:1]:
         try:
-            rig_from_sensor["velodyne"] = buffer.lookup(rig_frame, frame_id, stamp_ns)
+            rig_from_sensor["velodyne"] = buffer.lookup(rig_frame, cloud.frame_id, cloud.stamp_ns)
         except BagError as error:
             recording.warnings.append(f"the LiDAR is left out: {error}")
     frames = []
+    lost: list[int] = []
     for stamp_ns, found in recording.groups:
         try:
             world_from_rig = buffer.lookup(world, rig_frame, stamp_ns)
         except BagError as error:
             dropped[f"no pose: {error.where}"] += len(found)
+            lost.append(recording.ahead_ns(stamp_ns, found))
             continue
         assets = lidar_asset(clouds, buffer, world, world_from_rig, stamp_ns)
         if recording.first_camera in found and (near := _nearest(depths, stamp_ns, DEPTH_TOLERANCE_NS)):
             assets["depth"] = partial(load_depth, near.address)
         frames.append(Frame(stamp_ns, found, world_from_rig, assets))
+    ahead = lost or [recording.ahead_ns(*group) for group in recording.groups]
+    clock = buffer.clock_problem(", ".join(recording.topics.values()), ahead, "the time of recording")
     if not frames:
-        cure = "Record /tf (or odometry) and /tf_static together with the images"
+        cure = f"{clock}. {CLOCK_CURE}" if clock else "Record /tf (or odometry) and /tf_static together with the images"
         raise SequenceError(f"no image has a pose ({counted(dropped)})", where=str(reader.path), cure=cure)
+    recording.warnings += [*([f"{clock}. {CLOCK_CURE}"] if clock else []), *buffer.notes]
     provenance = recording_provenance(recording) | {"world_frame": world}
     if ground_frame:
         upright = buffer.lookup(ground_frame, world, frames[0].stamp_ns)
