@@ -65,13 +65,11 @@ def speed_problem(stamps_ns: Stamps, positions: Doubles) -> str:
     """Refuse a track that is faster than anything on the ground, beyond a few jumps; positions [N, 3], metres."""
     bins = (stamps_ns - stamps_ns[:1]) // STEP_NS
     kept = np.flatnonzero(np.r_[True, np.diff(bins) > 0][: len(bins)])
-    stamps_ns, positions = stamps_ns[kept], positions[kept]
-    fast = too_fast(stamps_ns, positions)
+    fast = too_fast(stamps_ns[kept], positions[kept])
     if len(fast) == 0 or fast.mean() <= MOST_JUMPS:
         return ""
-    steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
-    speed = float(np.median((steps / (np.diff(stamps_ns) * 1e-9))[fast]))
-    extent = float(np.linalg.norm(np.ptp(positions, axis=0)))
+    steps, seconds = np.linalg.norm(np.diff(positions[kept], axis=0), axis=1), np.diff(stamps_ns[kept]) * 1e-9
+    speed, extent = float(np.median((steps / seconds)[fast])), float(np.linalg.norm(np.ptp(positions, axis=0)))
     return (
         f"moves at {speed:.0f} m/s, {extent:.0f} m in {(stamps_ns[-1] - stamps_ns[0]) * 1e-9:.1f} s; robots, cars and "
         f"drones stay below {FASTEST_M_S:.0f} m/s{_in_other_units(speed, USUAL_M_S, 'm/s')}"
@@ -189,8 +187,8 @@ def clock_problem(images: str, ahead_ns: Stamps, transforms: str, transforms_ahe
     if abs(apart) > 1e8:  # three years
         guess = "one of them counts from the start of its device"
     return (
-        f"images of {images} have another clock than {transforms}: their stamps are {_ahead(ahead_s)} {than}, those of "
-        f"{transforms} {_ahead(others_s)} it{guess and f' ({guess})'}"
+        f"images of {images} have another clock than {transforms}, {_ahead(apart)} theirs{guess and f' ({guess})'}: "
+        f"stamps of images are {_ahead(ahead_s)} {than}, those of {transforms} {_ahead(others_s)} it"
     )
 
 

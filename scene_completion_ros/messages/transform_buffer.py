@@ -124,10 +124,11 @@ class TransformBuffer:
         self._topics: dict[tuple[str, str, bool], str] = {}  # by parent, child, and whether it is fixed
         self._contested: dict[tuple[str, str], str] = {}  # two topics, by parent and child
         self._checked: dict[tuple[str, str], TransformConflictError | None] = {}
+        self._optical: dict[str, tuple[str, str, str]] = {}  # what was found of frames of images
         # What should be looked at, in words: poses of a recording that were left out because they cannot be.
         self.notes: dict[str, None] = {}
         # By how much stamps of moving transforms are ahead of the clock by which they were received, nanoseconds.
-        self.ahead_ns: deque[int] = deque(maxlen=10_000)
+        self.ahead_ns: deque[int] = deque(maxlen=1000 if keep_ns is None else 20)
 
     @property
     def frames(self) -> list[str]:
@@ -149,6 +150,7 @@ class TransformBuffer:
         A later static one replaces an earlier; of two with one stamp the first is kept.
         """
         pair = parent, child = parent.strip("/"), child.strip("/")
+        self._optical.clear()
         edge, first = self._edges.get(pair), self._topics.setdefault((*pair, static), topic)
         known = None if edge is None else edge.static if static else edge.static or edge.samples.get(stamp_ns)
         differs = known is not None and np.abs(known.matrix - parent_from_child.matrix).max() > _SAME
@@ -341,27 +343,36 @@ class TransformBuffer:
         TransformConflictError where it has none or several: says `where` the images come from.
         """
         frame = frame.strip("/")
+        if frame not in self._optical:
+            self._optical[frame] = self._find_optical(frame)
+        optical, note, cure = self._optical[frame]
+        if cure:
+            raise TransformConflictError(note, where=where, cure=cure)
+        return optical, note
+
+    def _find_optical(self, frame: str) -> tuple[str, str, str]:
+        """The optical frame and a note, or what is wrong and its cure."""
         ups, steps = self._axes(frame)
         if plausible.upside_down(ups):
-            return frame, f"by tf the camera of frame {frame!r} {plausible.HANGS}"
+            return frame, f"by tf the camera of frame {frame!r} {plausible.HANGS}", ""
         if not plausible.body_axes(ups, steps):
-            return frame, ""
+            return frame, "", ""
         if "optical" in frame.lower():
-            return frame, f"by tf the camera of frame {frame!r} {plausible.LOOKS_UP}"
+            return frame, f"by tf the camera of frame {frame!r} {plausible.LOOKS_UP}", ""
         fixed = [one for one in self.frames if one != frame and self.is_static(frame, one)]
-        below = [one for one in fixed if self._optical(frame, one)]
+        below = [one for one in fixed if self._has_optical_axes(frame, one)]
         children = [one for one in below if (frame, one) in self._edges] or below
         what = f"images name {frame!r}, which is the frame of a body by its axes in tf (x forward, z up)"
         if len(children) == 1:
-            return children[0], f"{what}: its optical child {children[0]!r} is taken instead"
+            return children[0], f"{what}: its optical child {children[0]!r} is taken instead", ""
         what += f", not the optical one; below it tf has {', '.join(children) or 'no optical frame'}"
         cure = (
             "Have the driver name the optical frame (REP 103: x right, y down, z forward), and publish its transform. "
         )
         cure += f"A camera that does look straight up says so by its name, as {frame}_optical"
-        raise TransformConflictError(what, where=where, cure=cure)
+        return frame, what, cure
 
-    def _optical(self, frame: str, child: str) -> bool:
+    def _has_optical_axes(self, frame: str, child: str) -> bool:
         """Whether a child has optical axes in the frame of a body: z ahead, y down."""
         turn = self.find(frame, child, 0).rotation
         return bool(turn[0, 2] > plausible.UP and turn[2, 1] < -plausible.UP)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.bags.reader import CLOUD_TYPE, IMAGE_TYPES, ODOMETRY_TYPE, BagMessage, BagReader
 from scene_completion_ros.bags.storage import names_bag
-from scene_completion_ros.errors import BagError, SceneCompletionError, SequenceError
+from scene_completion_ros.errors import BagError, SceneCompletionError, SequenceError, TransformConflictError
 from scene_completion_ros.geometry.camera_files import camera_from_projection, read_camera
 from scene_completion_ros.geometry.camera_info import RECTIFIED_TOPIC
 from scene_completion_ros.geometry.cameras import Camera
@@ -448,7 +448,7 @@ def moving_transforms(
         cure += "from a visual-inertial odometry node that runs while it records, such as rtabmap's or ORB-SLAM3"
         if buffer.frames and frame not in buffer.frames:
             what = f"tf does not know the frame {frame!r} of the images, and odometry topics are: {listed}"
-            cure = f"Known frames: {buffer.known(frame)}"
+            raise TransformConflictError(what, where=str(reader.path), cure=f"Known frames: {buffer.known(frame)}")
         raise BagError(what, where=str(reader.path), cure=cure)
     topic, _, child = listed.partition("=")
     first = reader.first(topic)
@@ -472,7 +472,8 @@ class RecordedMotion:
 
     def __init__(self, reader: BagReader, topic: str) -> None:
         found = [(recorded, header) for recorded, header in reader.readable([topic], lambda message: message.header)]
-        self.frame, note = reader.optical_frame(str(found[0][1].frame_id), topic) if found else ("", "")
+        self.named = str(found[0][1].frame_id) if found else ""  # the frame that the images name
+        self.frame, note = reader.optical_frame(self.named, topic)
         self._buffer, self.world, self.source = moving_transforms(
             reader, self.frame, lambda name: reader.tf_buffer(odometry_topic=name)
         )
@@ -480,7 +481,8 @@ class RecordedMotion:
         ahead = [stamp_of(header) - recorded.stamp_ns for recorded, header in found if stamp_of(header)]
         clock = self._buffer.clock_problem(topic, ahead, "the time of recording")
         # What should be looked at, in words.
-        self.warnings = [*filter(None, [note, clock and f"{clock}. {CLOCK_CURE}"]), *self._buffer.notes]
+        said = note and f"{topic}: {note}", clock and f"{clock}. {CLOCK_CURE}"
+        self.warnings = [*filter(None, said), *self._buffer.notes]
 
     def at(self, stamp_ns: int) -> RigidTransform | str:
         """Pose of the camera's optical frame in the frame `world`; or why it is unknown."""

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import ImageError, SceneCompletionError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import ROOM_IDS, SEMANTIC_KITTI_TO_COMMON, ClassMap
 from scene_completion_ros.evaluation.truth import VoxelTruth, exact_truth
+from scene_completion_ros.geometry import plausible_motion as plausible
 from scene_completion_ros.geometry.cameras import Camera, camera_of
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid, grid_of
 from scene_completion_ros.geometry.transforms import (
@@ -230,7 +231,7 @@ class PosedSequence:
             raise fields.error("schema_version", f"is {version}, this program reads {SCHEMA_VERSION}", cure)
         cameras, poses = fields.object("cameras"), [fields.object(f"rig_from_{kind}") for kind in ("camera", "sensor")]
         rig_from_camera, rig_from_sensor = ({name: _pose(of, name) for name in of.values} for of in poses)
-        return PosedSequence(
+        sequence = PosedSequence(
             name=fields.text("name"),
             cameras={name: camera_of(cameras.object(name)) for name in cameras.values},
             rig_from_camera=rig_from_camera,
@@ -240,6 +241,28 @@ class PosedSequence:
             provenance=dict(fields.object("provenance").values),
             rig_from_sensor=rig_from_sensor,
         )
+        _check_motion(sequence, str(index))
+        return sequence
+
+
+def _check_motion(sequence: PosedSequence, where: str) -> None:
+    """Refuse poses in metres that no vehicle can have; what is far away for a moment is named with its frame."""
+    if not sequence.metric_scale:
+        return
+    cure = "Poses are metres, stamp_ns nanoseconds: correct the file, or set metric_scale to false"
+    for name, pose in (sequence.rig_from_camera | sequence.rig_from_sensor).items():
+        if problem := plausible.arm_problem(float(np.linalg.norm(pose.translation))):
+            raise SequenceError(f"{name} {problem.replace('it', 'its rig', 1)}", where=where, cure=cure)
+    stamps = np.array([frame.stamp_ns for frame in sequence.frames], np.int64)
+    positions = np.array([frame.world_from_rig.translation for frame in sequence.frames])
+    stray = plausible.strays(stamps, positions)
+    if stray.any():
+        index = int(np.argmax(stray))
+        away = float(np.linalg.norm(positions[index] - positions[index - 1 if index else 1]))
+        what = f"frame {index} of {stamps[index]} ns is {away:.0f} m from the one beside it, and nothing moves so fast"
+        raise SequenceError(what, where=where, cure="Correct its pose, or leave it out")
+    if problem := plausible.speed_problem(stamps, positions):
+        raise SequenceError(f"the rig {problem}", where=where, cure=cure)
 
 
 def load_array(path: Path) -> NDArray[Any]:

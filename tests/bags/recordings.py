@@ -134,10 +134,10 @@ class Drive:
         child: str = "camera_optical",
         x: float = 0.2,
         y: float = 0.0,
-        turn: RigidTransform = OPTICAL_FROM_FORWARD.inverse(),
+        turn: RigidTransform | None = None,
     ) -> None:
         """How a sensor is mounted on the base: by default as a camera that looks ahead."""
-        message = transform(parent, child, (x, y, 1.0), turn=turn)
+        message = transform(parent, child, (x, y, 1.0), turn=turn or OPTICAL_FROM_FORWARD.inverse())
         self.writer.write("/tf_static", "tf2_msgs/msg/TFMessage", message, START)
 
     def pose(self, index: int, *, x: float | None = None) -> None:

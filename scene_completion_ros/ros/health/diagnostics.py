@@ -111,6 +111,7 @@ class InputRecord:
         self.shape: ImageShape | None = None  # the newest image; None before the first
         self.camera: Camera | None = None  # the usable camera of the newest CameraInfo; None before the first
         self.incompatible = ""  # the QoS policy by which a publisher of images does not match
+        self.doubts: Callable[[], list[str]] = list  # what is doubtful about how the camera stands and moves
         self.lost = 0  # how many images the middleware itself reported as lost
 
     def image_arrived(self, message: Any, now_s: float) -> None:
@@ -171,6 +172,7 @@ def input_status(camera: CameraFacts, received: int, drops: Drops) -> Status:
         )
     if shape is not None and not shape.frame_id.strip("/"):
         warnings.append("header.frame_id of the images is empty, so that tf cannot place them: set it in the driver")
+    warnings += record.doubts()
     if record.lost:
         warnings.append(f"the middleware lost {record.lost} images since activation: {_cure_of_loss(camera)}")
     if warnings:

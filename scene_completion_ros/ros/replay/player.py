@@ -57,13 +57,14 @@ class Source:
     camera: Camera
     camera_info: Any  # the bag's own message, None to make one from the camera
     odometry: str  # topic for where the camera was; empty where that is not played
+    frame_of: Callable[[Any], str]  # the optical frame of an image, by its header
 
 
 class InputPublishers:
     """Publishers of a replay, in its node's namespace. Raises SceneCompletionError if a message package is missing."""
 
     def __init__(self, node: Any, source: Source) -> None:
-        self._source, self._node = source, node
+        self.source, self._node = source, node
         queue = QoSProfile(depth=QUEUE)
         image_type, image_topic = (
             (CompressedImage, f"{topics.IMAGE}/compressed") if source.compressed else (Image, topics.IMAGE)
@@ -95,10 +96,10 @@ class InputPublishers:
 
     def camera_info(self, stamp_ns: int, frame_id: str) -> None:
         """Publish the calibration with a stamp; the recorded one keeps its frame."""
-        if self._source.camera_info is None:
-            message = messages.camera_info_message(self._source.camera, stamp_ns, frame_id)
+        if self.source.camera_info is None:
+            message = messages.camera_info_message(self.source.camera, stamp_ns, frame_id)
         else:
-            recorded = self._source.camera_info
+            recorded = self.source.camera_info
             stamp = replace(recorded.header.stamp, sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
             stamped = replace(recorded, header=replace(recorded.header, stamp=stamp))
             message = bytes(_typestore().serialize_cdr(stamped, CAMERA_INFO_TYPE))
@@ -127,10 +128,12 @@ class Answer:
         """The message of rosbags; read at the first access."""
         return _typestore().deserialize_cdr(self.cdr, self.spec.type_name)
 
-    def record(self, bag: BagWriter, stamp_ns: int) -> None:
-        """Write the message. Serialised anew: rclpy leaves whatever was in memory in the bytes between fields."""
-        topic, kind = topics.default_name(self.spec.name), self.spec.type_name
-        bag.write(topic, kind, self.message, stamp_ns, latched=self.spec.latched)
+    def record(self, bag: BagWriter, stamp_ns: int, frame_id: str = "") -> None:
+        """Write the message, in another frame. Made anew: rclpy leaves what was in memory in bytes between fields."""
+        topic, kind, message = topics.default_name(self.spec.name), self.spec.type_name, self.message
+        if frame_id:
+            message = replace(message, header=replace(message.header, frame_id=frame_id))
+        bag.write(topic, kind, message, stamp_ns, latched=self.spec.latched)
 
 
 @cache
@@ -310,9 +313,9 @@ class Player:
         Then the node has been discovered, is loaded and compiled, and has answered all earlier ones. Raises
         SceneCompletionError: the node ended, or gave no answer in a long time.
         """
-        camera = self._source.camera
+        camera = self.source.camera
         grey = np.full((camera.height, camera.width, 3), 128, np.uint8)
-        make = messages.compressed_image_message if self._source.compressed else messages.image_message
+        make = messages.compressed_image_message if self.source.compressed else messages.image_message
         deadline_s = time.perf_counter() + STARTUP_TIMEOUT_S
         attempts, period_s = 0, WARM_UP_PERIOD_S
         while True:
@@ -432,6 +435,7 @@ class Player:
     def _take(self, sent: SentImage, source: BagMessage) -> None:
         """Record and count the result of an image that has all its wanted answers, and hand it on."""
         statistics, answers = self.statistics, sent.answers
+        frame_id = self._inputs.source.frame_of(source.message.header)
         cloud = answers[topics.VOXELS].message
         voxels = cloud_array_from_message(cloud)
         if not statistics.frames_out:
@@ -439,7 +443,7 @@ class Player:
         write_image(source, self._bag)
         for topic in RECORDED:
             if topic in answers:
-                answers[topic].record(self._bag, source.stamp_ns)
+                answers[topic].record(self._bag, source.stamp_ns, frame_id)
         self._end_to_end.append(sent.latency_ms)
         for stage, milliseconds in sent.stages_ms.items():
             self._stage_times[stage].append(milliseconds)
@@ -450,7 +454,7 @@ class Player:
         matches = answers.get(topics.MATCHES)
         result = ReplayResult(
             stamp_ns=sent.stamp_ns,
-            frame_id=cloud.header.frame_id,
+            frame_id=frame_id,
             image_message=source.message,
             voxels=voxels,
             depth=decode_published_depth(answers[topics.DEPTH].message),
