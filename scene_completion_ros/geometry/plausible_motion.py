@@ -8,6 +8,8 @@ from difflib import get_close_matches
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.geometry.transforms import RigidTransform
+
 Doubles = NDArray[np.float64]
 Stamps = NDArray[np.int64]
 
@@ -76,18 +78,17 @@ def speed_problem(stamps_ns: Stamps, positions: Doubles) -> str:
     )
 
 
-def arm_problem(metres: float) -> str:
+def arm_problem(base_from_sensor: RigidTransform, base: str) -> str:
     """Refuse a sensor that is farther from its base than any vehicle is long."""
-    if metres <= LONGEST_ARM_M:
-        return ""
-    return f"is {metres:.0f} m from it; vehicles are shorter{_in_other_units(metres, USUAL_ARM_M, 'm')}"
+    metres = float(np.linalg.norm(base_from_sensor.translation))
+    guess = _in_other_units(metres, USUAL_ARM_M, "m")
+    return "" if metres <= LONGEST_ARM_M else f"is {metres:.0f} m from {base}; vehicles are shorter{guess}"
 
 
 def _in_other_units(value: float, usual: float, unit: str) -> str:
-    units = (("centimetres", 100.0), ("millimetres", 1000.0))
-    fit = [f"{value / divisor:.3g} {unit} if the poses are in {name}" for name, divisor in units]
-    found = [text for text, (_, divisor) in zip(fit, units, strict=True) if value / divisor <= usual]
-    return f" (it would be {', '.join(found)})" if found else ""
+    units = {"centimetres": value / 100.0, "millimetres": value / 1000.0}
+    fit = [f"{found:.3g} {unit} if the poses are in {name}" for name, found in units.items() if found <= usual]
+    return f" (it would be {', '.join(fit)})" if fit else ""
 
 
 def too_fast(stamps_ns: Stamps, positions: Doubles) -> NDArray[np.bool_]:
@@ -96,7 +97,7 @@ def too_fast(stamps_ns: Stamps, positions: Doubles) -> NDArray[np.bool_]:
     return np.asarray(steps > FASTEST_M_S * np.abs(np.diff(stamps_ns)) * 1e-9 + JITTER_M)
 
 
-def strays(stamps_ns: Stamps, positions: Doubles) -> NDArray[np.bool_]:
+def strays(stamps_ns: Stamps, positions: Doubles) -> tuple[NDArray[np.bool_], str]:
     """Mark the few poses [N] of a track that are far away for a moment, after which it goes on where it was."""
     found = np.zeros(len(stamps_ns), dtype=bool)
     parts = np.split(np.arange(len(stamps_ns)), np.flatnonzero(too_fast(stamps_ns, positions)) + 1)
@@ -114,7 +115,12 @@ def strays(stamps_ns: Stamps, positions: Doubles) -> NDArray[np.bool_]:
         at = back
     for part in (parts[0], parts[-1]):  # the first or the last one: whence it came is not seen
         found[part] |= len(parts) > 1 and len(part) == 1
-    return found if found.sum() <= max(1, MOST_STRAYS * len(found)) else np.zeros_like(found)
+    if not found.any() or found.sum() > max(1, MOST_STRAYS * len(found)):
+        return np.zeros_like(found), ""
+    first = int(np.argmax(found))
+    away = float(np.linalg.norm(positions[first] - positions[first - 1 if first else 1]))
+    what = f"{found.sum()} of {len(found)} poses, for nothing moves so fast; that of {stamps_ns[first]} ns is "
+    return found, f"{what}{away:.0f} m from the one beside it"
 
 
 def two_tracks(stamps_ns: Stamps, positions: Doubles) -> tuple[int, int] | None:

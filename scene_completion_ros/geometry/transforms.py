@@ -101,17 +101,6 @@ class RigidTransform:
         return -quaternion if quaternion[3] < 0.0 else quaternion
 
     @property
-    def angle(self) -> float:
-        """Angle of the rotation, radians."""
-        return float(Rotation.from_matrix(self.rotation.copy()).magnitude())
-
-    @property
-    def roll_pitch_yaw(self) -> NDArray[np.float64]:
-        """Angles [3] of `rotation_of_angles`, radians."""
-        angles: NDArray[np.float64] = Rotation.from_matrix(self.rotation.copy()).as_euler("xyz")
-        return angles
-
-    @property
     def matrix(self) -> NDArray[np.float64]:
         """Homogeneous matrix [4, 4]."""
         matrix = np.eye(4)

@@ -4,6 +4,7 @@ import math
 from bisect import bisect_left, insort
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from operator import itemgetter
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from scene_completion_ros.errors import BagError, TransformConflictError
 from scene_completion_ros.geometry import plausible_motion as plausible
@@ -26,6 +28,7 @@ _SAME = 1e-3  # elements of two transforms that differ by less say the same
 _SAME_M, _SAME_RAD = 5e-3, math.radians(0.2)
 _POSES = 100  # by which the axes of a moving frame are judged
 _GAP_NS = 500_000_000  # between two of them
+JUDGED_NS = 5_000_000_000  # after which a running robot judges them anew
 _CURES: dict[Problem, str] = {
     "unconnected": "Known frames: {frames}",
     "before": "Poses are not extrapolated: transforms must begin before the images do",
@@ -124,7 +127,9 @@ class TransformBuffer:
         self._topics: dict[tuple[str, str, bool], str] = {}  # by parent, child, and whether it is fixed
         self._contested: dict[tuple[str, str], str] = {}  # two topics, by parent and child
         self._checked: dict[tuple[str, str], TransformConflictError | None] = {}
-        self._optical: dict[str, tuple[str, str, str]] = {}  # what was found of frames of images
+        # What was found of frames of images, and when: how many frames were known, and the time of the transforms.
+        self._optical: dict[str, tuple[tuple[int, int], tuple[str, str, str]]] = {}
+        self._newest_ns = 0
         # What should be looked at, in words: poses of a recording that were left out because they cannot be.
         self.notes: dict[str, None] = {}
         # By how much stamps of moving transforms are ahead of the clock by which they were received, nanoseconds.
@@ -150,7 +155,7 @@ class TransformBuffer:
         A later static one replaces an earlier; of two with one stamp the first is kept.
         """
         pair = parent, child = parent.strip("/"), child.strip("/")
-        self._optical.clear()
+        self._newest_ns = max(self._newest_ns, stamp_ns)
         edge, first = self._edges.get(pair), self._topics.setdefault((*pair, static), topic)
         known = None if edge is None else edge.static if static else edge.static or edge.samples.get(stamp_ns)
         differs = known is not None and np.abs(known.matrix - parent_from_child.matrix).max() > _SAME
@@ -179,6 +184,7 @@ class TransformBuffer:
 
     def forget_moving(self) -> None:
         """Forget all time-varying transforms: time began anew. The frames stay known."""
+        self._newest_ns = 0
         for edge in self._edges.values():
             edge.forget()
         self._topics = {key: topic for key, topic in self._topics.items() if key[2]}
@@ -277,24 +283,17 @@ class TransformBuffer:
         """
         if (target, source) not in self._checked:
             for pair in self._pairs(target, source):
-                self._leave_out_strays(pair)
+                edge = self._edges[pair]
+                stamps, positions = edge.track()
+                stray, problem = plausible.strays(stamps, positions)
+                if problem:
+                    self.notes[f"left out of the transform {' -> '.join(pair)}: {problem}"] = None
+                for old in set(stamps[stray].tolist()) & set(edge.stamps):
+                    edge.stamps.remove(old)
+                    del edge.samples[old]
             self._checked[target, source] = next(self.problems(target, source), None)
-        if problem := self._checked[target, source]:
-            raise problem
-
-    def _leave_out_strays(self, pair: tuple[str, str]) -> None:
-        edge = self._edges[pair]
-        stamps, positions = edge.track()
-        stray = plausible.strays(stamps, positions)
-        if not stray.any():
-            return
-        index = int(np.argmax(stray))
-        away = float(np.linalg.norm(positions[index] - positions[index - 1 if index else 1]))
-        note = f"left out of {' -> '.join(pair)}: {stray.sum()} of {len(stray)} poses, for nothing moves so fast; "
-        self.notes[f"{note}that of {stamps[index]} ns is {away:.0f} m from the one beside it"] = None
-        for old in set(stamps[stray].tolist()) & set(edge.stamps):
-            edge.stamps.remove(old)
-            del edge.samples[old]
+        if found := self._checked[target, source]:
+            raise found
 
     def problems(self, target: str, source: str) -> Iterator[TransformConflictError]:
         """Find what about the transforms between two frames cannot be, each with its frames, topics and cure.
@@ -302,7 +301,6 @@ class TransformBuffer:
         That is a pair that several topics hold; a fixed transform with two values; two tracks that alternate; a track
         that nothing on the ground can follow; a sensor farther from its base than a vehicle is long.
         """
-        path = self._path(target.strip("/"), source.strip("/")) or [source]
         for pair in self._pairs(target, source):
             edge, name = self._edges[pair], " -> ".join(pair)
             topics = [self._topics.get((*pair, static), "") for static in (True, False)]
@@ -312,9 +310,10 @@ class TransformBuffer:
                 yield TransformConflictError(f"both hold the transform {name}", where=contested, cure=cure)
             cure = "End one of the two nodes that publish it, and record it again"
             if edge.contradiction is not None:
-                one, other = edge.contradiction
-                what = f"the fixed transform {name} has two values: {_described(one)}, and {_described(other)}"
-                yield TransformConflictError(what, where=where, cure=cure)
+                values = " and ".join(map(_described, edge.contradiction))
+                yield TransformConflictError(
+                    f"the fixed transform {name} has two values: {values}", where=where, cure=cure
+                )
             stamps, positions = edge.track()
             if edge.static is None and (tracks := plausible.two_tracks(stamps, positions)):
                 one, other = (f"{np.round(positions[index], 2).tolist()} m at {stamps[index]} ns" for index in tracks)
@@ -323,18 +322,20 @@ class TransformBuffer:
             if edge.static is None and (problem := plausible.speed_problem(stamps, positions)):
                 cure = "Correct the unit of the positions, or the stamps, in the node that publishes them"
                 yield TransformConflictError(f"{pair[1]} {problem}", where=where, cure=cure)
-        base = next((frame for frame in path if self.is_static(frame, source)), source)
-        if base != source and (problem := plausible.arm_problem(self._arm(base, source))):
-            cure = "Correct its fixed transform; distances are metres"
-            yield TransformConflictError(f"{source} {problem.replace('it', base, 1)}", where="/tf_static", cure=cure)
-
-    def _arm(self, base: str, source: str) -> float:
-        return float(np.linalg.norm(self.find(base, source, 0).translation))
+        base, base_from_source = self._mount(target, source)
+        if problem := plausible.arm_problem(base_from_source, base):
+            yield TransformConflictError(f"{source} {problem}", where="/tf_static", cure="Correct its fixed transform")
 
     def _pairs(self, target: str, source: str) -> Iterator[tuple[str, str]]:
         """Parent and child of each transform between two frames."""
         for upper, lower in pairwise(self._path(target.strip("/"), source.strip("/")) or ()):
             yield (upper, lower) if (upper, lower) in self._edges else (lower, upper)
+
+    def _mount(self, target: str, source: str) -> tuple[str, RigidTransform]:
+        """The last frame on the way to another in which a frame is fixed, and its pose there."""
+        path = self._path(target.strip("/"), source.strip("/")) or [source]
+        base = next(frame for frame in path if self.is_static(frame, source) or frame == source)
+        return base, RigidTransform.identity() if base == source else self.find(base, source, 0)
 
     def optical_frame(self, frame: str, where: str) -> tuple[str, str]:
         """Find the optical frame of the images that name a frame, and what is to be said of it; empty for nothing.
@@ -343,9 +344,10 @@ class TransformBuffer:
         TransformConflictError where it has none or several: says `where` the images come from.
         """
         frame = frame.strip("/")
-        if frame not in self._optical:
-            self._optical[frame] = self._find_optical(frame)
-        optical, note, cure = self._optical[frame]
+        era = len(self._neighbours), self._newest_ns // JUDGED_NS
+        if self._optical.get(frame, ((), ()))[0] != era:
+            self._optical[frame] = era, self._find_optical(frame)
+        optical, note, cure = self._optical[frame][1]
         if cure:
             raise TransformConflictError(note, where=where, cure=cure)
         return optical, note
@@ -359,37 +361,28 @@ class TransformBuffer:
             return frame, "", ""
         if "optical" in frame.lower():
             return frame, f"by tf the camera of frame {frame!r} {plausible.LOOKS_UP}", ""
-        fixed = [one for one in self.frames if one != frame and self.is_static(frame, one)]
-        below = [one for one in fixed if self._has_optical_axes(frame, one)]
+        fixed = {one: self.find(frame, one, 0).rotation for one in self.frames if self.is_static(frame, one)}
+        below = [one for one, turn in fixed.items() if turn[0, 2] > plausible.UP and turn[2, 1] < -plausible.UP]
         children = [one for one in below if (frame, one) in self._edges] or below
         what = f"images name {frame!r}, which is the frame of a body by its axes in tf (x forward, z up)"
         if len(children) == 1:
             return children[0], f"{what}: its optical child {children[0]!r} is taken instead", ""
         what += f", not the optical one; below it tf has {', '.join(children) or 'no optical frame'}"
-        cure = (
-            "Have the driver name the optical frame (REP 103: x right, y down, z forward), and publish its transform. "
-        )
-        cure += f"A camera that does look straight up says so by its name, as {frame}_optical"
-        return frame, what, cure
-
-    def _has_optical_axes(self, frame: str, child: str) -> bool:
-        """Whether a child has optical axes in the frame of a body: z ahead, y down."""
-        turn = self.find(frame, child, 0).rotation
-        return bool(turn[0, 2] > plausible.UP and turn[2, 1] < -plausible.UP)
+        cure = "Have the driver name the optical frame (REP 103: x right, y down, z forward), and publish its transform"
+        return frame, what, f"{cure}. A camera that does look straight up says so by its name, as {frame}_optical"
 
     def _axes(self, frame: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Where up is in a frame, by its base and by the world, and how it moves; see `plausible_motion.body_axes`."""
         root = self.root_of(frame)
-        path = self._path(root, frame) or [frame]
-        base = next(one for one in path if self.is_static(one, frame))
-        ups = [self.find(base, frame, 0).rotation[2]] if base != frame else []
-        moving = next((edge for a, b in pairwise(path) if (edge := self._edge(a, b)[0]).static is None), _Edge())
+        base, base_from_frame = self._mount(root, frame)
+        ups = [base_from_frame.rotation[2]] if base != frame else []
+        moving = next(
+            (edge for pair in self._pairs(root, frame) if (edge := self._edges[pair]).static is None), _Edge()
+        )
         poses: list[RigidTransform] = []
         for stamp in moving.stamps[:: max(len(moving.stamps) // _POSES, 1)]:
-            try:
+            with suppress(NoTransformError):
                 poses.append(self.find(root, frame, stamp, max_gap_ns=_GAP_NS))
-            except NoTransformError:
-                continue
         moves = [one.rotation.T @ (other.translation - one.translation) for one, other in pairwise(poses)]
         steps = np.array(moves).reshape(-1, 3)
         # A world alone may have any axes: visual odometry has those of the first image. Its motion tells.
@@ -441,12 +434,14 @@ class TransformBuffer:
 
 def _differ(one: RigidTransform, other: RigidTransform) -> bool:
     apart = one.inverse() @ other
-    return bool(np.linalg.norm(apart.translation) > _SAME_M or apart.angle > _SAME_RAD)
+    turned = float(Rotation.from_matrix(apart.rotation.copy()).magnitude())
+    return bool(np.linalg.norm(apart.translation) > _SAME_M or turned > _SAME_RAD)
 
 
 def _described(transform: RigidTransform) -> str:
-    position, angles = np.round(transform.translation, 3), np.round(np.degrees(transform.roll_pitch_yaw), 1)
-    return f"{position.tolist()} m turned by {(angles + 0.0).tolist()}° (roll, pitch, yaw)"
+    angles = Rotation.from_matrix(transform.rotation.copy()).as_euler("xyz", degrees=True)
+    turned = (np.round(angles, 1) + 0.0).tolist()
+    return f"{np.round(transform.translation, 3).tolist()} m turned by {turned}° (roll, pitch, yaw)"
 
 
 def child_cure(topic: str) -> str:

@@ -252,7 +252,7 @@ class Inputs:
         shape = self.camera.record.shape
         found = [] if shape is None else self._placements.doubts(shape.frame_id, self._parameters.snapshot())
         for doubt in found:
-            if (key := doubt.partition(":")[0]) not in self._warned:
+            if (key := doubt[:40]) not in self._warned:
                 self._counters.warn(key, doubt)
                 self._warned.add(key)
         return found

@@ -193,7 +193,7 @@ class Placements:
 
     def __init__(self, source: TransformSource | None, default: RigidTransform, trained_height: float) -> None:
         self._source, self._default, self._trained_height = source, default, trained_height
-        self.images_ahead_ns: deque[int] = deque(maxlen=5)  # of the clock of the node, the newest images
+        self.images_ahead_ns: deque[int] = deque(maxlen=3)  # of the clock of the node, the newest images
         self._doubts: tuple[float, list[str]] = -DOUBTS_S, []
 
     def expected(self, parameters: NodeParameters) -> RigidTransform:

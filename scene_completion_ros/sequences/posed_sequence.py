@@ -249,20 +249,16 @@ def _check_motion(sequence: PosedSequence, where: str) -> None:
     """Refuse poses in metres that no vehicle can have; what is far away for a moment is named with its frame."""
     if not sequence.metric_scale:
         return
-    cure = "Poses are metres, stamp_ns nanoseconds: correct the file, or set metric_scale to false"
-    for name, pose in (sequence.rig_from_camera | sequence.rig_from_sensor).items():
-        if problem := plausible.arm_problem(float(np.linalg.norm(pose.translation))):
-            raise SequenceError(f"{name} {problem.replace('it', 'its rig', 1)}", where=where, cure=cure)
+    sensors = (sequence.rig_from_camera | sequence.rig_from_sensor).items()
+    found = [f"{name} {problem}" for name, pose in sensors if (problem := plausible.arm_problem(pose, "its rig"))]
     stamps = np.array([frame.stamp_ns for frame in sequence.frames], np.int64)
     positions = np.array([frame.world_from_rig.translation for frame in sequence.frames])
-    stray = plausible.strays(stamps, positions)
-    if stray.any():
-        index = int(np.argmax(stray))
-        away = float(np.linalg.norm(positions[index] - positions[index - 1 if index else 1]))
-        what = f"frame {index} of {stamps[index]} ns is {away:.0f} m from the one beside it, and nothing moves so fast"
-        raise SequenceError(what, where=where, cure="Correct its pose, or leave it out")
-    if problem := plausible.speed_problem(stamps, positions):
-        raise SequenceError(f"the rig {problem}", where=where, cure=cure)
+    stray, problem = plausible.strays(stamps, positions)
+    found += [f"wrong, from frame {np.argmax(stray)} on, are {problem}"] * bool(problem)
+    found += [f"the rig {problem}"] * bool(problem := plausible.speed_problem(stamps, positions))
+    if found:
+        cure = "Poses are metres, stamp_ns nanoseconds: correct or leave out what is wrong, or state metric_scale false"
+        raise SequenceError("; ".join(found), where=where, cure=cure)
 
 
 def load_array(path: Path) -> NDArray[Any]:

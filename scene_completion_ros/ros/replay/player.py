@@ -64,7 +64,7 @@ class InputPublishers:
     """Publishers of a replay, in its node's namespace. Raises SceneCompletionError if a message package is missing."""
 
     def __init__(self, node: Any, source: Source) -> None:
-        self.source, self._node = source, node
+        self._source, self._node = source, node
         queue = QoSProfile(depth=QUEUE)
         image_type, image_topic = (
             (CompressedImage, f"{topics.IMAGE}/compressed") if source.compressed else (Image, topics.IMAGE)
@@ -96,10 +96,10 @@ class InputPublishers:
 
     def camera_info(self, stamp_ns: int, frame_id: str) -> None:
         """Publish the calibration with a stamp; the recorded one keeps its frame."""
-        if self.source.camera_info is None:
-            message = messages.camera_info_message(self.source.camera, stamp_ns, frame_id)
+        if self._source.camera_info is None:
+            message = messages.camera_info_message(self._source.camera, stamp_ns, frame_id)
         else:
-            recorded = self.source.camera_info
+            recorded = self._source.camera_info
             stamp = replace(recorded.header.stamp, sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
             stamped = replace(recorded, header=replace(recorded.header, stamp=stamp))
             message = bytes(_typestore().serialize_cdr(stamped, CAMERA_INFO_TYPE))
@@ -313,9 +313,9 @@ class Player:
         Then the node has been discovered, is loaded and compiled, and has answered all earlier ones. Raises
         SceneCompletionError: the node ended, or gave no answer in a long time.
         """
-        camera = self.source.camera
+        camera = self._source.camera
         grey = np.full((camera.height, camera.width, 3), 128, np.uint8)
-        make = messages.compressed_image_message if self.source.compressed else messages.image_message
+        make = messages.compressed_image_message if self._source.compressed else messages.image_message
         deadline_s = time.perf_counter() + STARTUP_TIMEOUT_S
         attempts, period_s = 0, WARM_UP_PERIOD_S
         while True:
@@ -435,7 +435,7 @@ class Player:
     def _take(self, sent: SentImage, source: BagMessage) -> None:
         """Record and count the result of an image that has all its wanted answers, and hand it on."""
         statistics, answers = self.statistics, sent.answers
-        frame_id = self._inputs.source.frame_of(source.message.header)
+        frame_id = self._source.frame_of(source.message.header)
         cloud = answers[topics.VOXELS].message
         voxels = cloud_array_from_message(cloud)
         if not statistics.frames_out:
