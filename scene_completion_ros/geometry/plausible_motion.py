@@ -113,8 +113,8 @@ def strays(stamps_ns: Stamps, positions: Doubles) -> tuple[NDArray[np.bool_], st
                 break
         found[[index for part in parts[at + 1 : back] for index in part]] = True
         at = back
-    for part in (parts[0], parts[-1]):  # the first or the last one: whence it came is not seen
-        found[part] |= len(parts) > 1 and len(part) == 1
+    for part, beside in ((parts[0], parts[1:2]), (parts[-1], parts[-2:-1])):  # at the ends it is seen to go or to come
+        found[part] |= len(part) == 1 and any(len(other) > 1 for other in beside)
     if not found.any() or found.sum() > max(1, MOST_STRAYS * len(found)):
         return np.zeros_like(found), ""
     first = int(np.argmax(found))

@@ -253,9 +253,11 @@ def _check_motion(sequence: PosedSequence, where: str) -> None:
     found = [f"{name} {problem}" for name, pose in sensors if (problem := plausible.arm_problem(pose, "its rig"))]
     stamps = np.array([frame.stamp_ns for frame in sequence.frames], np.int64)
     positions = np.array([frame.world_from_rig.translation for frame in sequence.frames])
-    stray, problem = plausible.strays(stamps, positions)
-    found += [f"wrong, from frame {np.argmax(stray)} on, are {problem}"] * bool(problem)
-    found += [f"the rig {problem}"] * bool(problem := plausible.speed_problem(stamps, positions))
+    stray, away = plausible.strays(stamps, positions)
+    if away:
+        found.append(f"wrong, from frame {np.argmax(stray)} on, are {away}")
+    if problem := plausible.speed_problem(stamps, positions):
+        found.append(f"the rig {problem}")
     if found:
         cure = "Poses are metres, stamp_ns nanoseconds: correct or leave out what is wrong, or state metric_scale false"
         raise SequenceError("; ".join(found), where=where, cure=cure)

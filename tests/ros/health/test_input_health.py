@@ -144,3 +144,10 @@ def test_a_camera_info_that_stops_is_warned_about_and_a_latched_one_is_not() -> 
     latched = working((101.0,))
     latched.image_arrived(Image(header=header(12), width=1280, height=720), 113.0)
     assert judged(latched, now_s=113.5)[1].level == Level.OK
+
+
+def test_doubts_about_transforms_are_reported() -> None:
+    made = working()
+    made.doubts = lambda: ["by tf the camera hangs upside down"]
+    status, _ = judged(made)
+    assert status.level == Level.WARN and "by tf the camera hangs upside down" in status.message
