@@ -191,15 +191,13 @@ def clock_problem(images: str, ahead_ns: Stamps, transforms: str, transforms_ahe
     guesses = {37: "TAI, as of PTP, is 37 s ahead of UTC", 18: "the time of GPS is 18 s ahead of UTC"}
     guess = next((text for seconds, text in guesses.items() if abs(abs(apart) - seconds) < 0.5), "")
     if abs(apart) > 1e8:  # three years
-        guess = "one of them counts from the start of its device"
+        guess = "as if one of them counts from the start of its device"
     return (
         f"images of {images} have another clock than {transforms}, {_ahead(apart)} theirs{guess and f' ({guess})'}: "
-        f"stamps of images are {_ahead(ahead_s)} {than}, those of {transforms} {_ahead(others_s)} it"
+        f"stamps of images are {_ahead(ahead_s)} {than}, those of {transforms} {_ahead(others_s)} it. "
+        "Have the driver stamp images by the clock of the computer, as transforms are"
     )
 
 
 def _ahead(seconds: float) -> str:
     return f"{abs(seconds):.3f} s {'ahead of' if seconds > 0.0 else 'behind'}"
-
-
-CLOCK_CURE = "Have the driver stamp images by the clock of the computer, as transforms are"

@@ -17,7 +17,6 @@ from nav_msgs.msg import Odometry
 from rclpy.time import Time
 
 from scene_completion_ros.errors import SceneCompletionError, TransformConflictError
-from scene_completion_ros.geometry.plausible_motion import CLOCK_CURE
 from scene_completion_ros.geometry.transforms import (
     OPTICAL_FROM_FORWARD,
     RigidTransform,
@@ -207,7 +206,7 @@ class Placements:
         if self._source is None:
             return frame_id
         try:
-            return self._source.heard.optical_frame(frame_id, "images")[0]
+            return self._source.heard.optical_frame(frame_id, f"frame {frame_id}")[0]
         except TransformConflictError as error:
             if not self._source_for(parameters) or not (parameters.base_frame or parameters.grid_frame):
                 return frame_id
@@ -222,14 +221,13 @@ class Placements:
             return self._doubts[1]
         heard, frame, found = self._source.heard, frame_id.strip("/"), []
         try:
-            frame, note = heard.optical_frame(frame_id, "images")
+            frame, note = heard.optical_frame(frame_id, f"frame {frame_id}")
             found.append(note)
         except TransformConflictError as error:
             found.append(str(error))
         for target in (parameters.grid_frame or parameters.base_frame, parameters.odometry_frame):
             found += [str(problem) for problem in heard.problems(target, frame)]
-        clock = heard.clock_problem("the camera", [*self.images_ahead_ns], "the clock of the node")
-        found.append(clock and f"{clock}. {CLOCK_CURE}")
+        found.append(heard.clock_problem("the camera", [*self.images_ahead_ns], "the clock of the node"))
         self._doubts = time.monotonic(), [*filter(None, dict.fromkeys(found))]
         return self._doubts[1]
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,6 @@ from scene_completion_ros.errors import BagError, SceneCompletionError, Sequence
 from scene_completion_ros.geometry.camera_files import camera_from_projection, read_camera
 from scene_completion_ros.geometry.camera_info import RECTIFIED_TOPIC
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.plausible_motion import CLOCK_CURE
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.messages import images
 from scene_completion_ros.messages.transform_buffer import TransformBuffer, child_cure, stamp_of
@@ -42,6 +42,7 @@ LIDAR_TOLERANCE_NS = 60_000_000  # half a revolution of a 10 Hz LiDAR, and a lit
 LARGEST_GAP_NS = 500_000_000  # between two poses that is interpolated over, as in the node
 SYNC_TOLERANCE_NS = 1_000_000  # images closer in time than this belong to one frame
 CLOCK_JUMP_NS = 1_000_000_000  # stamps that fall back by more have been started anew, less is a stray message
+CLOCK_IMAGES = 100  # the first ones, whose stamps are compared with those of transforms
 BASELINE_TOLERANCE_M = 0.03  # between tf and CameraInfo, before they count as a contradiction
 _SUFFIXES = ("compressed", "image_raw", "image_rect", "image_color", "image_rect_color", "image_mono", "image")
 
@@ -471,18 +472,18 @@ class RecordedMotion:
     """
 
     def __init__(self, reader: BagReader, topic: str) -> None:
-        found = [(recorded, header) for recorded, header in reader.readable([topic], lambda message: message.header)]
+        headers = islice(reader.readable([topic], lambda message: message.header), CLOCK_IMAGES)
+        found = [(recorded.stamp_ns, header) for recorded, header in headers]
         self.named = str(found[0][1].frame_id) if found else ""  # the frame that the images name
         self.frame, note = reader.optical_frame(self.named, topic)
         self._buffer, self.world, self.source = moving_transforms(
             reader, self.frame, lambda name: reader.tf_buffer(odometry_topic=name)
         )
         self._path, self._topic = reader.path, topic
-        ahead = [stamp_of(header) - recorded.stamp_ns for recorded, header in found if stamp_of(header)]
+        ahead = [stamp_of(header) - recorded_ns for recorded_ns, header in found if stamp_of(header)]
         clock = self._buffer.clock_problem(topic, ahead, "the time of recording")
         # What should be looked at, in words.
-        said = note and f"{topic}: {note}", clock and f"{clock}. {CLOCK_CURE}"
-        self.warnings = [*filter(None, said), *self._buffer.notes]
+        self.warnings = [*filter(None, [note and f"{topic}: {note}", clock]), *self._buffer.notes]
 
     def at(self, stamp_ns: int) -> RigidTransform | str:
         """Pose of the camera's optical frame in the frame `world`; or why it is unknown."""
@@ -569,9 +570,9 @@ def posed_recording(
     ahead = lost or [recording.ahead_ns(*group) for group in recording.groups]
     clock = buffer.clock_problem(", ".join(recording.topics.values()), ahead, "the time of recording")
     if not frames:
-        cure = f"{clock}. {CLOCK_CURE}" if clock else "Record /tf (or odometry) and /tf_static together with the images"
+        cure = clock or "Record /tf (or odometry) and /tf_static together with the images"
         raise SequenceError(f"no image has a pose ({counted(dropped)})", where=str(reader.path), cure=cure)
-    recording.warnings += [*([f"{clock}. {CLOCK_CURE}"] if clock else []), *buffer.notes]
+    recording.warnings += [*filter(None, [clock]), *buffer.notes]
     provenance = recording_provenance(recording) | {"world_frame": world}
     if ground_frame:
         upright = buffer.lookup(ground_frame, world, frames[0].stamp_ns)

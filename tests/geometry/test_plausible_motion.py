@@ -145,7 +145,7 @@ def test_one_track(kind: str, hz: float, speed: float) -> None:
         (-18.0, 0.0, "18.000 s behind theirs .the time of GPS"),
         (0.04, 0.0, "0.040 s ahead of"),  # no message is older than its stamp
         (0.04, 0.1, ""),  # transforms may be dated ahead, and this computer be late
-        (812 - 1.7e9, 0.0, "counts from the start of its device"),
+        (812 - 1.7e9, 0.0, "as if one of them counts from the start"),
         (-1000.0, -1000.0, ""),  # an old recording that is played
     ],
 )
