@@ -7,6 +7,7 @@ from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter1d, median_filter, minimum_filter1d
 
 from scene_completion_ros.geometry.transforms import RigidTransform
 
@@ -20,8 +21,8 @@ USUAL_M_S = 40.0  # what a guess of the unit must come down to
 # From the base to a camera: lorries with trailers have up to 25 m, most robots less than `USUAL_ARM_M`.
 LONGEST_ARM_M, USUAL_ARM_M = 30.0, 5.0
 MOST_JUMPS = 0.25  # of the steps of a track: map -> odom of a robot that closes loops jumps now and then, not always
-LONGEST_STRAY_NS = 1_000_000_000  # a pose that is elsewhere for longer is a jump, and one that does not come back
-MOST_STRAYS = 0.1  # of the poses of a track
+# Poses of which one, or up to four in a row, may be elsewhere, and the most that may be of a whole track.
+STRAY_WINDOWS, MOST_STRAYS = (3, 9), 0.1
 # Two tracks are told by their distance, which is many times the noise of each; a Gaussian cut in two halves has 2.6
 # times, equally spread values 3.5 times. Windows of few samples follow bends, those of many find a rare publisher.
 APART, FEWEST_M = 8.0, 0.03
@@ -67,10 +68,10 @@ def speed_problem(stamps_ns: Stamps, positions: Doubles) -> str:
     """Refuse a track that is faster than anything on the ground, beyond a few jumps; positions [N, 3], metres."""
     bins = (stamps_ns - stamps_ns[:1]) // STEP_NS
     kept = np.flatnonzero(np.r_[True, np.diff(bins) > 0][: len(bins)])
-    fast = too_fast(stamps_ns[kept], positions[kept])
+    steps, seconds = np.linalg.norm(np.diff(positions[kept], axis=0), axis=1), np.diff(stamps_ns[kept]) * 1e-9
+    fast = steps > FASTEST_M_S * seconds + JITTER_M
     if len(fast) == 0 or fast.mean() <= MOST_JUMPS:
         return ""
-    steps, seconds = np.linalg.norm(np.diff(positions[kept], axis=0), axis=1), np.diff(stamps_ns[kept]) * 1e-9
     speed, extent = float(np.median((steps / seconds)[fast])), float(np.linalg.norm(np.ptp(positions, axis=0)))
     return (
         f"moves at {speed:.0f} m/s, {extent:.0f} m in {(stamps_ns[-1] - stamps_ns[0]) * 1e-9:.1f} s; robots, cars and "
@@ -91,30 +92,13 @@ def _in_other_units(value: float, usual: float, unit: str) -> str:
     return f" (it would be {', '.join(fit)})" if fit else ""
 
 
-def too_fast(stamps_ns: Stamps, positions: Doubles) -> NDArray[np.bool_]:
-    """Mark the steps of a track [N - 1] that nothing on the ground can make."""
-    steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
-    return np.asarray(steps > FASTEST_M_S * np.abs(np.diff(stamps_ns)) * 1e-9 + JITTER_M)
-
-
 def strays(stamps_ns: Stamps, positions: Doubles) -> tuple[NDArray[np.bool_], str]:
-    """Mark the few poses [N] of a track that are far away for a moment, after which it goes on where it was."""
-    found = np.zeros(len(stamps_ns), dtype=bool)
-    parts = np.split(np.arange(len(stamps_ns)), np.flatnonzero(too_fast(stamps_ns, positions)) + 1)
-    at = 0
-    while at < len(parts) - 1:
-        last, back = parts[at][-1], at + 1
-        for later in range(at + 2, len(parts)):
-            ends = [last, parts[later][0]]
-            if stamps_ns[ends[1]] - stamps_ns[last] > LONGEST_STRAY_NS:
-                break
-            if not too_fast(stamps_ns[ends], positions[ends]).any():
-                back = later
-                break
-        found[[index for part in parts[at + 1 : back] for index in part]] = True
-        at = back
-    for part, beside in ((parts[0], parts[1:2]), (parts[-1], parts[-2:-1])):  # at the ends it is seen to go or to come
-        found[part] |= len(part) == 1 and any(len(other) > 1 for other in beside)
+    """Mark the few poses [N] of a track that are far from those before and after them; a jump is between both."""
+    found = np.zeros(len(positions), dtype=bool)
+    for size in STRAY_WINDOWS:
+        middle = median_filter(positions, (size, 1), mode="mirror")
+        seconds = (maximum_filter1d(stamps_ns, size) - minimum_filter1d(stamps_ns, size)) * 1e-9
+        found |= np.linalg.norm(positions - middle, axis=1) > FASTEST_M_S * seconds + JITTER_M
     if not found.any() or found.sum() > max(1, MOST_STRAYS * len(found)):
         return np.zeros_like(found), ""
     first = int(np.argmax(found))

@@ -254,10 +254,10 @@ def _check_motion(sequence: PosedSequence, where: str) -> None:
     stamps = np.array([frame.stamp_ns for frame in sequence.frames], np.int64)
     positions = np.array([frame.world_from_rig.translation for frame in sequence.frames])
     stray, away = plausible.strays(stamps, positions)
-    if away:
-        found.append(f"wrong, from frame {np.argmax(stray)} on, are {away}")
-    if problem := plausible.speed_problem(stamps, positions):
+    if problem := plausible.speed_problem(stamps[~stray], positions[~stray]):
         found.append(f"the rig {problem}")
+    elif away:
+        found.append(f"wrong, from frame {np.argmax(stray)} on, are {away}")
     if found:
         cure = "Poses are metres, stamp_ns nanoseconds: correct or leave out what is wrong, or state metric_scale false"
         raise SequenceError("; ".join(found), where=where, cure=cure)
