@@ -83,6 +83,7 @@ class LidarOfBag:
     def _camera_from_lidar(self, camera_frame: str, stamp_ns: int, scan: CloudFrame) -> RigidTransform:
         """Through the fixed frame, which takes the car's motion between scan and image out; else the mounting alone."""
         find = self._transforms.lookup
+        camera_frame, _ = self._transforms.optical_frame(camera_frame, "")
         try:
             world = self._transforms.root_of(camera_frame)
             world_from_camera = find(world, camera_frame, stamp_ns, _LARGEST_GAP_NS)

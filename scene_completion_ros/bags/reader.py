@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.bags.storage import FOREIGN_CURE, Storage, current_type, damaged, open_storage
-from scene_completion_ros.errors import BagError, CameraError, SceneCompletionError
+from scene_completion_ros.errors import BagError, CameraError, SceneCompletionError, TransformConflictError
 from scene_completion_ros.geometry.camera_info import camera_from_camera_info, is_rectified_topic
 from scene_completion_ros.geometry.cameras import LARGEST_MOVE, Camera
 from scene_completion_ros.geometry.plausible_cameras import Doubt, varies_too_much
@@ -97,6 +97,7 @@ class BagReader:
         self.skipped: Counter[str] = Counter()
         self._counted: set[tuple[str, int, int, str]] = set()
         self._storage: Storage | None = None
+        self._axes: TransformBuffer | None = None
 
     def __enter__(self) -> "BagReader":
         self.open()
@@ -318,7 +319,21 @@ class BagReader:
         for recorded, pixels in self.readable([topic], decode_image):
             message = recorded.message
             stamp_ns = stamp_of(message.header) or recorded.stamp_ns
-            yield ImageFrame(stamp_ns, str(message.header.frame_id).strip("/"), pixels, recorded)
+            yield ImageFrame(stamp_ns, self.frame_of(message.header), pixels, recorded)
+
+    def frame_of(self, header: Any) -> str:
+        """Frame of an image, without the slash of ROS 1; of one in the frame of a body its only optical child."""
+        try:
+            return self.optical_frame(str(header.frame_id), "")[0]
+        except TransformConflictError:
+            return str(header.frame_id).strip("/")
+
+    def optical_frame(self, frame_id: str, topic: str) -> tuple[str, str]:
+        """The optical frame of images, by tf and the only odometry, and a note: see `TransformBuffer.optical_frame`."""
+        if self._axes is None:
+            odometry = self.topics_of_type(ODOMETRY_TYPE)
+            self._axes = self.tf_buffer(odometry_topic=odometry[0] if len(odometry) == 1 else None)
+        return self._axes.optical_frame(frame_id, f"{self.path}, topic {topic}")
 
     def point_clouds(self, topic: str) -> Iterator[CloudFrame]:
         """Yield the points of a PointCloud2 topic; clouds that cannot be read are counted in `skipped`."""
@@ -350,6 +365,8 @@ class BagReader:
                 buffer.add_odometry(message, child, topic)
             else:
                 buffer.add_message(message, static=topic.endswith("tf_static"), topic=topic)
+            moving = [message] if topic == odometry else [] if topic.endswith("tf_static") else message.transforms[:1]
+            buffer.ahead_ns.extend(stamp_of(one.header) - recorded.stamp_ns for one in moving)
             for reason in buffer.rejected:
                 self._skip(recorded, reason)
             buffer.rejected.clear()

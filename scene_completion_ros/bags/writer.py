@@ -177,7 +177,7 @@ def write_transforms(reader: BagReader, image_topic: str, output: BagWriter) -> 
         else:
             output.write(recorded.topic, TRANSFORM_TYPE, message, recorded.stamp_ns)
     if header.frame_id and STREET not in frames:
-        latched["/tf_static"][STREET] = _street(output.typestore, str(header.frame_id), recorded_image.stamp_ns)
+        latched["/tf_static"][STREET] = _street(output.typestore, reader.frame_of(header), recorded_image.stamp_ns)
     for topic, transforms in latched.items():
         if transforms:
             message = output.typestore.types[TRANSFORM_TYPE](transforms=list(transforms.values()))

@@ -20,7 +20,7 @@ from scene_completion_ros.bags.reader import CLOUD_TYPE, BagReader, ImageFrame
 from scene_completion_ros.bags.writer import BagWriter, cloud_fields, write_image, write_transforms
 from scene_completion_ros.commands.arguments import DEMO_WORDS, chosen_words, set_words
 from scene_completion_ros.commands.replay import RESULTS
-from scene_completion_ros.errors import BagError, ImageError, SceneCompletionError
+from scene_completion_ros.errors import BagError, ImageError, SceneCompletionError, TransformConflictError
 from scene_completion_ros.evaluation.truth import TruthSource
 from scene_completion_ros.geometry.camera_files import read_camera
 from scene_completion_ros.geometry.cameras import Camera
@@ -156,14 +156,20 @@ class _Replay:
 
     def _motion(self) -> tuple[RecordedMotion | None, str]:
         """How the camera moved, if that gives the student its scale; why it does not, or nothing."""
+        try:
+            motion = RecordedMotion(self.reader, self.topic)
+        except TransformConflictError as error:  # which also misplaces LiDAR, and voxels for others
+            self._warn(str(error))
+            return None, ""
+        except BagError as error:
+            return None, str(error)
+        for warning in motion.warnings:
+            self._warn(warning)
         if self.scale_from == "off":
             return None, ""
         if not self.bundle.takes_evidence:
             return None, f"the student {self.bundle.name} takes only its image"
-        try:
-            return RecordedMotion(self.reader, self.topic), ""
-        except BagError as error:
-            return None, str(error)
+        return motion, ""
 
     def offline(self, statistics: ReplayStatistics) -> None:
         """Complete the images in this process; damaged, wrongly sized or late (`StampOrder`) ones are counted."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import BundleError, CameraError, GpuError, GridError, ImageError, VocabularyError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.plausible_motion import LOOKS_UP, body_axes
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference import scene_query
@@ -401,7 +402,9 @@ def mounting_warnings(
         )
     down = -float(np.degrees(np.arcsin(np.clip(upright_from_camera.rotation[2, 2], -1.0, 1.0))))
     low, high = np.degrees(bundle.pitch_range)
-    if not low - PITCH_TOLERANCE_DEG <= down <= high + PITCH_TOLERANCE_DEG:
+    if body_axes(upright_from_camera.rotation[2:], np.zeros((0, 3))):
+        warnings.append(f"the camera {LOOKS_UP}")
+    elif not low - PITCH_TOLERANCE_DEG <= down <= high + PITCH_TOLERANCE_DEG:
         warnings.append(
             f"the camera looks {abs(down):.1f}° {'down' if down > 0.0 else 'up'}, the student was trained with "
             f"{low:.1f}° to {high:.1f}° (down is positive): expect worse depth; {TRAINING}"

@@ -24,6 +24,7 @@ import numpy as np
 
 from scene_completion_ros.arrays import Bytes, Doubles, Floats, Mask
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.plausible_motion import FASTEST_M_S
 from scene_completion_ros.geometry.transforms import RigidTransform
 
 NEAREST_M = 1.5  # depth of corners, in streets
@@ -256,7 +257,7 @@ BASELINES_OF_SCALE_M = ((0.4, 1.5, 6.0),)  # way between two images: at least, w
 KEPT, KEPT_APART_M = 40, 0.25  # earlier images, and the way between them
 CORNERS, FEWEST, APART_PX = 240, 25, 6  # at half the size of the image, as all pixels here
 MOST_TURN = math.radians(20.0)  # between two images
-FASTEST_M_S, FASTEST_TURN = 70.0, math.radians(250.0)  # beyond it odometry jumped
+FASTEST_TURN = math.radians(250.0)  # a second; beyond it, or `FASTEST_M_S`, odometry jumped
 # Of the filter, of the logarithm of the factor: before the first measurement; of one measurement; of what changes with
 # the street along a way; and what no measurement shows, since odometry is off as well.
 PRIOR, MEASURED, CHANGES, CHANGES_OVER_M, ALWAYS = 0.5, 0.05, 0.05, 50.0, 0.03

@@ -89,15 +89,14 @@ class Frame:
     completion: Completion = field(init=False)  # the result of the student; `complete` sets it
     decode_ms: float = field(init=False)  # milliseconds that decoding took, likewise
 
+    def __post_init__(self) -> None:
+        # The camera's optical frame, without the slash before it that ROS 1 had; `place` may find another one.
+        self.frame_id = str(self.message.header.frame_id).strip("/")
+
     @property
     def header(self) -> Any:
         """The header of the message."""
         return self.message.header
-
-    @property
-    def frame_id(self) -> str:
-        """The camera's optical frame, without the slash before it that ROS 1 had."""
-        return str(self.message.header.frame_id).strip("/")
 
 
 # Metres by which a corner of the grid may be wrong after the camera has moved in it: a quarter of a voxel.

@@ -26,7 +26,7 @@ from scene_completion_ros.ros.health.judgement import FrameCounters
 from scene_completion_ros.ros.inference_thread import InferenceThread
 from scene_completion_ros.ros.messages import LATCHED_QOS, stamp_nanoseconds
 from scene_completion_ros.ros.parameters import NodeParameters
-from scene_completion_ros.ros.placements import Placements, make_transform_source
+from scene_completion_ros.ros.placements import Placements, ahead_ns, make_transform_source
 from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
 from scene_completion_ros.ros.waiting import (
     noted_subscription,
@@ -240,7 +240,9 @@ class Inputs:
         resources: ExitStack,
     ) -> None:
         at_start = parameters.snapshot()
+        self._node, self._parameters = node, parameters
         self._thread, self._counters, self._order = thread, counters, order
+        self._warned: set[str] = set()
         self._room = polled_room(node, self._admit, self._turn_away, self._refuse, resources)
         resources.callback(self.give_up, DropReason.DEACTIVATED)
         self._poses = polled_room(node, self._find_pose, _without_pose, _refuse_pose, resources)
@@ -253,6 +255,7 @@ class Inputs:
         self.camera = CameraInput(
             node, parameters, self._enter, self._prepare, self.restart, counters, order, resources
         )
+        self.camera.record.placement_doubts = self._doubts
 
     def check(self, parameters: NodeParameters) -> None:
         """Raise CameraError where the calibration at hand has nothing to offer for these parameters."""
@@ -273,10 +276,20 @@ class Inputs:
             self._source.forget()
         self._thread.forget()
 
+    def _doubts(self) -> list[str]:
+        shape = self.camera.record.shape
+        found = [] if shape is None else self._placements.doubts(shape.frame_id, self._parameters.snapshot())
+        for doubt in found:
+            if (key := doubt[:40]) not in self._warned:
+                self._counters.warn(key, doubt)
+                self._warned.add(key)
+        return found
+
     def _prepare(self, camera: Camera, parameters: NodeParameters) -> None:
         self._thread.prepare(camera, self._placements.expected(parameters), parameters)
 
     def _enter(self, frame: Frame) -> None:
+        self._placements.images_ahead_ns.append(ahead_ns(self._node, frame.header))
         self._room.enter(frame, frame.parameters.sync_timeout)
 
     def _admit(self, frame: Frame) -> None:
@@ -300,6 +313,7 @@ class Inputs:
         self._counters.drop(DropReason.NO_TRANSFORM, why, header=frame.header)
 
     def _place(self, frame: Frame) -> None:
+        frame.frame_id = self._placements.optical_frame(frame.header.frame_id, frame.parameters)
         frame.placement = self._placements.place(frame.frame_id, frame.stamp_ns, frame.parameters)
 
     def _submit(self, frame: Frame) -> None:

@@ -4,6 +4,8 @@ Transforms come from topics of odometry, from tf2, or from parameters.
 """
 
 import math
+import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,14 +16,14 @@ import numpy as np
 from nav_msgs.msg import Odometry
 from rclpy.time import Time
 
-from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.errors import SceneCompletionError, TransformConflictError
 from scene_completion_ros.geometry.transforms import (
     OPTICAL_FROM_FORWARD,
     RigidTransform,
     TransformError,
     rotation_of_angles,
 )
-from scene_completion_ros.messages.transform_buffer import NoTransformError, TransformBuffer
+from scene_completion_ros.messages.transform_buffer import NoTransformError, TransformBuffer, stamp_of
 from scene_completion_ros.ros.frame import NotYetError, Placement
 from scene_completion_ros.ros.parameters import NodeParameters, names_in
 from scene_completion_ros.ros.waiting import AdaptiveSubscription
@@ -29,6 +31,7 @@ from scene_completion_ros.ros.waiting import AdaptiveSubscription
 LARGEST_GAP_NS = 500_000_000  # between two transforms that is interpolated over; tf2 does so over any
 KEEP_NS = 10_000_000_000  # as long as tf2 does
 DEPTH = 100  # transforms may come in bursts
+DOUBTS_S = 5.0  # between two looks at what is doubtful about them, which cost some milliseconds
 
 
 class TopicTransforms:
@@ -44,7 +47,7 @@ class TopicTransforms:
         resources: ExitStack,
     ) -> None:
         self._on_arrival, self._on_rejected = on_arrival, on_rejected
-        self._buffer = TransformBuffer(keep_ns=KEEP_NS)
+        self._node, self.heard = node, TransformBuffer(keep_ns=KEEP_NS)
         self._topics = {topic: child for topic, _, child in (named.partition("=") for named in odometry_topics)}
         for topic, child in self._topics.items():
             heard = partial(self._on_odometry, topic, child)
@@ -57,7 +60,7 @@ class TopicTransforms:
         it may still come.
         """
         try:
-            return self._buffer.find(target, source, stamp_ns, max_gap_ns=LARGEST_GAP_NS, tolerance_ns=tolerance_ns)
+            return self.heard.find(target, source, stamp_ns, max_gap_ns=LARGEST_GAP_NS, tolerance_ns=tolerance_ns)
         except NoTransformError as error:
             raise NotYetError(
                 error.what,
@@ -68,13 +71,14 @@ class TopicTransforms:
 
     def forget(self) -> None:
         """Forget all transforms: time went back."""
-        self._buffer.forget_moving()
+        self.heard.forget_moving()
 
     def _on_odometry(self, topic: str, child: str, message: Any) -> None:
-        self._buffer.add_odometry(message, child, topic)
-        for reason in self._buffer.rejected.elements():
+        self.heard.add_odometry(message, child, topic)
+        self.heard.ahead_ns.append(ahead_ns(self._node, message.header))
+        for reason in self.heard.rejected.elements():
             self._on_rejected(f"{topic}: {reason}")
-        self._buffer.rejected.clear()
+        self.heard.rejected.clear()
         self._on_arrival()
 
 
@@ -92,10 +96,19 @@ class Tf2Transforms:
         self._tf2: Any = tf2_ros
         self._buffer = tf2_ros.Buffer()
         self._node, self._resources, self._listening = node, resources, False
+        self.heard = TransformBuffer(keep_ns=KEEP_NS)  # all of it once more: tf2 overwrites what contradicts
 
     def _listen(self) -> None:
+        for name, static in (("set_transform", False), ("set_transform_static", True)):
+            setattr(self._buffer, name, partial(self._on_transform, getattr(self._buffer, name), static))
         self._resources.callback(self._tf2.TransformListener(self._buffer, self._node, spin_thread=False).unregister)
         self._listening = True
+
+    def _on_transform(self, take: Callable[..., Any], static: bool, transform: Any, authority: str) -> None:
+        self.heard.add_stamped(transform, static=static, topic="/tf_static" if static else "/tf")
+        if not static:
+            self.heard.ahead_ns.append(ahead_ns(self._node, transform.header))
+        take(transform, authority)
 
     def lookup(self, target: str, source: str, stamp_ns: int, tolerance_ns: int) -> RigidTransform:
         """See `TopicTransforms`."""
@@ -125,16 +138,21 @@ class Tf2Transforms:
     def forget(self) -> None:
         """See `TopicTransforms`."""
         self._buffer.clear()
+        self.heard.forget_moving()
 
-    @staticmethod
-    def _missing(target: str, source: str, error: object, *, may_come: bool) -> NotYetError:
+    def _missing(self, target: str, source: str, error: object, *, may_come: bool) -> NotYetError:
         return NotYetError(
             f"no transform from {source!r} to {target!r} ({error})",
             where="tf2",
             cure=f"Check with: ros2 run tf2_ros tf2_echo {target} {source}; where tf does not know it, set "
-            "camera.height and camera.pitch",
+            f"camera.height and camera.pitch. Known frames: {self.heard.known(source)}",
             may_come=may_come,
         )
+
+
+def ahead_ns(node: Any, header: Any) -> int:
+    """By how much the stamp of a message is ahead of the clock of the node, nanoseconds."""
+    return stamp_of(header) - int(node.get_clock().now().nanoseconds)
 
 
 TransformSource: TypeAlias = TopicTransforms | Tf2Transforms
@@ -174,11 +192,44 @@ class Placements:
 
     def __init__(self, source: TransformSource | None, default: RigidTransform, trained_height: float) -> None:
         self._source, self._default, self._trained_height = source, default, trained_height
+        self.images_ahead_ns: deque[int] = deque(maxlen=3)  # of the clock of the node, the newest images
+        self._doubts: tuple[float, list[str]] = -DOUBTS_S, []
 
     def expected(self, parameters: NodeParameters) -> RigidTransform:
         """Pose of the camera in the grid before any image came: right, unless a source of transforms gives another."""
         known = parameters.grid_frame and self._source_for(parameters) is None
         return camera_pose(parameters) if known else self._default
+
+    def optical_frame(self, frame_id: str, parameters: NodeParameters) -> str:
+        """The optical frame of images. Raises NotYetError where they have to be placed by that of a body."""
+        frame_id = frame_id.strip("/")
+        if self._source is None:
+            return frame_id
+        try:
+            return self._source.heard.optical_frame(frame_id, f"frame {frame_id}")[0]
+        except TransformConflictError as error:
+            if not self._source_for(parameters) or not (parameters.base_frame or parameters.grid_frame):
+                return frame_id
+            raise NotYetError(error.what, where=error.where, cure=error.cure, may_come=True) from None
+
+    def doubts(self, frame_id: str, parameters: NodeParameters) -> list[str]:
+        """What is doubtful about the transforms of images, in words: what a recording is refused or warned for.
+
+        It is looked at anew every `DOUBTS_S`.
+        """
+        if self._source is None or time.monotonic() - self._doubts[0] < DOUBTS_S:
+            return self._doubts[1]
+        heard, frame, found = self._source.heard, frame_id.strip("/"), []
+        try:
+            frame, note = heard.optical_frame(frame_id, f"frame {frame_id}")
+            found.append(note)
+        except TransformConflictError as error:
+            found.append(str(error))
+        for target in (parameters.grid_frame or parameters.base_frame, parameters.odometry_frame):
+            found += [str(problem) for problem in heard.problems(target, frame)]
+        found.append(heard.clock_problem("the camera", [*self.images_ahead_ns], "the clock of the node"))
+        self._doubts = time.monotonic(), [*filter(None, dict.fromkeys(found))]
+        return self._doubts[1]
 
     def place(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> Placement:
         """Where an image's voxels lie, by its parameters. Raises NotYetError where a transform for that is missing."""

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,13 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.bags.reader import CLOUD_TYPE, IMAGE_TYPES, ODOMETRY_TYPE, BagMessage, BagReader
 from scene_completion_ros.bags.storage import names_bag
-from scene_completion_ros.errors import BagError, CameraError, SceneCompletionError, SequenceError
+from scene_completion_ros.errors import (
+    BagError,
+    CameraError,
+    SceneCompletionError,
+    SequenceError,
+    TransformConflictError,
+)
 from scene_completion_ros.geometry import plausible_cameras as plausible
 from scene_completion_ros.geometry.camera_files import camera_from_projection, read_camera
 from scene_completion_ros.geometry.camera_info import topic_words
@@ -42,6 +49,7 @@ LIDAR_TOLERANCE_NS = 60_000_000  # half a revolution of a 10 Hz LiDAR, and a lit
 LARGEST_GAP_NS = 500_000_000  # between two poses that is interpolated over, as in the node
 SYNC_TOLERANCE_NS = 1_000_000  # images closer in time than this belong to one frame
 CLOCK_JUMP_NS = 1_000_000_000  # stamps that fall back by more have been started anew, less is a stray message
+CLOCK_IMAGES = 100  # the first ones, whose stamps are compared with those of transforms
 BASELINE_TOLERANCE_M = 0.03  # between tf and CameraInfo, before they count as a contradiction
 _SUFFIXES = ("compressed", "image_raw", "image_rect", "image_color", "image_rect_color", "image_mono", "image")
 
@@ -117,6 +125,7 @@ class _Stamped(NamedTuple):
     stamp_ns: int
     frame_id: str
     address: RecordedMessage
+    stamped: bool  # whether the header has a stamp; otherwise it is the time of recording
 
 
 def _stamped(reader: BagReader, topics: Sequence[str], read: Callable[[Any], object]) -> list[_Stamped]:
@@ -124,8 +133,10 @@ def _stamped(reader: BagReader, topics: Sequence[str], read: Callable[[Any], obj
     found = []
     for recorded, _ in reader.readable(topics, read):
         header = recorded.message.header
-        stamp_ns = stamp_of(header) or recorded.stamp_ns
-        found.append(_Stamped(stamp_ns, str(header.frame_id).strip("/"), RecordedMessage.of(reader, recorded)))
+        stamp_ns, address = stamp_of(header), RecordedMessage.of(reader, recorded)
+        found.append(
+            _Stamped(stamp_ns or recorded.stamp_ns, str(header.frame_id).strip("/"), address, stamped=stamp_ns > 0)
+        )
     return found
 
 
@@ -220,6 +231,11 @@ class Recording:
         """
         return self.reader.tf_buffer(odometry_topic=odometry_topic, within=self.window.holds)
 
+    @staticmethod
+    def ahead_ns(stamp_ns: int, found: Mapping[str, ImageSource]) -> int:
+        """By how much the stamp of a group of images is ahead of the time of their recording."""
+        return stamp_ns - min(image.recorded.bag_stamp_ns for image in found.values() if isinstance(image, BagImage))
+
     def rig_from_camera(self, buffer: TransformBuffer, camera: str) -> RigidTransform:
         """From tf, or from P of a rectified pair with one frame. Raises BagError where neither has it."""
         if camera == self.first_camera:
@@ -268,11 +284,12 @@ def read_recordings(
     streams: dict[str, _Stream] = {}
     for topic in topics:
         try:
-            streams[topic] = _read_stream(reader, topic, files.get(topic), warnings)
+            streams[topic] = _read_stream(reader, topic, files.get(topic))
         except SceneCompletionError as error:
             if not optional or (topic == topics[-1] and not streams):
                 raise
             warnings.append(f"{topic} is left out: {error}")
+    warnings += [warning for stream in streams.values() for warning in stream.warnings]
     first = next(iter(streams.values()))
     windows = _windows(first.images) if split_at_clock_jumps else [Window()]
     recordings = [_recording(reader, window, streams, sync_tolerance_ns) for window in windows]
@@ -319,16 +336,18 @@ class _Stream(NamedTuple):
     camera: Camera
     frame_id: str
     images: list[_Stamped]
+    warnings: list[str]
 
 
-def _read_stream(reader: BagReader, topic: str, calibration: str | None, warnings: list[str]) -> _Stream:
+def _read_stream(reader: BagReader, topic: str, calibration: str | None) -> _Stream:
     doubts: list[plausible.Doubt] = []
+    notes: list[str] = []
     rectified = reader.is_rectified(topic)
     camera = read_camera(calibration, rectified=rectified) if calibration else reader.camera_for(topic, doubts)
     for doubt in plausible.doubts_about(camera, calibration) if calibration else doubts:
         if not doubt.unusual:
             raise doubt
-        warnings.append(str(doubt))
+        notes.append(str(doubt))
     found = _stamped(reader, [topic], images.check_image)
     if not found:
         why = counted({reason: count for reason, count in reader.skipped.items() if reason.startswith(f"{topic}: ")})
@@ -336,9 +355,13 @@ def _read_stream(reader: BagReader, topic: str, calibration: str | None, warning
     frame_ids = {one.frame_id for one in found}
     if len(frame_ids) > 1 or not found[0].frame_id:
         what = f"field header.frame_id of the images is {sorted(frame_ids)}"
-        cure = "Images of one camera need one frame name that is not empty"
-        raise BagError(what, where=f"{reader.path}, topic {topic}", cure=cure)
-    return _Stream(camera, found[0].frame_id, found)
+        cure = "Images of one camera need one frame name that is not empty; known frames: "
+        raise BagError(what, where=f"{reader.path}, topic {topic}", cure=cure + reader.tf_buffer().known(""))
+    frame_id, note = reader.optical_frame(found[0].frame_id, topic)
+    notes += [f"{topic}: {note}"] if note else []
+    if unstamped := sum(not one.stamped for one in found):
+        notes.append(f"{topic}: {unstamped} of {len(found)} images have the stamp 0: the time of recording is taken")
+    return _Stream(camera, frame_id, found, notes)
 
 
 def _recording(reader: BagReader, window: Window, streams: Mapping[str, _Stream], tolerance_ns: int) -> Recording:
@@ -449,6 +472,9 @@ def moving_transforms(
         what = f"tf does not say how {frame!r} moves, and odometry topics are: {listed}"
         cure = "Record /tf and /tf_static, or record (or name) one odometry topic. A robot without odometry gets it "
         cure += "from a visual-inertial odometry node that runs while it records, such as rtabmap's or ORB-SLAM3"
+        if buffer.frames and frame not in buffer.frames:
+            what = f"tf does not know the frame {frame!r} of the images, and odometry topics are: {listed}"
+            raise TransformConflictError(what, where=str(reader.path), cure=f"Known frames: {buffer.known(frame)}")
         raise BagError(what, where=str(reader.path), cure=cure)
     topic, _, child = listed.partition("=")
     first = reader.first(topic)
@@ -458,7 +484,7 @@ def moving_transforms(
     buffer = transforms(listed)
     world = world_frame or buffer.root_of(frame)
     if not buffer.has_path(world, frame) or buffer.is_static(world, frame):
-        cure = f"Record the static transform to the camera; known frames: {', '.join(buffer.frames) or 'none'}"
+        cure = f"Record the static transform to the camera; known frames: {buffer.known(frame)}"
         raise BagError(f"neither tf nor {listed} has the motion of {frame!r}", where=str(reader.path), cure=cure)
     buffer.check(world, frame)
     return buffer, world, f"{topic} and tf, {world} -> {frame}"
@@ -471,12 +497,18 @@ class RecordedMotion:
     """
 
     def __init__(self, reader: BagReader, topic: str) -> None:
-        first = next((header for _, header in reader.readable([topic], lambda message: message.header)), None)
-        self.frame = "" if first is None else str(first.frame_id)
+        headers = islice(reader.readable([topic], lambda message: message.header), CLOCK_IMAGES)
+        found = [(recorded.stamp_ns, header) for recorded, header in headers]
+        self.named = str(found[0][1].frame_id) if found else ""  # the frame that the images name
+        self.frame, note = reader.optical_frame(self.named, topic)
         self._buffer, self.world, self.source = moving_transforms(
             reader, self.frame, lambda name: reader.tf_buffer(odometry_topic=name)
         )
         self._path, self._topic = reader.path, topic
+        ahead = [stamp_of(header) - recorded_ns for recorded_ns, header in found if stamp_of(header)]
+        clock = self._buffer.clock_problem(topic, ahead, "the time of recording")
+        # What should be looked at, in words.
+        self.warnings = [*filter(None, [note and f"{topic}: {note}", clock]), *self._buffer.notes]
 
     def at(self, stamp_ns: int) -> RigidTransform | str:
         """Pose of the camera's optical frame in the frame `world`; or why it is unknown."""
@@ -542,25 +574,30 @@ def posed_recording(
     clouds = list_clouds(reader, lidar_topic)
     depths = list_depths(reader, rig_frame)
     rig_from_sensor = {}
-    for stamp_ns, frame_id, _ in clouds[:1]:
+    for cloud in clouds[:1]:
         try:
-            rig_from_sensor["velodyne"] = buffer.lookup(rig_frame, frame_id, stamp_ns)
+            rig_from_sensor["velodyne"] = buffer.lookup(rig_frame, cloud.frame_id, cloud.stamp_ns)
         except BagError as error:
             recording.warnings.append(f"the LiDAR is left out: {error}")
     frames = []
+    lost: list[int] = []
     for stamp_ns, found in recording.groups:
         try:
             world_from_rig = buffer.lookup(world, rig_frame, stamp_ns)
         except BagError as error:
             dropped[f"no pose: {error.where}"] += len(found)
+            lost.append(recording.ahead_ns(stamp_ns, found))
             continue
         assets = lidar_asset(clouds, buffer, world, world_from_rig, stamp_ns)
         if recording.first_camera in found and (near := _nearest(depths, stamp_ns, DEPTH_TOLERANCE_NS)):
             assets["depth"] = partial(load_depth, near.address)
         frames.append(Frame(stamp_ns, found, world_from_rig, assets))
+    ahead = lost or [recording.ahead_ns(*group) for group in recording.groups]
+    clock = buffer.clock_problem(", ".join(recording.topics.values()), ahead, "the time of recording")
     if not frames:
-        cure = "Record /tf (or odometry) and /tf_static together with the images"
+        cure = clock or "Record /tf (or odometry) and /tf_static together with the images"
         raise SequenceError(f"no image has a pose ({counted(dropped)})", where=str(reader.path), cure=cure)
+    recording.warnings += [*filter(None, [clock]), *buffer.notes]
     provenance = recording_provenance(recording) | {"world_frame": world}
     if ground_frame:
         upright = buffer.lookup(ground_frame, world, frames[0].stamp_ns)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import ImageError, SceneCompletionError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import ROOM_IDS, SEMANTIC_KITTI_TO_COMMON, ClassMap
 from scene_completion_ros.evaluation.truth import VoxelTruth, exact_truth
+from scene_completion_ros.geometry import plausible_motion as plausible
 from scene_completion_ros.geometry.cameras import Camera, camera_of
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid, grid_of
 from scene_completion_ros.geometry.plausible_cameras import SHORTEST_BASELINE_M, check_baseline, doubts_about
@@ -247,7 +248,26 @@ class PosedSequence:
         for name, camera in sequence.cameras.items():
             doubts_about(camera, cameras.where(name))  # raises
         _check_pairs(sequence, str(index))
+        _check_motion(sequence, str(index))
         return sequence
+
+
+def _check_motion(sequence: PosedSequence, where: str) -> None:
+    """Refuse poses in metres that no vehicle can have; what is far away for a moment is named with its frame."""
+    if not sequence.metric_scale:
+        return
+    sensors = (sequence.rig_from_camera | sequence.rig_from_sensor).items()
+    found = [f"{name} {problem}" for name, pose in sensors if (problem := plausible.arm_problem(pose, "its rig"))]
+    stamps = np.array([frame.stamp_ns for frame in sequence.frames], np.int64)
+    positions = np.array([frame.world_from_rig.translation for frame in sequence.frames])
+    stray, away = plausible.strays(stamps, positions)
+    if problem := plausible.speed_problem(stamps[~stray], positions[~stray]):
+        found.append(f"the rig {problem}")
+    elif away:
+        found.append(f"wrong, from frame {np.argmax(stray)} on, are {away}")
+    if found:
+        cure = "Poses are metres, stamp_ns nanoseconds: correct or leave out what is wrong, or state metric_scale false"
+        raise SequenceError("; ".join(found), where=where, cure=cure)
 
 
 def load_array(path: Path) -> NDArray[Any]:

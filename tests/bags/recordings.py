@@ -12,6 +12,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_typestore
 
 from scene_completion_ros.bags.writer import BagWriter, header_fields, made_message
+from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
 
 STORE = get_typestore(Stores.LATEST)
 SECOND = 1_000_000_000
@@ -100,9 +101,12 @@ def transform(
     stamp_ns: int = START,
     yaw: float = 0.0,
     scale: float = 1.0,
+    turn: RigidTransform | None = None,
 ) -> Any:
-    """tf2_msgs/TFMessage with one transform; `scale` breaks its quaternion."""
+    """tf2_msgs/TFMessage with one transform, turned by `yaw` or as `turn`; `scale` breaks its quaternion."""
     rotation = {"z": scale * math.sin(yaw / 2), "w": scale * math.cos(yaw / 2)}
+    if turn is not None:
+        rotation = dict(zip("xyzw", turn.quaternion.tolist(), strict=True))
     body = {"translation": dict(zip("xyz", xyz, strict=True)), "rotation": rotation}
     stamped = {"header": header_fields(stamp_ns, parent), "child_frame_id": child, "transform": body}
     return make("tf2_msgs/TFMessage", transforms=[stamped])
@@ -124,8 +128,17 @@ class Drive:
     def __init__(self, writer: BagWriter) -> None:
         self.writer = writer
 
-    def static(self, parent: str = "base_link", child: str = "camera_optical", x: float = 0.2) -> None:
-        self.writer.write("/tf_static", "tf2_msgs/msg/TFMessage", transform(parent, child, (x, 0.0, 1.0)), START)
+    def static(
+        self,
+        parent: str = "base_link",
+        child: str = "camera_optical",
+        x: float = 0.2,
+        y: float = 0.0,
+        turn: RigidTransform | None = None,
+    ) -> None:
+        """How a sensor is mounted on the base: by default as a camera that looks ahead."""
+        message = transform(parent, child, (x, y, 1.0), turn=turn or OPTICAL_FROM_FORWARD.inverse())
+        self.writer.write("/tf_static", "tf2_msgs/msg/TFMessage", message, START)
 
     def pose(self, index: int, *, x: float | None = None) -> None:
         stamp = START + index * SECOND // 10

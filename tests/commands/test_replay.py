@@ -18,17 +18,20 @@ from rosbags.interfaces import QosDurability
 
 from scene_completion_ros.bags import reader
 from scene_completion_ros.bags.reader import BagReader
-from scene_completion_ros.bags.writer import STREET
+from scene_completion_ros.bags.writer import STREET, BagWriter
 from scene_completion_ros.cli import main
 from scene_completion_ros.commands.replaying import LEGEND_TOPIC, VOXELS_TOPIC, went_well
+from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.report.writer import ReportWriter
 from scene_completion_ros.ros import topics
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
+from tests.bags import recordings
+from tests.bags.recordings import picture, transform
 from tests.checkout import ROOT, full_disk, next_domain
 from tests.commands.conftest import CAMERA_HEIGHT
-from tests.commands.recordings import FRAME, POLE, START_NS, STEP_NS, TOPIC, record
+from tests.commands.recordings import FRAME, POLE, START_NS, STEP_NS, TOPIC, record, write_camera_info
 from tests.inference.small_bundle import CANONICAL, class_colours, class_names
 from tests.report.pages import embedded_frames, lidar_of, matches_of, word_buttons
 
@@ -314,3 +317,32 @@ def test_a_folder_that_is_no_ground_truth_is_refused_before_anything_is_written(
     assert replay(bag, output, flat_road, "--offline", "--ground-truth", str(tmp_path)) == 2
     assert "is no recording" in capsys.readouterr().err
     assert not output.exists()
+
+
+@pytest.mark.parametrize("more", [("--offline",), ()])
+def test_images_of_a_body_frame_are_replayed_in_its_optical_child(
+    tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str], more: tuple[str, ...]
+) -> None:
+    width, height = CANONICAL.width, CANONICAL.height
+    with BagWriter(tmp_path / "drive") as writer:
+        mounts = (
+            ("base", "camera_link", RigidTransform.identity()),
+            ("camera_link", "optical", OPTICAL_FROM_FORWARD.inverse()),
+        )
+        for parent, child, turn in mounts:
+            message = transform(parent, child, (0.0, 0.0, 1.0), START_NS, turn=turn)
+            writer.write("/tf_static", "tf2_msgs/msg/TFMessage", message, START_NS)
+        for number in range(3):
+            now = START_NS + number * STEP_NS
+            writer.write("/tf", "tf2_msgs/msg/TFMessage", transform("map", "base", (number, 0.0, 0.0), now), now)
+            write_camera_info(writer, CANONICAL, now)
+            pixels = picture(number, width, height)
+            message = recordings.image(pixels, "rgb8", width=width, height=height, stamp_ns=now, frame_id="camera_link")
+            writer.write(TOPIC, "sensor_msgs/msg/Image", message, now)
+    assert replay(tmp_path / "drive", tmp_path / "out", flat_road, *more) == 0
+    sentence = f"{TOPIC}: images name 'camera_link', which is the frame of a body by its axes in tf"
+    assert f"warning: {sentence}" in capsys.readouterr().err
+    assert sentence in html.unescape((tmp_path / "out" / "report" / "index.html").read_text("utf-8"))
+    with BagReader(tmp_path / "out" / "bag") as reader:
+        assert {one.message.header.frame_id for one in reader.messages([VOXELS_TOPIC])} == {"optical"}
+        reader.tf_buffer().lookup(STREET, "optical", START_NS)

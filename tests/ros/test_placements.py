@@ -16,9 +16,11 @@ from scene_completion_ros.ros import placements
 from scene_completion_ros.ros.frame import NotYetError, Placement
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.placements import Placements, check_frames, make_transform_source
-from tests.bags.recordings import START, odometry
+from tests.bags.recordings import SECOND, START, odometry, transform
 
 STAMP_NS = 500
+NOW_NS = START + SECOND
+CLOCK = SimpleNamespace(get_clock=lambda: SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=NOW_NS)))
 TRAINED_HEIGHT = 1.2
 IMAGE, BASE, ODOM = "front_optical", "base_link", "odom"
 
@@ -120,6 +122,11 @@ def test_tf_is_subscribed_to_no_sooner_than_a_transform_is_needed(monkeypatch: p
     far = [1.0]
 
     class Buffer:
+        def set_transform(self, transform: Any, authority: str) -> None:
+            events.append(f"{authority}: {transform.child_frame_id}")
+
+        set_transform_static = set_transform
+
         def get_latest_common_time(self, target: str, source: str) -> Any:
             return SimpleNamespace(nanoseconds=0)
 
@@ -131,6 +138,9 @@ def test_tf_is_subscribed_to_no_sooner_than_a_transform_is_needed(monkeypatch: p
     class TransformListener:
         def __init__(self, buffer: Buffer, node: Any, *, spin_thread: bool) -> None:
             events.append("listen")
+            for name, y in (("camera", 0.0), ("camera", 0.3), ("camera_optical", 0.0)):
+                (stamped,) = transform("base_link", name, (1.0, y, 0.0)).transforms
+                buffer.set_transform_static(stamped, "tf2")
 
         def unregister(self) -> None:
             events.append("end")
@@ -152,7 +162,14 @@ def test_tf_is_subscribed_to_no_sooner_than_a_transform_is_needed(monkeypatch: p
         far.append(1e30)
         with pytest.raises(NotYetError, match=r"from 'camera' to 'base_link' \(translation holds .* beyond 1e"):
             made.lookup("base_link", "camera", 1, 0)
-    assert events == ["listen", *["base_link from camera"] * 3, "end"]
+        _, doubt = Placements(made, DEFAULT_GRID_FROM_CAMERA, TRAINED_HEIGHT).doubts(
+            "camera_optical", NodeParameters(base_frame="camera")
+        )
+        assert "/tf_static: the fixed transform base_link -> camera has two values: [1.0, 0.0, 0.0] m" in doubt
+        with pytest.raises(NotYetError, match=r"Known frames: base_link, camera, camera_optical. Probably 'camera'"):
+            raise made._missing("base_link", "Camera", "unknown", may_come=True)
+    heard = ["tf2: camera", "tf2: camera", "tf2: camera_optical"]
+    assert events == ["listen", *heard, *["base_link from camera"] * 3, "end"]
 
 
 def test_unusable_odometry_is_refused_with_the_name_of_its_topic(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +180,7 @@ def test_unusable_odometry_is_refused_with_the_name_of_its_topic(monkeypatch: py
     parameters = NodeParameters(odometry_topics="/odom=base, /wheel")
     refused: list[str] = []
     with ExitStack() as resources:
-        made = make_transform_source(None, parameters, lambda: None, refused.append, resources)
+        made = make_transform_source(CLOCK, parameters, lambda: None, refused.append, resources)
         for topic, child, x in (
             ("/odom", "", 1.0),
             ("/wheel", "", 2.0),
@@ -177,3 +194,70 @@ def test_unusable_odometry_is_refused_with_the_name_of_its_topic(monkeypatch: py
         "/wheel: odom -> base: /odom holds it, too",
         "/wheel: odom -> w: further than 1e+09 m",
     ]
+
+
+def header(frame_id: str, ahead_s: float) -> Any:
+    seconds, nanoseconds = divmod(NOW_NS + round(ahead_s * SECOND), SECOND)
+    return SimpleNamespace(frame_id=frame_id, stamp=SimpleNamespace(sec=seconds, nanosec=nanoseconds))
+
+
+def heard(monkeypatch: pytest.MonkeyPatch, frames: dict[str, RigidTransform], *poses: tuple[int, float]) -> Placements:
+    """Placements by a base, whose poses are milliseconds after `START` and metres ahead, and frames on it."""
+    callbacks: dict[str, Any] = {}
+    monkeypatch.setattr(
+        placements, "AdaptiveSubscription", lambda node, kind, topic, callback, **_: callbacks.update({topic: callback})
+    )
+    with ExitStack() as resources:
+        parameters = NodeParameters(odometry_topics="/odom, /mount")
+        source = make_transform_source(CLOCK, parameters, lambda: None, lambda _: None, resources)
+    for milliseconds, x in poses:
+        callbacks["/odom"](odometry(ODOM, BASE, (x, 0.0, 0.0), START + milliseconds * 1_000_000))
+    assert isinstance(source, placements.TopicTransforms)
+    for name, mount in frames.items():
+        parent = name.rpartition("/")[0] or BASE
+        source.heard.add(parent, name.rpartition("/")[2], 0, mount, static=True)
+    return Placements(source, DEFAULT_GRID_FROM_CAMERA, TRAINED_HEIGHT)
+
+
+DRIVE = tuple((100 * index, 0.8 * index) for index in range(20))
+BODY, OPTICAL = RigidTransform.identity(), OPTICAL_FROM_FORWARD.inverse()
+PLACED = NodeParameters(base_frame=BASE, odometry_frame=ODOM)
+
+
+def test_the_optical_child_of_a_body_frame_is_taken_and_without_one_images_are_not_placed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    camera = heard(monkeypatch, {"camera_link": BODY, "camera_link/camera_optical": OPTICAL}, *DRIVE)
+    assert camera.optical_frame("/camera_link", PLACED) == "camera_optical"
+    assert "its optical child 'camera_optical' is taken instead" in camera.doubts("camera_link", PLACED)[0]
+    assert camera.optical_frame("camera_optical", PLACED) == "camera_optical"
+    alone = heard(monkeypatch, {"camera_link": BODY}, *DRIVE)
+    with pytest.raises(NotYetError, match="'camera_link', which is the frame of a body .* below it tf has no optical"):
+        alone.optical_frame("camera_link", PLACED)
+    assert alone.optical_frame("camera_link", NodeParameters()) == "camera_link"  # where nothing is placed by it
+
+
+def test_doubts_about_transforms_name_frames_topics_and_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    mount = {"camera_optical": OPTICAL}
+    sound = heard(monkeypatch, mount, *DRIVE)
+    assert sound.doubts("camera_optical", PLACED) == []
+    hangs = {"camera_optical": OPTICAL @ RigidTransform(rotation_of_angles(0, 0, np.pi), np.zeros(3))}
+    both = [(50 * index, 0.4 * index + 2.0 * (index % 2)) for index in range(30)]
+    fast = [(100 * index, 900.0 * index) for index in range(20)]
+    far = {"camera_optical": RigidTransform(OPTICAL.rotation, np.array([1200.0, 0.0, 1.0]))}
+    for frames, poses, words in (
+        (hangs, DRIVE, "the camera of frame 'camera_optical' hangs upside down. If it does, and its driver turns"),
+        (
+            mount,
+            both,
+            "/odom: the transform odom -> base_link goes to and fro between two tracks: [0.0, 0.0, 0.0] m at",
+        ),
+        (mount, fast, "base_link moves at 9000 m/s"),
+        (far, DRIVE, "camera_optical is 1200 m from base_link; vehicles are shorter (it would be 1.2 m if"),
+    ):
+        (doubt,) = heard(monkeypatch, frames, *poses).doubts("camera_optical", PLACED)
+        assert words in doubt
+    late = heard(monkeypatch, mount, *DRIVE)
+    late.images_ahead_ns.extend([placements.ahead_ns(CLOCK, header("camera_optical", 37.7))] * 3)
+    (doubt,) = late.doubts("camera_optical", PLACED)
+    assert "images of the camera have another clock than /odom, 36.990 s ahead of theirs" in doubt and "TAI" in doubt

@@ -76,7 +76,7 @@ def stereo(*, frames: tuple[str, str], p3: float, static_x: float | None) -> Cal
     def fill(drive: Drive) -> None:
         drive.static(child=frames[0], x=0.0)
         if static_x is not None:
-            drive.static(child=frames[1], x=static_x)
+            drive.static(child=frames[1], x=0.0, y=-static_x)
         for index in range(3):
             drive.pose(index)
             for side, frame in zip(("left", "right"), frames, strict=True):

@@ -162,3 +162,37 @@ def test_cameras_and_baselines_that_cannot_be_are_refused(tmp_path: Path, change
         return
     with pytest.raises(CameraError, match=words):
         PosedSequence.load(index.parent)
+
+
+@pytest.mark.parametrize(
+    ("scale", "far", "arm", "words"),
+    [
+        (1.0, None, 0.5, ""),
+        (1000.0, None, 0.5, r"the rig moves at 10000 m/s, .*10 m/s if the poses are in millimetres.*metric_scale"),
+        (1.0, 7, 0.5, r"from frame 7 on, are 1 of 20 poses.* that of 700000000 ns is 2\d\d m from the one beside it"),
+        (1.0, None, 500.0, r"/left is 500 m from its rig.*0.5 m if the poses are in millimetres"),
+    ],
+)
+def test_poses_that_cannot_be_are_refused_when_read(
+    sequence: PosedSequence, tmp_path: Path, scale: float, far: int | None, arm: float, words: str
+) -> None:
+    def place(index: int) -> RigidTransform:
+        return RigidTransform(np.eye(3), np.array([scale * index, 250.0 * (index == far), 0.0]))
+
+    images = {"/left": sequence.frames[0].images["/left"]}
+    made = dataclasses.replace(
+        sequence,
+        cameras={"/left": CAMERA},
+        rig_from_camera={"/left": RigidTransform(np.eye(3), np.array([arm, 0.0, 0.0]))},
+        frames=[Frame(100_000_000 * index, images, place(index)) for index in range(20)],
+        metric_scale=True,
+    )
+    folder = made.save(tmp_path / "saved")
+    if words:
+        with pytest.raises(SequenceError, match=words) as caught:
+            PosedSequence.load(folder)
+        assert caught.value.where.endswith("sequence.json")
+    else:
+        assert len(PosedSequence.load(folder)) == 20
+    unscaled = dataclasses.replace(made, metric_scale=False).save(tmp_path / "unscaled")
+    assert len(PosedSequence.load(unscaled)) == 20  # no metres

@@ -139,6 +139,7 @@ class InputRecord:
         self.doubts: tuple[str, ...] = ()  # what speaks against its calibration
         self.variation: tuple[str, ...] = ()  # by how much later ones differ from it that were not taken
         self.incompatible = ""  # the QoS policy by which a publisher of images does not match
+        self.placement_doubts: Callable[[], list[str]] = list  # what is doubtful about how the camera stands and moves
         self.lost = 0  # how many images the middleware itself reported as lost
         self.own_work = OwnWork(since_s)
 
@@ -209,6 +210,7 @@ def input_status(camera: CameraFacts, received: int, drops: Drops) -> Status:
     if problems := drops.problems(judged_by="input"):
         warnings.append(f"images dropped in the last {drops.recent_s:.0f} s: {problems}; the log explains each")
     warnings += record.header_problems()
+    warnings += record.placement_doubts()
     if lost := record.lost - own.lost:
         warnings.append(f"the middleware lost {lost} images since activation: {_cure_of_loss(camera)}")
     if warnings:

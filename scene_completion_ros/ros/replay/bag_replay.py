@@ -27,7 +27,7 @@ def _poses(motion: RecordedMotion) -> Iterator[tuple[int, bytes]]:
 
     before_ns = 0
     for bag_ns, stamp_ns, pose in motion.of_images():
-        message = odometry_message(pose, stamp_ns, motion.world, motion.frame)
+        message = odometry_message(pose, stamp_ns, motion.world, motion.named)
         yield before_ns, serialize_message(message)
         before_ns = bag_ns
 
@@ -77,6 +77,7 @@ def replay_over_dds(
         camera=camera or reader.camera_for(topic),
         camera_info=None if camera else reader.camera_info(topic),
         odometry="" if motion is None else poses,
+        frame_of=reader.frame_of,
     )
     if motion is not None:
         parameters |= {"odometry.topics": poses, "odometry.frame": motion.world}

@@ -57,6 +57,7 @@ class Source:
     camera: Camera
     camera_info: Any  # the bag's own message, None to make one from the camera
     odometry: str  # topic for where the camera was; empty where that is not played
+    frame_of: Callable[[Any], str]  # the optical frame of an image, by its header
 
 
 class InputPublishers:
@@ -127,10 +128,12 @@ class Answer:
         """The message of rosbags; read at the first access."""
         return _typestore().deserialize_cdr(self.cdr, self.spec.type_name)
 
-    def record(self, bag: BagWriter, stamp_ns: int) -> None:
-        """Write the message. Serialised anew: rclpy leaves whatever was in memory in the bytes between fields."""
-        topic, kind = topics.default_name(self.spec.name), self.spec.type_name
-        bag.write(topic, kind, self.message, stamp_ns, latched=self.spec.latched)
+    def record(self, bag: BagWriter, stamp_ns: int, frame_id: str = "") -> None:
+        """Write the message, in another frame. Made anew: rclpy leaves what was in memory in bytes between fields."""
+        topic, kind, message = topics.default_name(self.spec.name), self.spec.type_name, self.message
+        if frame_id:
+            message = replace(message, header=replace(message.header, frame_id=frame_id))
+        bag.write(topic, kind, message, stamp_ns, latched=self.spec.latched)
 
 
 @cache
@@ -433,6 +436,7 @@ class Player:
     def _take(self, sent: SentImage, source: BagMessage) -> None:
         """Record and count the result of an image that has all its wanted answers, and hand it on."""
         statistics, answers = self.statistics, sent.answers
+        frame_id = self._source.frame_of(source.message.header)
         cloud = answers[topics.VOXELS].message
         voxels = cloud_array_from_message(cloud)
         if not statistics.frames_out:
@@ -440,7 +444,7 @@ class Player:
         write_image(source, self._bag)
         for topic in RECORDED:
             if topic in answers:
-                answers[topic].record(self._bag, source.stamp_ns)
+                answers[topic].record(self._bag, source.stamp_ns, frame_id)
         self._end_to_end.append(sent.latency_ms)
         for stage, milliseconds in sent.stages_ms.items():
             self._stage_times[stage].append(milliseconds)
@@ -451,7 +455,7 @@ class Player:
         matches = answers.get(topics.MATCHES)
         result = ReplayResult(
             stamp_ns=sent.stamp_ns,
-            frame_id=cloud.header.frame_id,
+            frame_id=frame_id,
             image_message=source.message,
             voxels=voxels,
             depth=decode_published_depth(answers[topics.DEPTH].message),

@@ -177,3 +177,10 @@ def test_the_network_is_not_blamed_for_what_the_node_does_itself() -> None:
 
     made.own_work.look(114.0, made.lost, building=False)  # some seconds after it should
     assert judged(made, now_s=114.0)[0].cause == BUSY
+
+
+def test_doubts_about_transforms_are_reported() -> None:
+    made = working()
+    made.placement_doubts = lambda: ["by tf the camera hangs upside down"]
+    status, _ = judged(made)
+    assert status.level == Level.WARN and "by tf the camera hangs upside down" in status.message
