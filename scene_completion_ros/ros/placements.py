@@ -322,5 +322,4 @@ def camera_pose(parameters: NodeParameters) -> RigidTransform:
     That is `base_frame`, or where it is empty `grid.frame`, or without both the frame on the ground below the camera.
     """
     rotation = rotation_of_angles(0.0, math.radians(parameters.camera_pitch), 0.0)
-    forward = RigidTransform(rotation, np.array([0.0, 0.0, parameters.camera_height]))
-    return forward @ OPTICAL_FROM_FORWARD.inverse()
+    return RigidTransform(rotation, np.array([0.0, 0.0, parameters.camera_height])) @ OPTICAL_FROM_FORWARD.inverse()

@@ -12,7 +12,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -187,7 +187,7 @@ def fuse_depth(images: Iterable[tuple[Camera, RigidTransform, Depth]], grid: Vox
     for camera, pose, depth in images:
         pixel_from_world = (camera.matrix @ pose.inverse().matrix[:3]).astype(np.float32)
         place = np.asarray(grid.origin, np.float32), np.float32(grid.voxel_size)
-        _integrator()(np.ascontiguousarray(depth, np.float32), pixel_from_world, *place, total, views)
+        _integrate(np.ascontiguousarray(depth, np.float32), pixel_from_world, *place, total, views)
     total /= np.maximum(views, np.float32(1.0))
     return total, views
 
@@ -198,6 +198,7 @@ def fused_labels(distance: Floats, views: Floats) -> Bytes:
     return np.where(views >= LEAST_VIEWS, label, UNKNOWN).astype(np.uint8)
 
 
+@kernel()
 def _integrate(depth, p, origin, size, total, views):  # type: ignore[no-untyped-def]
     """Adds one image to sums of distances and counts [X, Y, Z], looking up the pixel of each voxel's centre."""
     height, width = depth.shape
@@ -218,11 +219,6 @@ def _integrate(depth, p, origin, size, total, views):  # type: ignore[no-untyped
                 if before >= -TRUNCATION:
                     total[i, j, k] += min(before, TRUNCATION)
                     views[i, j, k] += 1.0
-
-
-@cache
-def _integrator() -> Any:
-    return kernel()(_integrate)
 
 
 def resampled(fine: Bytes, grid: VoxelGrid, wanted: VoxelGrid, grid_from_wanted: RigidTransform) -> Bytes:

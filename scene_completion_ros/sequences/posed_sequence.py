@@ -408,8 +408,7 @@ class Source:
 
 def grid_entry(grid: VoxelGrid, around: str) -> dict[str, Any]:
     """What the provenance has as "voxel_grid" of stored voxels around a camera."""
-    size = grid.voxel_size
-    return {"origin": list(grid.origin), "voxel_size": size, "shape": list(grid.shape), "around": around}
+    return {"origin": list(grid.origin), "voxel_size": grid.voxel_size, "shape": list(grid.shape), "around": around}
 
 
 def stored_around(sequence: PosedSequence) -> str | None:

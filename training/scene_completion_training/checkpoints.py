@@ -136,8 +136,7 @@ class Checkpoint:
         refuse_later(record, str(file))
         taken = int(content.get("global_step", 0)), float(seconds) / 60.0
         stored = Checkpoint(file, state, record, link, head, trunk, *taken)
-        learned = stored.stage_class.learns_link(stored.configuration)
-        return stored if learned else dataclasses.replace(stored, link={})
+        return stored if stored.stage_class.learns_link(stored.configuration) else dataclasses.replace(stored, link={})
 
     @property
     def configuration(self) -> Mapping[str, Any]:
@@ -162,8 +161,7 @@ class Checkpoint:
             return stage_class(self.stage)
         except ConfigurationError as error:
             what = f"{error.what}; {written_by(self.record)} wrote it"
-            cure = "Use that version"
-            raise BundleError(what, where=str(self.file), cure=cure) from error
+            raise BundleError(what, where=str(self.file), cure="Use that version") from error
 
     @property
     def half_resolution(self) -> bool:

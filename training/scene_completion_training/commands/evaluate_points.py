@@ -194,8 +194,7 @@ def _score_distilled(
                         raise ConfigurationError(what, where=f"--cache, {number}", cure=cure)
                     lifted = seen.at(teacher, np.arange(len(scene)))
                     shown["2D, lifted"] = lifted
-                of_teacher = levels[1 + teachers.index(teacher)]
-                found |= probes.labels_by_words(of_teacher, rows, lifted)
+                found |= probes.labels_by_words(levels[1 + teachers.index(teacher)], rows, lifted)
             for row, labels in found.items():
                 scored, answer = probes.ScoredMethod(prefix + row, scene.classes), probes.ProbeAnswer(labels, true)
                 scores.add(group, scored, answer, metrics=[probes.POINTS])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 from zlib import crc32
@@ -210,8 +210,7 @@ def prepare_samples(
 
     def images(indices: Sequence[int]) -> Iterator[tuple[int, Bytes]]:
         for index in indices:
-            image = canonical_image(sequence.image(index, camera), sequence.cameras[camera], viewpoint.camera)
-            yield index, image
+            yield index, canonical_image(sequence.image(index, camera), sequence.cameras[camera], viewpoint.camera)
 
     def true(indices: Sequence[int]) -> Iterator[Arrays]:
         for index, image in images(indices):
@@ -419,6 +418,7 @@ def _nearest(values: Floats, camera: Camera, target: Camera) -> Floats:
     return sparse_depth(rays * values[v, u, None], target)
 
 
+@kernel(parallel=False)
 def _resampled(  # type: ignore[no-untyped-def]
     label, origin, edge, truth_from_volume, start, size, shape, ends, pixel_from_volume, image, out
 ):
@@ -443,9 +443,6 @@ def _resampled(  # type: ignore[no-untyped-def]
                 out[i, j, k] = label[int(a), int(b), int(c)] if inside else 255
 
 
-_resampler: Callable[[], Any] = cache(lambda: kernel(parallel=False)(_resampled))
-
-
 def resampled_labels(
     label: Bytes,
     truth: VoxelGrid,
@@ -459,7 +456,7 @@ def resampled_labels(
     of_truth = np.asarray(truth.origin), truth.voxel_size, truth_from_volume
     grids = *of_truth, np.asarray(volume.origin), volume.voxel_size, np.asarray(volume.shape), np.asarray(truth.shape)
     pixel_from_volume = camera.matrix @ np.linalg.inv(volume_from_camera)[:3]
-    _resampler()(label, *grids, pixel_from_volume, np.array([camera.width, camera.height]), out)
+    _resampled(label, *grids, pixel_from_volume, np.array([camera.width, camera.height]), out)
     return out
 
 

@@ -198,8 +198,7 @@ class MotionStereo:
     def _read(self, index: int) -> Bytes:
         """The grey image [h, w]; its pixels are 1 at least."""
         image = cv2.cvtColor(self._sequence.image(index, self._name), cv2.COLOR_RGB2GRAY)
-        grey = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA)
-        return np.maximum(grey, 1).astype(np.uint8)
+        return np.maximum(cv2.resize(image, self._size, interpolation=cv2.INTER_AREA), 1).astype(np.uint8)
 
     def _refined(self, other: int, index: int) -> RigidTransform:
         """Pose of a frame in another, which their images correct."""
@@ -212,8 +211,7 @@ class MotionStereo:
         """Nearest pixels [h, w, 2] of a neighbour that show what pixels see, if they do, and depth there over here."""
         points = self._rays @ pose.rotation.T + inverse[..., None] * pose.translation
         pixels, inside = (np.asarray(part) for part in self._camera.project(points))
-        nearest = np.floor(np.where(inside[..., None], pixels, 0.0) + 0.5).astype(np.int64)
-        return nearest, inside, points[..., 2]
+        return np.floor(np.where(inside[..., None], pixels, 0.0) + 0.5).astype(np.int64), inside, points[..., 2]
 
     def _sweep(self, index: int) -> tuple[Doubles, Doubles]:
         """Inverse depth [h, w] of a frame by itself and its standard deviation, per metre; infinite where unknown."""
