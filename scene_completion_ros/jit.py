@@ -28,6 +28,7 @@ CACHE_LINE = 64
 
 # numba's fallback threading layer ("workqueue") aborts the process when two threads enter a parallel kernel at once.
 _kernel_lock = threading.RLock()
+_cache_lock = threading.Lock()  # two threads may call a kernel for the first time at once
 
 COMPILING = "Compiling kernels"
 UNCACHED = "about a minute in each process: no folder for their cache can be written (NUMBA_CACHE_DIR names one)"
@@ -37,7 +38,7 @@ class Compilation(event.Listener):  # type: ignore[misc]
     """Logs that kernels are compiled when the first of them is, then how far that is; cached kernels are none."""
 
     def __init__(self) -> None:
-        self.kernels: list[Any] = []  # all that there are
+        self.kernels: list[Any] = []  # all that were called
         self.compiled = 0  # how many were compiled in this process
         self.running = False  # whether one is being compiled
 
@@ -59,7 +60,7 @@ class Compilation(event.Listener):  # type: ignore[misc]
 compilation = Compilation()  # of this process
 
 
-def kernel(*, parallel: bool = True, inlines: Sequence[ModuleType] = ()) -> Callable[[Function], Function]:
+def kernel(*, parallel: bool = True, inlines: Sequence[ModuleType] = ()) -> Callable[[Any], Callable[..., Any]]:
     """Compiles a function on its first call, releasing the GIL, and caches the machine code.
 
     `parallel`: ``prange`` runs on several cores; `inlines`: other modules of whose `inlined` functions and constants
@@ -67,40 +68,49 @@ def kernel(*, parallel: bool = True, inlines: Sequence[ModuleType] = ()) -> Call
     of the cached code therefore has a checksum of the others. The cache lies next to the source, or in the user's
     cache folder where that is read-only, or where the environment variable ``NUMBA_CACHE_DIR`` points to. Where nothing
     can be written, each process compiles anew (a few seconds). Where several need a kernel at the same time, one
-    compiles it and the others wait. Apply inside a function that runs when the kernel is first needed: importing a
-    module must not touch the disk.
+    compiles it and the others wait. Before the first call, nothing of that touches the disk.
     """
 
-    def compile_lazily(function: Function) -> Function:
-        if inlines:
-            sources = b"".join(Path(str(module.__file__)).read_bytes() for module in inlines)
-            function.__qualname__ += f"_{zlib.crc32(sources):08x}"
-        if not compilation.kernels:
-            event.register("numba:compile", compilation)
-        try:
-            compiled = numba.njit(cache=True, parallel=parallel, **OPTIONS)(function)
-        except RuntimeError:  # "no locator available": no cache folder can be written
-            compilation.kernels.append(numba.njit(parallel=parallel, **OPTIONS)(function))
-            return compilation.kernels[-1]  # type: ignore[no-any-return]
-        compilation.kernels.append(compiled)
-        name = f"{Path(function.__code__.co_filename).stem}.{function.__qualname__}".replace("<locals>", "locals")
-        compiled.compile = _by_one_process(compiled.compile, Path(compiled.stats.cache_path, f"{name}.lock"))
+    def compile_lazily(function: Callable[..., Any]) -> Callable[..., Any]:
+        compiled = numba.njit(parallel=parallel, **OPTIONS)(function)
+        compile_kernel = compiled.compile
+
+        def compile_or_load(signature: Any) -> Any:
+            with _cache_lock:
+                if compiled not in compilation.kernels:
+                    _open_cache(compiled, inlines)
+            with _one_process(compiled):
+                return compile_kernel(signature)
+
+        compiled.compile = compile_or_load
         return compiled  # type: ignore[no-any-return]
 
     return compile_lazily
 
 
-def _by_one_process(compile_kernel: Callable[..., Any], lock: Path) -> Callable[..., Any]:
-    """Has one of the processes that need a kernel at the same time compile it; the others wait and read the cache."""
+def _open_cache(compiled: Any, inlines: Sequence[ModuleType]) -> None:
+    """Gives a kernel its cache, if it can have one, and has its compilations logged."""
+    if inlines:
+        sources = b"".join(Path(str(module.__file__)).read_bytes() for module in inlines)
+        compiled.py_func.__qualname__ += f"_{zlib.crc32(sources):08x}"
+    with suppress(RuntimeError):  # "no locator available": no cache folder can be written
+        compiled.enable_caching()
+    if not compilation.kernels:
+        event.register("numba:compile", compilation)
+    compilation.kernels.append(compiled)
 
-    def compile_or_load(signature: Any) -> Any:
-        with ExitStack() as stack:
-            with suppress(OSError):  # nothing can be written, or the file system has no locks: each compiles for itself
+
+@contextmanager
+def _one_process(compiled: Any) -> Iterator[None]:
+    """Has one of the processes that need a kernel at the same time compile it; the others wait and read the cache."""
+    file, name = Path(compiled.py_func.__code__.co_filename), compiled.py_func.__qualname__
+    with ExitStack() as stack:
+        with suppress(OSError):  # nothing can be written, or the file system has no locks: each compiles for itself
+            if folder := compiled.stats.cache_path:
+                lock = Path(folder, f"{file.stem}.{name}.lock".replace("<locals>", "locals"))
                 lock.parent.mkdir(parents=True, exist_ok=True)
                 fcntl.flock(stack.enter_context(lock.open("w")), fcntl.LOCK_EX)
-            return compile_kernel(signature)
-
-    return compile_or_load
+        yield
 
 
 def inlined(function: Function) -> Function:

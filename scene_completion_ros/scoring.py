@@ -181,8 +181,7 @@ class ReplayScores:
         for source in self._sources:
             truth = source.at(stamp_ns, frame_id)
             if truth is not None:
-                answer = PublishedAnswer(truth, self._published, cloud, depth, depth_camera)
-                self.scores.add(source.name, self, answer)
+                self.scores.add(source.name, self, PublishedAnswer(truth, self._published, cloud, depth, depth_camera))
 
 
 class LidarTruth:

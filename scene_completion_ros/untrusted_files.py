@@ -316,8 +316,7 @@ class JsonObject:
     def only(self, names: Sequence[str]) -> None:
         """Refuse fields of other names."""
         if unknown := sorted(set(map(str, self.values)) - set(names)):
-            what = f"unknown key {', '.join(map(shown, unknown[:3]))}"
-            raise self.error("", what, f"Use {', '.join(names)}")
+            raise self.error("", f"unknown key {', '.join(map(shown, unknown[:3]))}", f"Use {', '.join(names)}")
 
     def _of(self, kind: type | tuple[type, ...], name: str, words: str) -> Any:
         if name not in self.values:

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numba
 import pytest
+from numba.core.dispatcher import Dispatcher
 
 from scene_completion_ros import jit
 from tests.checkout import with_this_checkout
@@ -18,17 +18,11 @@ def test_kernels_compile_where_no_cache_can_be_written(
 ) -> None:
     monkeypatch.setattr(jit.compilation, "compiled", 0)
     caplog.set_level("INFO", "scene_completion_ros")
-    real = numba.njit
 
-    def njit(*functions: object, cache: bool = False, **options: object) -> object:
-        def decorate(function: object) -> object:
-            if cache:
-                raise RuntimeError("cannot cache function: no locator available for file")
-            return real(cache=cache, **options)(function)
+    def no_cache(dispatcher: object) -> None:
+        raise RuntimeError("cannot cache function: no locator available for file")
 
-        return real(*functions) if functions else decorate  # numba compiles parts of its own with it
-
-    monkeypatch.setattr(numba, "njit", njit)
+    monkeypatch.setattr(Dispatcher, "enable_caching", no_cache)
 
     @jit.kernel(parallel=False)
     def double(x: float) -> float:
@@ -48,11 +42,9 @@ def test_a_cached_kernel_is_old_when_a_function_of_another_file_in_it_has_change
         "import changing\n"
         "from changing import changed\n"
         "from scene_completion_ros.jit import kernel\n"
-        "def make():\n"
-        "    @kernel(parallel=False, inlines=(changing,))\n"
-        "    def called(x):\n"
-        "        return changed(x)\n"
-        "    return called\n"
+        "@kernel(parallel=False, inlines=(changing,))\n"
+        "def called(x):\n"
+        "    return changed(x)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # its stamps are whole seconds
@@ -63,7 +55,9 @@ def test_a_cached_kernel_is_old_when_a_function_of_another_file_in_it_has_change
         for name in ("changing", "caller_of_changing"):
             monkeypatch.delitem(sys.modules, name, raising=False)
         importlib.invalidate_caches()
-        assert importlib.import_module("caller_of_changing").make()(4.0) == factor * 4.0
+        called = importlib.import_module("caller_of_changing").called
+        assert called.stats.cache_path is None  # nothing touches the disk before the first call
+        assert called(4.0) == factor * 4.0
 
 
 def test_a_file_system_without_locks_costs_only_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,14 +12,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scene_completion_ros.commands.arguments import (
-    Output,
-    add_student_arguments,
-    add_words_argument,
-    chosen_words,
-    place,
-    set_words,
-)
+from scene_completion_ros.commands import arguments
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +20,7 @@ if TYPE_CHECKING:
 
     from scene_completion_ros.geometry.transforms import RigidTransform
 
-RESULTS = Output(("voxels.npz", "picture.png", "words.png"))
+RESULTS = arguments.Output(("voxels.npz", "picture.png", "words.png"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "its calibration: the YAML of camera_calibration or OpenCV; Kalibr's camchain or KITTI's calib.txt with the "
         "camera, as in camchain.yaml:cam0 and calib.txt:P2"
     )
-    parser.add_argument("--camera", type=place, required=True, metavar="FILE", help=meaning)
+    parser.add_argument("--camera", type=arguments.place, required=True, metavar="FILE", help=meaning)
     parser.add_argument("--output", required=True, type=RESULTS, metavar="DIR", help="folder for the results")
     meaning = "metres of the camera above the ground, for a student that takes it into account"
     parser.add_argument("--camera-height", type=float, metavar="METRES", help=meaning)
@@ -45,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--camera-pitch", type=float, metavar="DEGREES", help=meaning)
     meaning = "YAML with origin, voxel_size, shape and grid_from_camera (4x4, row by row) of another grid to query"
     parser.add_argument("--grid", type=Path, metavar="FILE", help=meaning)
-    add_student_arguments(parser)
-    add_words_argument(parser, "words.png shows", "none, and no such picture")
+    arguments.add_student_arguments(parser)
+    arguments.add_words_argument(parser, "words.png shows", "none, and no such picture")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     image, assumption = read_image(args.image)
     camera = read_camera(args.camera, image_size=(image.shape[1], image.shape[0]))
     bundle = open_student(args.bundle)
-    words = chosen_words(args.words, bundle)
+    words = arguments.chosen_words(args.words, bundle)
     grid, grid_from_camera = read_grid(args.grid) if args.grid else (None, None)
     upright = upright_camera(args.camera_height, args.camera_pitch)
     progress.line(f"Completing {args.image} ({bundle.name}) ...")
@@ -76,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     mounted = mounting_warnings(bundle, upright, "give --camera-height and --camera-pitch")
     if unseen := completer.out_of_view():
         raise unseen
-    set_words(completer, words)
+    arguments.set_words(completer, words)
     completion = completer.complete(image)
     doubts = map(str, doubts_about(camera, args.camera))
     for warning in filter(None, (assumption, *doubts, *completer.warnings, *mounted, completion.warning)):

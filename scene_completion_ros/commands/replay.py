@@ -19,15 +19,8 @@ import argparse
 import os
 from pathlib import Path
 
-from scene_completion_ros.commands.arguments import (
-    DEMO_WORDS,
-    Output,
-    add_rectified_argument,
-    add_scale_argument,
-    add_student_arguments,
-    add_words_argument,
-    place,
-)
+from scene_completion_ros.commands import arguments
+from scene_completion_ros.commands.arguments import Output, add_student_arguments, add_words_argument, place
 
 RESULTS = Output(("bag", "report", "statistics.json", "scores.json", "scores.md"))
 
@@ -40,16 +33,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-topic", metavar="TOPIC", help="which images, where the recording has several topics")
     meaning = "calibration instead of the recorded CameraInfo: a file as of complete --camera"
     parser.add_argument("--camera", type=place, metavar="FILE", help=meaning)
-    add_rectified_argument(parser)
+    arguments.add_rectified_argument(parser)
     parser.add_argument("--output", type=RESULTS, default=Path("replay"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="use every N-th image (default: %(default)s)")
     add_student_arguments(parser)
     meaning = "voxels wanted, as in the node's parameter grid.file (default: the grid of the bundle)"
     parser.add_argument("--grid", type=Path, metavar="FILE", help=meaning)
-    add_scale_argument(
+    arguments.add_scale_argument(
         parser, "the odometry or the tf of the recording", None, "corners, or the choice of --params-file"
     )
-    add_words_argument(parser, "can be clicked in the report", "none; of the bundled drive " + ", ".join(DEMO_WORDS))
+    add_words_argument(
+        parser, "can be clicked in the report", "none; of the bundled drive " + ", ".join(arguments.DEMO_WORDS)
+    )
     group = parser.add_argument_group("playing through the node (not with --offline)")
     group.add_argument(
         "--params-file",

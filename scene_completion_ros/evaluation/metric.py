@@ -142,8 +142,7 @@ class Scores:
         """The figures that a page has room for: of each metric and group the row of its headline."""
         found: dict[str, Row] = {}
         for metric in self.metrics:
-            wanted = metric.headline.items()
-            last = {row["recordings"]: row for row in self.rows(metric.name) if row.items() >= wanted}
+            last = {row["recordings"]: row for row in self.rows(metric.name) if row.items() >= metric.headline.items()}
             for group, row in last.items():
                 where = f", {_across(metric, row)}" if metric.across else ""
                 found[f"{metric.name} against {group}{where}"] = {one.key: row[one.key] for one in metric.columns}

@@ -78,8 +78,7 @@ def best_iou(histogram: Ints) -> tuple[float, float]:
     positives = int(occupied.sum())
     if positives == 0:
         return float("nan"), float("nan")
-    true_positive = np.cumsum(occupied)
-    iou = true_positive / (positives + np.cumsum(free))
+    iou = np.cumsum(occupied) / (positives + np.cumsum(free))
     best = SCORE_BINS - 1 - int(np.argmax(iou))
     values = score_values()
     return float(iou.max()), float((values[best] + values[max(best - 1, 0)]) / 2.0)

@@ -4,9 +4,6 @@ A voxel is free where rays pass, occupied where they return, and unknown otherwi
 Nothing that holds it is therefore free: against labelled voxels, that halves the occupied ones that rays call free.
 """
 
-from functools import cache
-from typing import Any
-
 import cv2
 import numpy as np
 from scipy.ndimage import distance_transform_edt
@@ -34,12 +31,13 @@ def scan_labels(points: Reals, sensor: Doubles, grid: VoxelGrid) -> Bytes:
     """
     labels = np.full(grid.shape, UNKNOWN, np.uint8)
     place = np.asarray(sensor, np.float64), np.asarray(grid.origin), grid.voxel_size
-    _marcher()(np.ascontiguousarray(points, np.float64), *place, labels)
+    _march(np.ascontiguousarray(points, np.float64), *place, labels)
     cells, inside = grid.index_of(np.asarray(points, np.float64))
     labels[tuple(cells[inside].T)] = OCCUPIED
     return labels
 
 
+@kernel(parallel=False)
 def _march(points, sensor, origin, size, labels):  # type: ignore[no-untyped-def]
     """Marks the voxels of places along the rays as free."""
     start = (sensor - origin) / size
@@ -51,11 +49,6 @@ def _march(points, sensor, origin, size, labels):  # type: ignore[no-untyped-def
             a, b, c = start[0] + share * x, start[1] + share * y, start[2] + share * z
             if 0.0 <= a < labels.shape[0] and 0.0 <= b < labels.shape[1] and 0.0 <= c < labels.shape[2]:
                 labels[int(a), int(b), int(c)] = FREE
-
-
-@cache
-def _marcher() -> Any:
-    return kernel(parallel=False)(_march)
 
 
 def ground_of_scans(points: Reals, grid: VoxelGrid) -> Floats:

@@ -169,8 +169,7 @@ def camera_from_camera_info(
         where=where,
         names={**names, "size": "width, height"},
     )
-    camera = checked_camera(calibration, rectified, doubts)
-    return _binned(_region(camera, message, where), message, where)
+    return _binned(_region(checked_camera(calibration, rectified, doubts), message, where), message, where)
 
 
 def _flat(values: Any) -> NDArray[np.float64]:

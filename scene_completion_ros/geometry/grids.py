@@ -8,14 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError
-from scene_completion_ros.geometry.transforms import (
-    OPTICAL_FROM_FORWARD,
-    Array,
-    RigidTransform,
-    TransformError,
-    constant_like,
-    floating,
-)
+from scene_completion_ros.geometry import transforms
+from scene_completion_ros.geometry.transforms import Array, RigidTransform, TransformError, constant_like, floating
 from scene_completion_ros.untrusted_files import JsonObject, read_yaml
 
 MOST_VOXELS = 2**28  # of a grid; a state for each of them takes a quarter of a gigabyte, completing an image several
@@ -106,7 +100,7 @@ ROOM_GRID = VoxelGrid((0.0, -3.2, -0.225), 0.05, (128, 128, 64))
 DEFAULT_GRID = VoxelGrid((0.0, -25.6, -2.2), 0.2, (256, 256, 32), "camera_forward")
 
 # The camera stands at the origin of the default grid and looks along its x axis.
-DEFAULT_GRID_FROM_CAMERA = OPTICAL_FROM_FORWARD.inverse()
+DEFAULT_GRID_FROM_CAMERA = transforms.OPTICAL_FROM_FORWARD.inverse()
 
 
 def measure_of(grid: VoxelGrid) -> float:

@@ -22,32 +22,16 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from scene_completion_ros import untrusted_files
 from scene_completion_ros.errors import BundleError, VocabularyError
 from scene_completion_ros.geometry.cameras import Camera, camera_of
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid, placed_grid_of
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference import text_bank
 from scene_completion_ros.inference.cells import PRIOR_EDGE, STRIDE, CellVolume, Ground
 from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec, check_tensors, expected_shapes
-from scene_completion_ros.inference.text_bank import (
-    FEATURE_SPACES,
-    FEATURE_SPACES_FILE,
-    LARGEST_FILE,
-    FeatureSpace,
-    TextBank,
-    Vocabulary,
-    check_feature_spaces,
-    feature_space_for,
-    parse_feature_spaces,
-    spaces_to_json,
-)
-from scene_completion_ros.untrusted_files import (
-    CURE,
-    MOST_ARRAY_BYTES,
-    JsonObject,
-    parse_tensors,
-    read_bytes,
-    read_json,
-)
+from scene_completion_ros.inference.text_bank import FEATURE_SPACES_FILE, FeatureSpace, TextBank, Vocabulary
+from scene_completion_ros.untrusted_files import CURE, JsonObject, parse_tensors, read_bytes, read_json
 from scene_completion_ros.voxels.occupancy import Calibration, Thresholds
 from scene_completion_ros.whole_files import tensor_bytes, whole_folder
 
@@ -148,7 +132,7 @@ class StudentBundle:
                 raise BundleError(what, where=f"class_colours.{i}", cure=cure)
         assert (self.head is None) != (self.volume is None) and len(self.class_colours) == count
         assert count == (self.volume or self.head).classes and (count > 1) == (self.label_units > 0)  # type: ignore[union-attr]
-        check_feature_spaces(self.feature_spaces, self.label_units)
+        text_bank.check_feature_spaces(self.feature_spaces, self.label_units)
 
     @property
     def encoder_path(self) -> Path:
@@ -222,11 +206,13 @@ class StudentBundle:
         if self.folder is None or TEXT_BANK not in self.sha256:
             return None
         file = self.folder / TEXT_BANK
-        return TextBank.from_bytes(_read_checked(file, self.sha256[TEXT_BANK], largest=LARGEST_FILE), str(file))
+        return TextBank.from_bytes(
+            _read_checked(file, self.sha256[TEXT_BANK], largest=text_bank.LARGEST_FILE), str(file)
+        )
 
     def feature_space_for(self, bank: TextBank | Vocabulary) -> FeatureSpace:
         """The space of a bank's texts. Raises VocabularyError for a text encoder of none of the spaces."""
-        return feature_space_for(self.feature_spaces, bank, self.name)
+        return text_bank.feature_space_for(self.feature_spaces, bank, self.name)
 
     def with_vocabulary(self, spaces: Sequence[FeatureSpace], bank: TextBank | None) -> "StudentBundle":
         """Gives the saved bundle feature spaces and a bank, in place of those it has; returns it as loaded from there.
@@ -241,8 +227,8 @@ class StudentBundle:
         folder, manifest = self.encoder_path.parent, self.unchanged_manifest()
         files = changed._vocabulary_files(None if bank is None else bank.to_bytes())
         others = {name: value for name, value in self.sha256.items() if name not in _VOCABULARY_FILES}
-        manifest.pop(FEATURE_SPACES, None)
-        manifest |= spaces_to_json(changed.feature_spaces)
+        manifest.pop(text_bank.FEATURE_SPACES, None)
+        manifest |= text_bank.spaces_to_json(changed.feature_spaces)
         manifest["sha256"] = others | {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         _write(folder, files | {MANIFEST: _serialised(manifest)}, _VOCABULARY_FILES)
         return StudentBundle.load(folder)
@@ -368,7 +354,7 @@ class StudentBundle:
             "provenance": self.provenance,
             "licence": self.licence,
             **({} if self.bf16 is None else {"bf16": dataclasses.asdict(self.bf16)}),
-            **spaces_to_json(self.feature_spaces),
+            **text_bank.spaces_to_json(self.feature_spaces),
         }
 
 
@@ -395,7 +381,7 @@ def _write(folder: Path, files: Mapping[str, bytes], replaced: Set[str] = frozen
             (part / name).write_bytes(content)
 
 
-def _read_checked(file: Path, expected: str, *, largest: int = MOST_ARRAY_BYTES) -> bytes:
+def _read_checked(file: Path, expected: str, *, largest: int = untrusted_files.MOST_ARRAY_BYTES) -> bytes:
     """Content of a file, of at most `largest` bytes."""
     content = read_bytes(file, BundleError, cure=CURE, most_bytes=largest)
     found = hashlib.sha256(content).hexdigest()
@@ -443,7 +429,9 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
 
     def read_spaces() -> bytes:
         name = FEATURE_SPACES_FILE
-        return _read_checked(fields.file.parent / name, fields.object("sha256").text(name), largest=LARGEST_FILE)
+        return _read_checked(
+            fields.file.parent / name, fields.object("sha256").text(name), largest=text_bank.LARGEST_FILE
+        )
 
     return {
         "name": fields.text("name"),
@@ -470,7 +458,7 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
         "grid_from_camera": grid_from_camera,
         "provenance": dict(fields.object("provenance").values),
         "licence": fields.text("licence"),
-        "feature_spaces": parse_feature_spaces(fields, label_units, read_spaces),
+        "feature_spaces": text_bank.parse_feature_spaces(fields, label_units, read_spaces),
         "bf16": _parse_bf16(fields),
     }
 

@@ -4,8 +4,6 @@
 after the other into a block; the arithmetic on a block runs in vector lanes.
 """
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -105,56 +103,51 @@ def below(x: Any) -> Any:
     return ONE - beyond if x > ZERO else beyond
 
 
-@functools.cache
-def lift_kernel() -> Callable[..., None]:
+@kernel(inlines=(occupancy_kernel, cells))
+def look_up(surfaces, context, width, cell, corner, share, depth, measure, out) -> None:  # type: ignore[no-untyped-def]
     """What N cells look up: context of their pixels, and how they lie against the surfaces there.
 
     `surfaces`: logarithm of depth and its deviation, of pixels [h w, 2]; `context`: [h w, C]; `cell`, `corner`,
     `share`, `depth`: see `CellLift`; `measure`: see `CellVolume`; `out`: [cells, C + GEOMETRY], of which the rows of
     these cells are written.
     """
-
-    @kernel(inlines=(occupancy_kernel, cells))
-    def lift(surfaces, context, width, cell, corner, share, depth, measure, out) -> None:  # type: ignore[no-untyped-def]
-        count, channels = cell.size, context.shape[1]
-        for block in prange((count + BLOCK - 1) // BLOCK):
-            start = block * BLOCK
-            stop = min(count, start + BLOCK)
-            part = np.empty((GEOMETRY_ROW + GEOMETRY, BLOCK), np.float32)
-            for i in range(start, stop):
-                at = np.uint32(corner[i])
-                right, lower = share[i, 0], share[i, 1]
-                left, upper = ONE - right, ONE - lower
-                w_0, w_1, w_2, w_3 = left * upper, right * upper, left * lower, right * lower
-                at_1, at_2, at_3 = at + np.uint32(1), at + np.uint32(width), at + np.uint32(width + 1)
-                row, s_0, s_1, s_2, s_3 = out[cell[i]], surfaces[at], surfaces[at_1], surfaces[at_2], surfaces[at_3]
-                tap_0, tap_1, tap_2, tap_3 = context[at], context[at_1], context[at_2], context[at_3]
-                part[LOG, i - start] = w_0 * s_0[0] + w_1 * s_1[0] + w_2 * s_2[0] + w_3 * s_3[0]
-                part[DEVIATION, i - start] = w_0 * s_0[1] + w_1 * s_1[1] + w_2 * s_2[1] + w_3 * s_3[1]
-                for c in range(channels):
-                    row[c] = w_0 * tap_0[c] + w_1 * tap_1[c] + w_2 * tap_2[c] + w_3 * tap_3[c]
-            places = stop - start
+    count, channels = cell.size, context.shape[1]
+    for block in prange((count + BLOCK - 1) // BLOCK):
+        start = block * BLOCK
+        stop = min(count, start + BLOCK)
+        part = np.empty((GEOMETRY_ROW + GEOMETRY, BLOCK), np.float32)
+        for i in range(start, stop):
+            at = np.uint32(corner[i])
+            right, lower = share[i, 0], share[i, 1]
+            left, upper = ONE - right, ONE - lower
+            w_0, w_1, w_2, w_3 = left * upper, right * upper, left * lower, right * lower
+            at_1, at_2, at_3 = at + np.uint32(1), at + np.uint32(width), at + np.uint32(width + 1)
+            row, s_0, s_1, s_2, s_3 = out[cell[i]], surfaces[at], surfaces[at_1], surfaces[at_2], surfaces[at_3]
+            tap_0, tap_1, tap_2, tap_3 = context[at], context[at_1], context[at_2], context[at_3]
+            part[LOG, i - start] = w_0 * s_0[0] + w_1 * s_1[0] + w_2 * s_2[0] + w_3 * s_3[0]
+            part[DEVIATION, i - start] = w_0 * s_0[1] + w_1 * s_1[1] + w_2 * s_2[1] + w_3 * s_3[1]
+            for c in range(channels):
+                row[c] = w_0 * tap_0[c] + w_1 * tap_1[c] + w_2 * tap_2[c] + w_3 * tap_3[c]
+        places = stop - start
+        for j in range(places):
+            here = depth[start + j]
+            part[BEHIND, j] = (here - exponential(part[LOG, j])) / measure
+            off = (logarithm(max(here, HALF * measure)) - part[LOG, j]) / part[DEVIATION, j]
+            part[AFTER, j], part[AT, j] = sigmoid(STEEP * off), bell(ROOT_HALF * off)
+            part[DOUBTED, j] = FOUR * part[DEVIATION, j]
+        for number in range(SCALES.size):
             for j in range(places):
-                here = depth[start + j]
-                part[BEHIND, j] = (here - exponential(part[LOG, j])) / measure
-                off = (logarithm(max(here, HALF * measure)) - part[LOG, j]) / part[DEVIATION, j]
-                part[AFTER, j], part[AT, j] = sigmoid(STEEP * off), bell(ROOT_HALF * off)
-                part[DOUBTED, j] = FOUR * part[DEVIATION, j]
-            for number in range(SCALES.size):
-                for j in range(places):
-                    behind = part[BEHIND, j] / SCALES[number]
-                    part[GEOMETRY_ROW + 3 + 2 * number, j] = tangent(behind)
-                    part[GEOMETRY_ROW + 4 + 2 * number, j] = bell(behind)
-            for i in range(start, stop):
-                row = out[cell[i]]
-                for number in range(GEOMETRY):
-                    row[channels + number] = part[GEOMETRY_ROW + number, i - start]
-
-    return lift
+                behind = part[BEHIND, j] / SCALES[number]
+                part[GEOMETRY_ROW + 3 + 2 * number, j] = tangent(behind)
+                part[GEOMETRY_ROW + 4 + 2 * number, j] = bell(behind)
+        for i in range(start, stop):
+            row = out[cell[i]]
+            for number in range(GEOMETRY):
+                row[channels + number] = part[GEOMETRY_ROW + number, i - start]
 
 
-@functools.cache
-def lowest_kernel() -> Callable[..., None]:
+@kernel(inlines=(occupancy_kernel, cells))
+def find_lowest(surfaces, first, pixel, depth, hidden, metres, base, size, measure, under, out) -> None:  # type: ignore[no-untyped-def]
     """Where the rays of pixels meet the columns of cells, metres above the expected ground.
 
     What is not behind a surface is before it: over a column of road, the share that is behind ends at the road.
@@ -162,33 +155,28 @@ def lowest_kernel() -> Callable[..., None]:
     [columns], how many low voxels of each are out of view; `metres`: [columns], of each voxel; `base`: bottom of the
     grid, metres above the expected ground; `under`: [low voxels in view], room to work in.
     """
-
-    @kernel(inlines=(occupancy_kernel, cells))
-    def lowest(surfaces, first, pixel, depth, hidden, metres, base, size, measure, under, out) -> None:  # type: ignore[no-untyped-def]
-        count, least, farthest = pixel.size, np.float32(0.1) * measure, FARTHEST * measure
-        for block in prange((count + BLOCK - 1) // BLOCK):
-            start = block * BLOCK
-            voxels = min(count - start, BLOCK)
-            work = np.empty((ROWS, BLOCK), np.float32)
+    count, least, farthest = pixel.size, np.float32(0.1) * measure, FARTHEST * measure
+    for block in prange((count + BLOCK - 1) // BLOCK):
+        start = block * BLOCK
+        voxels = min(count - start, BLOCK)
+        work = np.empty((ROWS, BLOCK), np.float32)
+        for j in range(voxels):
+            surface = surfaces[pixel[start + j]]
+            work[LOG, j], work[DEVIATION, j], work[DEPTH, j] = surface[0], surface[1], depth[start + j]
+        for j in range(voxels):
+            near, far = logarithm(max(work[DEPTH, j] - size, least)), logarithm(max(work[DEPTH, j] + size, least))
+            work[NEAR_EDGE, j] = (near - work[LOG, j]) / work[DEVIATION, j]
+            work[FAR_EDGE, j] = (far - work[LOG, j]) / work[DEVIATION, j]
+        for row in range(NEAR_EDGE, FAR_EDGE + 1):
             for j in range(voxels):
-                surface = surfaces[pixel[start + j]]
-                work[LOG, j], work[DEVIATION, j], work[DEPTH, j] = surface[0], surface[1], depth[start + j]
-            for j in range(voxels):
-                near, far = logarithm(max(work[DEPTH, j] - size, least)), logarithm(max(work[DEPTH, j] + size, least))
-                work[NEAR_EDGE, j] = (near - work[LOG, j]) / work[DEVIATION, j]
-                work[FAR_EDGE, j] = (far - work[LOG, j]) / work[DEVIATION, j]
-            for row in range(NEAR_EDGE, FAR_EDGE + 1):
-                for j in range(voxels):
-                    work[row, j] = below(work[row, j])
-            for j in range(voxels):
-                under[start + j] = HALF * (work[NEAR_EDGE, j] + work[FAR_EDGE, j])  # behind, and half of what is there
-        for column in prange(first.size - 1):
-            total = hidden[column]
-            for i in range(first[column], first[column + 1]):
-                total += under[i]
-            out[column] = min(max(base + metres[column] * total, -farthest), farthest)
-
-    return lowest
+                work[row, j] = below(work[row, j])
+        for j in range(voxels):
+            under[start + j] = HALF * (work[NEAR_EDGE, j] + work[FAR_EDGE, j])  # behind, and half of what is there
+    for column in prange(first.size - 1):
+        total = hidden[column]
+        for i in range(first[column], first[column + 1]):
+            total += under[i]
+        out[column] = min(max(base + metres[column] * total, -farthest), farthest)
 
 
 @inlined
@@ -205,11 +193,14 @@ def cell_of(x: Any, y: Any, z: Any, count_y: Any, count_z: Any) -> Any:
     return cell, ((x % STRIDE) * STRIDE + y % STRIDE) * STRIDE + z % STRIDE
 
 
-@functools.cache
-def voxel_kernel() -> Callable[..., None]:
+@kernel(inlines=(occupancy_kernel, cells))
+def query_voxels(  # type: ignore[no-untyped-def] # numba finds the types
+    surfaces, height, width, hidden, others, ground, prior, shape, points, pinhole, nearest, pose, bottom, size,
+    measure, length, base, edge, between, target, out, stands
+) -> None:  # fmt: skip
     """Opacities, or densities, of N points, which are what their pixels see, or lie before or behind that.
 
-    `surfaces`: as of `lift_kernel`, `height`, `width`: of that map; `hidden`, `others`, `ground`, `prior`: see
+    `surfaces`: as of `look_up`, `height`, `width`: of that map; `hidden`, `others`, `ground`, `prior`: see
     `PredictedCells`; `shape`: of the volume, in voxels; `points`: [3, N] in the camera's optical frame, metres;
     `pinhole`, `nearest`: see `CellLift`; `pose`: [3 4], voxels of the volume from the camera; `bottom`: of the volume,
     and `size`: of its voxels, metres; `measure`: see `CellVolume`; `length`: metres, of the opacity; 0 for densities;
@@ -217,157 +208,144 @@ def voxel_kernel() -> Callable[..., None]:
     `between`: points lie between the centres of voxels of the volume, whose logits are then interpolated; `target`:
     where in `out` each result goes, and in `stands`, unless that is empty, whether it lies `STANDS_M` above the ground.
     """
-
-    @kernel(inlines=(occupancy_kernel, cells))
-    def query(  # type: ignore[no-untyped-def] # numba finds the types
-        surfaces, height, width, hidden, others, ground, prior, shape, points, pinhole, nearest, pose, bottom, size,
-        measure, length, base, edge, between, target, out, stands
-    ) -> None:  # fmt: skip
-        count, least, stands_from = target.size, np.float32(0.1) * measure, STANDS * measure
-        count_x, count_y = (shape[0] + STRIDE - 1) // STRIDE, (shape[1] + STRIDE - 1) // STRIDE
-        count_z, priors_y = (shape[2] + STRIDE - 1) // STRIDE, (shape[1] + edge - 1) // edge
-        for block in prange((count + BLOCK - 1) // BLOCK):
-            start = block * BLOCK
-            stop = min(count, start + BLOCK)
-            work = np.empty((ROWS + 5, BLOCK), np.float32)  # one array: the compiler need not ask whether rows overlap
-            place = np.empty((8, BLOCK), np.int32)
-            for axis in range(3):
-                for j in range(stop - start):
-                    work[ACROSS + axis, j] = points[axis, start + j]
+    count, least, stands_from = target.size, np.float32(0.1) * measure, STANDS * measure
+    count_x, count_y = (shape[0] + STRIDE - 1) // STRIDE, (shape[1] + STRIDE - 1) // STRIDE
+    count_z, priors_y = (shape[2] + STRIDE - 1) // STRIDE, (shape[1] + edge - 1) // edge
+    for block in prange((count + BLOCK - 1) // BLOCK):
+        start = block * BLOCK
+        stop = min(count, start + BLOCK)
+        work = np.empty((ROWS + 5, BLOCK), np.float32)  # one array: the compiler need not ask whether rows overlap
+        place = np.empty((8, BLOCK), np.int32)
+        for axis in range(3):
             for j in range(stop - start):
-                x, y, z = work[ACROSS, j], work[ALONG, j], work[DEPTH, j]
-                inverse = ONE / max(z, nearest)
-                column, row = pinhole[0] * x * inverse + pinhole[1], pinhole[2] * y * inverse + pinhole[3]
-                across = min(max(column, ZERO), np.float32(width - 1))
-                along = min(max(row, ZERO), np.float32(height - 1))
-                # Outside of the image a coordinate moves by more than half a pixel. Nothing is seen behind the camera.
-                outside = max(max(abs(column - across), abs(row - along)) - HALF, -z)
-                work[SHOWN, j] = ZERO if outside > ZERO else ONE
-                place[PIXEL, j] = np.int32(np.rint(along)) * width + np.int32(np.rint(across))
+                work[ACROSS + axis, j] = points[axis, start + j]
+        for j in range(stop - start):
+            x, y, z = work[ACROSS, j], work[ALONG, j], work[DEPTH, j]
+            inverse = ONE / max(z, nearest)
+            column, row = pinhole[0] * x * inverse + pinhole[1], pinhole[2] * y * inverse + pinhole[3]
+            across = min(max(column, ZERO), np.float32(width - 1))
+            along = min(max(row, ZERO), np.float32(height - 1))
+            # Outside of the image a coordinate moves by more than half a pixel. Nothing is seen behind the camera.
+            outside = max(max(abs(column - across), abs(row - along)) - HALF, -z)
+            work[SHOWN, j] = ZERO if outside > ZERO else ONE
+            place[PIXEL, j] = np.int32(np.rint(along)) * width + np.int32(np.rint(across))
+        for j in range(stop - start):
+            x, y, z = work[ACROSS, j], work[ALONG, j], work[DEPTH, j]
+            v_x = volume_place(x, y, z, pose, 0, shape[0])
+            v_y = volume_place(x, y, z, pose, 1, shape[1])
+            v_z = volume_place(x, y, z, pose, 2, shape[2])
+            i_x, i_y, i_z = np.int32(v_x), np.int32(v_y), np.int32(v_z)
+            place[CELL, j], place[SUB, j] = cell_of(i_x, i_y, i_z, count_y, count_z)
+            place[PLACE, j] = (i_x // edge) * priors_y + i_y // edge
+            g_x = min(max(v_x / np.float32(STRIDE) - HALF, ZERO), np.float32(count_x - 1))
+            g_y = min(max(v_y / np.float32(STRIDE) - HALF, ZERO), np.float32(count_y - 1))
+            f_x, f_y = min(np.int32(g_x), count_x - 2), min(np.int32(g_y), count_y - 2)
+            place[COLUMN, j] = f_x * count_y + f_y
+            work[RIGHT, j], work[LOWER, j] = g_y - np.float32(f_y), g_x - np.float32(f_x)
+            work[UP, j] = bottom + size * v_z
+        for j in range(stop - start):
+            surface = surfaces[np.uint32(place[PIXEL, j])]
+            work[LOG, j], work[DEVIATION, j] = surface[0], surface[1]
+            cell, sub = np.uint32(place[CELL, j]), np.uint32(place[SUB, j])
+            work[UNSEEN, j] = hidden[cell, sub]
+            work[BEFORE, j], work[THERE, j] = others[cell, sub], others[cell, SUBS]
+            first, right, lower = np.uint32(place[COLUMN, j]), work[RIGHT, j], work[LOWER, j]
+            s_0, s_1 = ground[first], ground[first + np.uint32(1)]
+            s_2, s_3 = ground[first + np.uint32(count_y)], ground[first + np.uint32(count_y + 1)]
+            for part in range(2):
+                upper = s_0[part] + right * (s_1[part] - s_0[part])
+                under = s_2[part] + right * (s_3[part] - s_2[part])
+                work[LEVEL + part, j] = upper + lower * (under - upper)
+        for j in range(stop - start):
+            work[PRIOR, j], work[OF_PRIOR, j] = ZERO, ZERO
+            if prior.size and work[UP, j] - work[LEVEL, j] <= stands_from:
+                row, last = prior[np.uint32(place[PLACE, j])], shape[2] - 1
+                up = min(max((work[UP, j] - work[LEVEL, j] - base) / size - HALF, ZERO), np.float32(last))
+                lower = min(np.int32(up), last - 1)
+                work[PRIOR, j] = row[lower] + (up - np.float32(lower)) * (row[lower + 1] - row[lower])
+                work[OF_PRIOR, j] = row[last + 1]
+        if between:
             for j in range(stop - start):
-                x, y, z = work[ACROSS, j], work[ALONG, j], work[DEPTH, j]
-                v_x = volume_place(x, y, z, pose, 0, shape[0])
-                v_y = volume_place(x, y, z, pose, 1, shape[1])
-                v_z = volume_place(x, y, z, pose, 2, shape[2])
-                i_x, i_y, i_z = np.int32(v_x), np.int32(v_y), np.int32(v_z)
-                place[CELL, j], place[SUB, j] = cell_of(i_x, i_y, i_z, count_y, count_z)
-                place[PLACE, j] = (i_x // edge) * priors_y + i_y // edge
-                g_x = min(max(v_x / np.float32(STRIDE) - HALF, ZERO), np.float32(count_x - 1))
-                g_y = min(max(v_y / np.float32(STRIDE) - HALF, ZERO), np.float32(count_y - 1))
-                f_x, f_y = min(np.int32(g_x), count_x - 2), min(np.int32(g_y), count_y - 2)
-                place[COLUMN, j] = f_x * count_y + f_y
-                work[RIGHT, j], work[LOWER, j] = g_y - np.float32(f_y), g_x - np.float32(f_x)
-                work[UP, j] = bottom + size * v_z
+                x, y, z = points[0, start + j], points[1, start + j], points[2, start + j]
+                for axis in range(3):
+                    along = volume_place(x, y, z, pose, axis, shape[axis]) - HALF
+                    lowest = min(np.int32(along), shape[axis] - 2)
+                    place[LOWEST + axis, j], work[SHARE + axis, j] = lowest, along - np.float32(lowest)
             for j in range(stop - start):
-                surface = surfaces[np.uint32(place[PIXEL, j])]
-                work[LOG, j], work[DEVIATION, j] = surface[0], surface[1]
-                cell, sub = np.uint32(place[CELL, j]), np.uint32(place[SUB, j])
-                work[UNSEEN, j] = hidden[cell, sub]
-                work[BEFORE, j], work[THERE, j] = others[cell, sub], others[cell, SUBS]
-                first, right, lower = np.uint32(place[COLUMN, j]), work[RIGHT, j], work[LOWER, j]
-                s_0, s_1 = ground[first], ground[first + np.uint32(1)]
-                s_2, s_3 = ground[first + np.uint32(count_y)], ground[first + np.uint32(count_y + 1)]
-                for part in range(2):
-                    upper = s_0[part] + right * (s_1[part] - s_0[part])
-                    under = s_2[part] + right * (s_3[part] - s_2[part])
-                    work[LEVEL + part, j] = upper + lower * (under - upper)
-            for j in range(stop - start):
-                work[PRIOR, j], work[OF_PRIOR, j] = ZERO, ZERO
-                if prior.size and work[UP, j] - work[LEVEL, j] <= stands_from:
-                    row, last = prior[np.uint32(place[PLACE, j])], shape[2] - 1
-                    up = min(max((work[UP, j] - work[LEVEL, j] - base) / size - HALF, ZERO), np.float32(last))
-                    lower = min(np.int32(up), last - 1)
-                    work[PRIOR, j] = row[lower] + (up - np.float32(lower)) * (row[lower + 1] - row[lower])
-                    work[OF_PRIOR, j] = row[last + 1]
-            if between:
-                for j in range(stop - start):
-                    x, y, z = points[0, start + j], points[1, start + j], points[2, start + j]
-                    for axis in range(3):
-                        along = volume_place(x, y, z, pose, axis, shape[axis]) - HALF
-                        lowest = min(np.int32(along), shape[axis] - 2)
-                        place[LOWEST + axis, j], work[SHARE + axis, j] = lowest, along - np.float32(lowest)
-                for j in range(stop - start):
-                    unseen, before = ZERO, ZERO
-                    for corner in range(8):
-                        o_x, o_y, o_z = corner >> 2, (corner >> 1) & 1, corner & 1
-                        weight = abs(ONE - np.float32(o_x) - work[SHARE, j])
-                        weight *= abs(ONE - np.float32(o_y) - work[SHARE + 1, j])
-                        weight *= abs(ONE - np.float32(o_z) - work[SHARE + 2, j])
-                        i_x, i_y, i_z = place[LOWEST, j] + o_x, place[LOWEST + 1, j] + o_y, place[LOWEST + 2, j] + o_z
-                        cell, sub = cell_of(i_x, i_y, i_z, count_y, count_z)
-                        unseen += weight * hidden[np.uint32(cell), np.uint32(sub)]
-                        before += weight * others[np.uint32(cell), np.uint32(sub)]
-                    work[UNSEEN, j], work[BEFORE, j] = unseen, before
-            # In vector lanes: short loops, for of long ones the compiler makes none.
-            voxels = stop - start
-            if stands.size:
-                for i in range(start, stop):
-                    stands[target[i]] = work[UP, i - start] - work[LEVEL, i - start] > stands_from
-            for j in range(voxels):
-                near, far = logarithm(max(work[DEPTH, j] - size, least)), logarithm(max(work[DEPTH, j] + size, least))
-                work[NEAR_EDGE, j] = (near - work[LOG, j]) / work[DEVIATION, j]
-                work[FAR_EDGE, j] = (far - work[LOG, j]) / work[DEVIATION, j]
-            for j in range(voxels):
-                work[TOP, j] = (work[UP, j] + HALF * size - work[LEVEL, j]) / work[DOUBT, j]
-                work[BOTTOM, j] = (work[UP, j] - HALF * size - work[LEVEL, j]) / work[DOUBT, j]
-            for row in range(NEAR_EDGE, BOTTOM + 1):
-                for j in range(voxels):
-                    work[row, j] = below(work[row, j])
-            for row in range(UNSEEN, THERE + 1):
-                for j in range(voxels):
-                    work[row, j] = sigmoid(work[row, j])
-            for j in range(voxels):
-                at = work[SHOWN, j] * (work[FAR_EDGE, j] - work[NEAR_EDGE, j])
-                behind = ONE - work[SHOWN, j] * (ONE - work[NEAR_EDGE, j])
-                rest, above = work[BEFORE, j], work[TOP, j]
-                value = rest + at * (work[THERE, j] - rest) + behind * (work[UNSEEN, j] - rest)
-                on_ground = above - work[BOTTOM, j]
-                value = on_ground + (ONE - on_ground) * above * value
-                value += work[PRIOR, j] - work[OF_PRIOR, j] * value
-                work[LOG, j] = -logarithm(ONE - min(max(value, LEAST), MOST))  # softplus of the logit
-            if length > ZERO:
-                for j in range(voxels):
-                    work[LOG, j] = ONE - exp_negative(-work[LOG, j] * length)
+                unseen, before = ZERO, ZERO
+                for corner in range(8):
+                    o_x, o_y, o_z = corner >> 2, (corner >> 1) & 1, corner & 1
+                    weight = abs(ONE - np.float32(o_x) - work[SHARE, j])
+                    weight *= abs(ONE - np.float32(o_y) - work[SHARE + 1, j])
+                    weight *= abs(ONE - np.float32(o_z) - work[SHARE + 2, j])
+                    i_x, i_y, i_z = place[LOWEST, j] + o_x, place[LOWEST + 1, j] + o_y, place[LOWEST + 2, j] + o_z
+                    cell, sub = cell_of(i_x, i_y, i_z, count_y, count_z)
+                    unseen += weight * hidden[np.uint32(cell), np.uint32(sub)]
+                    before += weight * others[np.uint32(cell), np.uint32(sub)]
+                work[UNSEEN, j], work[BEFORE, j] = unseen, before
+        # In vector lanes: short loops, for of long ones the compiler makes none.
+        voxels = stop - start
+        if stands.size:
             for i in range(start, stop):
-                out[target[i]] = work[LOG, i - start]
+                stands[target[i]] = work[UP, i - start] - work[LEVEL, i - start] > stands_from
+        for j in range(voxels):
+            near, far = logarithm(max(work[DEPTH, j] - size, least)), logarithm(max(work[DEPTH, j] + size, least))
+            work[NEAR_EDGE, j] = (near - work[LOG, j]) / work[DEVIATION, j]
+            work[FAR_EDGE, j] = (far - work[LOG, j]) / work[DEVIATION, j]
+        for j in range(voxels):
+            work[TOP, j] = (work[UP, j] + HALF * size - work[LEVEL, j]) / work[DOUBT, j]
+            work[BOTTOM, j] = (work[UP, j] - HALF * size - work[LEVEL, j]) / work[DOUBT, j]
+        for row in range(NEAR_EDGE, BOTTOM + 1):
+            for j in range(voxels):
+                work[row, j] = below(work[row, j])
+        for row in range(UNSEEN, THERE + 1):
+            for j in range(voxels):
+                work[row, j] = sigmoid(work[row, j])
+        for j in range(voxels):
+            at = work[SHOWN, j] * (work[FAR_EDGE, j] - work[NEAR_EDGE, j])
+            behind = ONE - work[SHOWN, j] * (ONE - work[NEAR_EDGE, j])
+            rest, above = work[BEFORE, j], work[TOP, j]
+            value = rest + at * (work[THERE, j] - rest) + behind * (work[UNSEEN, j] - rest)
+            on_ground = above - work[BOTTOM, j]
+            value = on_ground + (ONE - on_ground) * above * value
+            value += work[PRIOR, j] - work[OF_PRIOR, j] * value
+            work[LOG, j] = -logarithm(ONE - min(max(value, LEAST), MOST))  # softplus of the logit
+        if length > ZERO:
+            for j in range(voxels):
+                work[LOG, j] = ONE - exp_negative(-work[LOG, j] * length)
+        for i in range(start, stop):
+            out[target[i]] = work[LOG, i - start]
 
-    return query
 
-
-@functools.cache
-def class_kernel() -> Callable[..., None]:
+@kernel(inlines=(occupancy_kernel, cells))
+def classify_cells(others, first, of_pixels, width, chosen, lifted, corner, share, units, label, confidence) -> None:  # type: ignore[no-untyped-def]
     """Probabilities of the K classes of cells, as units for words, and the likeliest class of each with its own.
 
     `others`: [x y z, any], of which the classes begin at `first`; `of_pixels`: probabilities of classes of pixels [h w,
     K + 1]; `chosen`: cells [N]; `lifted`: [x y z], the number of each cell in `corner` and `share`, -1 out of view.
     """
-
-    @kernel(inlines=(occupancy_kernel, cells))
-    def classify(others, first, of_pixels, width, chosen, lifted, corner, share, units, label, confidence) -> None:  # type: ignore[no-untyped-def]
-        classes = units.shape[1]
-        for i in prange(chosen.size):
-            row, unit, number = others[chosen[i]], units[i], lifted[chosen[i]]
-            trust, largest, best = row[first + classes], -np.float32(np.inf), 0
+    classes = units.shape[1]
+    for i in prange(chosen.size):
+        row, unit, number = others[chosen[i]], units[i], lifted[chosen[i]]
+        trust, largest, best = row[first + classes], -np.float32(np.inf), 0
+        for k in range(classes):
+            unit[k] = row[first + k]
+        if number >= 0:
+            at, right, lower = corner[number], share[number, 0], share[number, 1]
+            upper = ONE - lower
+            tap_0, tap_1 = of_pixels[at], of_pixels[at + 1]
+            tap_2, tap_3 = of_pixels[at + width], of_pixels[at + width + 1]
             for k in range(classes):
-                unit[k] = row[first + k]
-            if number >= 0:
-                at, right, lower = corner[number], share[number, 0], share[number, 1]
-                upper = ONE - lower
-                tap_0, tap_1 = of_pixels[at], of_pixels[at + 1]
-                tap_2, tap_3 = of_pixels[at + width], of_pixels[at + width + 1]
-                for k in range(classes):
-                    above = tap_0[k] + right * (tap_1[k] - tap_0[k])
-                    under = tap_2[k] + right * (tap_3[k] - tap_2[k])
-                    unit[k] += trust * logarithm(max(upper * above + lower * under, LEAST_SHARE))
-            for k in range(classes):
-                if unit[k] > largest:
-                    largest, best = unit[k], k
-            total = ZERO
-            for k in range(classes):
-                unit[k] = exp_negative(unit[k] - largest)
-                total += unit[k]
-            for k in range(classes):
-                unit[k] /= total
-            label[i], confidence[i] = best, unit[best]
-
-    return classify
+                above = tap_0[k] + right * (tap_1[k] - tap_0[k])
+                under = tap_2[k] + right * (tap_3[k] - tap_2[k])
+                unit[k] += trust * logarithm(max(upper * above + lower * under, LEAST_SHARE))
+        for k in range(classes):
+            if unit[k] > largest:
+                largest, best = unit[k], k
+        total = ZERO
+        for k in range(classes):
+            unit[k] = exp_negative(unit[k] - largest)
+            total += unit[k]
+        for k in range(classes):
+            unit[k] /= total
+        label[i], confidence[i] = best, unit[best]

@@ -16,7 +16,7 @@ from scene_completion_ros.arrays import Bytes, Doubles, Floats, Integers, Mask, 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.inference.cell_kernels import class_kernel, lift_kernel, lowest_kernel, voxel_kernel
+from scene_completion_ros.inference.cell_kernels import classify_cells, find_lowest, look_up, query_voxels
 from scene_completion_ros.inference.cells import STRIDE, CellVolume, stated_ground
 from scene_completion_ros.inference.field_kernels import label_kernel
 from scene_completion_ros.inference.head import PointCodeSpec
@@ -97,7 +97,6 @@ class CellLift:
         across = (2.0 * (np.arange(count) + 0.5) / count - 1.0 for count in (count_x, count_y))
         self.columns[:, heights : heights + 2] = np.stack(np.meshgrid(*across, indexing="ij"), -1).reshape(-1, 2)
         self.columns[:, heights + 2] = volume_from_camera is not None
-        self._lift, self._lowest = lift_kernel(), lowest_kernel()
 
     def _places(self, places: Reals) -> tuple[Doubles, Doubles, Mask]:
         """Points [N, 3] in the camera, column and row [N, 2] in the map, and whether the image shows them [N]."""
@@ -137,10 +136,10 @@ class CellLift:
         """
         flat, measure, grid = surfaces.reshape(-1, 2), np.float32(self.volume.measure), self.volume.grid
         taps = self.cell, self.corner, self.share, self.depth
-        self._lift(flat, context.reshape(len(flat), -1), self.map_size[1], *taps, measure, self._local)
+        look_up(flat, context.reshape(len(flat), -1), self.map_size[1], *taps, measure, self._local)
         base, size = np.float32(grid.origin[2] - self.volume.level), np.float32(grid.voxel_size)
         low = self.low_first, self.low_pixel, self.low_depth, self.low_hidden, self.low_share
-        self._lowest(flat, *low, base, size, measure, self._under, self.columns[:, -1])
+        find_lowest(flat, *low, base, size, measure, self._under, self.columns[:, -1])
         return self._local, self.columns
 
 
@@ -154,7 +153,6 @@ class CellQuery:
         place = (translation - np.asarray(grid.origin)) / grid.voxel_size
         # float32 [3, 4], voxel coordinates of the volume from the camera.
         self.pose = np.concatenate([rotation / grid.voxel_size, place[:, None]], axis=1).astype(np.float32)
-        self._voxels = voxel_kernel()
 
     @staticmethod
     def prepare(points_camera: Doubles, target: NDArray[np.int32]) -> CellSamples:
@@ -173,7 +171,7 @@ class CellQuery:
         """Writes density per metre, or opacity over a length, to ``out[target]``."""
         grid, lift = self.volume.grid, self.lift
         of_grid = (np.float32(value) for value in (grid.origin[2], grid.voxel_size, self.volume.measure, length))
-        self._voxels(
+        query_voxels(
             *(surfaces.reshape(-1, 2), *lift.map_size, *predicted, grid.shape, samples.points),
             *(tuple(lift.pinhole), lift.nearest, tuple(self.pose.reshape(-1)), *of_grid),  # numbers, not arrays
             *(np.float32(grid.origin[2] - self.volume.level), max(self.volume.prior, 1)),
@@ -201,7 +199,7 @@ class CellQuery:
         found = np.empty((count, classes), np.float32), np.empty(count, np.uint8), np.empty(count, np.float32)
         flat, lift = of_pixels.reshape(-1, classes + 1), self.lift
         taps = lift.map_size[1], chosen, lift.lifted, lift.corner, lift.share
-        class_kernel()(others, self.volume.of_cell - classes - 1, flat, *taps, *found)
+        classify_cells(others, self.volume.of_cell - classes - 1, flat, *taps, *found)
         return found
 
 

@@ -346,8 +346,7 @@ class Completer:
         )
         ground: GroundSurface | None = None
         if answer.ground is not None and self._lift is not None:
-            place = self._lift.known_place
-            ground = ground_surface(answer.ground, self._lift.volume, self.bundle.canonical, place)
+            ground = ground_surface(answer.ground, self._lift.volume, self.bundle.canonical, self._lift.known_place)
         assembling.lap("assemble")
         times_ms = {**seen.timings_ms, **answer.times_ms}
         times_ms["encode"] += seen.timings_ms["encode"] + evidence_ms

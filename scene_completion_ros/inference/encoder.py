@@ -206,8 +206,7 @@ class _OnnxRuntimeGraph:
             what = f"ONNX Runtime cannot run it ({_last_line(error)})"
             raise BundleError(what, where=str(step.path), cure=CURE) from error
         inputs = [(port.name, port.shape) for port in self._session.get_inputs()]
-        outputs = [(port.name, port.shape) for port in self._session.get_outputs()]
-        step.check_ports(inputs, outputs, CURE)
+        step.check_ports(inputs, [(port.name, port.shape) for port in self._session.get_outputs()], CURE)
         self._step = step._replace(onnx=b"")
         self._whole = [] if step.rows is None else [aligned_empty(*shape) for _, shape in step.made]
         self._images = {name: np.empty(shape, np.float32) for name, shape in step.given if name == IMAGE}

@@ -300,51 +300,41 @@ def label_kernel(channels: int, units: int, computed: bool = False) -> Callable[
     return label_points
 
 
-@functools.cache
-def matches_kernel() -> Callable[..., None]:
+@kernel()
+def place_matches(match: Any, contrast: Any, matches: Any, first: Any, points: Any, scores: Any) -> None:
     """Sorts the M matches of blocks by phrase: point and contrast; ``first`` [blocks, K] is where each begins."""
-
-    @kernel()
-    def place_matches(match: Any, contrast: Any, matches: Any, first: Any, points: Any, scores: Any) -> None:
-        for block in prange(matches.shape[0]):
-            place = first[block].copy()
-            for n in range(matches[block].sum()):
-                k = match[block, n, 1]
-                points[place[k]], scores[place[k]] = match[block, n, 0], contrast[block, n]
-                place[k] += 1
-
-    return place_matches
+    for block in prange(matches.shape[0]):
+        place = first[block].copy()
+        for n in range(matches[block].sum()):
+            k = match[block, n, 1]
+            points[place[k]], scores[place[k]] = match[block, n, 0], contrast[block, n]
+            place[k] += 1
 
 
-@functools.cache
-def order_kernel() -> Callable[..., None]:
+@kernel(parallel=False)
+def sort_numbers(values: Any, ordered: Any, place: Any) -> None:
     """Sorts whole numbers [N], none of them negative, and gives the place that each one came from.
 
     By eleven bits at a time, number and place as one element: 65 000 of them take a tenth of the time of NumPy's sort.
     """
-
-    @kernel(parallel=False)
-    def order(values: Any, ordered: Any, place: Any) -> None:
-        largest = np.int64(0)
-        pairs, moved = np.empty(values.size, np.int64), np.empty(values.size, np.int64)
+    largest = np.int64(0)
+    pairs, moved = np.empty(values.size, np.int64), np.empty(values.size, np.int64)
+    for i in range(values.size):
+        largest = max(largest, values[i])
+        pairs[i] = (np.int64(values[i]) << 32) | i
+    shift = 32
+    while largest << 32 >> shift > 0:
+        before = np.zeros(2049, np.int32)
         for i in range(values.size):
-            largest = max(largest, values[i])
-            pairs[i] = (np.int64(values[i]) << 32) | i
-        shift = 32
-        while largest << 32 >> shift > 0:
-            before = np.zeros(2049, np.int32)
-            for i in range(values.size):
-                before[(pairs[i] >> shift & 2047) + 1] += 1
-            for digit in range(2048):
-                before[digit + 1] += before[digit]
-            for i in range(values.size):
-                digit = pairs[i] >> shift & 2047
-                at = before[digit]
-                before[digit] = at + 1
-                moved[at] = pairs[i]
-            pairs, moved = moved, pairs
-            shift += 11
+            before[(pairs[i] >> shift & 2047) + 1] += 1
+        for digit in range(2048):
+            before[digit + 1] += before[digit]
         for i in range(values.size):
-            ordered[i], place[i] = pairs[i] >> 32, pairs[i] & 0xFFFFFFFF
-
-    return order
+            digit = pairs[i] >> shift & 2047
+            at = before[digit]
+            before[digit] = at + 1
+            moved[at] = pairs[i]
+        pairs, moved = moved, pairs
+        shift += 11
+    for i in range(values.size):
+        ordered[i], place[i] = pairs[i] >> 32, pairs[i] & 0xFFFFFFFF

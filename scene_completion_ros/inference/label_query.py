@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.arrays import Bytes, Floats, Integers, Reals
-from scene_completion_ros.inference.field_kernels import BLOCK, TILE, label_kernel, matches_kernel, order_kernel
+from scene_completion_ros.inference.field_kernels import BLOCK, TILE, label_kernel, place_matches, sort_numbers
 from scene_completion_ros.inference.query_kernel import FieldKernel, FieldSamples
 from scene_completion_ros.inference.text_bank import BACKGROUND, FeatureSpace, Vocabulary
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches
@@ -207,7 +207,6 @@ class LabelQuery:
         self.samples = samples
         self.sample_of = samples_of_targets(samples.target, size)
         self.scores = WordScores(label_kernel(field.head.hidden, field.head.label_hidden), weight, bias)
-        self._order = order_kernel()
 
     def __call__(self, features: Floats, targets: Integers, words: Words = NO_WORDS) -> Labelled:
         """See `WordScores`.
@@ -222,7 +221,7 @@ class LabelQuery:
         chosen = self.sample_of[targets]
         assert (chosen >= 0).all(), "voxels out of view"
         samples, place = np.empty_like(chosen), np.empty_like(chosen)
-        self._order(chosen, samples, place)  # samples are ordered by cell
+        sort_numbers(chosen, samples, place)  # samples are ordered by cell
         read = self.field.flat_features(features), self.field.feature_size[1], *self.tables.axes
         return Units(read, (samples, place, *self.samples.taps))
 
@@ -242,7 +241,6 @@ class _Found:
 
     def __init__(self) -> None:
         self._room = np.empty((0, 2), np.int32), np.empty(0, np.float32)
-        self._kernel = matches_kernel()
         self.begin(0)
 
     def begin(self, voxels: int, queried: FoldedVocabulary | None = None) -> None:
@@ -264,7 +262,7 @@ class _Found:
         ends = np.cumsum(self.matches.T, dtype=np.int32).reshape(self.matches.T.shape).T
         of_phrase = self.matches.sum(axis=0)
         voxels, score = np.empty(of_phrase.sum(), np.int32), np.empty(of_phrase.sum(), np.float32)
-        self._kernel(self.match, self.contrast, self.matches, ends - self.matches, voxels, score)
+        place_matches(self.match, self.contrast, self.matches, ends - self.matches, voxels, score)
         probability = probability_of(score, self._reach.repeat(of_phrase))
         parts = [slice(end - count, end) for end, count in zip(np.cumsum(of_phrase), of_phrase, strict=True)]
         return tuple(

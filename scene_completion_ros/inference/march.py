@@ -17,9 +17,7 @@ more accurate than its voxels. Then a ray is not attenuated: it ends there, or a
 (`sight`).
 """
 
-import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,7 +116,6 @@ class March:
         origin, direction, cosine, leave = (part.astype(np.float32) for part in reals)
         self.rays = origin, direction, cosine, rays.first, rays.stop, leave
         self.far = np.float32(far)
-        self._kernel, self._sight = _march_kernel(), _sight_kernel()
 
     def __call__(self, alpha: Floats, depth: Floats | None = None, stands: Mask | None = None) -> MarchResult:
         """Marches through alpha, float32 [X, Y, Z], up to the depth, float32 [h, w], where a student predicts it.
@@ -131,10 +128,10 @@ class March:
             half_distance = np.empty(shape, dtype=np.float32)
             high = np.zeros(alpha.shape, np.bool_) if stands is None else stands
             above = high.reshape(-1), self.obstacle_from
-            self._sight(*read, *above, depth.reshape(-1), tuple(origin), *rest[:-1], half_distance.reshape(-1))
+            _see_to_depth(*read, *above, depth.reshape(-1), tuple(origin), *rest[:-1], half_distance.reshape(-1))
             return MarchResult(depth.copy(), half_distance, (depth >= self.far).astype(np.float32))
         out = tuple(np.empty(shape, dtype=np.float32) for _ in range(3))
-        self._kernel(*read, tuple(origin), *rest, *(part.reshape(-1) for part in out))
+        _march_rays(*read, tuple(origin), *rest, *(part.reshape(-1) for part in out))
         return MarchResult(*out)
 
 
@@ -153,73 +150,65 @@ def voxels_along(step: Any, origin: Any, d_x: Any, d_y: Any, d_z: Any, shape: An
 # Rays go column by column of the image: those of one mostly go through the same columns of voxels.
 
 
-@functools.cache
-def _sight_kernel() -> Callable[..., None]:
-    @kernel()
-    def see(  # type: ignore[no-untyped-def] # numba finds the types
-        alpha, occupied_from, step_length, width, stands, obstacle_from, depth, origin, direction, cosine, first, stop,
-        half_distance
-    ) -> None:  # fmt: skip
-        flat = alpha.reshape(-1)
-        for column in prange(width):
-            voxels = np.empty(CHUNK, np.int32)
-            for ray in range(column, first.size, width):
-                d_x, d_y, d_z = direction[ray, 0], direction[ray, 1], direction[ray, 2]
-                end, turned = depth[ray] / cosine[ray], NEVER
-                for step in range(first[ray], stop[ray]):
-                    along = np.float32(step) + HALF
-                    if not along * step_length < end:
-                        turned = ZERO if np.isnan(end) else end
-                        break
-                    chunk = (step - first[ray]) & (CHUNK - 1)
-                    if chunk == 0:
-                        voxels_along(step, origin, d_x, d_y, d_z, alpha.shape, voxels)
-                    at = np.uint32(voxels[chunk])
-                    if flat[at] >= (obstacle_from if stands[at] else occupied_from):
-                        turned = along * step_length
-                        break
-                half_distance[ray] = turned
-
-    return see
+@kernel()
+def _see_to_depth(  # type: ignore[no-untyped-def] # numba finds the types
+    alpha, occupied_from, step_length, width, stands, obstacle_from, depth, origin, direction, cosine, first, stop,
+    half_distance
+) -> None:  # fmt: skip
+    flat = alpha.reshape(-1)
+    for column in prange(width):
+        voxels = np.empty(CHUNK, np.int32)
+        for ray in range(column, first.size, width):
+            d_x, d_y, d_z = direction[ray, 0], direction[ray, 1], direction[ray, 2]
+            end, turned = depth[ray] / cosine[ray], NEVER
+            for step in range(first[ray], stop[ray]):
+                along = np.float32(step) + HALF
+                if not along * step_length < end:
+                    turned = ZERO if np.isnan(end) else end
+                    break
+                chunk = (step - first[ray]) & (CHUNK - 1)
+                if chunk == 0:
+                    voxels_along(step, origin, d_x, d_y, d_z, alpha.shape, voxels)
+                at = np.uint32(voxels[chunk])
+                if flat[at] >= (obstacle_from if stands[at] else occupied_from):
+                    turned = along * step_length
+                    break
+            half_distance[ray] = turned
 
 
-@functools.cache
-def _march_kernel() -> Callable[..., None]:
-    @kernel()
-    def march_rays(  # type: ignore[no-untyped-def] # numba finds the types
-        alpha, occupied_from, step_length, width, origin, direction, cosine, first, stop, leave, depth, half_distance,
-        transmittance
-    ) -> None:  # fmt: skip
-        flat = alpha.reshape(-1)
-        for column in prange(width):
-            voxels = np.empty(CHUNK, np.int32)
-            for ray in range(column, first.size, width):
-                d_x, d_y, d_z = direction[ray, 0], direction[ray, 1], direction[ray, 2]
-                left, distance, turned = ONE, ZERO, NEVER
-                step, seen = first[ray], True
-                # T_state is T up to the first occupied voxel and 0 from there on. "Not at least" instead of "less"
-                # catches NaN, too.
-                while step < stop[ray] and (seen or not left < T_SPENT):
-                    chunk = (step - first[ray]) & (CHUNK - 1)
-                    if chunk == 0:
-                        voxels_along(step, origin, d_x, d_y, d_z, alpha.shape, voxels)
-                    along = np.float32(step) + HALF
-                    opacity = flat[np.uint32(voxels[chunk])]
-                    distance += left * opacity * along
-                    left *= ONE - opacity
-                    step += 1
-                    if seen and (opacity >= occupied_from or not left >= T_SEEN):
-                        turned, seen = along * step_length, False
-                if left < T_SPENT:
-                    distance += left * (np.float32(step) - HALF)
-                    left = ZERO
-                distance *= step_length
-                if left > ZERO:
-                    distance += left * leave[ray]
-                if first[ray] == stop[ray]:
-                    distance = NOTHING
-                depth[ray] = distance * cosine[ray]
-                half_distance[ray] = turned
-                transmittance[ray] = left
-
-    return march_rays
+@kernel()
+def _march_rays(  # type: ignore[no-untyped-def] # numba finds the types
+    alpha, occupied_from, step_length, width, origin, direction, cosine, first, stop, leave, depth, half_distance,
+    transmittance
+) -> None:  # fmt: skip
+    flat = alpha.reshape(-1)
+    for column in prange(width):
+        voxels = np.empty(CHUNK, np.int32)
+        for ray in range(column, first.size, width):
+            d_x, d_y, d_z = direction[ray, 0], direction[ray, 1], direction[ray, 2]
+            left, distance, turned = ONE, ZERO, NEVER
+            step, seen = first[ray], True
+            # T_state is T up to the first occupied voxel and 0 from there on. "Not at least" instead of "less"
+            # catches NaN, too.
+            while step < stop[ray] and (seen or not left < T_SPENT):
+                chunk = (step - first[ray]) & (CHUNK - 1)
+                if chunk == 0:
+                    voxels_along(step, origin, d_x, d_y, d_z, alpha.shape, voxels)
+                along = np.float32(step) + HALF
+                opacity = flat[np.uint32(voxels[chunk])]
+                distance += left * opacity * along
+                left *= ONE - opacity
+                step += 1
+                if seen and (opacity >= occupied_from or not left >= T_SEEN):
+                    turned, seen = along * step_length, False
+            if left < T_SPENT:
+                distance += left * (np.float32(step) - HALF)
+                left = ZERO
+            distance *= step_length
+            if left > ZERO:
+                distance += left * leave[ray]
+            if first[ray] == stop[ray]:
+                distance = NOTHING
+            depth[ray] = distance * cosine[ray]
+            half_distance[ray] = turned
+            transmittance[ray] = left

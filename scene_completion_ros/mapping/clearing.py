@@ -6,8 +6,7 @@ Inferred free space clears nothing. The ray is followed voxel by voxel without g
 touches an edge does not count.
 """
 
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -71,7 +70,7 @@ def free_distances(state: Bytes, origin: Doubles, direction: Doubles, blind: flo
     vectors [R, 3]; `blind`: distance from the camera in which voxels may be unobserved, or lie before the grid, edges.
     """
     distances = np.zeros(len(direction))
-    _kernel()(state, origin, direction, float(blind), distances)
+    _follow(state, origin, direction, float(blind), distances)
     return distances
 
 
@@ -93,47 +92,43 @@ def first_voxel(o: Any, d: Any, along: Any, size: Any) -> Any:
     return voxel, (voxel + (1.0 if d > 0.0 else 0.0) - o) / d, abs(1.0 / d)
 
 
-@functools.cache
-def _kernel() -> Callable[..., None]:
-    @kernel()
-    def follow(state: Any, origin: Any, direction: Any, blind: Any, distances: Any) -> None:
-        size_x, size_y, size_z = state.shape
-        for ray in prange(distances.size):
-            d_x, d_y, d_z = direction[ray, 0], direction[ray, 1], direction[ray, 2]
-            enter_x, leave_x = inside_between(origin[0], d_x, size_x)
-            enter_y, leave_y = inside_between(origin[1], d_y, size_y)
-            enter_z, leave_z = inside_between(origin[2], d_z, size_z)
-            along = max(max(enter_x, 0.0), max(enter_y, enter_z))
-            leave = min(leave_x, min(leave_y, leave_z))
-            if not along < leave or along > blind:
-                continue
-            # Amanatides and Woo, "A Fast Voxel Traversal Algorithm for Ray Tracing" (Eurographics 1987).
-            x, next_x, stride_x = first_voxel(origin[0], d_x, along, size_x)
-            y, next_y, stride_y = first_voxel(origin[1], d_y, along, size_y)
-            z, next_z, stride_z = first_voxel(origin[2], d_z, along, size_z)
-            enter, stop = along, 0.0
-            while along < leave and 0 <= x < size_x and 0 <= y < size_y and 0 <= z < size_z:
-                border = min(min(next_x, next_y), min(next_z, leave))
-                if border - along > TOUCH:
-                    found = state[x, y, z]
-                    if found == FREE_SEEN:
-                        stop = border
-                    elif found != UNOBSERVED or along > blind:
-                        break
-                if next_x <= next_y and next_x <= next_z:
-                    x += 1 if d_x > 0.0 else -1
-                    next_x += stride_x
-                elif next_y <= next_z:
-                    y += 1 if d_y > 0.0 else -1
-                    next_y += stride_y
-                else:
-                    z += 1 if d_z > 0.0 else -1
-                    next_z += stride_z
-                along = max(along, border)
-            if stop - MARGIN > enter:
-                distances[ray] = stop - MARGIN
-
-    return follow
+@kernel()
+def _follow(state: Any, origin: Any, direction: Any, blind: Any, distances: Any) -> None:
+    size_x, size_y, size_z = state.shape
+    for ray in prange(distances.size):
+        d_x, d_y, d_z = direction[ray, 0], direction[ray, 1], direction[ray, 2]
+        enter_x, leave_x = inside_between(origin[0], d_x, size_x)
+        enter_y, leave_y = inside_between(origin[1], d_y, size_y)
+        enter_z, leave_z = inside_between(origin[2], d_z, size_z)
+        along = max(max(enter_x, 0.0), max(enter_y, enter_z))
+        leave = min(leave_x, min(leave_y, leave_z))
+        if not along < leave or along > blind:
+            continue
+        # Amanatides and Woo, "A Fast Voxel Traversal Algorithm for Ray Tracing" (Eurographics 1987).
+        x, next_x, stride_x = first_voxel(origin[0], d_x, along, size_x)
+        y, next_y, stride_y = first_voxel(origin[1], d_y, along, size_y)
+        z, next_z, stride_z = first_voxel(origin[2], d_z, along, size_z)
+        enter, stop = along, 0.0
+        while along < leave and 0 <= x < size_x and 0 <= y < size_y and 0 <= z < size_z:
+            border = min(min(next_x, next_y), min(next_z, leave))
+            if border - along > TOUCH:
+                found = state[x, y, z]
+                if found == FREE_SEEN:
+                    stop = border
+                elif found != UNOBSERVED or along > blind:
+                    break
+            if next_x <= next_y and next_x <= next_z:
+                x += 1 if d_x > 0.0 else -1
+                next_x += stride_x
+            elif next_y <= next_z:
+                y += 1 if d_y > 0.0 else -1
+                next_y += stride_y
+            else:
+                z += 1 if d_z > 0.0 else -1
+                next_z += stride_z
+            along = max(along, border)
+        if stop - MARGIN > enter:
+            distances[ray] = stop - MARGIN
 
 
 def obstacle_points(

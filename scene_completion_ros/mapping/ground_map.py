@@ -15,10 +15,9 @@ A byte holds the state and, of an occupied voxel, the class:
 so that 1 alone may clear, everything from 3 on is occupied, and of a grid without classes the byte is the `VoxelState`.
 """
 
-import functools
 import itertools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,7 +129,7 @@ class GroundProjection:
         height = np.zeros((len(y), len(x))) if ground is None else self._heights(ground)
         cells = np.empty(height.shape, np.int8)
         found = np.ascontiguousarray(voxels.index), passable[voxels.label], voxels.state.copy()
-        _kernel()(*found, self._voxels_from_upright, self._map_from_index, *self._axes, self._band, height, cells)
+        _project(*found, self._voxels_from_upright, self._map_from_index, *self._axes, self._band, height, cells)
         return GroundMap(self.origin, self.grid.voxel_size, cells)
 
     def _heights(self, ground: Reals) -> Doubles:
@@ -160,36 +159,32 @@ def placed(a: Any, x: Any, y: Any, z: Any) -> Any:
     )
 
 
-@functools.cache
-def _kernel() -> Callable[..., None]:
-    @kernel(parallel=False)
-    def project(  # type: ignore[no-untyped-def] # numba finds the types
-        index, passable, state, voxels_from_upright, map_from_index, xs, ys, levels, band, ground, cells
-    ):
-        for voxel in range(len(index)):
-            if passable[voxel]:
-                i, j, k = index[voxel]
-                state[i, j, k] = FREE_SEEN if state[i, j, k] == SURFACE else FREE_INFERRED
-        for row in range(ys.size):
-            for column in range(xs.size):
-                x, y, free, occupied = xs[column], ys[row], True, False
-                for level in levels:
-                    i, j, k = placed(voxels_from_upright, x, y, level + ground[row, column])
-                    inside = 0 <= i < state.shape[0] and 0 <= j < state.shape[1] and 0 <= k < state.shape[2]
-                    found = state[int(i), int(j), int(k)] if inside else UNOBSERVED
-                    free &= bool(found == FREE_SEEN)
-                    occupied |= bool(found >= SURFACE)
-                cells[row, column] = OCCUPIED if occupied else FREE if free else UNKNOWN
-        for voxel in range(len(index)):
-            if passable[voxel]:
-                continue
+@kernel(parallel=False)
+def _project(  # type: ignore[no-untyped-def] # numba finds the types
+    index, passable, state, voxels_from_upright, map_from_index, xs, ys, levels, band, ground, cells
+):
+    for voxel in range(len(index)):
+        if passable[voxel]:
             i, j, k = index[voxel]
-            x, y, z = placed(map_from_index, i, j, k)
-            at = min(max(int(y), 0), ys.size - 1), min(max(int(x), 0), xs.size - 1)
-            if band[0] <= z - ground[at] <= band[1]:
-                cells[at] = OCCUPIED
-
-    return project
+            state[i, j, k] = FREE_SEEN if state[i, j, k] == SURFACE else FREE_INFERRED
+    for row in range(ys.size):
+        for column in range(xs.size):
+            x, y, free, occupied = xs[column], ys[row], True, False
+            for level in levels:
+                i, j, k = placed(voxels_from_upright, x, y, level + ground[row, column])
+                inside = 0 <= i < state.shape[0] and 0 <= j < state.shape[1] and 0 <= k < state.shape[2]
+                found = state[int(i), int(j), int(k)] if inside else UNOBSERVED
+                free &= bool(found == FREE_SEEN)
+                occupied |= bool(found >= SURFACE)
+            cells[row, column] = OCCUPIED if occupied else FREE if free else UNKNOWN
+    for voxel in range(len(index)):
+        if passable[voxel]:
+            continue
+        i, j, k = index[voxel]
+        x, y, z = placed(map_from_index, i, j, k)
+        at = min(max(int(y), 0), ys.size - 1), min(max(int(x), 0), xs.size - 1)
+        if band[0] <= z - ground[at] <= band[1]:
+            cells[at] = OCCUPIED
 
 
 LAYOUT = "data[(x * shape[1] + y) * shape[2] + z]"

@@ -164,8 +164,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             best_effort=parameters.output_qos == "sensor_data",
         )
         self._while_configured.enter_context(forwarded_log(self._logger))
-        student = Student(bundle, grid, self._logger)
-        thread = InferenceThread(student, outputs, self.counters, self._logger, vocabulary)
+        thread = InferenceThread(Student(bundle, grid, self._logger), outputs, self.counters, self._logger, vocabulary)
         self._thread = thread
         self._while_configured.callback(thread.close)
         self._words = WordsInput(

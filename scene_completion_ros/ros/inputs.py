@@ -101,8 +101,7 @@ class CameraInput:
 
     def _read_camera(self, camera_info: Any, parameters: NodeParameters) -> tuple[Camera, list[Doubt]]:
         rectified, doubts = parameters.image_rectified, list[Doubt]()
-        where = self._camera_info_topic
-        camera = camera_from_camera_info(camera_info, rectified=rectified, where=where, doubts=doubts)
+        camera = camera_from_camera_info(camera_info, rectified=rectified, where=self._camera_info_topic, doubts=doubts)
         if not rectified and is_rectified_topic(self._image_topic) and camera.distortion_model != "none":
             what = f"{self._image_topic} says that its images are rectified, but they are rectified once more"
             doubts.append(Doubt(what, where="image.rectified", cure="Set it to true", unusual=True))

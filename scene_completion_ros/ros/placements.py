@@ -256,40 +256,25 @@ class Placements:
         return found if grid_frame else found @ self._default.inverse()
 
     def _place(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> Placement:
-        base, grid_frame = parameters.base_frame, parameters.grid_frame
-        if not grid_frame:
-            return self._place_with_camera(frame_id, stamp_ns, parameters)
-        identity = RigidTransform.identity()
-        source = self._source_for(parameters)
-        if source is None:
-            return Placement(grid_frame, camera_pose(parameters), identity, grid_frame, identity)
-        tolerance_ns = _tolerance_ns(parameters)
-        grid_from_camera = source.lookup(grid_frame, frame_id, stamp_ns, tolerance_ns)
-        map_from_grid = identity
-        if base and base != grid_frame:
-            map_from_grid = source.lookup(base, grid_frame, stamp_ns, tolerance_ns)
-        return Placement(grid_frame, grid_from_camera, identity, base or grid_frame, map_from_grid)
+        base, grid_frame, source = parameters.base_frame, parameters.grid_frame, self._source_for(parameters)
+        tolerance_ns, identity = _tolerance_ns(parameters), RigidTransform.identity()
 
-    def _place_with_camera(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> Placement:
-        camera_from_grid = self._default.inverse()
-        base, source = parameters.base_frame, self._source_for(parameters)
+        def from_camera(frame: str) -> RigidTransform:
+            return camera_pose(parameters) if source is None else source.lookup(frame, frame_id, stamp_ns, tolerance_ns)
+
+        if grid_frame:
+            grid_from_camera = from_camera(grid_frame)
+            if source is None or base in ("", grid_frame):
+                return Placement(grid_frame, grid_from_camera, identity, grid_frame, identity)
+            map_from_grid = source.lookup(base, grid_frame, stamp_ns, tolerance_ns)
+            return Placement(grid_frame, grid_from_camera, identity, base, map_from_grid)
+        placed, camera_from_grid = (frame_id, self._default), self._default.inverse()
         if base:
-            if source is None:
-                map_from_camera = camera_pose(parameters)
-            else:
-                map_from_camera = source.lookup(base, frame_id, stamp_ns, _tolerance_ns(parameters))
-            return Placement(frame_id, self._default, camera_from_grid, base, map_from_camera @ camera_from_grid)
+            return Placement(*placed, camera_from_grid, base, from_camera(base) @ camera_from_grid)
         assumed = None if parameters.camera_height else self._trained_height
-        map_from_camera = camera_pose(parameters if assumed is None else replace(parameters, camera_height=assumed))
-        return Placement(
-            frame_id,
-            self._default,
-            camera_from_grid,
-            frame_id,
-            map_from_camera @ camera_from_grid,
-            map_from_camera.inverse(),
-            assumed_height=assumed,
-        )
+        pose = camera_pose(parameters if assumed is None else replace(parameters, camera_height=assumed))
+        of_map = frame_id, pose @ camera_from_grid, pose.inverse()
+        return Placement(*placed, camera_from_grid, *of_map, assumed_height=assumed)
 
 
 def _tolerance_ns(parameters: NodeParameters) -> int:
@@ -322,5 +307,4 @@ def camera_pose(parameters: NodeParameters) -> RigidTransform:
     That is `base_frame`, or where it is empty `grid.frame`, or without both the frame on the ground below the camera.
     """
     rotation = rotation_of_angles(0.0, math.radians(parameters.camera_pitch), 0.0)
-    forward = RigidTransform(rotation, np.array([0.0, 0.0, parameters.camera_height]))
-    return forward @ OPTICAL_FROM_FORWARD.inverse()
+    return RigidTransform(rotation, np.array([0.0, 0.0, parameters.camera_height])) @ OPTICAL_FROM_FORWARD.inverse()

@@ -22,22 +22,11 @@ from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.mapping.clearing import ClearingRays, obstacle_points, seen_free_cubes
 from scene_completion_ros.mapping.ground_map import GroundProjection, dense_grid_json, ignored_names
 from scene_completion_ros.messages.drop_reasons import DropReason, drop_notice
-from scene_completion_ros.ros import topics
+from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.conversions import cloud_message, image_message, points_message
 from scene_completion_ros.ros.frame import Frame
 from scene_completion_ros.ros.health.judgement import FrameCounters
-from scene_completion_ros.ros.messages import (
-    LATCHED_QOS,
-    camera_info_message,
-    elevation_message,
-    header_message,
-    message_class,
-    occupancy_grid_message,
-    processing_time_message,
-    stamp_nanoseconds,
-    voxel_grid_message,
-    voxels_message,
-)
+from scene_completion_ros.ros.messages import header_message, stamp_nanoseconds, voxel_grid_message, voxels_message
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE, MATCH_CLOUD_FIELDS, legend_json
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
@@ -156,7 +145,7 @@ class Outputs:
     def _create(self, topic: str, *, qos: QoSProfile | int = OUTPUT_DEPTH) -> Any:
         """A publisher by its entry in `topics`; if not latched, with its own QoS."""
         spec = topics.topic_spec(topic)
-        kind, qos = message_class(spec.type_name, topic), LATCHED_QOS if spec.latched else qos
+        kind, qos = messages.message_class(spec.type_name, topic), messages.LATCHED_QOS if spec.latched else qos
         publisher = self._node.create_publisher(kind, topic, qos)
         self._resources.callback(self._node.destroy_publisher, publisher)
         return publisher
@@ -200,7 +189,7 @@ class Outputs:
         if subscribed(self._times):
             stages = {stage: times_ms[stage] for stage in topics.STAGES}
             evidence, frame_id = frame.completion.summary(), frame.placement.frame_id
-            self._times.publish(processing_time_message(stages, evidence, frame.stamp_ns, frame_id))
+            self._times.publish(messages.processing_time_message(stages, evidence, frame.stamp_ns, frame_id))
 
     def _announce_drop(self, reason: DropReason, header: Any) -> None:
         """A reader that waits for the result of an image learns from it that none will come."""
@@ -227,7 +216,7 @@ class Outputs:
         if self._ground is None or wanted != self._ground_made_for or self._ground.grid != voxels.grid:
             self._ground, self._ground_made_for = GroundProjection(voxels.grid, placement.map_from_grid, *band), wanted
         ground = self._ground(voxels, ignored=ignored_here(voxels, parameters), ground=_ground_points(frame))
-        return occupancy_grid_message(ground, frame.stamp_ns, placement.map_frame_id, placement.frame_from_map)
+        return messages.occupancy_grid_message(ground, frame.stamp_ns, placement.map_frame_id, placement.frame_from_map)
 
     def _clearing(self, frame: Frame) -> Any:
         """Rays in the camera's own frame, whose origin readers take for that of the rays."""
@@ -243,7 +232,7 @@ def _depth(frame: Frame) -> Any:
 
 
 def _depth_camera_info(frame: Frame) -> Any:
-    return camera_info_message(frame.completion.depth_camera, frame.stamp_ns, frame.frame_id)
+    return messages.camera_info_message(frame.completion.depth_camera, frame.stamp_ns, frame.frame_id)
 
 
 def _ground_points(frame: Frame) -> NDArray[np.float64] | None:
@@ -259,7 +248,7 @@ def _ground_points(frame: Frame) -> NDArray[np.float64] | None:
 def _elevation(frame: Frame) -> Any:
     """The ground in the camera's own frame; nothing where the student predicts none."""
     ground = frame.completion.ground
-    return None if ground is None else elevation_message(ground, frame.stamp_ns, frame.frame_id)
+    return None if ground is None else messages.elevation_message(ground, frame.stamp_ns, frame.frame_id)
 
 
 def _obstacles(frame: Frame) -> Any:

@@ -27,17 +27,9 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.picture_files import read_picture, read_size
+from scene_completion_ros.sequences import posed_sequence
 from scene_completion_ros.sequences.frame_lists import DRIVES
-from scene_completion_ros.sequences.posed_sequence import (
-    UNKNOWN_POSES,
-    ArrayLoader,
-    Frame,
-    PosedSequence,
-    Source,
-    grid_entry,
-    pose_of,
-    read_lines,
-)
+from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence, Source, read_lines
 from scene_completion_ros.untrusted_files import MOST_ARRAY_BYTES, read_arrays, read_bytes
 
 VOXEL_SHAPE = (256, 256, 32)
@@ -159,11 +151,11 @@ def kitti_odometry(folder: Path | str, *, poses: str | None = None) -> PosedSequ
     if (source := root / "source.txt").is_file():
         drives = read_lines(source, "drive", _drive_of, "Expected `scene date drive frame`")
         check_lines(drives, "drives", numbers[-1], source)
-        poses, provenance[DRIVES] = UNKNOWN_POSES, [drives[number] for number in numbers]
+        poses, provenance[DRIVES] = posed_sequence.UNKNOWN_POSES, [drives[number] for number in numbers]
     line_of = lines_of(root / "frames.txt", numbers)
     last = max(line_of.values())
-    if poses == UNKNOWN_POSES:
-        pose_file, world_from_cam0 = Path(UNKNOWN_POSES), [RigidTransform.identity()] * (last + 1)
+    if poses == posed_sequence.UNKNOWN_POSES:
+        pose_file, world_from_cam0 = Path(posed_sequence.UNKNOWN_POSES), [RigidTransform.identity()] * (last + 1)
     else:
         pose_file = root / poses if poses else _default_pose_file(root)
         world_from_cam0 = read_kitti_poses(pose_file)
@@ -180,7 +172,7 @@ def kitti_odometry(folder: Path | str, *, poses: str | None = None) -> PosedSequ
         for number in numbers
     ]
     if "depth" in frames[0].assets:
-        provenance["voxel_grid"] = grid_entry(DEFAULT_GRID, "image_2")
+        provenance["voxel_grid"] = posed_sequence.grid_entry(DEFAULT_GRID, "image_2")
     return PosedSequence(
         name=f"{root.resolve().parent.name}/{root.resolve().name}",
         cameras=camera_models,
@@ -238,7 +230,9 @@ def check_lines(values: Sequence[object], what: str, last: int, path: Path) -> N
 
 def read_kitti_poses(path: Path) -> list[RigidTransform]:
     """Row-major 3x4 `world_from_cam0`, a line each. Raises SequenceError with the line that is no rigid transform."""
-    return read_lines(path, "pose", pose_of, "Expected 12 finite numbers: a row-major 3x4 camera-to-world matrix")
+    return read_lines(
+        path, "pose", posed_sequence.pose_of, "Expected 12 finite numbers: a row-major 3x4 camera-to-world matrix"
+    )
 
 
 def load_packed_scan(path: Path, rig_from_velodyne: RigidTransform) -> NDArray[np.float32]:

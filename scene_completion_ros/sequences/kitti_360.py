@@ -39,15 +39,8 @@ from scene_completion_ros.evaluation.truth import FREE, UNKNOWN, VoxelTruth, lab
 from scene_completion_ros.geometry.camera_files import read_kitti360_fisheye, read_kitti_calibration
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.sequences import kitti_raw
 from scene_completion_ros.sequences.kitti import numbered_images, scan_assets, stamps_of
-from scene_completion_ros.sequences.kitti_raw import (
-    advancing,
-    complete_frames,
-    entry,
-    read_timestamps,
-    rectified_camera,
-    rotation_of,
-)
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence, Source, pose_of, read_lines
 from scene_completion_ros.untrusted_files import read_array
 
@@ -92,9 +85,9 @@ def kitti_360(folder: Path | str, *, poses: str | None = None, labels: Path | No
     models, rig_from_camera, rig_from_sensor = read_kitti360_rig(root / "calibration", chosen)
     pose_folder = (Path(poses) if poses else root / "data_poses") / drive
     world_from_rig, source = _poses(pose_folder, rig_from_sensor["imu"])
-    numbers, provenance = complete_frames(images, world_from_rig, str(images_root))
+    numbers, provenance = kitti_raw.complete_frames(images, world_from_rig, str(images_root))
     times = images_root / chosen[0] / "timestamps.txt"
-    stamps = stamps_of(times, {number: number for number in numbers}, read_timestamps)
+    stamps = stamps_of(times, {number: number for number in numbers}, kitti_raw.read_timestamps)
     scans = root / "data_3d_raw" / drive / "velodyne_points" / "data"
     labels = labels or next((root / name for name in LABEL_FOLDERS if (root / name / drive).is_dir()), None)
     labelled: dict[int, Path] = {}
@@ -115,7 +108,7 @@ def kitti_360(folder: Path | str, *, poses: str | None = None, labels: Path | No
         name=drive,
         cameras=models,
         rig_from_camera=rig_from_camera,
-        frames=advancing(found, provenance),
+        frames=kitti_raw.advancing(found, provenance),
         pose_source=f"{poses}, {source}" if poses else source,
         provenance={"dataset": "KITTI-360", "licence": "CC BY-NC-SA 3.0", "folder": drive, **provenance},
         rig_from_sensor=rig_from_sensor,
@@ -133,9 +126,9 @@ def read_kitti360_rig(
     intrinsics, imu_from_raw = read_kitti_calibration(intrinsics_file), read_kitti_calibration(pose_file)
 
     def imu_from(camera: str) -> RigidTransform:
-        return RigidTransform.from_matrix(entry(imu_from_raw, camera, (3, 4), pose_file))
+        return RigidTransform.from_matrix(kitti_raw.entry(imu_from_raw, camera, (3, 4), pose_file))
 
-    rig_from_camera0 = rotation_of(entry(intrinsics, "R_rect_00", (3, 3), intrinsics_file))
+    rig_from_camera0 = kitti_raw.rotation_of(kitti_raw.entry(intrinsics, "R_rect_00", (3, 3), intrinsics_file))
     rig_from_imu = rig_from_camera0 @ imu_from("image_00").inverse()
     (velodyne_from_camera0, *_) = read_lines(folder / "calib_cam_to_velo.txt", "3x4 matrix", pose_of)
     rig_from_velodyne = rig_from_camera0 @ velodyne_from_camera0.inverse()
@@ -145,7 +138,7 @@ def read_kitti360_rig(
             models[name] = read_kitti360_fisheye(folder / f"{name}.yaml")
             rig_from_camera[name] = rig_from_imu @ imu_from(name)
         else:
-            models[name], rig_from_camera[name] = rectified_camera(intrinsics, name, intrinsics_file)
+            models[name], rig_from_camera[name] = kitti_raw.rectified_camera(intrinsics, name, intrinsics_file)
     return models, rig_from_camera, {"velodyne": rig_from_velodyne, "imu": rig_from_imu}
 
 

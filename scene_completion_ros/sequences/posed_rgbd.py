@@ -12,7 +12,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,20 +29,10 @@ from scene_completion_ros.geometry.depth_images import agreement, depth_at_rays,
 from scene_completion_ros.geometry.grids import ROOM_GRID
 from scene_completion_ros.jit import kernel
 from scene_completion_ros.picture_files import png_depth, read_picture, read_size
+from scene_completion_ros.sequences import posed_sequence
 from scene_completion_ros.sequences.frame_lists import FRAME_NUMBERS
 from scene_completion_ros.sequences.kitti import check_lines, lines_of, numbered_images
-from scene_completion_ros.sequences.posed_sequence import (
-    UNKNOWN_POSES,
-    Frame,
-    PosedSequence,
-    Source,
-    grid_entry,
-    numbers_of,
-    pinhole_camera,
-    pose_of,
-    read_lines,
-    rigid_transform,
-)
+from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence, Source, numbers_of, rigid_transform
 from scene_completion_ros.untrusted_files import read_text
 
 CAMERA = "camera"
@@ -112,7 +102,7 @@ def posed_rgbd(path: Path, *, poses: str | None = None) -> PosedSequence:
     recording = _Recording(camera, [level_from_world @ pose for pose in matrices], depths)
     step = max(1, len(depths) // _COMPARED)
     colour = camera if listed else _colour_camera(camera, [images[n] for n in list(kept)[::step]], depths[::step])
-    unrelated = poses == UNKNOWN_POSES
+    unrelated = poses == posed_sequence.UNKNOWN_POSES
     frames = [
         Frame(
             stamp_ns=number * PERIOD_NS,
@@ -137,7 +127,7 @@ def posed_rgbd(path: Path, *, poses: str | None = None) -> PosedSequence:
             "dataset": "posed RGB-D",
             "floor": 0.0,
             FRAME_NUMBERS: list(kept),
-            "voxel_grid": {**grid_entry(ROOM_GRID, CAMERA), "grid_from_camera": "level"},
+            "voxel_grid": {**posed_sequence.grid_entry(ROOM_GRID, CAMERA), "grid_from_camera": "level"},
             **({"frames_without_pose": lost} if lost else {}),
             **({"colour_lens": "found by the edges of depth"} if colour != camera else {}),
         },
@@ -187,7 +177,7 @@ def fuse_depth(images: Iterable[tuple[Camera, RigidTransform, Depth]], grid: Vox
     for camera, pose, depth in images:
         pixel_from_world = (camera.matrix @ pose.inverse().matrix[:3]).astype(np.float32)
         place = np.asarray(grid.origin, np.float32), np.float32(grid.voxel_size)
-        _integrator()(np.ascontiguousarray(depth, np.float32), pixel_from_world, *place, total, views)
+        _integrate(np.ascontiguousarray(depth, np.float32), pixel_from_world, *place, total, views)
     total /= np.maximum(views, np.float32(1.0))
     return total, views
 
@@ -198,6 +188,7 @@ def fused_labels(distance: Floats, views: Floats) -> Bytes:
     return np.where(views >= LEAST_VIEWS, label, UNKNOWN).astype(np.uint8)
 
 
+@kernel()
 def _integrate(depth, p, origin, size, total, views):  # type: ignore[no-untyped-def]
     """Adds one image to sums of distances and counts [X, Y, Z], looking up the pixel of each voxel's centre."""
     height, width = depth.shape
@@ -218,11 +209,6 @@ def _integrate(depth, p, origin, size, total, views):  # type: ignore[no-untyped
                 if before >= -TRUNCATION:
                     total[i, j, k] += min(before, TRUNCATION)
                     views[i, j, k] += 1.0
-
-
-@cache
-def _integrator() -> Any:
-    return kernel()(_integrate)
 
 
 def resampled(fine: Bytes, grid: VoxelGrid, wanted: VoxelGrid, grid_from_wanted: RigidTransform) -> Bytes:
@@ -270,7 +256,9 @@ def _listed(folder: Path) -> _Files:
     if not images:
         raise SequenceError("has poses without images", where=str(folder), cure="Unpack image/, too")
     cure = "Restore it: row-major 4x4 matrices, world_from_camera"
-    poses = read_lines(file, "pose", lambda line: None if "nan" in line.lower() else pose_of(line), cure)
+    poses = posed_sequence.read_lines(
+        file, "pose", lambda line: None if "nan" in line.lower() else posed_sequence.pose_of(line), cure
+    )
     line_of = lines_of(folder / "frames.txt", list(images))
     check_lines(poses, "poses", max(line_of.values()), file)
     depth = {number: folder / "depth" / f"{image.stem}.png" for number, image in images.items()}
@@ -291,7 +279,7 @@ def _camera(file: Path, image: Path) -> Camera:
         return Camera(focal, focal, 0.5 * width, 0.5 * height, width, height)
     cure = "Restore it: a row-major 3x3 matrix, in pixels"
     matrix = numbers_of(read_text(file, SequenceError, cure=cure), (3, 3), str(file), cure)
-    return pinhole_camera(matrix, (width, height), str(file), cure)
+    return posed_sequence.pinhole_camera(matrix, (width, height), str(file), cure)
 
 
 def _colour_camera(camera: Camera, images: Sequence[Path], depths: Depths) -> Camera:

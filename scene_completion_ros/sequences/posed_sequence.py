@@ -22,15 +22,11 @@ from scene_completion_ros.errors import ImageError, SceneCompletionError, Sequen
 from scene_completion_ros.evaluation.semantic_classes import ROOM_IDS, SEMANTIC_KITTI_TO_COMMON, ClassMap
 from scene_completion_ros.evaluation.truth import VoxelTruth, exact_truth
 from scene_completion_ros.geometry import plausible_motion as plausible
+from scene_completion_ros.geometry import transforms
 from scene_completion_ros.geometry.cameras import Camera, camera_of
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid, grid_of
 from scene_completion_ros.geometry.plausible_cameras import SHORTEST_BASELINE_M, check_baseline, doubts_about
-from scene_completion_ros.geometry.transforms import (
-    OPTICAL_FROM_FORWARD,
-    RigidTransform,
-    TransformError,
-    rotation_of_angles,
-)
+from scene_completion_ros.geometry.transforms import RigidTransform, TransformError, rotation_of_angles
 from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.untrusted_files import JsonObject, read_arrays, read_json, read_text, shown
 from scene_completion_ros.whole_files import write_whole
@@ -408,8 +404,7 @@ class Source:
 
 def grid_entry(grid: VoxelGrid, around: str) -> dict[str, Any]:
     """What the provenance has as "voxel_grid" of stored voxels around a camera."""
-    size = grid.voxel_size
-    return {"origin": list(grid.origin), "voxel_size": size, "shape": list(grid.shape), "around": around}
+    return {"origin": list(grid.origin), "voxel_size": grid.voxel_size, "shape": list(grid.shape), "around": around}
 
 
 def stored_around(sequence: PosedSequence) -> str | None:
@@ -525,7 +520,7 @@ def mounting(sequence: PosedSequence, camera: str, index: int = 0) -> RigidTrans
         day = min(_KITTI_MOUNTINGS, key=lambda ratio: abs(ratio - seen.fx / seen.width))
         height, pitch, roll = _KITTI_MOUNTINGS[day]
         turn = rotation_of_angles(np.radians(roll), np.radians(pitch), 0.0)
-        return RigidTransform(turn, np.array([0.0, 0.0, height])) @ OPTICAL_FROM_FORWARD.inverse()
+        return RigidTransform(turn, np.array([0.0, 0.0, height])) @ transforms.OPTICAL_FROM_FORWARD.inverse()
     return None
 
 

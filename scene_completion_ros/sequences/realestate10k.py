@@ -18,22 +18,15 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.picture_files import read_size
+from scene_completion_ros.sequences import posed_sequence
 from scene_completion_ros.sequences.frame_lists import FRAME_NUMBERS
-from scene_completion_ros.sequences.posed_sequence import (
-    UNKNOWN_POSES,
-    Frame,
-    PosedSequence,
-    Source,
-    pose_of,
-    read_lines,
-)
 
 CAMERA = "camera"
 _COLUMNS = 19
 _RESTORE = "Restore the file from the data set"
 
 
-def realestate10k(folder: Path | str, *, poses: str | None = None) -> PosedSequence:
+def realestate10k(folder: Path | str, *, poses: str | None = None) -> posed_sequence.PosedSequence:
     """Read a video of RealEstate10K; frames whose picture is not there are left out and listed in the provenance.
 
     Raises SequenceError where the camera file is missing or malformed, its poses are no rotations, its intrinsics
@@ -45,10 +38,10 @@ def realestate10k(folder: Path | str, *, poses: str | None = None) -> PosedSeque
     if file is None:
         what = f"no camera file {root.parent.name}/{root.name}.txt next to the frames"
         raise SequenceError(what, where=str(root), cure="Unpack the camera files of RealEstate10K next to `frames`")
-    if len(read_lines(file, "address of a video", str.split, _RESTORE)[0]) == _COLUMNS:
+    if len(posed_sequence.read_lines(file, "address of a video", str.split, _RESTORE)[0]) == _COLUMNS:
         raise SequenceError("its first line is no address of a video", where=str(file), cure=_RESTORE)
     cure = "Expected microseconds, fx fy cx cy k1 k2 and a row-major 3x4 world-to-camera matrix"
-    lines = read_lines(file, "frame", _line, cure, header=1)
+    lines = posed_sequence.read_lines(file, "frame", _line, cure, header=1)
     pictures = {int(path.stem): path for path in root.glob("*.jpg") if path.stem.isdecimal()}
     found = {
         number: picture
@@ -63,15 +56,15 @@ def realestate10k(folder: Path | str, *, poses: str | None = None) -> PosedSeque
         what = "its intrinsics change, but a sequence has one camera"
         raise SequenceError(what, where=f"{file}, line {changed[0] + 2}", cure="Cut the file where they change")
     frames = [
-        Frame(
+        posed_sequence.Frame(
             lines[number][0] * 1000,
             {CAMERA: picture},
-            RigidTransform.identity() if poses == UNKNOWN_POSES else lines[number][2],
+            RigidTransform.identity() if poses == posed_sequence.UNKNOWN_POSES else lines[number][2],
         )
         for number, picture in found.items()
     ]
     missing, unposed = sorted(set(range(len(lines))) - found.keys()), len(set(pictures.values()) - set(found.values()))
-    return PosedSequence(
+    return posed_sequence.PosedSequence(
         name=root.name,
         cameras={CAMERA: _camera(lines[0][1], next(iter(found.values())))},
         rig_from_camera={CAMERA: RigidTransform.identity()},
@@ -101,7 +94,7 @@ def _line(text: str) -> tuple[int, list[float], RigidTransform]:
     numbers = [float(word) for word in words]
     if len(numbers) != _COLUMNS - 1 or not np.isfinite(numbers).all() or not time.isdecimal() or len(time) > 15:
         raise ValueError(f"not {_COLUMNS} numbers that begin with a time in microseconds")
-    return int(time), numbers[:6], pose_of(" ".join(words[6:])).inverse()
+    return int(time), numbers[:6], posed_sequence.pose_of(" ".join(words[6:])).inverse()
 
 
 def _camera(intrinsics: list[float], picture: Path) -> Camera:
@@ -112,7 +105,7 @@ def _camera(intrinsics: list[float], picture: Path) -> Camera:
     return Camera(fx * width, fy * height, cx * width - 0.5, cy * height - 0.5, width, height, **lens)  # type: ignore[arg-type]
 
 
-SOURCE = Source(
+SOURCE = posed_sequence.Source(
     "frames/SPLIT/NAME of RealEstate10K",
     lambda path: path.is_dir() and _camera_file(path.resolve()) is not None,
     lambda path, poses: realestate10k(path, poses=poses),

@@ -1,7 +1,6 @@
 """Voxels as the points of ``cloud``, compiled: one pass over the voxels into memory that a message can keep."""
 
 import functools
-from collections.abc import Callable
 
 import numpy as np
 from numba import prange
@@ -47,7 +46,7 @@ def write_cloud(
     colours = (red << 16) | (green << 8) | blue
     written = out.view(np.float32).reshape(-1, WORDS), out.view(np.uint32).reshape(-1, WORDS)
     with kernel_threads(threads):
-        _kernel()(index, *place, colours, by_height, *of_voxels, *written)
+        _write_points(index, *place, colours, by_height, *of_voxels, *written)
 
 
 def cloud_of(voxels: SemanticVoxels) -> NDArray[np.void]:
@@ -63,21 +62,17 @@ def compile_kernel() -> None:
     write_cloud(SemanticVoxels.nothing(DEFAULT_GRID), np.zeros(0, np.uint8))
 
 
-@functools.cache
-def _kernel() -> Callable[..., None]:
-    @kernel()
-    def write(  # type: ignore[no-untyped-def] # numba finds the types
-        index, x, y, z, rotation, translation, rgb, by_height, state, probability, label, confidence, reals, words
-    ):
-        for point in prange(len(index)):
-            i, j, k = index[point, 0], index[point, 1], index[point, 2]
-            for axis in range(3):
-                turned = rotation[axis, 0] * x[i] + rotation[axis, 1] * y[j] + rotation[axis, 2] * z[k]
-                reals[point, axis] = turned + translation[axis]
-            words[point, 3] = rgb[k] if by_height else rgb[label[point]]
-            reals[point, 4] = probability[point]
-            share = np.rint(min(max(confidence[point], np.float32(0.0)), np.float32(1.0)) * np.float32(255.0))
-            found = np.uint32(label[point]) | np.uint32(state[i, j, k]) << np.uint32(8)
-            words[point, 5] = found | np.uint32(share) << np.uint32(16)  # bytes in the order of the layout
-
-    return write
+@kernel()
+def _write_points(  # type: ignore[no-untyped-def] # numba finds the types
+    index, x, y, z, rotation, translation, rgb, by_height, state, probability, label, confidence, reals, words
+):
+    for point in prange(len(index)):
+        i, j, k = index[point, 0], index[point, 1], index[point, 2]
+        for axis in range(3):
+            turned = rotation[axis, 0] * x[i] + rotation[axis, 1] * y[j] + rotation[axis, 2] * z[k]
+            reals[point, axis] = turned + translation[axis]
+        words[point, 3] = rgb[k] if by_height else rgb[label[point]]
+        reals[point, 4] = probability[point]
+        share = np.rint(min(max(confidence[point], np.float32(0.0)), np.float32(1.0)) * np.float32(255.0))
+        found = np.uint32(label[point]) | np.uint32(state[i, j, k]) << np.uint32(8)
+        words[point, 5] = found | np.uint32(share) << np.uint32(16)  # bytes in the order of the layout

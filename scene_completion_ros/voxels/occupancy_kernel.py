@@ -1,7 +1,5 @@
 """The compiled twins of ``occupancy``: density and opacity for other kernels, probability and state of every voxel."""
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -110,7 +108,6 @@ class VoxelClassifier:
         self.knots = low, value, self._first
         shown = np.logical_or.reduceat(in_view.reshape(-1), np.arange(0, in_view.size, BLOCK))
         self._blocks, self._blank = np.flatnonzero(shown), np.flatnonzero(~shown)  # of voxels, with any in view or none
-        self._reach, self._kernel = _reach_kernel(), _classify_kernel()
 
     def __call__(
         self,
@@ -121,9 +118,9 @@ class VoxelClassifier:
         """Probability float32, state uint8 of `alpha`, all [X, Y, Z], by the march's `half_distance` [h, w]."""
         probability, state = np.empty(self.grid.shape, dtype=np.float32), np.empty(self.grid.shape, dtype=np.uint8)
         reach = np.empty((half_distance.shape[0] + 1, half_distance.shape[1] + 1), dtype=np.float32)
-        self._reach(half_distance, reach)
+        _widen(half_distance, reach)
         scene = (tuple(part) for part in (self.pose, self.camera_voxel, self._intrinsics))  # numbers, not arrays
-        self._kernel(
+        _classify(
             *(alpha.reshape(-1), self._in_view.reshape(-1), self._low if stands is None else stands.reshape(-1)),
             *(half_distance, reach),
             *(self._blocks, self._blank, *self.grid.shape[1:], *scene, np.float32(0.5 * self.grid.voxel_size)),
@@ -145,166 +142,148 @@ def projected(x: Any, y: Any, z: Any, pose: Any, intrinsics: Any) -> Any:
     return column, row, np.sqrt(p_x * p_x + p_y * p_y + p_z * p_z), p_z
 
 
-@functools.cache
-def _reach_kernel() -> Callable[..., None]:
+@kernel(parallel=False)
+def _widen(half_distance: Any, reach: Any) -> None:
     """The largest half distance of the four rays around each place between pixels, [h + 1, w + 1]."""
-
-    @kernel(parallel=False)
-    def widen(half_distance: Any, reach: Any) -> None:
-        height, width = half_distance.shape
-        for r in range(height + 1):
-            upper, lower = half_distance[max(r - 1, 0)], half_distance[min(r, height - 1)]
-            for c in range(width + 1):
-                left, right = max(c - 1, 0), min(c, width - 1)
-                reach[r, c] = max(max(upper[left], upper[right]), max(lower[left], lower[right]))
-
-    return widen
+    height, width = half_distance.shape
+    for r in range(height + 1):
+        upper, lower = half_distance[max(r - 1, 0)], half_distance[min(r, height - 1)]
+        for c in range(width + 1):
+            left, right = max(c - 1, 0), min(c, width - 1)
+            reach[r, c] = max(max(upper[left], upper[right]), max(lower[left], lower[right]))
 
 
-@functools.cache
-def _classify_kernel() -> Callable[..., None]:
+@kernel()
+def _classify(  # type: ignore[no-untyped-def] # numba finds the types
+    alpha, in_view, stands, half_distance, reach, blocks, blank, count_y, count_z, pose, camera, intrinsics,
+    tolerance, intervals, bins, steps, of_ground, of_obstacle, probability, state
+) -> None:  # fmt: skip
     """Probability and state of the voxels of some blocks of so many voxels, all [X Y Z]; see `VoxelClassifier`.
 
     Loops are short, and go over one array or from another into it: so they run in vector lanes, even where they look
     things up. numba tells LLVM that arguments do not overlap, as long as no other array has a view.
     """
-
-    @kernel()
-    def classify(  # type: ignore[no-untyped-def] # numba finds the types
-        alpha, in_view, stands, half_distance, reach, blocks, blank, count_y, count_z, pose, camera, intrinsics,
-        tolerance, intervals, bins, steps, of_ground, of_obstacle, probability, state
-    ) -> None:  # fmt: skip
-        height, width = half_distance.shape
-        seen_to, faces_to = half_distance.reshape(-1), reach.reshape(-1)
-        for number in prange(blank.size):
-            start = blank[number] * BLOCK
-            probability[start : start + BLOCK] = ZERO
-            state[start : start + BLOCK] = 0
-        for number in prange(blocks.size):
-            start = blocks[number] * BLOCK
-            size = min(BLOCK, alpha.size - start)
-            shown, high = in_view[start : start + size], stands[start : start + size]
-            opacities = alpha[start : start + size]
-            probabilities, states = probability[start : start + size], state[start : start + size]
-            work, place = np.empty((ROWS, BLOCK), np.float32), np.empty((PLACES, BLOCK), np.int32)
-            x, y, z = start // count_z // count_y, start // count_z % count_y, start % count_z
-            for j in range(size):  # halves keep the quotients away from whole numbers, so that they are exact
-                above = np.int32(z + j)
-                columns = np.int32((np.float32(above) + HALF) / np.float32(count_z))
-                across = np.int32(y + columns)
-                rows = np.int32((np.float32(across) + HALF) / np.float32(count_y))
-                work[X, j] = np.float32(np.int32(x + rows)) + HALF
-                work[Y, j] = np.float32(np.int32(across - rows * count_y)) + HALF
-                work[Z, j] = np.float32(np.int32(above - columns * count_z)) + HALF
+    height, width = half_distance.shape
+    seen_to, faces_to = half_distance.reshape(-1), reach.reshape(-1)
+    for number in prange(blank.size):
+        start = blank[number] * BLOCK
+        probability[start : start + BLOCK] = ZERO
+        state[start : start + BLOCK] = 0
+    for number in prange(blocks.size):
+        start = blocks[number] * BLOCK
+        size = min(BLOCK, alpha.size - start)
+        shown, high = in_view[start : start + size], stands[start : start + size]
+        opacities = alpha[start : start + size]
+        probabilities, states = probability[start : start + size], state[start : start + size]
+        work, place = np.empty((ROWS, BLOCK), np.float32), np.empty((PLACES, BLOCK), np.int32)
+        x, y, z = start // count_z // count_y, start // count_z % count_y, start % count_z
+        for j in range(size):  # halves keep the quotients away from whole numbers, so that they are exact
+            above = np.int32(z + j)
+            columns = np.int32((np.float32(above) + HALF) / np.float32(count_z))
+            across = np.int32(y + columns)
+            rows = np.int32((np.float32(across) + HALF) / np.float32(count_y))
+            work[X, j] = np.float32(np.int32(x + rows)) + HALF
+            work[Y, j] = np.float32(np.int32(across - rows * count_y)) + HALF
+            work[Z, j] = np.float32(np.int32(above - columns * count_z)) + HALF
+        for j in range(size):
+            column, row, distance, _ = projected(work[X, j], work[Y, j], work[Z, j], pose, intrinsics)
+            c = min(max(np.int32(np.floor(column + HALF)), 0), width - 1)
+            r = min(max(np.int32(np.floor(row + HALF)), 0), height - 1)
+            place[PIXEL, j], work[DISTANCE, j] = r * width + c, distance
+        for j in range(size):
+            work[ALPHA, j], work[SEEN_TO, j] = opacities[j], seen_to[np.uint32(place[PIXEL, j])]
+        for j in range(size):
+            leading: Any = np.float32(work[ALPHA, j]).view(np.int32) >> COARSE
+            place[BIN, j] = min(max(leading, 0), LAST)
+        for j in range(size):
+            place[BIN, j] = bins[np.uint32(place[BIN, j])]
+        for _ in range(steps):
             for j in range(size):
-                column, row, distance, _ = projected(work[X, j], work[Y, j], work[Z, j], pose, intrinsics)
-                c = min(max(np.int32(np.floor(column + HALF)), 0), width - 1)
-                r = min(max(np.int32(np.floor(row + HALF)), 0), height - 1)
-                place[PIXEL, j], work[DISTANCE, j] = r * width + c, distance
+                place[BIN, j] += work[ALPHA, j] > intervals[np.uint32(place[BIN, j] + 1), 0]
+        for part in range(4):
             for j in range(size):
-                work[ALPHA, j], work[SEEN_TO, j] = opacities[j], seen_to[np.uint32(place[PIXEL, j])]
-            for j in range(size):
-                leading: Any = np.float32(work[ALPHA, j]).view(np.int32) >> COARSE
-                place[BIN, j] = min(max(leading, 0), LAST)
-            for j in range(size):
-                place[BIN, j] = bins[np.uint32(place[BIN, j])]
-            for _ in range(steps):
-                for j in range(size):
-                    place[BIN, j] += work[ALPHA, j] > intervals[np.uint32(place[BIN, j] + 1), 0]
-            for part in range(4):
-                for j in range(size):
-                    work[LOW + part, j] = intervals[np.uint32(place[BIN, j]), part]
-            for j in range(size):
-                share = (work[ALPHA, j] - work[LOW, j]) / work[WIDTH, j]
-                p = work[VALUE, j] + min(max(share, ZERO), ONE) * work[RISE, j]
-                occupied = TO_OCCUPIED if p >= (of_obstacle if high[j] else of_ground) else 0
-                free = FREE_SEEN if work[DISTANCE, j] <= work[SEEN_TO, j] + tolerance else FREE_INFERRED
-                work[VALUE, j], place[STATE, j] = p, free + occupied
-            for j in range(size):
-                place[STATE, j] = place[STATE, j] if shown[j] else 0
-            for j in range(size):
-                work[VALUE, j] = work[VALUE, j] if place[STATE, j] > 0 else ZERO
-            hidden = 0
-            for j in range(size):
-                place[PIXEL, hidden] = j
-                hidden += place[STATE, j] == COMPLETED
-            # Of occupied voxels that are not seen yet, the faces that are turned to the camera.
+                work[LOW + part, j] = intervals[np.uint32(place[BIN, j]), part]
+        for j in range(size):
+            share = (work[ALPHA, j] - work[LOW, j]) / work[WIDTH, j]
+            p = work[VALUE, j] + min(max(share, ZERO), ONE) * work[RISE, j]
+            occupied = TO_OCCUPIED if p >= (of_obstacle if high[j] else of_ground) else 0
+            free = FREE_SEEN if work[DISTANCE, j] <= work[SEEN_TO, j] + tolerance else FREE_INFERRED
+            work[VALUE, j], place[STATE, j] = p, free + occupied
+        for j in range(size):
+            place[STATE, j] = place[STATE, j] if shown[j] else 0
+        for j in range(size):
+            work[VALUE, j] = work[VALUE, j] if place[STATE, j] > 0 else ZERO
+        hidden = 0
+        for j in range(size):
+            place[PIXEL, hidden] = j
+            hidden += place[STATE, j] == COMPLETED
+        # Of occupied voxels that are not seen yet, the faces that are turned to the camera.
+        for n in range(hidden):
+            at = np.uint32(place[PIXEL, n])
+            work[X, n], work[Y, n], work[Z, n] = work[X, at], work[Y, at], work[Z, at]
+        for axis in range(3):
+            e_x, e_y, e_z = np.float32(axis == 0), np.float32(axis == 1), np.float32(axis == 2)
             for n in range(hidden):
-                at = np.uint32(place[PIXEL, n])
-                work[X, n], work[Y, n], work[Z, n] = work[X, at], work[Y, at], work[Z, at]
-            for axis in range(3):
-                e_x, e_y, e_z = np.float32(axis == 0), np.float32(axis == 1), np.float32(axis == 2)
-                for n in range(hidden):
-                    x, y, z = work[X, n], work[Y, n], work[Z, n]
-                    offset = e_x * (camera[0] - x) + e_y * (camera[1] - y) + e_z * (camera[2] - z)
-                    shift = HALF if offset > ZERO else -HALF
-                    column, row, distance, depth = projected(
-                        x + shift * e_x, y + shift * e_y, z + shift * e_z, pose, intrinsics
-                    )
-                    c = min(max(np.int32(np.floor(column)), -1), width - 1) + 1
-                    r = min(max(np.int32(np.floor(row)), -1), height - 1) + 1
-                    place[BIN, n] = r * (width + 1) + c
-                    work[DISTANCE, n] = distance if abs(offset) > HALF and depth > ZERO else NOWHERE
-                for n in range(hidden):
-                    if work[DISTANCE, n] <= faces_to[np.uint32(place[BIN, n])]:
-                        place[STATE, np.uint32(place[PIXEL, n])] = SURFACE
-            for j in range(size):
-                probabilities[j] = work[VALUE, j]
-            for j in range(size):
-                states[j] = np.uint8(place[STATE, j])
-
-    return classify
+                x, y, z = work[X, n], work[Y, n], work[Z, n]
+                offset = e_x * (camera[0] - x) + e_y * (camera[1] - y) + e_z * (camera[2] - z)
+                shift = HALF if offset > ZERO else -HALF
+                column, row, distance, depth = projected(
+                    x + shift * e_x, y + shift * e_y, z + shift * e_z, pose, intrinsics
+                )
+                c = min(max(np.int32(np.floor(column)), -1), width - 1) + 1
+                r = min(max(np.int32(np.floor(row)), -1), height - 1) + 1
+                place[BIN, n] = r * (width + 1) + c
+                work[DISTANCE, n] = distance if abs(offset) > HALF and depth > ZERO else NOWHERE
+            for n in range(hidden):
+                if work[DISTANCE, n] <= faces_to[np.uint32(place[BIN, n])]:
+                    place[STATE, np.uint32(place[PIXEL, n])] = SURFACE
+        for j in range(size):
+            probabilities[j] = work[VALUE, j]
+        for j in range(size):
+            states[j] = np.uint8(place[STATE, j])
 
 
 def occupied_voxels(state: Bytes, probability: Floats) -> tuple[Ints, Floats]:
     """Flat indices [N] of the voxels of `state` [X, Y, Z] that are occupied, in order, and `probability` of these."""
-    occupied, found = _occupied_kernel()(state.reshape(-1), probability.reshape(-1))
+    occupied, found = _list_occupied(state.reshape(-1), probability.reshape(-1))
     return occupied, found
 
 
-@functools.cache
-def _occupied_kernel() -> Callable[..., Any]:
-    @kernel()
-    def listed(state: Any, probability: Any) -> Any:
-        blocks, eights = -(-state.size // LISTED), state[: state.size // 8 * 8].view(np.uint64)
-        ends = np.zeros(blocks + 1, np.int64)
-        for block in prange(blocks):
-            ends[block + 1] = (state[block * LISTED : (block + 1) * LISTED] >= SURFACE).sum()
-        ends = np.cumsum(ends)
-        occupied, found = np.empty(ends[-1], np.int64), np.empty(ends[-1], np.float32)
-        for block in prange(blocks):
-            at, stop = ends[block], min((block + 1) * LISTED, state.size)
-            for eight in range(block * LISTED // 8, (stop + 7) // 8):
-                # One more makes states of occupied voxels, and no others, 4 or 5: eight free ones are passed at once.
-                if eight == eights.size or (eights[eight] + EIGHT_ONES) & (EIGHT_ONES << np.uint64(2)):
-                    for i in range(8 * eight, min(8 * eight + 8, stop)):
-                        if state[i] >= SURFACE:
-                            occupied[at], found[at] = i, probability[i]
-                            at += 1
-        return occupied, found
-
-    return listed
+@kernel()
+def _list_occupied(state: Any, probability: Any) -> Any:
+    blocks, eights = -(-state.size // LISTED), state[: state.size // 8 * 8].view(np.uint64)
+    ends = np.zeros(blocks + 1, np.int64)
+    for block in prange(blocks):
+        ends[block + 1] = (state[block * LISTED : (block + 1) * LISTED] >= SURFACE).sum()
+    ends = np.cumsum(ends)
+    occupied, found = np.empty(ends[-1], np.int64), np.empty(ends[-1], np.float32)
+    for block in prange(blocks):
+        at, stop = ends[block], min((block + 1) * LISTED, state.size)
+        for eight in range(block * LISTED // 8, (stop + 7) // 8):
+            # One more makes states of occupied voxels, and no others, 4 or 5: eight free ones are passed at once.
+            if eight == eights.size or (eights[eight] + EIGHT_ONES) & (EIGHT_ONES << np.uint64(2)):
+                for i in range(8 * eight, min(8 * eight + 8, stop)):
+                    if state[i] >= SURFACE:
+                        occupied[at], found[at] = i, probability[i]
+                        at += 1
+    return occupied, found
 
 
 def axis_indices(flat: Integers, shape: tuple[int, int, int]) -> NDArray[np.int32]:
     """``np.unravel_index`` of ascending `flat` [N] in `shape`: int32 [N, 3], without a division a voxel."""
     index = np.empty((len(flat), 3), dtype=np.int32)
-    _index_kernel()(flat, shape[1], shape[2], index)
+    _fill_indices(flat, shape[1], shape[2], index)
     return index
 
 
-@functools.cache
-def _index_kernel() -> Callable[..., None]:
-    @kernel(parallel=False)
-    def fill(flat: Any, count_y: Any, count_z: Any, index: Any) -> None:
-        x, y, column = 0, 0, 0  # column: flat index of the voxel (x, y, 0)
-        for n in range(len(flat)):
-            while flat[n] >= column + count_z:
-                column += count_z
-                y += 1
-                if y == count_y:
-                    y = 0
-                    x += 1
-            index[n, 0], index[n, 1], index[n, 2] = x, y, flat[n] - column
-
-    return fill
+@kernel(parallel=False)
+def _fill_indices(flat: Any, count_y: Any, count_z: Any, index: Any) -> None:
+    x, y, column = 0, 0, 0  # column: flat index of the voxel (x, y, 0)
+    for n in range(len(flat)):
+        while flat[n] >= column + count_z:
+            column += count_z
+            y += 1
+            if y == count_y:
+                y = 0
+                x += 1
+        index[n, 0], index[n, 1], index[n, 2] = x, y, flat[n] - column

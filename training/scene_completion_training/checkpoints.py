@@ -21,13 +21,8 @@ from scene_completion_ros.inference.bundle import open_student
 from scene_completion_ros.untrusted_files import opened
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.module import TrainingData
-from scene_completion_training.networks.density_field import (
-    DensityField,
-    OccupancyLink,
-    TrainedField,
-    link_of_calibration,
-    part_of,
-)
+from scene_completion_training.networks import density_field
+from scene_completion_training.networks.density_field import DensityField, OccupancyLink, TrainedField, part_of
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
 from scene_completion_training.networks.feature_field import DistillationHead, FeatureField
 from scene_completion_training.stage_registry import DEFAULT_STAGE, STAGES, stage_class
@@ -136,8 +131,7 @@ class Checkpoint:
         refuse_later(record, str(file))
         taken = int(content.get("global_step", 0)), float(seconds) / 60.0
         stored = Checkpoint(file, state, record, link, head, trunk, *taken)
-        learned = stored.stage_class.learns_link(stored.configuration)
-        return stored if learned else dataclasses.replace(stored, link={})
+        return stored if stored.stage_class.learns_link(stored.configuration) else dataclasses.replace(stored, link={})
 
     @property
     def configuration(self) -> Mapping[str, Any]:
@@ -162,8 +156,7 @@ class Checkpoint:
             return stage_class(self.stage)
         except ConfigurationError as error:
             what = f"{error.what}; {written_by(self.record)} wrote it"
-            cure = "Use that version"
-            raise BundleError(what, where=str(self.file), cure=cure) from error
+            raise BundleError(what, where=str(self.file), cure="Use that version") from error
 
     @property
     def half_resolution(self) -> bool:
@@ -255,7 +248,9 @@ class TrainedWeights:
         if is_student(source):
             bundle = open_student(source)
             weights = {name: torch.from_numpy(v.astype(np.float32)) for name, v in bundle.load_weights().items()}
-            return TrainedWeights(weights, link_of_calibration(bundle.calibration, bundle.grid.voxel_size))
+            return TrainedWeights(
+                weights, density_field.link_of_calibration(bundle.calibration, bundle.grid.voxel_size)
+            )
         stored = Checkpoint.read(source)
         return TrainedWeights(stored.state, stored.link)
 

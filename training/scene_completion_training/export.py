@@ -493,8 +493,7 @@ def export_labelled(
         feature_spaces=spaces,  # those of the student read other label units
         provenance={**student.provenance, "labels": record},
     )
-    saved = labelled.save(folder, encoder_onnx(field, student.canonical), student.load_weights())
-    return saved, labels.agreement
+    return labelled.save(folder, encoder_onnx(field, student.canonical), student.load_weights()), labels.agreement
 
 
 def feature_spaces(stored: Checkpoint, field: AgglomeratedField) -> tuple[FeatureSpace, ...]:

@@ -11,7 +11,7 @@ normalisation are choices of this project: those of the source are not known.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,17 +137,24 @@ def _view(place: Floats, given: Floats, settings: SceneViewSettings, shift: int,
     return View(index, changed, place, voxel)
 
 
-def keep_points(scenes: Mapping[str, PointScene], entry: Entry) -> list[Path]:
-    """Files of scenes, by name and in order, once all are kept in an entry; those there are not read again."""
+def keep_points(
+    scenes: Mapping[str, PointScene], entry: Entry, labels: Callable[[PointScene], Arrays] | None = None
+) -> list[Path]:
+    """Files of scenes in order, once all are kept in an entry, with `labels` if given; those there are not read again.
+
+    Without labels it is said once of a scene what it lacks.
+    """
     names = list(scenes)
 
     def make(numbers: Sequence[int]) -> Iterator[Arrays]:
         for number in numbers:
             scene = scenes[names[number]]
             require(scene)
-            say_what_lacks(scene)
+            if labels is None:
+                say_what_lacks(scene)
             features = point_features(len(scene), scene.colours, scene.normals).astype(np.float16)
-            yield {"points": scene.points - scene.points.min(axis=0), "features": features}
+            kept = {"points": scene.points - scene.points.min(axis=0), "features": features}
+            yield kept | (labels(scene) if labels else {})
 
     return entry.fill({number: name.replace("/", "-") for number, name in enumerate(names)}, make, "scene")
 

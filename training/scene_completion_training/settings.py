@@ -24,8 +24,7 @@ def read_settings(path: Path, kind: type) -> dict[str, Any]:
     ConfigurationError where a file cannot be read or holds no mapping.
     """
     cure = "Name a YAML file of settings, or give them in place of its name"
-    content = read_yaml(path, ConfigurationError, cure=cure, kind=dict)
-    return dict(_with_sections(content, kind, path.parent))
+    return dict(_with_sections(read_yaml(path, ConfigurationError, cure=cure, kind=dict), kind, path.parent))
 
 
 def override(settings: Mapping[str, Any], kind: type, given: str) -> dict[str, Any]:

@@ -426,8 +426,7 @@ class _Rows:
             self._held = vocabulary
         margin, sharpness = np.float32(vocabulary.vocabulary.margin), np.float32(1.0 / vocabulary.temperature)
         counts = (np.int32(value) for value in (len(vocabulary.group), vocabulary.groups, vocabulary.classes))
-        roots = np.int32(len(vocabulary.root))
-        norm = self._root, self._root_bias, roots, vocabulary.rest
+        norm = self._root, self._root_bias, np.int32(len(vocabulary.root)), vocabulary.rest
         return self._weight, self._bias, self._group, *counts, *norm, margin, sharpness
 
 

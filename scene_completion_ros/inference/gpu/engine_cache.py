@@ -65,8 +65,7 @@ class EngineCache:
 
     def path(self, key: Key) -> Path:
         """File for a key; another key has another one."""
-        digest = hashlib.sha256(_line(key)).hexdigest()
-        return self.folder / f"{key['kind']}-{digest[:32]}{SUFFIX}"
+        return self.folder / f"{key['kind']}-{hashlib.sha256(_line(key)).hexdigest()[:32]}{SUFFIX}"
 
     def _used(self, path: Path, key: Key, use: Callable[[bytes], T]) -> T | None:
         try:
@@ -126,8 +125,7 @@ def engine_folder() -> Path:
         try:
             base = str(Path.home() / ".cache")
         except RuntimeError as error:
-            cure = "Set XDG_CACHE_HOME."
-            raise GpuError("this user has no home folder", where="engine cache", cure=cure) from error
+            raise GpuError("this user has no home folder", where="engine cache", cure="Set XDG_CACHE_HOME.") from error
     return Path(base) / "scene_completion_ros" / "engines"
 
 

@@ -54,8 +54,7 @@ class KernelSizes:
             what = f"cells look up {self.context} channels where 1 to {MOST_CONTEXT} are possible"
         else:
             return
-        cure = "Train a student with such sizes, or use an engine of the CPU."
-        raise GpuError(what, where="GPU kernels", cure=cure)
+        raise GpuError(what, where="GPU kernels", cure="Train a student with such sizes, or use an engine of the CPU.")
 
     @staticmethod
     def of(bundle: StudentBundle) -> "KernelSizes":

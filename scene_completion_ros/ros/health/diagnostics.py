@@ -243,8 +243,7 @@ def calibration_status(camera: CameraFacts, drops: Drops, warnings: tuple[str, .
             "write a crop into its roi, or remap camera_info to the calibration of this image"
         )
         return Status("calibration", Level.ERROR, message, values)
-    image_silent_s = camera.silent_s(record.images)
-    stopped = record.camera_infos.count > 1 and silent_s > LONGEST_SILENCE_S >= image_silent_s
+    stopped = record.camera_infos.count > 1 and silent_s > LONGEST_SILENCE_S >= camera.silent_s(record.images)
     if stopped and not record.own_work.recent(camera.now_s):
         message = f"CameraInfo stopped {silent_s:.1f} s ago, images go on: the node completes them with the last one; "
         return Status("calibration", Level.WARN, f"{message}check the driver (ros2 topic hz {topic})", values)

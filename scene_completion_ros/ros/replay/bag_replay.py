@@ -27,8 +27,7 @@ def _poses(motion: RecordedMotion) -> Iterator[tuple[int, bytes]]:
 
     before_ns = 0
     for bag_ns, stamp_ns, pose in motion.of_images():
-        message = odometry_message(pose, stamp_ns, motion.world, motion.named)
-        yield before_ns, serialize_message(message)
+        yield before_ns, serialize_message(odometry_message(pose, stamp_ns, motion.world, motion.named))
         before_ns = bag_ns
 
 

@@ -437,8 +437,7 @@ class Player:
         """Record and count the result of an image that has all its wanted answers, and hand it on."""
         statistics, answers = self.statistics, sent.answers
         frame_id = self._source.frame_of(source.message.header)
-        cloud = answers[topics.VOXELS].message
-        voxels = cloud_array_from_message(cloud)
+        voxels = cloud_array_from_message(answers[topics.VOXELS].message)
         if not statistics.frames_out:
             self._legends[-1].record(self._bag, source.stamp_ns)
         write_image(source, self._bag)

@@ -130,7 +130,7 @@ def test_the_kernel_counts_as_its_readable_twin() -> None:
     second[5:9, 7:20] = 0  # what a neighbour does not show
     signs = stereo._signs(first)
     differ, seen = np.full((17, 25), 3, np.uint16), np.ones((17, 25), np.uint16)
-    stereo._mismatch()(signs, second, stereo._OFFSETS, differ, seen)
+    stereo._add_mismatch(signs, second, stereo._OFFSETS, differ, seen)
     shown = second[3:-3, 3:-3] > 0
     expected = (signs != stereo._signs(second)).sum(axis=0)
     np.testing.assert_array_equal(differ, 3 + expected * shown)

@@ -78,8 +78,7 @@ def check_names(args: argparse.Namespace) -> None:
     names += [folder.resolve().name for folder in getattr(args, "bundle", ())]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         cure = "A model has the name of its bundle or of the folder of its run: give the folders different names"
-        where = "--checkpoint, --bundle"
-        raise ConfigurationError(f"several have the name {', '.join(twice)}", where=where, cure=cure)
+        raise ConfigurationError(f"several have the name {', '.join(twice)}", where="--checkpoint, --bundle", cure=cure)
 
 
 def add_windows(parser: argparse.ArgumentParser) -> None:

@@ -142,27 +142,20 @@ def _controls(args: argparse.Namespace, models: "list[Predictor]") -> "Callable[
     """The controls of a recording: towns have the prior of training towns, windows that of the training windows."""
     from scene_completion_ros.sequences import kitti
     from scene_completion_ros.sequences.opening import holds_voxels
-    from scene_completion_training.evaluation.geometry import (
-        EmptyControl,
-        PriorControl,
-        fit_prior,
-        prior_of_windows,
-        surface_controls,
-        voxel_frames,
-    )
+    from scene_completion_training.evaluation import geometry
 
     town_prior: list[Predictor] = []
     if args.controls and args.prior:
-        frames = voxel_frames(arguments.open_recordings(args.prior))
-        town_prior = [PriorControl(*fit_prior(frame.voxels for frame in frames))]
+        frames = geometry.voxel_frames(arguments.open_recordings(args.prior))
+        town_prior = [geometry.PriorControl(*geometry.fit_prior(frame.voxels for frame in frames))]
     windows = arguments.window_folders(args)
-    window_prior = prior_of_windows(windows[0].parent) if args.controls and windows else None
+    window_prior = geometry.prior_of_windows(windows[0].parent) if args.controls and windows else None
 
     def of_recording(sequence: "PosedSequence") -> "list[Predictor]":
         if not args.controls:
             return []
         first = models[0] if models else None
-        own: list[Predictor] = [EmptyControl(), *surface_controls(sequence, first)]
+        own: list[Predictor] = [geometry.EmptyControl(), *geometry.surface_controls(sequence, first)]
         if window_prior is not None and holds_voxels(sequence, source=kitti.SOURCE):
             return [*own, window_prior(sequence)]
         return [*own, *town_prior]

@@ -25,14 +25,8 @@ from scene_completion_ros.commands.arguments import Output, place
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.progress import print_lines
 from scene_completion_ros.whole_files import whole_folder
-from scene_completion_training.commands.arguments import (
-    add_foundation,
-    add_number,
-    add_paths,
-    check_names,
-    foundation,
-    write_results,
-)
+from scene_completion_training.commands import arguments
+from scene_completion_training.commands.arguments import add_number, add_paths, check_names, foundation, write_results
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "text encoder of the classes, or of --phrases: local folder or hub name"
     parser.add_argument("--text-encoder", type=place, metavar="MODEL", help=meaning)
     meaning = "also features of pixels by this 2D model (and hidden layer), or by `files:FOLDER`, lifted to points"
-    add_foundation(parser, meaning)
+    arguments.add_foundation(parser, meaning)
     add_number(parser, "--cell", 14, "pixels along a side of its tokens (4 for Stable Diffusion)")
     meaning = "where lifted features are kept; without it their rows are left out"
     parser.add_argument("--cache", type=Output(()), metavar="DIR", help=meaning)
@@ -194,8 +188,7 @@ def _score_distilled(
                         raise ConfigurationError(what, where=f"--cache, {number}", cure=cure)
                     lifted = seen.at(teacher, np.arange(len(scene)))
                     shown["2D, lifted"] = lifted
-                of_teacher = levels[1 + teachers.index(teacher)]
-                found |= probes.labels_by_words(of_teacher, rows, lifted)
+                found |= probes.labels_by_words(levels[1 + teachers.index(teacher)], rows, lifted)
             for row, labels in found.items():
                 scored, answer = probes.ScoredMethod(prefix + row, scene.classes), probes.ProbeAnswer(labels, true)
                 scores.add(group, scored, answer, metrics=[probes.POINTS])

@@ -71,8 +71,7 @@ def run(args: argparse.Namespace) -> int:
     for found in scored:
         scores.run(found.dataset, methods, found.images[:: args.every])
     if not scores.rows(SEGMENTATION.name):
-        cure = "Name a split whose labels are published"
-        raise ConfigurationError("no pixel has a class", where="--data", cure=cure)
+        raise ConfigurationError("no pixel has a class", where="--data", cure="Name a split whose labels are published")
     arguments.write_results(args, scores, [found.name for found in scored], counted=counted, named=found_of["name"][1])
     return 0
 

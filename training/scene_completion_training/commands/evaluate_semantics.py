@@ -239,11 +239,9 @@ def _with_words(args: argparse.Namespace, bank: TextBank, density: DeployedStude
             what = f"texts of {own}, but {args.foundation[0]} is aligned to those of {aligned}"
             cure = "Make the bank with the text encoder that the teacher is aligned to"
             raise ConfigurationError(what, where=str(args.bank), cure=cure)
-        camera = Viewpoint.of_bundle(density.bundle).camera
-        models.append(LiftedTokens(teacher, density, WORD_CELL, camera, "2D"))
+        models.append(LiftedTokens(teacher, density, WORD_CELL, Viewpoint.of_bundle(density.bundle).camera, "2D"))
     for file in args.checkpoint:
-        teacher_name = asked_teacher(Checkpoint.read(file), bank)
-        models.append(FeatureFieldModel.open(file, density, teacher_name))
+        models.append(FeatureFieldModel.open(file, density, asked_teacher(Checkpoint.read(file), bank)))
     models += [open_vocabulary.DeployedFeatures(one, bank, density) for one in arguments.open_students(args)]
     return models
 

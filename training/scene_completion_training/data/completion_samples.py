@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 from zlib import crc32
@@ -18,13 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
-from scene_completion_ros.evaluation.semantic_classes import (
-    CITYSCAPES_CLASSES,
-    COMMON_CLASSES,
-    EMPTY,
-    INVALID,
-    ClassMap,
-)
+from scene_completion_ros.evaluation import semantic_classes
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID, ClassMap
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.depth_images import sparse_depth
@@ -36,17 +31,9 @@ from scene_completion_ros.sequences import posed_sequence
 from scene_completion_ros.sequences.opening import depth_truth, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Reals
-from scene_completion_training.data import voxel_evidence
+from scene_completion_training.data import module, voxel_evidence
 from scene_completion_training.data.drawn_views import canonical_classes, canonical_depth, canonical_image, jittered
-from scene_completion_training.data.module import (
-    DataSource,
-    FileSamples,
-    TrainingData,
-    digest_of,
-    load_sequence,
-    matching,
-    refuse_overlap,
-)
+from scene_completion_training.data.module import DataSource, FileSamples, TrainingData, matching, refuse_overlap
 from scene_completion_training.data.pack import Pack
 from scene_completion_training.data.prepared import identity
 from scene_completion_training.data.stereo import depth_meter, measured_depth
@@ -64,7 +51,7 @@ GROUND_IDS = (40, 44, 48, 49, 60, 72)
 _VERSION = 11  # raise FORMAT of pack.py with it
 _CITYSCAPES_TO_COMMON = ClassMap(
     "Cityscapes' train ids",
-    (*CITYSCAPES_CLASSES, "nothing"),
+    (*semantic_classes.CITYSCAPES_CLASSES, "nothing"),
     (*COMMON_CLASSES, "sky"),
     {"wall": "building", "rider": None, "nothing": None}
     | dict.fromkeys(("traffic light", "traffic sign"), "traffic-sign")
@@ -210,8 +197,7 @@ def prepare_samples(
 
     def images(indices: Sequence[int]) -> Iterator[tuple[int, Bytes]]:
         for index in indices:
-            image = canonical_image(sequence.image(index, camera), sequence.cameras[camera], viewpoint.camera)
-            yield index, image
+            yield index, canonical_image(sequence.image(index, camera), sequence.cameras[camera], viewpoint.camera)
 
     def true(indices: Sequence[int]) -> Iterator[Arrays]:
         for index, image in images(indices):
@@ -419,6 +405,7 @@ def _nearest(values: Floats, camera: Camera, target: Camera) -> Floats:
     return sparse_depth(rays * values[v, u, None], target)
 
 
+@kernel(parallel=False)
 def _resampled(  # type: ignore[no-untyped-def]
     label, origin, edge, truth_from_volume, start, size, shape, ends, pixel_from_volume, image, out
 ):
@@ -443,9 +430,6 @@ def _resampled(  # type: ignore[no-untyped-def]
                 out[i, j, k] = label[int(a), int(b), int(c)] if inside else 255
 
 
-_resampler: Callable[[], Any] = cache(lambda: kernel(parallel=False)(_resampled))
-
-
 def resampled_labels(
     label: Bytes,
     truth: VoxelGrid,
@@ -459,7 +443,7 @@ def resampled_labels(
     of_truth = np.asarray(truth.origin), truth.voxel_size, truth_from_volume
     grids = *of_truth, np.asarray(volume.origin), volume.voxel_size, np.asarray(volume.shape), np.asarray(truth.shape)
     pixel_from_volume = camera.matrix @ np.linalg.inv(volume_from_camera)[:3]
-    _resampler()(label, *grids, pixel_from_volume, np.array([camera.width, camera.height]), out)
+    _resampled(label, *grids, pixel_from_volume, np.array([camera.width, camera.height]), out)
     return out
 
 
@@ -630,13 +614,13 @@ class CompletionData(TrainingData):
         root = Path(self.settings.root)
         sources = {"training": self.settings.sources, "validation": self.settings.validation}
         self.recordings = opened = {
-            role: [(source, load_sequence(root, source, role)) for source in matching(root, named)]
+            role: [(source, module.load_sequence(root, source, role)) for source in matching(root, named)]
             for role, named in sources.items()
             if role == "validation" or stage == "fit"
         }
         if stage == "fit":
             refuse_overlap(*map(_images, opened.values()))
-            self.images = digest_of(_images(opened["training"]))
+            self.images = module.digest_of(_images(opened["training"]))
         members = self.settings.teachers if self.voxels else []
         taught = TaughtVoxels(members, self.viewpoint) if members else None
         for role, recordings in opened.items():

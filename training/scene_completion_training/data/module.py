@@ -313,8 +313,7 @@ class SequencesData(TrainingData):
             if sequence.pose_source == posed_sequence.UNKNOWN_POSES:
                 fusion = dataclasses.replace(fusion, views=0)
             options: dict[str, Any] = {"settings": fusion, "exact": source.exact, "viewpoint": self.viewpoint}
-            workers = max(2, self.settings.workers)
-            files = prepared.prepare_sequence(sequence, self.store, **options, workers=workers)
+            files = prepared.prepare_sequence(sequence, self.store, **options, workers=max(2, self.settings.workers))
             every = [prepared.load_prepared(file) for file in files]
             usable = self._usable(every, source, stereo=len(posed_sequence.cameras_ahead(sequence)) > 1)
         else:

@@ -157,8 +157,7 @@ def _prepare_frames(
             known = sequence.asset(index, "depth") if exact and side == "left" else None
             depth = depths.depth(index, name) if known is None else np.where(np.isfinite(known), known, 0.0)
             size = (frame.cameras[side].width, frame.cameras[side].height)
-            nearest = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST_EXACT)
-            arrays[f"depth_{side}"] = nearest.astype(np.float16)
+            arrays[f"depth_{side}"] = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST_EXACT).astype(np.float16)
         yield arrays
 
 
@@ -285,8 +284,7 @@ class RecordedFrames(Sequence[PreparedFrame]):
         images = OnDemand(self.cameras, partial(self._image, index))
         poses = OnDemand(self.cameras, partial(self._pose, index))
         masks = OnDemand(self._masked(index), partial(self._mask, index))
-        name = f"{self.name}/{index:06d}"
-        return PreparedFrame(images, {}, self.cameras, poses, masks, *_NOTHING, name)
+        return PreparedFrame(images, {}, self.cameras, poses, masks, *_NOTHING, f"{self.name}/{index:06d}")
 
     def names_in(self, index: int) -> list[str]:
         """Names of the cameras of which a frame has images."""

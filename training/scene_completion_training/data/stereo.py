@@ -13,7 +13,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from typing import Literal, TypeAlias
 
 import cv2
@@ -198,8 +198,7 @@ class MotionStereo:
     def _read(self, index: int) -> Bytes:
         """The grey image [h, w]; its pixels are 1 at least."""
         image = cv2.cvtColor(self._sequence.image(index, self._name), cv2.COLOR_RGB2GRAY)
-        grey = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA)
-        return np.maximum(grey, 1).astype(np.uint8)
+        return np.maximum(cv2.resize(image, self._size, interpolation=cv2.INTER_AREA), 1).astype(np.uint8)
 
     def _refined(self, other: int, index: int) -> RigidTransform:
         """Pose of a frame in another, which their images correct."""
@@ -212,8 +211,7 @@ class MotionStereo:
         """Nearest pixels [h, w, 2] of a neighbour that show what pixels see, if they do, and depth there over here."""
         points = self._rays @ pose.rotation.T + inverse[..., None] * pose.translation
         pixels, inside = (np.asarray(part) for part in self._camera.project(points))
-        nearest = np.floor(np.where(inside[..., None], pixels, 0.0) + 0.5).astype(np.int64)
-        return nearest, inside, points[..., 2]
+        return np.floor(np.where(inside[..., None], pixels, 0.0) + 0.5).astype(np.int64), inside, points[..., 2]
 
     def _sweep(self, index: int) -> tuple[Doubles, Doubles]:
         """Inverse depth [h, w] of a frame by itself and its standard deviation, per metre; infinite where unknown."""
@@ -257,7 +255,7 @@ class MotionStereo:
                     if (onto @ corners)[2].min() > 0.1:  # else a part of the plane lies behind the neighbour
                         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
                         warped = cv2.warpPerspective(image, matrix @ onto @ from_padded, size, flags=flags)
-                        _mismatch()(signs, warped, _OFFSETS, differ, seen)
+                        _add_mismatch(signs, warped, _OFFSETS, differ, seen)
                 with np.errstate(invalid="ignore"):
                     np.fmin(best, differ * np.float32(_COST / len(_OFFSETS)) / seen.astype(np.float32), out=best)
             cost[..., number] = best
@@ -279,31 +277,27 @@ def _signs(padded: Bytes) -> Mask:
     return np.stack([part(row, column) > part(-row, -column) for row, column in _OFFSETS])
 
 
-@cache
-def _mismatch() -> Callable[..., None]:
-    @kernel(parallel=False)
-    def mismatch(signs: Mask, padded: Bytes, offsets: Ints, differ: Counts, seen: Counts) -> None:
-        """Adds how many of a pixel's signs differ in an image, and 1, where the image shows it (is not 0)."""
-        count, height, width = signs.shape
-        radius = (padded.shape[0] - height) // 2
-        row = np.empty(width, np.uint8)
-        for y in range(height):
-            row[:] = 0
-            for k in range(count):
-                up, left = offsets[k]
-                # Slices, so that indices start at zero: others, which may be negative, are not vectorised.
-                one = padded[y + radius + up, radius + left : radius + left + width]
-                other = padded[y + radius - up, radius - left : radius - left + width]
-                sign = signs[k, y]
-                for x in range(width):
-                    row[x] += (one[x] > other[x]) != sign[x]
-            centre, differs, sees = padded[y + radius, radius : radius + width], differ[y], seen[y]
+@kernel(parallel=False)
+def _add_mismatch(signs: Mask, padded: Bytes, offsets: Ints, differ: Counts, seen: Counts) -> None:
+    """Adds how many of a pixel's signs differ in an image, and 1, where the image shows it (is not 0)."""
+    count, height, width = signs.shape
+    radius = (padded.shape[0] - height) // 2
+    row = np.empty(width, np.uint8)
+    for y in range(height):
+        row[:] = 0
+        for k in range(count):
+            up, left = offsets[k]
+            # Slices, so that indices start at zero: others, which may be negative, are not vectorised.
+            one = padded[y + radius + up, radius + left : radius + left + width]
+            other = padded[y + radius - up, radius - left : radius - left + width]
+            sign = signs[k, y]
             for x in range(width):
-                shown = centre[x] > 0
-                differs[x] += row[x] * shown
-                sees[x] += shown
-
-    return mismatch
+                row[x] += (one[x] > other[x]) != sign[x]
+        centre, differs, sees = padded[y + radius, radius : radius + width], differ[y], seen[y]
+        for x in range(width):
+            shown = centre[x] > 0
+            differs[x] += row[x] * shown
+            sees[x] += shown
 
 
 def _smoothed(cost: Bytes) -> Counts:

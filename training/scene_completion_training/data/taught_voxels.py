@@ -78,8 +78,7 @@ class TaughtVoxels:
             height = np.array([0.0, 0.0, self.viewpoint.height_above_ground])
             upright = RigidTransform(np.eye(3), height) @ volume_from_camera
             asked = [one for one in self._completers if not mounting_warnings(one.bundle, upright)]
-            placed = [one.mounted(upright).placed(volume_from_camera) for one in asked]
-            self._last = volume_from_camera, placed
+            self._last = volume_from_camera, [one.mounted(upright).placed(volume_from_camera) for one in asked]
         return self._last[1]
 
     @cached_property

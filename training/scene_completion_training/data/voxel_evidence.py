@@ -76,8 +76,7 @@ def _looked_through(view: DepthView, centres: Floats, margin: Floats, least: flo
     """Which voxel centres [N, 3], at a depth of `least` or more, lie by a margin [H, W] before what a view measured."""
     filled = np.where(view.depth > 0, view.depth, np.float32(1e6))
     # The smallest depth around a pixel that is known itself, so that edges carve nothing away.
-    nearest = cv2.erode(filled, np.ones((3, 3), np.uint8))
-    free_until = np.where(view.depth > 0, nearest - margin, np.float32(0.0))
+    free_until = np.where(view.depth > 0, cv2.erode(filled, np.ones((3, 3), np.uint8)) - margin, np.float32(0.0))
     camera_from_grid = view.grid_from_camera.inverse().matrix[:3].astype(np.float32)
     x, y, z = centres.T
     right, down, depth = (a * x + b * y + c * z + offset for a, b, c, offset in camera_from_grid)
@@ -277,8 +276,7 @@ def voxels_of_pixels(
     of_column = np.where(of_column == INVALID, _around(of_column), of_column)
     height = np.floor((ground - grid.origin[2]) / grid.voxel_size)
     x, y = np.nonzero((of_column != INVALID) & (height >= 0) & (height < grid.shape[2]))
-    z = height[x, y].astype(int)
-    label[x, y, z] = of_column[x, y]
+    label[x, y, height[x, y].astype(int)] = of_column[x, y]
     return label, ground
 
 
@@ -366,8 +364,7 @@ def voxels_of_scans(
     label[occupied] = OF_NO_CLASS
     cells, inside = grid.index_of(points)
     points, cells = points[inside], cells[inside]
-    there = grid_from_camera.inverse().apply(points)
-    named, visible = _pixels_of(there, depth, classes, camera, grid.voxel_size)
+    named, visible = _pixels_of(grid_from_camera.inverse().apply(points), depth, classes, camera, grid.voxel_size)
     with np.errstate(invalid="ignore"):
         low = points[:, 2] - ground[cells[:, 0], cells[:, 1]] <= _ON_GROUND_M
     sure = np.where(np.isin(named, _grounds(names)), low, visible & (named < len(names)))

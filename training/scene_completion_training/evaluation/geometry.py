@@ -90,8 +90,7 @@ class PriorControl(Predictor):
     def complete(self, sequence: PosedSequence, index: int) -> Prediction:
         """The same field at every frame, upright on the floor where the grids of the sequence are."""
         pose = level_grid(sequence, index) or self._pose
-        camera = sequence.cameras[reference_camera(sequence)]
-        return Prediction(camera, grid_density(self._density, self._grid, pose))
+        return Prediction(sequence.cameras[reference_camera(sequence)], grid_density(self._density, self._grid, pose))
 
 
 def level_grid(sequence: PosedSequence, index: int) -> RigidTransform | None:

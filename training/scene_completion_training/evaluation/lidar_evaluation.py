@@ -112,8 +112,7 @@ def surface_profile(scan: Scan, protocol: SlabProtocol) -> Doubles:
     index = ((angle + np.pi) / (2.0 * np.pi) * protocol.bins).astype(np.int64)
     nearest = np.full(protocol.bins, np.inf)
     np.minimum.at(nearest, np.minimum(index, protocol.bins - 1), distance)
-    filled = np.isfinite(nearest)
-    source = np.maximum.accumulate(np.where(filled, np.arange(protocol.bins), -1))
+    source = np.maximum.accumulate(np.where(np.isfinite(nearest), np.arange(protocol.bins), -1))
     return np.where(source >= 0, nearest[np.maximum(source, 0)], distance[np.argmin(angle)])
 
 
@@ -121,8 +120,7 @@ def surface_distance(profile: Doubles, angle: Doubles) -> Doubles:
     """Distance to the surface at angles [...], radians in -pi..pi, linear between the middles of the bins [bins]."""
     width = 2.0 * np.pi / len(profile)
     middles = -np.pi + width * (np.arange(-1, len(profile) + 1) + 0.5)  # one more on both sides: it wraps around
-    wrapped = np.concatenate([profile[-1:], profile, profile[:1]])
-    return np.asarray(np.interp(angle, middles, wrapped))
+    return np.asarray(np.interp(angle, middles, np.concatenate([profile[-1:], profile, profile[:1]])))
 
 
 def not_seen_free(points_level: Doubles, scan: Scan, profile: Doubles, protocol: SlabProtocol) -> Mask:
@@ -252,8 +250,7 @@ class LidarTally(Tally):
                 predicted = density[masks.rows] > cutoff
                 kinds = (predicted, masks.occupied, ~masks.visible, ~masks.visible & ~masks.occupied)
                 counts = (predicted.size, *(int(np.count_nonzero(kind)) for kind in kinds))
-                scores = slab_scores(predicted, masks.occupied, masks.visible)
-                self._found.setdefault(key, []).append((scores, counts))
+                self._found.setdefault(key, []).append((slab_scores(predicted, masks.occupied, masks.visible), counts))
         self.frames += bool(answer.frame.slabs)
 
     def rows(self) -> Iterator[Row]:

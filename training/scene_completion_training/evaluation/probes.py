@@ -93,8 +93,7 @@ def fit_linear_probe(
     """Fits a probe to values [N, E] with classes [N] of `count`; a ConfigurationError if they are of fewer than two."""
     if len(np.unique(classes)) < 2:
         what = f"{len(classes)} labels of {len(np.unique(classes))} of {count} classes, where a probe needs two classes"
-        cure = "Name more labelled scenes to train on"
-        raise ConfigurationError(what, where=where, cure=cure)
+        raise ConfigurationError(what, where=where, cure="Name more labelled scenes to train on")
     mean, scale = values.mean(axis=0), values.std(axis=0) + np.float32(1e-6)
     inputs, targets = torch.from_numpy((values - mean) / scale), torch.from_numpy(classes)
     generator, steps = torch.Generator().manual_seed(0), steps or PROBE_STEPS

@@ -32,13 +32,9 @@ from scene_completion_training.evaluation.geometry import PRIOR_SIGMA, level_gri
 from scene_completion_training.evaluation.predictor import VOXEL_EDGE, Frame, Prediction, Predictor, voxel_classes
 from scene_completion_training.evaluation.probes import LinearProbe
 from scene_completion_training.foundation.backbone import DenseExtractor, FeatureLifter, TokenMaps
+from scene_completion_training.networks import feature_field
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
-from scene_completion_training.networks.feature_field import (
-    DistillationHead,
-    FeatureField,
-    FeatureObservation,
-    normalised,
-)
+from scene_completion_training.networks.feature_field import DistillationHead, FeatureField, FeatureObservation
 from scene_completion_training.workers import accelerator
 
 FARTHEST_SURFACE = 51.2  # pixels that see nothing within the largest range are not clustered, metres
@@ -102,7 +98,7 @@ class FeatureFieldModel(Predictor):
     def codes(self, features: Tensor) -> Tensor:
         """Vectors [N, D], see `Prediction.codes`, of features [N, channels] of points, or composited along rays."""
         if self._teacher and isinstance(self.field, AgglomeratedField):
-            return normalised(self.field.original(self._teacher, features))
+            return feature_field.normalised(self.field.original(self._teacher, features))
         return self.field.codes(features) if self.head is None else self.head(self.field.expand(features))
 
 
@@ -143,7 +139,7 @@ class LiftedTokens(Predictor):
             pixels, depth = self._lifter.pixels(points, torch.eye(4)[None])
             found = self._lifter.sampled(maps, 0, pixels[0])
             if mean is not None:
-                return normalised(found)
+                return feature_field.normalised(found)
             return found * self._lifter.visible(pixels, depth, None)[0][:, None]
 
         return replace(self._density.complete(sequence, index), codes=lambda points: in_chunks(codes, points))

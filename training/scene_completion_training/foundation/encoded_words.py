@@ -162,8 +162,7 @@ def read_phrases(file: Path) -> PhraseList:
         raise VocabularyError("is neither a list nor an object", where=str(file), cure="Write phrases, or classes")
     usual = {"classes": {}, "background": [], "phrases": [], "template": STREET_TEMPLATE, "licence": ""}
     given = usual | {name: value for name, value in content.items() if value is not None}
-    cure = "Correct it; words such as no, on and 1 need quotes"
-    fields = JsonObject(given, file, kind=VocabularyError, cure=cure)
+    fields = JsonObject(given, file, kind=VocabularyError, cure="Correct it; words such as no, on and 1 need quotes")
     fields.only([*usual])
     if isinstance(given["classes"], list):
         given["classes"] = dict.fromkeys(fields.texts("classes"))
@@ -201,8 +200,7 @@ def make_bank(encoder: TextEncoder, given: PhraseList) -> TextBank:
         raise VocabularyError("no phrases", where="vocabulary", cure="Name at least one")
     # All but its embeddings, so that mistakes are found before they are computed.
     others = given.template, given.classes, given.background, given.licence
-    nothing = np.ones((len(phrases), 1), np.float16)
-    bank = TextBank(phrases, nothing, encoder.name, encoder.sha256, *others)
+    bank = TextBank(phrases, np.ones((len(phrases), 1), np.float16), encoder.name, encoder.sha256, *others)
     if bank.classes:
         bank.vocabulary()  # refuses a phrase of two classes, and too many
     rows = [encoder.encode([prompt(phrase, given.template)])[0].numpy() for phrase in watched(phrases, "phrase")]

@@ -354,8 +354,7 @@ class MultiViewField(nn.Module):
     def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> "MultiViewField":
         """An untrained field that weights fit, see `TrainedField`."""
         hidden, densities = len(state["fusion.position_layer.weight"]), "fusion.density_layer.weight" not in state
-        code = viewpoint.volume.point_code
-        return cls(viewpoint.camera, code, encoder=encoder, hidden=hidden, densities=densities)
+        return cls(viewpoint.camera, viewpoint.volume.point_code, encoder=encoder, hidden=hidden, densities=densities)
 
     def prior_parameters(self) -> list[nn.Parameter]:
         """Parameters of the head that do not depend on features."""

@@ -316,8 +316,7 @@ class SceneDecoder(nn.Module):
 
 def _sampled(maps: Tensor, pixels: Tensor, mode: str) -> Tensor:
     """Values [B, C, N] of maps [B, C, h, w] at pixels [B, N, 2], at the border beyond it."""
-    grid = pixels[:, None]
-    return functional.grid_sample(maps, grid, mode=mode, padding_mode="border", align_corners=False)[:, :, 0]
+    return functional.grid_sample(maps, pixels[:, None], mode=mode, padding_mode="border", align_corners=False)[:, :, 0]
 
 
 def _relative_to_surface(depth: Tensor, log_surface: Tensor, deviation: Tensor, measure: float) -> Tensor:

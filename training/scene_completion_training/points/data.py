@@ -111,8 +111,7 @@ def _sums(
     scene: PointScene, teachers: Mapping[str, "PixelFeatures"], settings: LiftingSettings, *, directions: bool = False
 ) -> tuple[Ints, Ints, dict[str, Tensor]]:
     """Rows of points [M], how many views see each [M], and sums of their features, or of their directions, [M, D]."""
-    generator = np.random.default_rng(0)
-    chosen = np.sort(generator.permutation(len(scene))[: settings.points or len(scene)])
+    chosen = np.sort(np.random.default_rng(0).permutation(len(scene))[: settings.points or len(scene)])
     points = scene.points[chosen].astype(np.float64)
     totals: dict[str, torch.Tensor] = {}
     views = np.zeros(len(points), np.int64)
@@ -346,8 +345,7 @@ class PointData(TrainingData):
             root = Path(self.settings.root)
             scenes, place = source.open(root), asdict(source) | {"folder": str((root / source.folder).resolve())}
             for name in scenes:
-                read = partial(scenes.__getitem__, name)
-                lifted = keep_lifted(self.store, place, name, read, opened, self.lifting)
+                lifted = keep_lifted(self.store, place, name, partial(scenes.__getitem__, name), opened, self.lifting)
                 self.scenes[f"{source.folder}/{name}"] = lifted
                 if self.settings.input == "colour" and not lifted.colours.any():
                     cure = "Take data.input=ones, or scenes that have them"

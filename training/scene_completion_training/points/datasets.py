@@ -132,8 +132,7 @@ def read_scan(folder: Path, labels: LabelSet, table: Path | None, every: int = 1
     views = sens_views(stream, every) if stream.is_file() else ()
     normals = vertex_normals(points, mesh["face"]) if "face" in mesh else None
     classes = labels.classes if label is not None else ()
-    colours = colours_of(mesh["vertex"])
-    return PointScene(folder.name, points, colours, normals, classes, label, instance, views)
+    return PointScene(folder.name, points, colours_of(mesh["vertex"]), normals, classes, label, instance, views)
 
 
 def _listed(path: Path, key: str) -> Any:
@@ -226,8 +225,7 @@ def read_region(mesh: Path, labels: LabelSet, table: Path, every: int = 1) -> Po
     classes = looked_up(_classes_of_categories(table, labels), category, str(mesh))
     label, instance = at_vertices(classes), at_vertices(np.asarray(faces["segment_id"], np.int64))
     colours, normals, views = colours_of(vertices), columns(vertices, ("nx", "ny", "nz")), house_views(house)[::every]
-    name = f"{house.name}_{mesh.stem}"
-    return PointScene(name, points, colours, normals, labels.classes, label, instance, views)
+    return PointScene(f"{house.name}_{mesh.stem}", points, colours, normals, labels.classes, label, instance, views)
 
 
 @lru_cache(maxsize=2)

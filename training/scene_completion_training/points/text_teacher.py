@@ -62,8 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     shown = torch.from_numpy(cv2.resize(image, size, interpolation=cv2.INTER_AREA)).permute(2, 0, 1)
                     tokens = model.features(shown[None], CELL)[0].cpu().numpy()
                     mixed = softmax(probe.logits(tokens.reshape(len(tokens), -1).T), axis=1) @ rows
-                    whole = mixed.T.reshape(-1, *tokens.shape[1:]).astype(np.float16)
-                    np.save(part / f"{view.name}.npy", whole)
+                    np.save(part / f"{view.name}.npy", mixed.T.reshape(-1, *tokens.shape[1:]).astype(np.float16))
 
 
 if __name__ == "__main__":

@@ -217,8 +217,7 @@ class StudentStage(SingleImageStage):
         if teacher.link is not None:
             self.link.load_state_dict(teacher.link.requires_grad_(False).state_dict())
         encoder = copy.deepcopy(teacher.field.encoder).requires_grad_(True)
-        frozen = settings.distillation.freeze_encoder
-        has_depth = teacher.has_depth if frozen else bool(settings.losses.dense_depth)
+        has_depth = teacher.has_depth if settings.distillation.freeze_encoder else bool(settings.losses.dense_depth)
         self.field = self.make_density(depth_channel=has_depth, encoder=encoder)
         self.start_learning()
 

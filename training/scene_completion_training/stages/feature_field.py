@@ -404,8 +404,7 @@ class SemanticsStage(SingleImageStage):
                 self.buffer.push(crops)
             ready = len(crops) > 0 and int(self.buffer.filled) > feature_field.NEAREST
             self.found += self.found.new_tensor([images, len(crops), ready])
-        own = samples_of(generator, images)[0]
-        partners = self.buffer.partners(crops, own) if len(crops) else None
+        partners = self.buffer.partners(crops, samples_of(generator, images)[0]) if len(crops) else None
         zero = sum(parameter.sum() for parameter in self.head.parameters()) * 0.0
         terms: Batch = {pair: torch.as_tensor(zero) for pair in losses.PAIRS}
         if partners is not None:

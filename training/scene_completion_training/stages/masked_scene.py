@@ -118,8 +118,7 @@ class MaskedSceneStage(Stage):
         bottom_up = settings.masking == "bottom_up"
         made = masked_scenes.student_features(self.student, hidden, masked, bottom_up=bottom_up)
         with torch.no_grad():
-            levels_of_all = self.field(whole.features, whole.pyramid)
-            targets = sample_levels(levels_of_all, whole.pyramid, others[chosen])[0]
+            targets = sample_levels(self.field(whole.features, whole.pyramid), whole.pyramid, others[chosen])[0]
         self._watch(targets)
         answers = sample_levels(made, hidden.pyramid, places[chosen])[0]
         terms = {}

@@ -118,8 +118,7 @@ class PixelStage(SeenStage):
     def __init__(self, settings: PixelConfiguration) -> None:
         super().__init__(settings)
         self.viewpoint = settings.viewpoint()
-        weights = settings.model
-        self.trunk = DepthAnythingTrunk(weights=weights, frozen_blocks=settings.frozen_blocks)
+        self.trunk = DepthAnythingTrunk(weights=settings.model, frozen_blocks=settings.frozen_blocks)
         self.field = PixelHead(
             self.viewpoint.volume.point_code,
             channels=self.trunk.channels[0],
@@ -306,8 +305,7 @@ def trained_trunk(stored: Checkpoint | TrainedPixels, weights: str | None = None
     """
     named = (stored.configuration.get("encoder_weights") if weights is None else weights) or DEPTH_ANYTHING
     whole = not stored.file.is_dir()
-    blocks = frozen_blocks(stored.configuration)
-    trunk = DepthAnythingTrunk(weights=named, pretrained=not whole, frozen_blocks=blocks)
+    trunk = DepthAnythingTrunk(weights=named, pretrained=not whole, frozen_blocks=frozen_blocks(stored.configuration))
     own, learned = trunk.state_dict(), learned_weights(trunk)
     published = {} if whole else {name: value for name, value in own.items() if name not in learned}
     try:

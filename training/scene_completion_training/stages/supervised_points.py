@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.data.module import TrainingData
 from scene_completion_training.data.store import Arrays, Entry, keyed, mapped_arrays
 from scene_completion_training.losses import weighted_mean
-from scene_completion_training.masked_scenes import POINT_FEATURES, in_one, point_features
+from scene_completion_training.masked_scenes import POINT_FEATURES, in_one, keep_points
 from scene_completion_training.networks.supervised_points import NetworkKind, SupervisedPoints, network_inputs
 from scene_completion_training.points.data import PointDataSettings
 from scene_completion_training.points.features import open_network
-from scene_completion_training.points.scene import PointScene, drawn_rows, require
+from scene_completion_training.points.scene import PointScene, drawn_rows
 from scene_completion_training.points.voxels import OFFSETS, turned, unit, voxels_of
 from scene_completion_training.sparse.hu_net import HUNetSettings
 from scene_completion_training.stage import Batch, Stage
@@ -131,7 +131,9 @@ class LabelledData(TrainingData):
         for source in self.settings.sources:
             place = asdict(source) | {"folder": str((root / source.folder).resolve())}
             entry = Entry(self.store / keyed(Path(place["folder"]).name, [VERSION, place]))
-            found |= keep_labelled(source.open(root), entry, source.folder)
+            scenes = source.open(root)
+            names = [f"{source.folder}/{name}" for name in scenes]
+            found |= zip(names, keep_points(scenes, entry, _labels), strict=True)
         order = np.random.default_rng(0).permutation(len(found))
         count = round(self.given.share / 100.0 * len(found))
         if found and not count:
@@ -162,25 +164,13 @@ class LabelledData(TrainingData):
         return self.served(LabelledSamples(list(self.files.values()), self.given, self.length), collate_fn=in_one)
 
 
-def keep_labelled(scenes: Mapping[str, PointScene], entry: Entry, folder: str) -> dict[str, Path]:
-    """Files of scenes with labels, by folder and name, once all are kept; those there are not read again."""
-    names = list(scenes)
-
-    def make(numbers: Sequence[int]) -> Iterator[Arrays]:
-        for number in numbers:
-            scene = scenes[names[number]]
-            require(scene)
-            rows = drawn_rows(scene, len(scene))
-            yield {
-                "points": scene.points - scene.points.min(axis=0),
-                "features": point_features(len(scene), scene.colours, scene.normals).astype(np.float16),
-                "label": np.asarray(scene.label, np.int32),
-                "rows": rows.astype(np.int32),  # of the labelled points, in the order of the draw
-                "classes": np.frombuffer(json.dumps(scene.classes).encode(), np.uint8),
-            }
-
-    files = entry.fill({number: name.replace("/", "-") for number, name in enumerate(names)}, make, "scene")
-    return {f"{folder}/{name}": file for name, file in zip(names, files, strict=True)}
+def _labels(scene: PointScene) -> Arrays:
+    """What is kept of a scene with labels, besides its points."""
+    return {
+        "label": np.asarray(scene.label, np.int32),
+        "rows": drawn_rows(scene, len(scene)).astype(np.int32),  # of the labelled points, in the order of the draw
+        "classes": np.frombuffer(json.dumps(scene.classes).encode(), np.uint8),
+    }
 
 
 class LabelledSamples(Dataset[dict[str, Tensor]]):

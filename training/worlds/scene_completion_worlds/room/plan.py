@@ -334,8 +334,7 @@ class FloorPlan(World):
         if not room.free(wanted, under + 0.08 if under else 0.0):
             return False
         parts = list(thing.parts)
-        high = max(float(part.corners[..., 2].max()) for part in parts)
-        room.taken.append((wanted, high))
+        room.taken.append((wanted, max(float(part.corners[..., 2].max()) for part in parts)))
         self._add(moved_all(parts, (x, y, 0.0), yaw))
         for (x0, x1, y0, y1), z in thing.tops:
             for _ in range(int(rng.poisson(1.2 + 2.0 * (x1 - x0) * (y1 - y0)))):

@@ -162,8 +162,7 @@ class RoomShader:
         self._scene, self._plan = scene, plan
         self._dirt = periodic_noise(np.random.default_rng([plan.seed, 23]), 256, 256, 0.8)
         self._kind = np.zeros(len(scene.label), np.uint8)
-        glow = np.array([GLOWING.get(name, 0.0) for name in plan.atlas.names], np.float32)
-        self._glow = glow[scene.texture]
+        self._glow = np.array([GLOWING.get(name, 0.0) for name in plan.atlas.names], np.float32)[scene.texture]
         x0, x1, y0, y1 = plan.outline
         shape = [int(np.ceil(length / CELL_M)) + 2 for length in (x1 - x0, y1 - y0, plan.height)]
         self._grid = VoxelGrid((x0 - CELL_M, y0 - CELL_M, -CELL_M), CELL_M, (shape[0], shape[1], shape[2]))

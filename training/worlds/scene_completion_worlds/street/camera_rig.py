@@ -13,7 +13,7 @@ from scene_completion_ros.geometry.cameras import undistorted_angle
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.geometry.transforms import about, rotation_of_angles
 from scene_completion_training.arrays import Doubles, Floats, Random, Reals
-from scene_completion_worlds.street.kernels import compiled
+from scene_completion_worlds.street.kernels import turn
 
 # Angle off the axis at which a fisheye's image ends; beyond lies the dark inside of the lens.
 LENS_ANGLE = np.deg2rad(92.5)
@@ -48,7 +48,7 @@ def viewing_directions(camera: Camera, pixels: Reals) -> Doubles:
 def turned(directions: Floats, rotation: Doubles) -> Floats:
     """Directions [N, 3] turned by a rotation matrix."""
     out = np.empty(directions.shape, np.float32)
-    compiled("turn")(directions, rotation.astype(np.float32), out)
+    turn(directions, rotation.astype(np.float32), out)
     return out
 
 

@@ -155,8 +155,7 @@ class StreetDrive(RenderedDrive):
         rate_hz: float = FRAME_RATE_HZ,
     ) -> None:
         self.rig = mounted(rig, seed)
-        length = longest_drive(profile_of(seed), frames, rate_hz)
-        self.plan = TownPlan(seed, length, hilly=rig.level)
+        self.plan = TownPlan(seed, longest_drive(profile_of(seed), frames, rate_hz), hilly=rig.level)
         poses = drive_poses(self.plan.line, self.plan.profile, frames, seed, rate_hz)
         cameras, places = dict(self.rig.cameras), dict(self.rig.rig_from_camera)
         super().__init__(seed, cameras, places, poses, stamps_ns(frames, rate_hz), rig.grid)

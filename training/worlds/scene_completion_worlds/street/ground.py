@@ -217,8 +217,7 @@ def _terrain(ground: Ground, line: StreetLine, found: _Quads) -> None:
     _, d = line.nearest(cells + COARSE_M / 2)
     near, far = np.abs(d) < FINE_REACH_M, np.abs(d) < REACH_M
     offsets = np.stack(np.meshgrid(*(np.arange(0, COARSE_M, FINE_M),) * 2, indexing="ij"), axis=-1).reshape(-1, 2)
-    fine = (cells[near][:, None] + offsets[None]).reshape(-1, 2)
-    _grid_quads(ground, fine, FINE_M, found)
+    _grid_quads(ground, (cells[near][:, None] + offsets[None]).reshape(-1, 2), FINE_M, found)
     _grid_quads(ground, cells[far & ~near], COARSE_M, found)
 
 

@@ -8,7 +8,7 @@ from scene_completion_ros.evaluation.truth import FREE, VoxelTruth
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints, Mask
 from scene_completion_worlds.street.camera_rig import pixel_directions, turned
-from scene_completion_worlds.street.kernels import compiled
+from scene_completion_worlds.street.kernels import fill_convex, vote_triangles
 from scene_completion_worlds.street.parts import Part
 from scene_completion_worlds.street.scene import Scene, trace_view
 
@@ -91,7 +91,7 @@ def _solid_label(parts: list[Part], grid: VoxelGrid, grid_from_world: RigidTrans
         offsets = offsets + normals @ grid_from_world.translation
         first = np.array([where.start for where in box])
         last = np.array([where.stop for where in box])
-        compiled("fill_convex")(normals, offsets, first, last, origin, grid.voxel_size, part.label, label)
+        fill_convex(normals, offsets, first, last, origin, grid.voxel_size, part.label, label)
     return label
 
 
@@ -113,7 +113,7 @@ def most_surface(corners: Doubles, classes: Bytes, grid: VoxelGrid) -> Bytes:
     names, start = np.unique(classes[order], return_index=True)
     triangles = np.ascontiguousarray(corners[order]), np.append(start, len(classes)), names
     label, lattice = np.zeros(grid.shape, np.uint8), (np.asarray(grid.origin), grid.voxel_size, np.asarray(grid.shape))
-    compiled("vote_triangles")(*triangles, grid.voxel_size / SAMPLES_PER_VOXEL, *lattice, label.reshape(-1))
+    vote_triangles(*triangles, grid.voxel_size / SAMPLES_PER_VOXEL, *lattice, label.reshape(-1))
     return label
 
 

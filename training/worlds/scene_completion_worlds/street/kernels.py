@@ -7,9 +7,6 @@ of `ground_truth` has a readable twin of the votes.
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 # numba infers the types of these loops; their arrays' shapes are in the docstrings.
 
-from functools import cache
-from typing import Any
-
 import numpy as np
 
 from scene_completion_ros.jit import inlined, kernel
@@ -19,7 +16,8 @@ CLOUD_SCALE = 90.0  # texels per unit of the plane the clouds lie in
 DIRT_TEXELS = (1.7, 6.25, 45.0)  # per metre, of three octaves: stains, patches, grain
 
 
-def _turn(directions, rotation, out):
+@kernel(parallel=False)
+def turn(directions, rotation, out):
     """Fills out [N, 3] with rotation [3, 3] times each direction; a matrix product would start threads for this."""
     for i in range(len(directions)):
         x, y, z = directions[i, 0], directions[i, 1], directions[i, 2]
@@ -81,7 +79,9 @@ def sky_at(x, y, z, colours, sun, cloudiness, cover, shade, hills):
     return red + 0.92 * light * cloud, green + 0.93 * light * cloud, blue + 0.95 * light * cloud
 
 
-def _sky(directions, colours, sun, cloudiness, cover, shade, hills, out):
+@kernel(parallel=False)
+def sky_seen(directions, colours, sun, cloudiness, cover, shade, hills, out):
+    """Fills out [N, 3] with the linear colour of the sky in each direction."""
     for i in range(len(directions)):
         out[i, 0], out[i, 1], out[i, 2] = sky_at(
             directions[i, 0], directions[i, 1], directions[i, 2], colours, sun, cloudiness, cover, shade, hills
@@ -99,7 +99,8 @@ def _dirt(tile, x, y):
     return (tile[j, i] * (1 - fx) + tile[j, k] * fx) * (1 - fy) + (tile[m, i] * (1 - fx) + tile[m, k] * fx) * fy
 
 
-def _surfaces(
+@kernel(parallel=False)
+def surfaces_seen(
     origin, directions, distance, triangle, weight_b, weight_c, uv, normals, texture, tint, density, kind, offsets,
     sizes, texels, linear, dirt, strength, pixel_angle, sun, point, normal, albedo, lit, facing
 ):  # fmt: skip
@@ -145,7 +146,8 @@ def _surfaces(
         facing[i] = towards
 
 
-def _lit(
+@kernel(parallel=False)
+def lit(
     directions, distance, point, normal, albedo, direct, facing, is_ground, openness, corner, cell, sun_colour, ambient,
     air, haze, colours, sun, cloudiness, cover, shade, hills, out
 ):  # fmt: skip
@@ -191,7 +193,8 @@ def _voxel(x, y, z, origin, size, shape):
     return (int(i) * shape[1] + int(j)) * shape[2] + int(k)
 
 
-def _vote_triangles(corners, start, names, spacing, origin, size, shape, label):
+@kernel(parallel=False)
+def vote_triangles(corners, start, names, spacing, origin, size, shape, label):
     """Fills the class [V] with most surface samples per voxel; of two, the later one.
 
     `corners`: triangles [F, 3, 3] sorted by class; those of class n begin at start[n].
@@ -227,7 +230,8 @@ def _vote_triangles(corners, start, names, spacing, origin, size, shape, label):
             votes[cell] = 0
 
 
-def _fill_convex(normals, offsets, low, high, origin, size, name, label):
+@kernel(parallel=False)
+def fill_convex(normals, offsets, low, high, origin, size, name, label):
     """Label free voxels [X, Y, Z] whose centres lie behind all planes, within index bounds."""
     for i in range(low[0], high[0]):
         x = origin[0] + (i + 0.5) * size
@@ -244,10 +248,3 @@ def _fill_convex(normals, offsets, low, high, origin, size, name, label):
                         break
                 if inside:
                     label[i, j, k] = name
-
-
-@cache
-def compiled(name: str) -> Any:
-    """One of the kernels by name, such as "sky"."""
-    functions = (_turn, _sky, _surfaces, _lit, _vote_triangles, _fill_convex)
-    return kernel(parallel=False)({function.__name__[1:]: function for function in functions}[name])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_training.arrays import Bytes, Floats, Ints, Mask, Reals
 from scene_completion_worlds.street.camera_rig import LidarModel, pixel_directions, turned
-from scene_completion_worlds.street.kernels import compiled
+from scene_completion_worlds.street.kernels import surfaces_seen
 from scene_completion_worlds.street.parts import Part
 from scene_completion_worlds.street.sky import CameraLook, expose
 from scene_completion_worlds.street.textures import TextureAtlas
@@ -138,7 +138,7 @@ class Surfaces:
     ) -> "Surfaces":  # fmt: skip
         """Surfaces where rays from one origin end; `kind`: of each triangle; `dirt`: tile, and strengths by kind."""
         found = Surfaces(*(np.empty((len(directions), *shape), np.float32) for shape in ((3,), (3,), (4,), (), ())))
-        compiled("surfaces")(
+        surfaces_seen(
             origin, directions, hits.distance, hits.triangle, hits.weight_b, hits.weight_c, scene.uv, scene.normals,
             scene.texture, scene.tint, scene.texels_per_metre, kind, *scene.world.atlas.tables, *dirt,
             np.float32(pixel_angle), light, *vars(found).values()

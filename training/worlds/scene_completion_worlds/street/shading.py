@@ -5,7 +5,7 @@ from functools import cached_property
 import numpy as np
 
 from scene_completion_training.arrays import Doubles, Floats
-from scene_completion_worlds.street.kernels import GROUND, LEAF, WALL, compiled
+from scene_completion_worlds.street.kernels import GROUND, LEAF, WALL, lit
 from scene_completion_worlds.street.scene import OFFSET_M, Hits, Scene, Surfaces
 from scene_completion_worlds.street.sky import Sky
 from scene_completion_worlds.street.street_line import GROUND_CLASSES, StreetClass
@@ -57,7 +57,7 @@ class Shader:
         direct = np.zeros(len(directions), np.float32)
         direct[sunny] = seen.lit[sunny] * ~scene.rays.blocked(start, np.broadcast_to(sun, start.shape))
         out = np.empty(directions.shape, np.float32)
-        compiled("lit")(
+        lit(
             directions, hits.distance, seen.point, seen.normal, seen.albedo, direct, seen.facing,
             self._kind[hits.triangle] == GROUND, *self._openness, np.float32(CELL_M),
             light.sun_colour.astype(np.float32), self._sky.ambient, (0.85 * light.horizon).astype(np.float32),

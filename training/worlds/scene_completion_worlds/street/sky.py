@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Random
-from scene_completion_worlds.street.kernels import compiled
+from scene_completion_worlds.street.kernels import sky_seen
 from scene_completion_worlds.street.textures import linear_to_srgb, periodic_noise
 
 CLOUD_TILE = 512
@@ -78,7 +78,7 @@ class Sky:
     def radiance(self, directions: Floats) -> Floats:
         """Linear colour [N, 3] seen along unit directions [N, 3], world frame."""
         out = np.empty((len(directions), 3), np.float32)
-        compiled("sky")(directions, *self.tables, out)
+        sky_seen(directions, *self.tables, out)
         return out
 
 

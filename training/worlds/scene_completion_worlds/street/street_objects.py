@@ -150,8 +150,7 @@ def terrace(rng: Random) -> list[Part]:
     """Parasols and tables before a cafe, or a market stall."""
     tint, kind = triple(rng.uniform(0.2, 0.95, 3)), StreetClass.BUILDING
     roof = frustum((-1.3, 1.3, -0.9, 0.9), (-0.1, 0.1, -0.1, 0.1), (2.15, 2.7), "cloth", kind, tint=tint)
-    table = box((0.8, 0.7, 0.74), (0.6, 0.1, 0.37), "planks", kind)
-    return [_pole(0.04, 2.4), roof, table]
+    return [_pole(0.04, 2.4), roof, box((0.8, 0.7, 0.74), (0.6, 0.1, 0.37), "planks", kind)]
 
 
 def house(rng: Random, width: float, depth: float, floors: int, *, shops: bool, arcade_m: float = 0.0) -> list[Part]:

@@ -6,22 +6,14 @@ from typing import Literal
 import numpy as np
 
 from scene_completion_training.arrays import Random
-from scene_completion_worlds.street import road_users
+from scene_completion_worlds.street import road_users, street_line
 from scene_completion_worlds.street.ground import ARM_M, Ground, SideStreet, make_ground
 from scene_completion_worlds.street.layout import SECTION_M, Layout, make_nursery
 from scene_completion_worlds.street.parts import Part
 from scene_completion_worlds.street.roadside import furnish
 from scene_completion_worlds.street.scene import World
 from scene_completion_worlds.street.sky import draw_camera_look, draw_daylight
-from scene_completion_worlds.street.street_line import (
-    CORNER_RADIUS_M,
-    GROUND_CLASSES,
-    StreetKind,
-    StreetLine,
-    StreetProfile,
-    draw_profile,
-    make_street_line,
-)
+from scene_completion_worlds.street.street_line import StreetKind, StreetLine, StreetProfile, make_street_line
 from scene_completion_worlds.street.textures import TextureAtlas, ground_textures, made_textures, road_textures
 
 Role = Literal["training", "validation", "test", "demo"]
@@ -40,7 +32,7 @@ STRAIGHT = 1 / 400.0  # curvature below which a side street may branch off
 class Town(World):
     """The built part of a town, from one arc length to another."""
 
-    ground_classes: tuple[int, ...] = GROUND_CLASSES
+    ground_classes: tuple[int, ...] = street_line.GROUND_CLASSES
 
     def __init__(self, plan: "TownPlan", parts: list[Part], start: float, end: float) -> None:
         self.plan, self.parts, self.start, self.end = plan, parts, start, end
@@ -58,7 +50,7 @@ def role_of_seed(seed: int) -> Role:
 
 def profile_of(seed: int) -> StreetProfile:
     """Cross-section and kind of a town's street."""
-    return draw_profile(np.random.default_rng([seed, 11]))
+    return street_line.draw_profile(np.random.default_rng([seed, 11]))
 
 
 class TownPlan:
@@ -80,7 +72,7 @@ class TownPlan:
             -BEHIND_M,
             length + AHEAD_M,
             corner_share=self.profile.sharp_turns,
-            smallest_radius=max(CORNER_RADIUS_M[0], 2.0 + edge),
+            smallest_radius=max(street_line.CORNER_RADIUS_M[0], 2.0 + edge),
             grade=self.profile.grade,
             crests=np.random.default_rng([seed, 15]).uniform(0.0, STEEPEST_CREST) if hilly else 0.0,
         )
