@@ -9,13 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import CameraError
-from scene_completion_ros.geometry.cameras import (
-    COEFFICIENT_COUNTS,
-    FOCAL_LENGTHS,
-    Camera,
-    DistortionModel,
-    checked_distortion,
-)
+from scene_completion_ros.geometry import cameras
+from scene_completion_ros.geometry.cameras import FOCAL_LENGTHS, Camera, DistortionModel, checked_distortion
 from scene_completion_ros.geometry.plausible_cameras import Doubt, doubts_about, doubts_about_projection
 from scene_completion_ros.picture_files import LARGEST_IMAGE
 
@@ -135,7 +130,7 @@ def _distortion(
     if model == "none":
         what = f"distortion_model is {calibration.model!r} although there are coefficients {list(values)}"
         raise CameraError(what, where=where_model, cure="Name the model that they were fitted with, such as plumb_bob")
-    count = COEFFICIENT_COUNTS[model]
+    count = cameras.COEFFICIENT_COUNTS[model]
     if len(values) > count and not any(values[count:]):
         values = values[:count]  # drivers have a fixed number, OpenCV appends thin-prism and tilt terms
     try:

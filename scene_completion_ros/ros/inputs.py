@@ -28,10 +28,7 @@ from scene_completion_ros.ros.messages import LATCHED_QOS, stamp_nanoseconds
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.placements import Placements, ahead_ns, make_transform_source
 from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
-from scene_completion_ros.ros.waiting import (
-    noted_subscription,
-    polled_room,
-)
+from scene_completion_ros.ros.waiting import noted_subscription, polled_room
 
 SECOND_NS = 1_000_000_000
 

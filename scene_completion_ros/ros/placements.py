@@ -17,12 +17,8 @@ from nav_msgs.msg import Odometry
 from rclpy.time import Time
 
 from scene_completion_ros.errors import SceneCompletionError, TransformConflictError
-from scene_completion_ros.geometry.transforms import (
-    OPTICAL_FROM_FORWARD,
-    RigidTransform,
-    TransformError,
-    rotation_of_angles,
-)
+from scene_completion_ros.geometry import transforms
+from scene_completion_ros.geometry.transforms import RigidTransform, TransformError, rotation_of_angles
 from scene_completion_ros.messages.transform_buffer import NoTransformError, TransformBuffer, stamp_of
 from scene_completion_ros.ros.frame import NotYetError, Placement
 from scene_completion_ros.ros.parameters import NodeParameters, names_in
@@ -273,8 +269,8 @@ class Placements:
             return Placement(*placed, camera_from_grid, base, from_camera(base) @ camera_from_grid)
         assumed = None if parameters.camera_height else self._trained_height
         pose = camera_pose(parameters if assumed is None else replace(parameters, camera_height=assumed))
-        of_map = frame_id, pose @ camera_from_grid, pose.inverse()
-        return Placement(*placed, camera_from_grid, *of_map, assumed_height=assumed)
+        map_from_grid = pose @ camera_from_grid
+        return Placement(*placed, camera_from_grid, frame_id, map_from_grid, pose.inverse(), assumed_height=assumed)
 
 
 def _tolerance_ns(parameters: NodeParameters) -> int:
@@ -307,4 +303,5 @@ def camera_pose(parameters: NodeParameters) -> RigidTransform:
     That is `base_frame`, or where it is empty `grid.frame`, or without both the frame on the ground below the camera.
     """
     rotation = rotation_of_angles(0.0, math.radians(parameters.camera_pitch), 0.0)
-    return RigidTransform(rotation, np.array([0.0, 0.0, parameters.camera_height])) @ OPTICAL_FROM_FORWARD.inverse()
+    forward = RigidTransform(rotation, np.array([0.0, 0.0, parameters.camera_height]))
+    return forward @ transforms.OPTICAL_FROM_FORWARD.inverse()

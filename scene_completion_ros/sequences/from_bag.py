@@ -19,15 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros import errors
 from scene_completion_ros.bags.reader import CLOUD_TYPE, IMAGE_TYPES, ODOMETRY_TYPE, BagMessage, BagReader
 from scene_completion_ros.bags.storage import names_bag
-from scene_completion_ros.errors import (
-    BagError,
-    CameraError,
-    SceneCompletionError,
-    SequenceError,
-    TransformConflictError,
-)
+from scene_completion_ros.errors import BagError, SceneCompletionError, SequenceError, TransformConflictError
 from scene_completion_ros.geometry import plausible_cameras as plausible
 from scene_completion_ros.geometry.camera_files import camera_from_projection, read_camera
 from scene_completion_ros.geometry.camera_info import topic_words
@@ -35,14 +30,8 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.messages import images
 from scene_completion_ros.messages.transform_buffer import TransformBuffer, child_cure, stamp_of
-from scene_completion_ros.sequences.posed_sequence import (
-    UNKNOWN_POSES,
-    ArrayLoader,
-    Frame,
-    ImageSource,
-    PosedSequence,
-    Source,
-)
+from scene_completion_ros.sequences import posed_sequence
+from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, ImageSource, PosedSequence, Source
 
 DEPTH_TOLERANCE_NS = 20_000_000  # less than half the time between the images of a camera of 20 Hz
 LIDAR_TOLERANCE_NS = 60_000_000  # half a revolution of a 10 Hz LiDAR, and a little
@@ -371,15 +360,10 @@ def _recording(reader: BagReader, window: Window, streams: Mapping[str, _Stream]
         names[topic]: _advancing(topic, [one for one in s.images if window.holds(one.address.bag_stamp_ns)], dropped)
         for topic, s in streams.items()
     }
-    return Recording(
-        reader=reader,
-        window=window,
-        topics={names[topic]: topic for topic in streams},
-        frame_ids={names[topic]: stream.frame_id for topic, stream in streams.items()},
-        cameras={names[topic]: stream.camera for topic, stream in streams.items()},
-        groups=_grouped(advancing, tolerance_ns),
-        dropped=dropped,
-    )
+    topics = {name: topic for topic, name in names.items()}
+    frame_ids = {name: streams[topic].frame_id for name, topic in topics.items()}
+    cameras = {name: streams[topic].camera for name, topic in topics.items()}
+    return Recording(reader, window, topics, frame_ids, cameras, _grouped(advancing, tolerance_ns), dropped)
 
 
 def _windows(found: Sequence[_Stamped]) -> list[Window]:
@@ -445,7 +429,7 @@ def _check_pair(reader: BagReader, first: str, other: str, offset: RigidTransfor
     sides = [{"left", "right"} & {*topic_words(name)} for name in (first, other)]
     if sides == ([{"left"}, {"right"}] if x < 0.0 else [{"right"}, {"left"}]):
         what = f"P[3] = {columns[topic]:.6g} places the right camera {abs(x):.3f} m to the left of the left one"
-        raise CameraError(what, where=where, cure=plausible.PIXELS_TIMES_METRES)
+        raise errors.CameraError(what, where=where, cure=plausible.PIXELS_TIMES_METRES)
 
 
 def moving_transforms(
@@ -534,7 +518,7 @@ def sequence_from_bag(reader: BagReader, poses: str | None = None) -> PosedSeque
     the first camera's images, whose places are unknown.
     """
     (recording,) = read_recordings(reader)
-    if poses != UNKNOWN_POSES:
+    if poses != posed_sequence.UNKNOWN_POSES:
         return posed_recording(recording, odometry_topic=poses)
     camera, here = recording.first_camera, RigidTransform.identity()
     return PosedSequence(
@@ -542,7 +526,7 @@ def sequence_from_bag(reader: BagReader, poses: str | None = None) -> PosedSeque
         cameras={camera: recording.cameras[camera]},
         rig_from_camera={camera: here},
         frames=[Frame(stamp, {camera: found[camera]}, here) for stamp, found in recording.groups if camera in found],
-        pose_source=UNKNOWN_POSES,
+        pose_source=posed_sequence.UNKNOWN_POSES,
         provenance=recording_provenance(recording),
     )
 

@@ -160,7 +160,8 @@ def kitti_odometry(folder: Path | str, *, poses: str | None = None) -> PosedSequ
         pose_file = root / poses if poses else _default_pose_file(root)
         world_from_cam0 = read_kitti_poses(pose_file)
     check_lines(world_from_cam0, "poses", last, pose_file)
-    stamps = stamps_of(root / "times.txt", line_of, _read_seconds)
+    seconds = partial(read_lines, kind="time", read=lambda line: round(float(line) * 1e9), cure="Expected seconds")
+    stamps = stamps_of(root / "times.txt", line_of, seconds)
     camera_models, rig_from_camera, rig_from_sensor = _rig(root, {c: images[c][numbers[0]] for c in chosen})
     frames = [
         Frame(
@@ -215,10 +216,6 @@ def stamps_of(times: Path, line_of: Mapping[int, int], read: Callable[[Path], Se
     stamps = read(times)
     check_lines(stamps, "times", max(line_of.values()), times)
     return {number: stamps[line] for number, line in line_of.items()}
-
-
-def _read_seconds(path: Path) -> list[int]:
-    return read_lines(path, "time", lambda line: round(float(line) * 1e9), "Expected seconds")
 
 
 def check_lines(values: Sequence[object], what: str, last: int, path: Path) -> None:

@@ -68,9 +68,8 @@ def occupancy_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> T
     """
     taught = teacher.detach()
     probability = probability_of_log_odds(taught)
-    crossed, own = (
-        functional.binary_cross_entropy_with_logits(logit, probability, reduction="none") for logit in (student, taught)
-    )
+    cross_entropy = functional.binary_cross_entropy_with_logits
+    crossed, own = (cross_entropy(logit, probability, reduction="none") for logit in (student, taught))
     return weighted_mean(crossed - own, valid)
 
 

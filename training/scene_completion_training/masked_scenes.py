@@ -153,8 +153,8 @@ def keep_points(
             if labels is None:
                 say_what_lacks(scene)
             features = point_features(len(scene), scene.colours, scene.normals).astype(np.float16)
-            kept = {"points": scene.points - scene.points.min(axis=0), "features": features}
-            yield kept | (labels(scene) if labels else {})
+            points = scene.points - scene.points.min(axis=0)
+            yield {"points": points, "features": features, **(labels(scene) if labels else {})}
 
     return entry.fill({number: name.replace("/", "-") for number, name in enumerate(names)}, make, "scene")
 

@@ -29,17 +29,8 @@ from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.plain_text import printable
 from scene_completion_ros.ros.dds import profile_path, profile_variable
 from scene_completion_ros.ros.frame import Student
-from scene_completion_ros.ros.health.judgement import (
-    Counts,
-    Drops,
-    Event,
-    Level,
-    Record,
-    Status,
-    idle_status,
-    lifecycle_status,
-    outputs_status,
-)
+from scene_completion_ros.ros.health import judgement
+from scene_completion_ros.ros.health.judgement import Counts, Drops, Event, Level, Record, Status, idle_status
 from scene_completion_ros.ros.messages import stamp_nanoseconds
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.topics import DIAGNOSTICS
@@ -497,13 +488,13 @@ class Diagnostics:
         """One status a part."""
         now_s, counts, record = time.perf_counter(), observed.counts, observed.inference
         drops = self._recent(counts, now_s)
-        found = [lifecycle_status(observed.state, observed.problem)]
+        found = [judgement.lifecycle_status(observed.state, observed.problem)]
         found += self._of_input(observed, drops, now_s)
         if record is None:
             found += [idle_status(name, observed.state) for name in ("inference", "outputs")]
         else:
             found.append(inference_status(record, drops, processed=counts.processed, unwanted=counts.unwanted))
-            found.append(outputs_status(observed.subscribers, counts.warned, record.result_age_s(now_s)))
+            found.append(judgement.outputs_status(observed.subscribers, counts.warned, record.result_age_s(now_s)))
         if record is not None and (record.words.report.asked or record.words.report.refused.count):
             found.append(words_status(record.words.report, now_s, DROPS_WINDOW_S))
         return found

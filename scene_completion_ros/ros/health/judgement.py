@@ -87,10 +87,9 @@ class FrameCounters(Counts):
         with self._lock:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()))
             total = sum(self.dropped.values())
-            counts = (
-                f"received {self.received} images, processed {self.processed}, dropped {total} ({reasons or 'none'})"
-            )
-            return f"{counts}, no subscriber for {self.unwanted}" if self.unwanted else counts
+            counts = f"received {self.received} images, processed {self.processed}, dropped {total}"
+            unwanted = f", no subscriber for {self.unwanted}" if self.unwanted else ""
+            return f"{counts} ({reasons or 'none'}){unwanted}"
 
 
 class Level(IntEnum):

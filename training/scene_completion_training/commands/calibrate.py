@@ -37,9 +37,8 @@ def validation_of(file: Path) -> "list[PosedSequence]":
 
     settings = read_configuration(file, [], CompletionConfiguration).data
     root = Path(settings.root)
-    opened = (
-        (load_sequence(root, source, "validation"), source.every) for source in matching(root, settings.validation)
-    )
+    sources = matching(root, settings.validation)
+    opened = ((load_sequence(root, source, "validation"), source.every) for source in sources)
     return [dataclasses.replace(sequence, frames=sequence.frames[::every]) for sequence, every in opened]
 
 

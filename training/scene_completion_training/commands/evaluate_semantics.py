@@ -155,16 +155,12 @@ def _fields(args: argparse.Namespace, density: DeployedStudent | None) -> tuple[
 
     `density`: decides what is occupied; without one each field is read as SceneDINO is.
     """
-    from scene_completion_training.evaluation.semantic_evaluation import (
-        SCENEDINO,
-        FeatureFieldModel,
-        Sampling,
-        open_probed,
-    )
+    from scene_completion_training.evaluation import semantic_evaluation
+    from scene_completion_training.evaluation.semantic_evaluation import FeatureFieldModel, Sampling
 
-    sampling = Sampling(density.cutoff) if density else SCENEDINO
+    sampling = Sampling(density.cutoff) if density else semantic_evaluation.SCENEDINO
     clustered: list[Predictor] = [FeatureFieldModel.open(file, density=density) for file in args.checkpoint]
-    return clustered, [open_probed(file, probe, density, sampling) for file, probe in args.probed]
+    return clustered, [semantic_evaluation.open_probed(file, probe, density, sampling) for file, probe in args.probed]
 
 
 def _fitted(args: argparse.Namespace) -> list[Predictor]:

@@ -24,12 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "instead compare features of frames with those of --targets, where optical flow finds the same pixels; "
     meaning += "checkpoints of feature_field or semantics"
     parser.add_argument("--consistency", action="store_true", help=meaning)
-    meaning = (
-        "with --consistency also the tokens of this foundation model (and hidden layer), a name or a local folder, "
-    )
-    meaning += (
-        "in the images of the first checkpoint, bilinear between tokens, less the mean that it learned them without"
-    )
+    meaning = "with --consistency also the tokens of this foundation model (and hidden layer), a name or a local "
+    meaning += "folder, in the images of the first checkpoint, bilinear between tokens, less the mean that it learned "
+    meaning += "them without"
     arguments.add_foundation(parser, meaning)
     arguments.add_number(parser, "--cell", 16, "pixels along a side of these tokens (8 for DINO in SceneDINO)")
 

@@ -31,9 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "with --from: folder for checkpoints and curves; prepared frames go into FOLDER_samples"
     kept = Output(("checkpoints/best.ckpt",), lambda _: ())
     parser.add_argument("--output", type=kept, metavar="FOLDER", help=meaning)
-    meaning = (
-        "train this part alone of a configuration that has several: pixels or student of training/configs/street.yaml"
-    )
+    meaning = "train this part alone of a configuration that has several: pixels or student of "
+    meaning += "training/configs/street.yaml"
     parser.add_argument("--only", metavar="PART", default="", help=meaning)
     parser.add_argument("--threads", type=int, default=None, help="torch threads (default: all cores)")
     meaning = "values that replace the configuration's, e.g. data.root=/data steps=2000 losses.occupancy=0"

@@ -633,9 +633,8 @@ class CompletionData(TrainingData):
         assert self.frozen is not None
         if role == "training":
             self.images = manifest.text("images_sha256")
-            self.focal_ratios, self.heights, self.pitches = (
-                list(manifest.numbers(name)) for name in ("focal_ratios", "heights", "pitches")
-            )
+            ranges = "focal_ratios", "heights", "pitches"
+            self.focal_ratios, self.heights, self.pitches = (list(manifest.numbers(name)) for name in ranges)
         for number, one in enumerate(manifest.object("recordings").objects(role)):
             place, names = f"{role}/{number:04d}", {index: f"{index:06d}" for index in one.integers("frames")}
             images = partial(pack.images, place, self.viewpoint.camera)

@@ -156,9 +156,8 @@ class DeployedStudent(Predictor):
             options: dict[str, Any] = {"engine": self._engine, "threads": self._threads}
             options |= {"grid": truth.grid, "grid_from_camera": truth.grid_from_camera}
             stated = mounting(sequence, camera, index)
-            self._completer = Completer(self.bundle, wanted[0], **options, upright_from_camera=stated)
-        assert self._completer is not None
-        return self._completer
+            last = self._completer = Completer(self.bundle, wanted[0], **options, upright_from_camera=stated)
+        return last
 
     def _frame(self, sequence: PosedSequence, index: int, camera: str) -> "_FieldFrame | _CellFrame":
         if not self.bundle.takes_evidence:

@@ -21,18 +21,9 @@ from scene_completion_ros.sequences.opening import SOURCES, open_recording
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, PosedSequence, read_source, reference_camera
 from scene_completion_ros.untrusted_files import read_text
 from scene_completion_training.arrays import Floats, Ints
-from scene_completion_training.points import datasets
+from scene_completion_training.points import datasets, scene
 from scene_completion_training.points.ply import known_numbers, read_cloud
-from scene_completion_training.points.scene import (
-    UNLABELLED,
-    LabelSet,
-    PointScene,
-    RgbdView,
-    check_views,
-    label_set,
-    looked_up,
-    rays_of,
-)
+from scene_completion_training.points.scene import UNLABELLED, LabelSet, PointScene, RgbdView, label_set, rays_of
 from scene_completion_training.points.voxels import VoxelMeans, unit
 
 SPLITS = ("train", "val", "test")
@@ -163,7 +154,7 @@ def _by_name(
         if (first := found.setdefault(name(place), place)) is not place:
             what, cure = f"is there twice, as {first} and {place}", "Name one of them, or move the other away"
             raise SequenceError(what, where=name(place), cure=cure)
-    return {scene: partial(read, place) for scene, place in found.items()}
+    return {key: partial(read, place) for key, place in found.items()}
 
 
 def _beside(root: Path, name: str) -> Path | None:
@@ -171,9 +162,9 @@ def _beside(root: Path, name: str) -> Path | None:
     return next((found for place in _BESIDE if (found := root / place / name).is_file()), None)
 
 
-def _group(source: str, scene: str) -> str:
+def _group(source: str, name: str) -> str:
     """What lists name: a scan, the house of a region, the area of a room."""
-    return scene.rpartition("_region")[0] if source == "Matterport3D" else scene.partition("/")[0]
+    return name.rpartition("_region")[0] if source == "Matterport3D" else name.partition("/")[0]
 
 
 def _names(root: Path, source: str, split: str) -> set[str]:
@@ -231,7 +222,7 @@ def fused_scene(
         )
         for frame in frames
     )
-    check_views(views, where)
+    scene.check_views(views, where)
     points, means, votes = _fused(views, [frame.assets for frame in frames], table, VoxelMeans(VOXEL, where))
     known = names if "label" in votes else ()
     return PointScene(where, points, means[:, :3], unit(means[:, 3:]), known, views=views, **votes)
@@ -255,7 +246,7 @@ def _fused(
         votes = {}
         for name in there:
             ids = _ids(of.get(name), depth, f"{where}, {name} of view {view.name}")[chosen]
-            votes[name] = looked_up(table, ids, where) if name == "label" else np.where(ids > 0, ids, UNLABELLED)
+            votes[name] = scene.looked_up(table, ids, where) if name == "label" else np.where(ids > 0, ids, UNLABELLED)
         sums.add(np.asarray(pose.apply(positions[chosen])), np.hstack([colours, normals]), votes)
     return sums.result()
 

@@ -165,10 +165,11 @@ class LabelledData(TrainingData):
 
 
 def _labels(scene: PointScene) -> Arrays:
-    """What is kept of a scene with labels, besides its points."""
+    """What is kept of a scene with labels, besides its points; a `SequenceError` where it has none."""
+    rows = drawn_rows(scene, len(scene))
     return {
         "label": np.asarray(scene.label, np.int32),
-        "rows": drawn_rows(scene, len(scene)).astype(np.int32),  # of the labelled points, in the order of the draw
+        "rows": rows.astype(np.int32),  # of the labelled points, in the order of the draw
         "classes": np.frombuffer(json.dumps(scene.classes).encode(), np.uint8),
     }
 
