@@ -26,10 +26,10 @@ def _poses(motion: RecordedMotion) -> Iterator[tuple[int, bytes]]:
     from scene_completion_ros.ros.messages import odometry_message
 
     before_ns = 0
-    for bag_ns, stamp_ns, pose in motion.of_images():
+    for stamp_ns, pose, image in motion.of_images():
         message = odometry_message(pose, stamp_ns, motion.world, motion.named)
         yield before_ns, serialize_message(message)
-        before_ns = bag_ns
+        before_ns = image.recorded.bag_stamp_ns
 
 
 def replay_over_dds(
