@@ -29,8 +29,8 @@ OFF_PX, NEAREST_M = 1.0, 0.3  # poses that are off by 0.1° move corners by 0.7 
 SIGNS = np.array([(1.0, 1.0), (-1.0, -1.0), (-1.0, 1.0), (1.0, -1.0)])[:, None]
 # A pair tells by the share of its corners that one of the first two alone explains, if they outnumber those of the
 # other. So many pairs, and such a share, have to tell a turn, which explains a share of all corners, and about what
-# mirrors do. Of turned KITTI, demo and towns 80 to 100 % of the pairs did, with 56 to 99 % of the corners; of recordings
-# as they are one pair of ten at most.
+# mirrors do. Of turned KITTI, demo and towns 80 to 100 % of the pairs did, with 56 to 99 % of the corners; as they
+# are, one pair of ten at most.
 TELLING, OUTNUMBER, FEWEST_PAIRS, LEAST_PAIRS, EXPLAINED, AS_MIRRORED = 0.2, 3.0, 3, 0.7, 0.55, 0.98
 
 

@@ -383,13 +383,9 @@ class MotionScale:
         """Earlier images that look the same way, for each way (least, wished for, most; metres) that with the best."""
         steps = [(past, past.pose.inverse() @ pose) for past in self._past]
         apart = [(past, _length(step) / self._measure) for past, step in steps if _angle(step.rotation) < MOST_TURN]
-        chosen: list[PosedImage] = []
-        for least, wished, most in ways:
-            fit = [one for one in apart if least <= one[1] <= most]
-            if fit:
-                best = min(fit, key=lambda one: abs(one[1] - wished))[0]
-                chosen += [] if any(best is one for one in chosen) else [best]
-        return chosen
+        fits = [([one for one in apart if least <= one[1] <= most], wished) for least, wished, most in ways]
+        best = [min(fit, key=lambda one: abs(one[1] - wished))[0] for fit, wished in fits if fit]
+        return [*dict.fromkeys(best)]
 
     def _followed(self, now: PosedImage, past: PosedImage, depth: Floats) -> tuple[int, Way | None]:
         """How many corners were found again in an earlier image, and how the camera came from there by them."""
