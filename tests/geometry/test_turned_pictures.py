@@ -20,13 +20,14 @@ Pixels = NDArray[np.uint8]
 
 def moments(
     yaw: float = 2.0,  # degrees from one image to the next
+    pitch: float = 2.0,  # to and fro
     aside: float = 0.0,  # metres, as a robot goes that can move sideways
     images: Callable[[Pixels], Pixels] = lambda image: image,
     by_tf: Callable[[RigidTransform], RigidTransform] = lambda pose: pose,
 ) -> list[Moment]:
     found: list[Moment] = []
     for index in range(8):
-        turn = rotation_of_angles(0.0, math.radians(2.0 * (index % 2) * (yaw != 0.0)), math.radians(yaw * index))
+        turn = rotation_of_angles(0.0, math.radians(pitch * (index % 2) * (yaw != 0.0)), math.radians(yaw * index))
         ahead = 0.0 if aside else 0.3
         pose = RigidTransform(turn, np.array([ahead * index, aside * index, 1.0])) @ OPTICAL_FROM_FORWARD.inverse()
         image = np.ascontiguousarray(images(hall(pose)))
@@ -61,7 +62,7 @@ def test_a_camera_that_hangs_as_tf_says_is_no_doubt() -> None:
     "found",
     [
         moments(yaw=0.0, images=turned),  # straight ahead
-        moments(images=lambda image: image[:, ::-1]),  # a mirror
+        moments(images=lambda image: image[:, ::-1], pitch=0.2),  # a mirror
         moments(images=lambda image: np.full_like(image, 128)),  # no corners
         moments(images=turned)[:3],  # too few to be sure
         [],
