@@ -163,7 +163,8 @@ class _Replay:
             return None, ""
         except BagError as error:
             return None, str(error)
-        for warning in motion.warnings:
+        doubt = motion.turned_doubt(self.camera or self.reader.camera_for(self.topic))
+        for warning in filter(None, [*motion.warnings, doubt]):
             self._warn(warning)
         if self.scale_from == "off":
             return None, ""

@@ -26,9 +26,9 @@ from scene_completion_ros.arrays import Bytes, Doubles, Floats, Mask
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.plausible_motion import FASTEST_M_S
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.geometry.turned_pictures import follow_corners
 
 NEAREST_M = 1.5  # depth of corners, in streets
-AWAY_AND_BACK_PX = 0.4  # a corner that is followed away and back again ends where it began
 # Standard deviations: of a place in an image, pixels; of the logarithm of one depth; of rotation and direction between
 # two poses of odometry, radians.
 PIXEL, DEPTH, ROTATION, DIRECTION = 0.3, 0.1, math.radians(0.15), math.radians(2.0)
@@ -138,11 +138,9 @@ class CornerFollower:
         v = (y + past_from_now[1, 3] * inverse) * near * focal[1] + centre[1]
         drawn = cv2.remap(past.grey, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         as_from_here = np.asarray(drawn, np.uint8)
-        away, tracked = _followed(now.grey, as_from_here, corners)
-        back, returned = _followed(as_from_here, now.grey, away)
+        away, kept = follow_corners(now.grey, as_from_here, corners, 2)
         places = [cv2.remap(part, away[:, :, 0], away[:, :, 1], cv2.INTER_LINEAR)[:, 0] for part in (u, v)]
         found = np.stack(places, axis=1).astype(np.float64)
-        kept = tracked & returned & (np.linalg.norm((back - corners)[:, 0], axis=1) < AWAY_AND_BACK_PX)
         kept &= (found > 1.0).all(axis=1) & (found < np.array(self.size) - 2.0).all(axis=1)
         return found, kept
 
@@ -204,12 +202,6 @@ class CornerFollower:
         _, owner, count = np.unique(part, axis=0, return_inverse=True, return_counts=True)
         alike = count[owner.reshape(-1)]
         return np.asarray(DEPTH * alike * np.maximum(1.0, points[:, 2] / (NEAR_M * self.measure)), np.float64)
-
-
-def _followed(first: Bytes, second: Bytes, pixels: Floats) -> tuple[Floats, Mask]:
-    """Where pixels [N, 1, 2] of one image are in another, and whether they were found there [N] (Bouguet 2000)."""
-    found, status, _ = cv2.calcOpticalFlowPyrLK(first, second, pixels, pixels.copy(), winSize=(15, 15), maxLevel=2)
-    return np.asarray(found, np.float32), np.asarray(status)[:, 0] == 1
 
 
 BASELINES_M = ((0.9, 1.5, 2.25), (2.1, 3.5, 5.25), (4.2, 7.0, 10.5))  # ways to earlier images, see `MotionScale`
@@ -391,13 +383,9 @@ class MotionScale:
         """Earlier images that look the same way, for each way (least, wished for, most; metres) that with the best."""
         steps = [(past, past.pose.inverse() @ pose) for past in self._past]
         apart = [(past, _length(step) / self._measure) for past, step in steps if _angle(step.rotation) < MOST_TURN]
-        chosen: list[PosedImage] = []
-        for least, wished, most in ways:
-            fit = [one for one in apart if least <= one[1] <= most]
-            if fit:
-                best = min(fit, key=lambda one: abs(one[1] - wished))[0]
-                chosen += [] if any(best is one for one in chosen) else [best]
-        return chosen
+        fits = [([one for one in apart if least <= one[1] <= most], wished) for least, wished, most in ways]
+        best = [min(fit, key=lambda one: abs(one[1] - wished))[0] for fit, wished in fits if fit]
+        return [*dict.fromkeys(best)]
 
     def _followed(self, now: PosedImage, past: PosedImage, depth: Floats) -> tuple[int, Way | None]:
         """How many corners were found again in an earlier image, and how the camera came from there by them."""

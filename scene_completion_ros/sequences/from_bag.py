@@ -9,6 +9,7 @@ import threading
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import islice
@@ -27,7 +28,9 @@ from scene_completion_ros.geometry import plausible_cameras as plausible
 from scene_completion_ros.geometry.camera_files import camera_from_projection, read_camera
 from scene_completion_ros.geometry.camera_info import topic_words
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.plausible_motion import HANGS
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.geometry.turned_pictures import Moment, turned_doubt
 from scene_completion_ros.messages import images
 from scene_completion_ros.messages.transform_buffer import TransformBuffer, child_cure, stamp_of
 from scene_completion_ros.sequences import posed_sequence
@@ -488,7 +491,7 @@ class RecordedMotion:
         self._buffer, self.world, self.source = moving_transforms(
             reader, self.frame, lambda name: reader.tf_buffer(odometry_topic=name)
         )
-        self._path, self._topic = reader.path, topic
+        self._path, self._topic, self._hangs = reader.path, topic, HANGS in note
         ahead = [stamp_of(header) - recorded_ns for recorded_ns, header in found if stamp_of(header)]
         clock = self._buffer.clock_problem(topic, ahead, "the time of recording")
         # What should be looked at, in words.
@@ -501,13 +504,20 @@ class RecordedMotion:
         except BagError as error:
             return error.what
 
-    def of_images(self) -> Iterator[tuple[int, int, RigidTransform]]:
-        """Bag time and stamp of each image, and where the camera was, as far as that is known."""
+    def of_images(self) -> Iterator[tuple[int, RigidTransform, BagImage]]:
+        """Stamp of each image, where the camera was, as far as that is known, and the image."""
         with BagReader(self._path) as reader:
             for recorded, stamp_ns in reader.readable([self._topic], lambda message: stamp_of(message.header)):
                 pose = self.at(stamp_ns)
                 if not isinstance(pose, str):
-                    yield recorded.stamp_ns, stamp_ns, pose
+                    yield stamp_ns, pose, BagImage(RecordedMessage.of(reader, recorded))
+
+    def turned_doubt(self, camera: Camera) -> str:
+        """Find that images are turned by 180° against their poses: see `turned_pictures`."""
+        moments: list[Moment] = []
+        with suppress(BagError):  # a damaged recording is told of by what reads all of it
+            moments.extend(self.of_images())
+        return turned_doubt(self._topic, camera, moments, self._hangs)
 
 
 def sequence_from_bag(reader: BagReader, poses: str | None = None) -> PosedSequence:
@@ -596,6 +606,19 @@ def posed_recording(
         provenance=provenance,
         rig_from_sensor=rig_from_sensor,
     )
+
+
+def turned_doubts(recording: Recording, sequence: PosedSequence) -> list[str]:
+    """Find cameras whose images are turned by 180° against their poses: see `turned_pictures`."""
+    found = []
+    for name, camera in sequence.cameras.items():
+        topic, frames = recording.topics[name], enumerate(sequence.frames)
+        moments = [
+            (f.stamp_ns, sequence.world_from_camera(i, name), partial(sequence.image, i, name)) for i, f in frames
+        ]
+        _, note = recording.reader.optical_frame(recording.frame_ids[name], topic)
+        found.append(turned_doubt(topic, camera, moments, HANGS in note))
+    return [*filter(None, found)]
 
 
 def recording_provenance(recording: Recording) -> dict[str, object]:

@@ -12,7 +12,8 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_typestore
 
 from scene_completion_ros.bags.writer import BagWriter, header_fields, made_message
-from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform, rotation_of_angles
 
 STORE = get_typestore(Stores.LATEST)
 SECOND = 1_000_000_000
@@ -68,6 +69,21 @@ def picture(seed: int = 0, width: int = WIDTH, height: int = HEIGHT) -> NDArray[
 
 def jpeg(seed: int = 0, width: int = WIDTH, height: int = HEIGHT) -> bytes:
     return bytes(cv2.imencode(".jpg", picture(seed, width, height))[1].tobytes())
+
+
+HALL_CAMERA = Camera(160.0, 160.0, 159.5, 99.5, 320, 200)
+
+
+def hall(world_from_camera: RigidTransform) -> NDArray[np.uint8]:
+    """What `HALL_CAMERA` sees, uint8 RGB [H, W, 3], of a hall with a rough floor at z = 0 and a ceiling at z = 4 m."""
+    rays = HALL_CAMERA.unproject(HALL_CAMERA.pixel_centres()) @ world_from_camera.rotation.T
+    height, up = world_from_camera.translation[2], rays[..., 2]
+    along = np.minimum(np.where(up < 0.0, -height, 4.0 - height) / np.where(up == 0.0, 1e-9, up), 60.0)
+    places = (world_from_camera.translation + along[..., None] * rays) / 0.1
+    x, y = (np.ascontiguousarray(places[..., axis] % 511.0, dtype=np.float32) for axis in (0, 1))
+    rough = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (512, 512), dtype=np.uint8), (0, 0), 1.0)
+    grey = cv2.remap(cv2.equalizeHist(rough), x, y, cv2.INTER_LINEAR)
+    return np.repeat(np.where(along < 12.0, grey, 128).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def camera_info(
@@ -183,6 +199,21 @@ def recorded(path: Path, fill: Callable[[Drive], object]) -> Path:
     with BagWriter(path) as writer:
         fill(Drive(writer))
     return path
+
+
+def turning(made: Drive, *, mount: RigidTransform, turned: bool) -> None:
+    """Eight images of a drive along a bend through a hall, of an upright camera that is mounted so by tf."""
+    camera = HALL_CAMERA
+    made.static(turn=mount)
+    made.info(0, width=camera.width, height=camera.height, f=camera.fx, centre=(camera.cx, camera.cy))
+    for index in range(8):
+        stamp, yaw, x = START + index * SECOND // 10, math.radians(3.0 * index), 0.35 * index
+        made.writer.write("/tf", "tf2_msgs/msg/TFMessage", transform("map", "base_link", (x, 0, 0), stamp, yaw), stamp)
+        base = RigidTransform(rotation_of_angles(0.0, 0.0, yaw), np.array([x, 0.0, 0.0]))
+        seen = hall(base @ RigidTransform(OPTICAL_FROM_FORWARD.rotation.T, np.array([0.2, 0.0, 1.0])))
+        content = cv2.imencode(".png", seen[::-1, ::-1] if turned else seen)[1].tobytes()
+        message = compressed(content, "png", stamp_ns=stamp)
+        made.writer.write("/camera/image_raw/compressed", "sensor_msgs/msg/CompressedImage", message, stamp)
 
 
 def record(path: Path, count: int = 5) -> Path:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -87,6 +88,17 @@ def test_what_speaks_against_the_calibration_is_a_warning(
     )
     assert said and said[1] in (output / "report" / "index.html").read_text("utf-8")
     assert statistics_of(output)["frames_out"] == 3
+
+
+def test_images_that_are_turned_against_tf_are_a_warning(
+    tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drive = partial(recordings.turning, mount=OPTICAL_FROM_FORWARD.inverse(), turned=True)
+    bag, output = recordings.recorded(tmp_path / "drive", drive), tmp_path / "out"
+    assert replay(bag, output, flat_road, "--offline") == 0
+    warning = "by their motion the images of /camera/image_raw/compressed are turned by 180° against tf: of "
+    assert f"warning: {warning}" in capsys.readouterr().err
+    assert any(one.startswith(warning) for one in statistics_of(output)["warnings"])
 
 
 def test_without_a_bag_it_is_the_bundled_drive_with_words(

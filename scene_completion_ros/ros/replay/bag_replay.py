@@ -26,9 +26,9 @@ def _poses(motion: RecordedMotion) -> Iterator[tuple[int, bytes]]:
     from scene_completion_ros.ros.messages import odometry_message
 
     before_ns = 0
-    for bag_ns, stamp_ns, pose in motion.of_images():
+    for stamp_ns, pose, image in motion.of_images():
         yield before_ns, serialize_message(odometry_message(pose, stamp_ns, motion.world, motion.named))
-        before_ns = bag_ns
+        before_ns = image.recorded.bag_stamp_ns
 
 
 def replay_over_dds(

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from scene_completion_ros.errors import BagError
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform, rotation_of_angles
 from scene_completion_ros.sequences.from_bag import RecordedMotion
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from tests.bags.recordings import SECOND, START, Drive, recorded, transform
+from tests.bags.recordings import HALL_CAMERA, SECOND, START, Drive, recorded, transform, turning
 
 TOPIC = "/camera/image_raw/compressed"
 BODY, OPTICAL = RigidTransform.identity(), OPTICAL_FROM_FORWARD.inverse()
@@ -102,6 +103,32 @@ def test_a_replay_says_the_same(tmp_path: Path, fill: Fill, words: str) -> None:
         except BagError as error:
             said = [str(error)]
     assert any(re.search(words, one) for one in said), said
+
+
+HANGS = f"{TOPIC}: by tf the camera of frame 'camera_optical' hangs upside down"
+READINGS = "Either the driver turns the images by 180°, or the roll of the camera in tf is wrong by that"
+
+
+@pytest.mark.parametrize(
+    ("name", "mount", "turned", "words"),
+    [
+        ("upright", OPTICAL, False, []),
+        ("images", OPTICAL, True, [f"images of {TOPIC} are turned by 180° against tf: of .*{READINGS}"]),
+        ("tf", TURNED, False, [HANGS, f"{TOPIC} are upright, while the camera hangs upside down by tf: .*{READINGS}"]),
+        ("both", TURNED, True, [HANGS]),
+    ],
+)
+def test_images_are_compared_with_the_roll_of_their_camera(
+    tmp_path: Path, name: str, mount: RigidTransform, turned: bool, words: list[str]
+) -> None:
+    # Each bag has a path of its own: a process keeps those open that it read images of.
+    bag = recorded(tmp_path / name, partial(turning, mount=mount, turned=turned))
+    assert cli.main(["extract", str(bag), "--output", str(tmp_path / "out")]) == 0
+    warnings = PosedSequence.load(tmp_path / "out" / name / "00").provenance["warnings"]
+    assert len(warnings) == len(words) and all(map(re.search, words, warnings)), warnings
+    with BagReader(bag) as reader:
+        motion = RecordedMotion(reader, TOPIC)
+    assert [*motion.warnings, *filter(None, [motion.turned_doubt(HALL_CAMERA)])] == warnings
 
 
 @pytest.mark.parametrize(

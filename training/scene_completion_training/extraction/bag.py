@@ -13,7 +13,7 @@ import numpy as np
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.errors import BagError, SceneCompletionError, SequenceError, of_system
 from scene_completion_ros.progress import Progress
-from scene_completion_ros.sequences.from_bag import Recording, posed_recording, read_recordings
+from scene_completion_ros.sequences.from_bag import Recording, posed_recording, read_recordings, turned_doubts
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.whole_files import whole_folder
 from scene_completion_training.extraction.finishing import ExtractionSettings, finished
@@ -106,7 +106,11 @@ def _extract_recording(recording: Recording, job: Job, folder: Path, report: Bag
         progress("poses")
         names = ("world_frame", "odometry_topic", "lidar_topic", "ground_frame", "ground_height")
         options: dict[str, Any] = {name: getattr(job.settings, name) for name in names}
-        for sequence in _split_at_gaps(posed_recording(complete, **options), report):
+        whole = posed_recording(complete, **options)
+        doubts = turned_doubts(complete, whole)
+        complete.warnings += doubts
+        whole.provenance["warnings"] += doubts
+        for sequence in _split_at_gaps(whole, report):
             _save(sequence, job, folder / f"{len(report.sequences):02d}", report, progress)
     except SceneCompletionError as error:
         report.problems.append(str(error))
