@@ -18,6 +18,7 @@ _OTHER_SIZE = 1.4  # a principal point by which image and calibration differ so 
 # Off the middle by the same share along both axes: on average, along each of them, and how much alike.
 _OFF_MIDDLE, _OFF_AXIS, _ALIKE = 0.12, 0.1, 1.2
 _MODES, _LIKE_MODE = (1.2, 1.25, 4.0 / 3.0), 0.025  # usual factors between modes of a sensor
+_AT_EDGE = 0.6  # off it along one axis: such an image is less than two thirds of another
 _SWAPPED = 0.3  # off the middle, once width and height are exchanged
 _STRETCHED, _ALONG = 0.15, 0.1  # logarithms: of fx / fy, and by how much the principal point may differ from it
 _SCALED, _ALIKE_RATIOS = 0.2, 0.1  # P to K: rectifying changes the focal length, but keeps the middle
@@ -55,10 +56,10 @@ def _check_focal_lengths(camera: Camera, where: str) -> None:
     sides = ("fx", "width", camera.width), ("fy", "height", camera.height)
     for focal, (name, side, size) in zip((camera.fx, camera.fy), sides, strict=True):
         share, guess = focal / size, "a thousand times too large"
-        if share < widest and max(camera.cx, camera.cy) <= 2.0:
-            guess = "divided by the size of the image, as all of K"
+        if share < widest and (max(camera.cx, camera.cy) <= 2.0 or 0.2 < focal < 1.0):
+            guess = "divided by the size of the image"
         elif share < widest:
-            guess = "in millimetres" if focal >= 0.5 else "in metres"
+            guess = "in millimetres" if focal > 0.2 else "in metres"
         elif focal <= _NARROWEST * max(camera.width, camera.height):
             continue
         degrees = math.degrees(1.0 / share if is_fisheye else 2.0 * math.atan(0.5 / share))
@@ -80,10 +81,11 @@ def _doubts_about_middle(camera: Camera, where: str) -> list[Doubt]:
     alike = 0.0 < high < _ALIKE * low and (low - 1.0) * (high - 1.0) > 0.0
     impossible = not inside or (alike and times >= _OTHER_SIZE)
     doubtful = alike and abs(factor - 1.0) > _OFF_MIDDLE and min(abs(low - 1.0), abs(high - 1.0)) > _OFF_AXIS
-    if not impossible and not doubtful:
+    at_edge = max(abs(low - 1.0), abs(high - 1.0)) > _AT_EDGE
+    if not impossible and not doubtful and not at_edge:
         return []
     place = "far from the middle of" if inside else "outside"
-    what = f"principal point ({camera.cx:.1f}, {camera.cy:.1f}) lies {place} the {width}x{height} image: "
+    what = f"principal point lies {place} the image ({camera.cx:.1f}, {camera.cy:.1f} of {width}x{height}): "
     if doubtful:
         modes = [one for one in _MODES if abs(one / times - 1.0) < _LIKE_MODE] or [times]
         times = round(2.0 * times) / 2.0 if times >= _OTHER_SIZE else min(modes, key=lambda one: abs(one - times))
@@ -91,12 +93,14 @@ def _doubts_about_middle(camera: Camera, where: str) -> list[Doubt]:
         what += f"either the calibration is that of images {times:.3g} times {word}, "
         what += f"{width * scale:.0f}x{height * scale:.0f}, or this image is a crop"
     elif max(abs((2.0 * camera.cx + 1.0) / height - 1.0), abs((2.0 * camera.cy + 1.0) / width - 1.0)) < _SWAPPED:
-        what += "width and height look swapped"
+        what += "width and height, or cx and cy, look swapped"
+    elif not impossible:
+        what += "this is right only if the image is a part of a larger one"
     else:
         what += "the calibration is that of another image size"
     if impossible:
         raise CameraError(what, where=where, cure=_THIS_SIZE)
-    return [Doubt(what, where=where, cure=_THIS_SIZE)]
+    return [Doubt(what, where=where, cure=_THIS_SIZE, unusual=not doubtful)]
 
 
 def _doubts_about_proportions(camera: Camera, where: str) -> list[Doubt]:

@@ -26,6 +26,7 @@ FARTHEST_M = 1e9  # of a position: chains of such transforms stay within the num
 _SAME = 1e-3  # elements of two transforms that differ by less say the same
 # Fixed transforms that differ by less were rounded, or calibrated to no effect.
 _SAME_M, _SAME_RAD = 5e-3, math.radians(0.2)
+_ASIDE_M = 1.0, 0.8, 0.6  # a point that shows turns of 2° about any axis of a robot or camera as 3 cm
 _POSES = 100  # by which the axes of a moving frame are judged
 _GAP_NS = 500_000_000  # between two of them
 JUDGED_NS = 5_000_000_000  # after which a running robot judges them anew
@@ -77,11 +78,14 @@ class _Edge:
             self.again.pop(old, None)
         del self.stamps[:count]
 
-    def track(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Stamps [N] and positions [N, 3] of all samples."""
-        found = sorted([*self.samples.items(), *self.again.items()], key=itemgetter(0))
-        positions = np.array([transform.translation for _, transform in found]).reshape(-1, 3)
-        return np.array([stamp for stamp, _ in found], dtype=np.int64), positions
+    def track(self, point: Sequence[float] = (0.0, 0.0, 0.0)) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Stamps [N] and positions [N, 3] of all samples, or those of a point in the child's frame."""
+        found = self.sorted_samples()
+        positions = np.array([transform.rotation @ point + transform.translation for _, transform in found])
+        return np.array([stamp for stamp, _ in found], dtype=np.int64), positions.reshape(-1, 3)
+
+    def sorted_samples(self) -> list[tuple[int, RigidTransform]]:
+        return sorted([*self.samples.items(), *self.again.items()], key=itemgetter(0))
 
     def at(self, stamp_ns: int, max_gap_ns: int, tolerance_ns: int, name: str) -> RigidTransform:
         """Interpolate between the two samples around a stamp; beyond the last, that one within the tolerance."""
@@ -315,12 +319,14 @@ class TransformBuffer:
                     f"the fixed transform {name} has two values: {values}", where=where, cure=cure
                 )
             stamps, positions = edge.track()
-            if edge.static is None and (tracks := plausible.two_tracks(stamps, positions)):
-                one, other = (f"{np.round(positions[index], 2).tolist()} m at {stamps[index]} ns" for index in tracks)
+            tracks = plausible.two_tracks(stamps, positions) or plausible.two_tracks(*edge.track(_ASIDE_M))
+            if edge.static is None and tracks:
+                samples = edge.sorted_samples()
+                one, other = (f"{_described(samples[index][1])} at {samples[index][0]} ns" for index in tracks)
                 what = f"the transform {name} goes to and fro between two tracks: {one}, {other}"
                 yield TransformConflictError(what, where=where, cure=cure)
             if edge.static is None and (problem := plausible.speed_problem(stamps, positions)):
-                cure = "Correct the unit of the positions, or the stamps, in the node that publishes them"
+                cure = "Correct the positions or the stamps in the node that publishes them"
                 yield TransformConflictError(f"{pair[1]} {problem}", where=where, cure=cure)
         base, base_from_source = self._mount(target, source)
         if problem := plausible.arm_problem(base_from_source, base):
@@ -441,7 +447,7 @@ def _differ(one: RigidTransform, other: RigidTransform) -> bool:
 def _described(transform: RigidTransform) -> str:
     angles = Rotation.from_matrix(transform.rotation.copy()).as_euler("xyz", degrees=True)
     turned = (np.round(angles, 1) + 0.0).tolist()
-    return f"{np.round(transform.translation, 3).tolist()} m turned by {turned}° (roll, pitch, yaw)"
+    return f"{(np.round(transform.translation, 3) + 0.0).tolist()} m turned by {turned}° (roll, pitch, yaw)"
 
 
 def child_cure(topic: str) -> str:

@@ -462,6 +462,8 @@ def moving_transforms(
         if buffer.frames and frame not in buffer.frames:
             what = f"tf does not know the frame {frame!r} of the images, and odometry topics are: {listed}"
             raise TransformConflictError(what, where=str(reader.path), cure=f"Known frames: {buffer.known(frame)}")
+        if bad := [one for one in reader.skipped if " -> " in one]:
+            cure = f"Transforms that cannot be used are left out: {', '.join(bad)}. Correct them, or: {cure}"
         raise BagError(what, where=str(reader.path), cure=cure)
     topic, _, child = listed.partition("=")
     first = reader.first(topic)
@@ -586,7 +588,8 @@ def posed_recording(
         if recording.first_camera in found and (near := _nearest(depths, stamp_ns, DEPTH_TOLERANCE_NS)):
             assets["depth"] = partial(load_depth, near.address)
         frames.append(Frame(stamp_ns, found, world_from_rig, assets))
-    ahead = lost or [recording.ahead_ns(*group) for group in recording.groups]
+    few = 10 * len(lost) < len(recording.groups)  # at the ends of a recording
+    ahead = [recording.ahead_ns(*group) for group in recording.groups] if few else lost
     clock = buffer.clock_problem(", ".join(recording.topics.values()), ahead, "the time of recording")
     if not frames:
         cure = clock or "Record /tf (or odometry) and /tf_static together with the images"

@@ -121,7 +121,7 @@ def test_image_topic_has_to_be_clear(tmp_path: Path) -> None:
             "half of them by 0.6 pix",
         ),
         (lambda drive: [drive.image(0), drive.info(0), drive.info(1, width=128)], "width changes from 64 to 128"),
-        (lambda drive: [drive.image(0), drive.info(0, centre=(1e5, 20.0))], "outside the 64x48 image"),
+        (lambda drive: [drive.image(0), drive.info(0, centre=(1e5, 20.0))], "outside the image .* of 64x48"),
         (lambda drive: [drive.image(0), drive.info(0, f=1e-3)], "field of view of 180°; perhaps it is in metres"),
         (lambda drive: [drive.image(0), drive.info(0, frame="a", camera="b")] + [drive.image(0, camera="c")], "no Cam"),
     ],

@@ -84,7 +84,8 @@ def test_what_speaks_against_the_calibration_is_a_warning(
     bag, output = record(tmp_path / "drive", camera=wrong), tmp_path / "out"
     assert replay(bag, output, flat_road, *offline) == 0
     said = re.search(
-        "warning: .*(principal point .* lies far from the middle of .* times larger, .*)", capsys.readouterr().err
+        "warning: .*(principal point lies far from the middle of the image .* times larger, .*)",
+        capsys.readouterr().err,
     )
     assert said and said[1] in (output / "report" / "index.html").read_text("utf-8")
     assert statistics_of(output)["frames_out"] == 3

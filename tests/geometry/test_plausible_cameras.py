@@ -51,11 +51,15 @@ def test_nothing_speaks_against_a_real_camera(name: str) -> None:
         (dataclasses.replace(PLAIN, fx=4.0, fy=4.0), "width 640 is a field of view of 178.6°; .* in millimetres"),
         (dataclasses.replace(PLAIN, fy=1e6), "fy = 1e.06 pixels in an image of height 480 .* thousand times too large"),
         (Camera(0.8, 1.1, 0.5, 0.5, 640, 480), "perhaps it is divided by the size of the image"),
+        (Camera(0.58, 0.77, 319.5, 239.5, 640, 480), "perhaps it is divided by the size of the image"),
         (Camera(1.8, 1.8, 319.5, 239.5, 640, 480, "equidistant", (0.0,) * 4), "in millimetres. .* 2° to 280°"),
-        (dataclasses.replace(PLAIN, cx=1e5), "outside the 640x480 image: the calibration is that of another"),
+        (
+            dataclasses.replace(PLAIN, cx=1e5),
+            "outside the image .100000.0, 239.5 of 640x480.: the calibration is that of anothe",
+        ),
         (
             dataclasses.replace(KITTI, width=375, height=1242),
-            "outside the 375x1242 image: width and height look swapped",
+            "outside the image .* of 375x1242.: width and height, or cx and cy, look swapped",
         ),
         (Camera(1000.0, 1000.0, 639.5, 479.5, 640, 480), "images 2 times larger, 1280x960"),
         (Camera(300.0, 300.0, 190.0, 145.0, 640, 480), "images 1.5 times smaller, 427x320"),
@@ -79,7 +83,7 @@ def scaled(camera: Camera, x: float, y: float) -> Camera:
         (
             scaled(PLAIN, 1.25, 1.25),
             False,
-            "far from the middle of the 640x480 .* images 1.25 times larger, 800x600, or",
+            "far from the middle of the image .* 640x480.: .* images 1.25 times larger, 800x600, or",
         ),
         (scaled(PLAIN, 4 / 3, 4 / 3), False, "images 1.33 times larger, 853x640"),
         (scaled(KITTI, 0.8, 0.8), False, "times smaller"),
@@ -99,6 +103,16 @@ def scaled(camera: Camera, x: float, y: float) -> Camera:
             True,
             "fx = 200.929 and fy = 235.129 differ by a factor 1.17. This is right only",
         ),
+        (
+            dataclasses.replace(KITTI, cx=0.0),
+            True,
+            "the image .0.0, 172.9 of 1242x375.: this is right only if the image is a",
+        ),
+        (
+            dataclasses.replace(KITTI, cx=789.6, cy=313.0),
+            True,
+            "a part of a larger one",
+        ),  # a crop by (180, 140), not told
         (PLAIN.resized(640, 360), True, "fx = 500 and fy = 375 differ by a factor 1.33. This is right only for images"),
     ],
 )

@@ -250,7 +250,7 @@ def test_doubts_about_transforms_name_frames_topics_and_numbers(monkeypatch: pyt
         (
             mount,
             both,
-            "/odom: the transform odom -> base_link goes to and fro between two tracks: [0.0, 0.0, 0.0] m at",
+            "/odom: the transform odom -> base_link goes to and fro between two tracks: [0.0, 0.0, 0.0] m turned by",
         ),
         (mount, fast, "base_link moves at 9000 m/s"),
         (far, DRIVE, "camera_optical is 1200 m from base_link; vehicles are shorter (it would be 1.2 m if"),

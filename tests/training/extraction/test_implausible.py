@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,8 @@ def drive(
     mounts: tuple[tuple[str, str, RigidTransform, float], ...] = (("base_link", "camera_optical", OPTICAL, 0.2),),
     place: Callable[[int], float] = lambda index: 0.8 * index,  # along x
     other: tuple[float, int] | None = None,  # another publisher of it: so far away, and so many nanoseconds later
+    other_yaw: float = 0.0,  # and turned so far, radians
+    scale: float = 1.0,  # of quaternions
     delay_ns: int = 0,  # of the clock of the camera
 ) -> Fill:
     def fill(made: Drive) -> None:
@@ -36,13 +39,17 @@ def drive(
         made.info(0, frame=frame)
         for index in range(24):
             stamp = START + index * SECOND // 10
-            made.pose(index, x=place(index))
+            made.writer.write("/tf", "tf2_msgs/msg/TFMessage", pose(place(index), 0.0, stamp, 0.0, scale), stamp)
             made.image(index, frame=frame, delay_ns=delay_ns)
             if other is not None:
-                message = transform("map", "base_link", (place(index), other[0], 0.0), stamp + other[1])
+                message = pose(place(index), other[0], stamp + other[1], other_yaw, 1.0)
                 made.writer.write("/tf", "tf2_msgs/msg/TFMessage", message, stamp + other[1])
 
     return fill
+
+
+def pose(x: float, y: float, stamp_ns: int, yaw: float, scale: float) -> Any:
+    return transform("map", "base_link", (x, y, 0.0), stamp_ns, yaw, scale)
 
 
 LINK = ("base_link", "camera_link", BODY, 0.2)
@@ -54,7 +61,12 @@ REFUSED = [
         r"/tf_static: the fixed transform base_link -> camera_optical has two values: \[0.2, .* and \[0.9, 0",
     ),
     (drive(other=(0.1, 40_000_000)), r"/tf: the transform map -> base_link goes to and fro between two tracks: \[0.0"),
-    (drive(other=(5.0, 0)), r"two tracks: \[0.0, 0.0, 0.0\] m at \d+ ns, \[0.0, 5.0, 0.0\] m"),
+    (drive(other=(5.0, 0)), r"two tracks: \[0.0, 0.0, 0.0\] m turned by .* at \d+ ns, \[0.0, 5.0, 0.0\] m"),
+    (
+        drive(other=(0.0, 30_000_000), other_yaw=math.radians(3.0)),
+        r"two tracks: .* turned by \[0.0, 0.0, 0.0\]° .*, .* turned by \[0.0, 0.0, 3.0\]°",
+    ),
+    (drive(scale=0.5), "cannot be used are left out: /tf: map -> base_link: quaternion is not of unit length. Correct"),
     (drive(place=lambda index: 700.0 * index), r"base_link moves at 7000 m/s.*7 m/s if the poses are in millimetres"),
     (drive(mounts=(("base_link", "camera_optical", OPTICAL, 800.0),)), "camera_optical is 800 m from base_link"),
     (drive(frame="robot1/camera_optical"), "does not know the frame 'robot1/.*Probably 'camera_optical' is meant"),
@@ -137,6 +149,7 @@ def test_images_are_compared_with_the_roll_of_their_camera(
         drive(mounts=(("base_link", "camera_optical", OPTICAL, 0.2),) * 2),  # published again
         drive(mounts=(("base_link", "camera_optical", OPTICAL, 0.2), ("base_link", "camera_optical", OPTICAL, 0.2004))),
         drive(other=(0.0, 0)),
+        drive(delay_ns=40_000_000),  # computers of one network
         drive(place=lambda index: 0.8 * index + 20.0 * (index > 11)),  # a loop was closed
         drive(place=lambda index: 0.8 * (index - index % 4)),  # stops, and goes on
         drive(place=lambda index: 0.8 * index + 0.05 * math.sin(3.0 * index)),
