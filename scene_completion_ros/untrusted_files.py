@@ -215,9 +215,16 @@ def shown(value: object) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, without two of its ways to work for hours on a small file."""
+    """The safe loader, without two of its ways to work for hours on a small file, or to lose what stands twice."""
 
     merged = 0
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """Composes a mapping as it is written, before others are merged into it."""
+        node = super().compose_mapping_node(anchor)
+        keys = (key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<")
+        _distinct([(key.value, None) for key in keys])
+        return node
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Merges mappings named by `<<`, as long as they do not double again and again."""

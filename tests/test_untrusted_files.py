@@ -67,6 +67,7 @@ ADVERSARIES = [
     (read_yaml, 'a: "\\ud800"', r"holds '\\ud800', which is half a character"),
     (read_yaml, "a: &a [*a]", "is nested deeper than 64 levels"),
     (read_yaml, "a: [", "is not valid YAML"),
+    (read_yaml, "a: {b: 1, c: 2, b: 3}", r"is not valid YAML \(the name 'b' stands twice"),
     (read_yaml, "a: !!python/object/apply:os.system [false]", "is not valid YAML"),
     (read_yaml, "!!timestamp 2026-99-99", "is not valid YAML"),
     (read_yaml, "? [a]\n: 1\n? {b: 1}\n: 2", "is not valid YAML"),
@@ -84,6 +85,11 @@ def test_files_of_an_adversary_are_refused(tmp_path: Path, read: Callable[..., o
     (tmp_path / "file").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(CameraError, match=f"file: {what}"):
         read(tmp_path / "file", CameraError, cure="")
+
+
+def test_what_is_merged_may_be_named_again() -> None:
+    text = "a: &a {x: 1, y: 2}\nb: &b {<<: *a, x: 3}\nc: {<<: *b, x: 4}"
+    assert parse_yaml(text, CameraError, where="", cure="")["c"] == {"x": 4, "y": 2}
 
 
 def archive(file: Path, shape: tuple[int, ...], content: bytes = bytes(64)) -> None:

@@ -219,24 +219,25 @@ class _Replay:
             statistics.frames_in += 1
             if order.arrived(frame.stamp_ns) == "late":
                 statistics.dropped[DropReason.WENT_BACK] += 1
+                self._warn(f"dropped ({DropReason.WENT_BACK}): {order.late(self.topic, frame.stamp_ns)}", 0)
                 continue
             try:
                 pose = "the camera's motion is unknown" if self.motion is None else self.motion.at(frame.stamp_ns)
                 completion = in_order.complete(frame.image_rgb, frame.stamp_ns, pose)
             except ImageError as error:
-                statistics.dropped[f"image {error.what}"] += 1
-                self._warn(f"dropped ({DropReason.BAD_IMAGE}): {self.topic}: {error}")
+                statistics.dropped[DropReason.BAD_IMAGE] += 1
+                self._warn(f"dropped ({DropReason.BAD_IMAGE}): {self.topic}: {error}", 0)
                 continue
             statistics.frames_out += 1
             statistics.frames_empty += len(completion.voxels) == 0
             statistics.occupied.append(len(completion.voxels))
             statistics.evidence.append(completion.summary())
             yield frame, completion
-        skipped = self.reader.skipped.items()
-        undecodable = sum(count for reason, count in skipped if reason.startswith(f"{self.topic}: "))
-        if undecodable:
-            statistics.frames_in += undecodable
-            statistics.dropped[DropReason.UNDECODABLE] += undecodable
+        for reason, count in self.reader.skipped.items():
+            if reason.startswith(f"{self.topic}: "):
+                statistics.frames_in += count
+                statistics.dropped[DropReason.UNDECODABLE] += count
+                self._warn(f"dropped ({DropReason.BAD_IMAGE}): {reason}", 0)
 
     def over_dds(self, statistics: ReplayStatistics) -> None:
         """Play the images to a node of its own."""
@@ -357,9 +358,8 @@ def _termination_as_interruption() -> Iterator[None]:
 def _write(output: BagWriter, voxels: SemanticVoxels, frame: ImageFrame, *, with_legend: bool) -> None:
     if with_legend:
         legend = {"data": legend_json(voxels.class_names, voxels.class_colours)}
-        output.write(
-            LEGEND_TOPIC, topics.topic_spec(topics.LEGEND).type_name, legend, frame.recorded.stamp_ns, latched=True
-        )
+        kind = topics.topic_spec(topics.LEGEND).type_name
+        output.write(LEGEND_TOPIC, kind, legend, frame.recorded.stamp_ns, latched=True)
     write_image(frame.recorded, output)
     cloud = cloud_fields(cloud_of(voxels), VOXEL_CLOUD_FIELDS, voxels.stamp_ns, frame.frame_id)
     output.write(VOXELS_TOPIC, CLOUD_TYPE, cloud, frame.recorded.stamp_ns)

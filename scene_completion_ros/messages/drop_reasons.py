@@ -92,3 +92,7 @@ class StampOrder:
             return "late"
         self._newest_ns = stamp_ns
         return "restarted" if self.behind_ns else "in order"
+
+    def late(self, topic: str, stamp_ns: int) -> str:
+        """Says of an image that just arrived how late it is."""
+        return f"{topic}: stamp {stamp_ns} ns is {self.behind_ns / 1e6:.1f} ms before the last one"

@@ -199,11 +199,7 @@ class CameraInput:
     def _is_in_order(self, header: Any, stamp_ns: int) -> bool:
         arrival, behind_ns = self._order.arrived(stamp_ns), self._order.behind_ns
         if arrival == "late":
-            self._counters.drop(
-                DropReason.WENT_BACK,
-                f"{self._image_topic}: stamp {stamp_ns} ns is {behind_ns / 1e6:.1f} ms before the last one",
-                header=header,
-            )
+            self._counters.drop(DropReason.WENT_BACK, self._order.late(self._image_topic, stamp_ns), header=header)
             return False
         if arrival == "restarted":
             self._counters.warn("clock jump", f"stamps jumped back by {behind_ns / 1e9:.1f} s: a restarted recording?")

@@ -129,7 +129,11 @@ def test_unusable_images_are_dropped_and_counted(tmp_path: Path, short_road: Stu
     assert statistics["frames_in"] == 5
     assert statistics["frames_out"] == 2
     assert sum(statistics["dropped"].values()) == 3
-    assert statistics["dropped"]["stamp went back"] == 1
+    assert statistics["dropped"]["stamp went back"] == statistics["dropped"]["bad image"] == 1
+    smaller, late, unknown = statistics["warnings"]
+    assert smaller.startswith("dropped (bad image): /camera/image_raw: width, height: the image is ")
+    assert re.fullmatch(r"dropped \(stamp went back\): /camera/image_raw: stamp \d+ ns is \d+\.0 ms before.*", late)
+    assert unknown == "dropped (bad image): /camera/image_raw: unknown encoding 'smell8'"
     assert len(statistics["unusable_messages"]) == 1
 
 

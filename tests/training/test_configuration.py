@@ -90,6 +90,20 @@ def test_a_stage_without_a_density_is_refused_where_one_is_needed() -> None:
         read_configuration(file, [], Configuration)
 
 
+@pytest.mark.parametrize("stage", ["single_view", "street", "rooms_masked_scene"])
+@pytest.mark.parametrize(
+    ("given", "least"),
+    [("steps=-1", 0), (f"steps={10**22}", 0), ("seed=-1", 0), (f"seed={2**31}", 0), ("checkpoint_every=0", 1)]
+    + [("log_every=0", 1), ("data.batch_size=0", 1), ("data.workers=-1", 0)],
+)
+def test_numbers_that_count_are_refused_before_a_training_fails_on_them(stage: str, given: str, least: int) -> None:
+    file, (name, value) = CONFIGS / f"{stage}.yaml", given.split("=")
+    read_configuration(file, [], TrainingConfiguration).check()
+    with pytest.raises(ConfigurationError) as refused:
+        read_configuration(file, [given], TrainingConfiguration).check()
+    assert str(refused.value) == f"{name}: {value}. Take a whole number from {least} to 2147483647"
+
+
 # ---- files of an adversary
 
 LAUGHS = "\n".join(

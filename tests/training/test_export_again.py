@@ -50,6 +50,8 @@ def test_a_killed_export_leaves_the_former_bundle(
     (tmp_path / "former" / "README.md").write_text("mine")
     assert main(["export", "strret", str(tmp_path / "new"), "--licence", "none"]) == 2
     assert "(kitti_student, room, street). Did you mean street?" in capsys.readouterr().err
+    assert main(["export", "strret", str(tmp_path / "new")]) == 2  # which needs no licence either
+    assert "Did you mean street?" in capsys.readouterr().err
     command = ["export", str(tmp_path / "made"), str(tmp_path / "former")]
     assert main(command) == 2
     assert "encoder.onnx, head.safetensors, student.json exist already. Name another" in capsys.readouterr().err

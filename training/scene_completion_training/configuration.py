@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.untrusted_files import JsonObject, read_yaml
@@ -20,6 +20,9 @@ from scene_completion_training.viewpoint import ENCODER_STEP, CameraSettings, Vi
 Completed = TypeVar("Completed", bound="TrainingConfiguration")
 Chosen = TypeVar("Chosen", bound="Configuration")
 MOST_MINUTES = 1_000_000
+MOST = (1 << 31) - 1  # of numbers that count, and of seeds
+_FROM_ONE = ("checkpoint_every", "log_every", "validate_every", "hidden", "channels", "data.batch_size")
+_LEAST = dict.fromkeys(("seed", "steps", "warmup", "data.workers"), 0) | dict.fromkeys(_FROM_ONE, 1)
 ABLATION = "ablation."  # begins an override that names a row of an ablation table
 
 
@@ -88,6 +91,12 @@ class TrainingConfiguration:
         if not 0.0 <= self.max_minutes <= MOST_MINUTES:
             cure = f"Take 0 for none, or up to {MOST_MINUTES}"
             raise ConfigurationError(f"{self.max_minutes}", where="max_minutes", cure=cure)
+        for name, least in _LEAST.items():  # as far as a stage has them
+            value: Any = self
+            for part in name.split("."):
+                value = getattr(value, part, 1)
+            if not least <= value <= MOST:
+                raise ConfigurationError(f"{value}", where=name, cure=f"Take a whole number from {least} to {MOST}")
         start = getattr(self, "ema_start", 0)
         if getattr(self, "ema_decay", 0.0) and start >= self.steps:
             what = f"the average would start at step {start} of {self.steps}, and hold the weights of the start"

@@ -160,3 +160,10 @@ def test_the_command_writes_features_of_a_cloud(
     assert main(["features", "points", str(rooms), *command, "--overwrite"]) == 2
     assert f"{rooms}: 2 scenes, such as room_0, room_1. Name one of them" in capsys.readouterr().err
     assert read_ply(made / "components.ply")["vertex"].tolist() == vertex.tolist()
+
+
+def test_a_misspelt_network_is_answered_with_those_that_ship() -> None:
+    with pytest.raises(
+        BundleError, match=r"^roms: there is neither such a file .* network of the package \(rooms\)\. Name the ch"
+    ):
+        open_network(Path("roms"))

@@ -32,10 +32,8 @@ class Paths(argparse.Action):
         """Keeps the other paths."""
         kept = [path for path in values if Path(path).name != "report.json"] or values
         if len(kept) < len(values):
-            print(
-                f"{option or 'inputs'}: report.json is left out: it is a report of extract, no recording",
-                file=sys.stderr,
-            )
+            what = "report.json is left out: it is a report of extract, no recording"
+            print(f"{option or 'inputs'}: {what}", file=sys.stderr)
         setattr(namespace, self.dest, kept)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from scene_completion_ros.commands.arguments import add_scale_argument
 from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.progress import print_lines
 from scene_completion_training.commands import arguments
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _draw_profiles(args: argparse.Namespace) -> int:
         for index in listed_frames(sequence, split) if split else indices[:: args.every]:
             file = args.output / f"profile_{sequence.name.replace('/', '_')}_{index:06d}.png"
             write_picture(file, profile_picture(sequence, index, models))
-            print(file.name)
+            print_lines(file.name)
     return 0
 
 

@@ -34,15 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exports, and prints what was written."""
-    if not (args.licence or args.source.is_dir()):
-        raise ConfigurationError("is missing", where="--licence", cure="It follows from the training data")
-    from scene_completion_ros.progress import Progress, print_summary
+    from scene_completion_ros.progress import Progress, print_lines, print_summary
 
     Progress().line(f"Exporting {args.source} ...")
     with BUNDLE.writing(args.bundle, args) as folder:
         rows = _export(args, folder)
     for file in sorted(args.bundle.iterdir()):
-        print(f"{file.stat().st_size / 1e6:8.2f} MB  {file}")
+        print_lines(f"{file.stat().st_size / 1e6:8.2f} MB  {file}")
     print_summary(rows)
     return 0
 
@@ -60,6 +58,8 @@ def _export(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     if is_student(args.source):
         again, bf16 = export.measured_in_bf16(export.export_again(open_student(args.source), folder))
         return {"student": again.name, "bfloat16": bf16, "bundle": args.bundle}
+    if not args.licence:
+        raise ConfigurationError("is missing", where="--licence", cure="It follows from the training data")
     trained = Checkpoint.read(args.source).stage_class.field_class
     about = {"name": args.bundle.resolve().name, "licence": args.licence}
     bank = TextBank.load(args.vocabulary) if args.vocabulary else None

@@ -288,7 +288,7 @@ class SequencesData(TrainingData):
                 self.shares += [source.share] * len(drives)
         if split is not None:
             self.counts[role] = split.counted(allow_missing=self.settings.allow_missing)
-            print(f"{role}: {self.counts[role]}")
+            print_lines(f"{role}: {self.counts[role]}")
         return found
 
     def _check_cameras(self, folder: str, cameras: list[str]) -> None:

@@ -32,6 +32,7 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation import semantics
 from scene_completion_ros.evaluation.metric import Metric, Row, Tally, columns
 from scene_completion_ros.evaluation.truth import ALL
+from scene_completion_ros.progress import print_lines
 from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_ros.whole_files import tensor_bytes, write_whole
 from scene_completion_training.arrays import Floats, Ints, Mask, Reals
@@ -313,7 +314,7 @@ def fit_probes(name: str, labelled: Labelled, *, ablations: bool) -> Iterator[Po
         for share in SHARES:
             some = order[: round(share / 100.0 * len(order))]
             if not len(some):
-                print(f"{name}: {share} % of {len(order)} scenes are none; name {-(-100 // share)} for this row")
+                print_lines(f"{name}: {share} % of {len(order)} scenes are none; name {-(-100 // share)} for it")
                 continue
             cases.append((f", {share} % of the scenes", every, np.isin(labelled.scene, some)))
         cases += [(f", {most} points a scene", every, labelled.rank < most) for most in FEW_POINTS]

@@ -42,6 +42,9 @@ def open_network(source: Path) -> tuple[VoxelHUNet, float]:
         arrays = read_tensors(source / WEIGHTS, BundleError, cure=cure)
         state = {name: torch.from_numpy(np.asarray(values, np.float32)) for name, values in arrays.items()}
         stage = str(remembered.get("stage"))
+    elif not source.exists():
+        what = f"there is neither such a file or folder nor such a network of the package ({', '.join(SHIPPED)})"
+        raise BundleError(what, where=str(source), cure=cure)
     else:
         stored = Checkpoint.read(source)
         remembered, state, stage = dict(stored.configuration), dict(stored.state), stored.stage

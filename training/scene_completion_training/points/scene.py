@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import SequenceError, VocabularyError
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.geometry.depth_images import agreement
+from scene_completion_ros.progress import print_lines
 from scene_completion_ros.untrusted_files import read_yaml
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints
 
@@ -124,7 +125,7 @@ def drawn_rows(scene: PointScene, most: int) -> Ints:
 @cache
 def say_once(what: str) -> None:
     """Prints a line, and never again in this process: scenes are read many times."""
-    print(what, flush=True)
+    print_lines(what)
 
 
 def true_classes(scene: PointScene) -> Ints:
