@@ -269,7 +269,9 @@ class _Replay:
             elif text.startswith(COMPILING):
                 self.progress.line(text)
             elif severity != "INFO" and not text.startswith(_BY_REPLAY if statistics.frames_in else _BY_START):
-                self._warn(re.sub(r", \d+ so far", "", text), 0)  # the node logs one of many
+                said = text.partition(": ")[2]  # by the recording itself, which names file and topic
+                if not said or not any(known.endswith(said) for known in self.warnings):
+                    self._warn(re.sub(r", \d+ so far", "", text), 0)  # the node logs one of many
 
         self.progress.line(f"Starting node ({bundle.name}) ...")
         replay_over_dds(

@@ -88,7 +88,8 @@ def test_what_speaks_against_the_calibration_is_a_warning(
         capsys.readouterr().err,
     )
     assert said and said[1] in (output / "report" / "index.html").read_text("utf-8")
-    assert statistics_of(output)["frames_out"] == 3
+    statistics = statistics_of(output)
+    assert statistics["frames_out"] == 3 and sum("principal point" in one for one in statistics["warnings"]) == 1
 
 
 def test_images_that_are_turned_against_tf_are_a_warning(
