@@ -237,9 +237,8 @@ class ReportWriter:
         self._statistics: dict[str, Any] = {}
         self._headlines: dict[str, str] = {}
         if self.folder.exists() and any(self.folder.iterdir()):
-            raise SceneCompletionError(
-                "is not empty", where=str(self.folder), cure="Move it away, or name another folder"
-            )
+            cure = "Move it away, or name another folder"
+            raise SceneCompletionError("is not empty", where=str(self.folder), cure=cure)
 
     def __enter__(self) -> "ReportWriter":
         return self
