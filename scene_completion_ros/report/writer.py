@@ -212,17 +212,19 @@ class ReportWriter:
 
     The writer also writes the page after 1, 2, 4, 8, … frames, so that even a killed process leaves one; and when an
     exception or an interruption leaves the ``with`` block, once there is a frame. Memory holds one frame. A page of a
-    longer drive shows evenly spaced frames, as many as fit into 8 MB; ``frames`` always has all.
+    longer drive shows evenly spaced frames, as many as fit into 8 MB; ``frames`` always has all. `folder`: of the
+    report; a SceneCompletionError where it holds something. `words`: phrases of the query that the frames answer; the
+    page then has a button for each.
     """
 
     def __init__(
         self,
-        folder: str | Path,  # of the report; raises SceneCompletionError where it holds something
+        folder: str | Path,
         title: str,
         class_names: Sequence[str],
         class_colours: Colours,
         *,
-        words: Sequence[str] = (),  # phrases of the query that the frames answer; the page then has a button for each
+        words: Sequence[str] = (),
     ) -> None:
         self.folder = Path(folder)
         self.index = self.folder / "index.html"  # the page

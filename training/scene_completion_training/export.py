@@ -443,17 +443,13 @@ def _described(stored: Checkpoint, provenance: Mapping[str, Any], **given: Any) 
 
 
 def export_labelled(
-    # Checkpoint of stage `feature_field`, `semantics` or `agglomeration` whose density is that of the student. Of an
-    # agglomeration the spaces of the teachers that words can query go along.
-    checkpoint: Path,
-    student: StudentBundle,
-    classes: Path,  # folder that `features classes` made of that checkpoint, its file of names edited or not
-    folder: Path,
-    *,
-    name: str,
-    licence: str,
+    checkpoint: Path, student: StudentBundle, classes: Path, folder: Path, *, name: str, licence: str
 ) -> tuple[StudentBundle, float]:
     """Exports a student with labels: the density, calibration and camera that it has, and the classes of its features.
+
+    `checkpoint`: of stage `feature_field`, `semantics` or `agglomeration`, whose density is that of the student; of an
+    agglomeration the spaces of the teachers that words can query go along. `classes`: folder that `features classes`
+    made of that checkpoint, its file of names edited or not.
 
     Returns the bundle, and the share of points whose label is the class of their cluster. Raises BundleError where the
     checkpoint is none of these, or of another density; ConfigurationError where classes are damaged, or of another one.

@@ -152,8 +152,8 @@ class SceneDecoder(nn.Module):
         inside = torch.tensor([*itertools.product(range(STRIDE), repeat=3)])
         self.inside: Tensor = nn.Buffer(inside, persistent=False)
 
-    def complete(self, view: PixelView, look: Look, cells: Tensor) -> CompletedCells:
-        """Cells of these numbers [B, N] in the order (z, x, y); `look`: where places look at the image."""
+    def complete(self, view: PixelView, look: Look, numbers: Tensor) -> CompletedCells:
+        """The cells of `numbers` [B, N] in the order (z, x, y); `look`: where places look at the image."""
         inverse = self.spec.inverse_depth(view.code).clamp_min(0.5 / self.spec.far)
         seen = torch.cat([view.classes.softmax(dim=1), -inverse.log(), view.deviation], dim=1)
         where = look(self.centres[None])
@@ -168,7 +168,7 @@ class SceneDecoder(nn.Module):
         with torch.autocast(local.device.type, dtype=self.mixed or torch.bfloat16, enabled=self.mixed is not None):
             around, ground = self._around(local, in_view, view.known_mounting, lowest)
             parts = [around, sampled[:, :-2], relative, in_view, mean, centres.transpose(1, 2)]
-            parts = [part.gather(2, cells[:, None].expand(-1, part.shape[1], -1)) for part in parts]
+            parts = [part.gather(2, numbers[:, None].expand(-1, part.shape[1], -1)) for part in parts]
             around, of_pixel, relative, in_view, mean, centres = parts
             # Reduced once more: to go back to a few cells is faster than to all, of which the columns are made.
             local = (torch.cat([self.reduce(of_pixel[..., None])[..., 0], relative], dim=1) * in_view).to(around.dtype)

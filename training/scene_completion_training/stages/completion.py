@@ -109,15 +109,13 @@ def _with_shared(own: Part, shared: dict[str, Any], within: str) -> Part:
 
 
 class SceneField(nn.Module):
-    """Head for pixels and decoder of cells, of the maps of a trunk."""
+    """Head for pixels and decoder of cells, of the maps of a trunk.
 
-    def __init__(
-        self,
-        viewpoint: Viewpoint,  # canonical camera, and the volume
-        names: tuple[str, ...],  # classes behind "empty": those of streets, or of rooms
-        pixels: PixelHead,
-        **in_space: Any,  # options of `SceneDecoder`
-    ) -> None:
+    `viewpoint`: canonical camera, and the volume; `names`: classes behind "empty", those of streets, or of rooms;
+    `in_space`: options of `SceneDecoder`.
+    """
+
+    def __init__(self, viewpoint: Viewpoint, names: tuple[str, ...], pixels: PixelHead, **in_space: Any) -> None:
         super().__init__()
         self.viewpoint, self.names, self.pixels = viewpoint, names, pixels
         self.ground = GROUNDS[names]
