@@ -104,7 +104,7 @@ def ground(voxels: SemanticVoxels, camera: Camera) -> Picture:
     scale = MapScale(found.origin, found.cells.shape[::-1], found.resolution, max(1, 560 // max(found.cells.shape)))
     known = np.where(found.cells == FREE, 0, np.where(found.cells == UNKNOWN, 2, 1))
     picture = map_picture(np.array(list(CELLS.values()), np.uint8)[known].swapaxes(0, 1).copy(), scale)
-    for x, y, _ in upright.apply(ClearingRays(voxels.grid, grid_from_camera, camera)(voxels).astype(np.float64)):
+    for x, y, _ in upright.apply(ClearingRays(voxels.grid, grid_from_camera, camera, None)(voxels).astype(np.float64)):
         column, row = scale.pixel(float(x), float(y))
         if 0 <= row < picture.shape[0] and 0 <= column < picture.shape[1]:
             picture[row, column] = COLOURS[CLEARING]

@@ -45,15 +45,13 @@ def resize_depth(depth: Reals, height: int, width: int) -> Floats:
     return np.asarray(cv2.resize(source, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.float32)
 
 
-def depth_errors(
-    # Depth [h, w], metres; resized to the size of the ground truth, then clamped to `MINIMUM_M`..`MAXIMUM_M`.
-    predicted: Reals,
-    # True depth [H, W], metres, 0 where nothing was measured. Pixels outside of that range do not count.
-    truth: Reals,
-    *,
-    crop: bool = True,  # count only pixels in the Garg crop
-) -> DepthErrors | None:
-    """Errors of one predicted depth image, all of it finite; None where no pixel counts."""
+def depth_errors(predicted: Reals, truth: Reals, *, crop: bool = True) -> DepthErrors | None:
+    """Errors of one predicted depth image, all of it finite; None where no pixel counts.
+
+    `predicted`: depth [h, w], metres; resized to the size of the truth, then clamped to `MINIMUM_M`..`MAXIMUM_M`.
+    `truth`: depth [H, W], metres, 0 where nothing was measured; pixels outside of that range do not count. `crop`:
+    count only pixels in the Garg crop.
+    """
     assert np.isfinite(predicted).all()
     counted = (truth > MINIMUM_M) & (truth < MAXIMUM_M)
     if crop:

@@ -406,8 +406,7 @@ class Camera:
         pixels = np.stack(np.meshgrid(columns, rows), axis=-1).reshape(-1, 2)
         rays = self.unproject(pixels)
         seen = np.isfinite(rays).all(axis=-1)
-        moved = np.linalg.norm(other.project(rays[seen])[0] - pixels[seen], axis=-1)
-        return float(moved.max(initial=0.0))
+        return float(np.linalg.norm(other.project(rays[seen])[0] - pixels[seen], axis=-1).max(initial=0.0))
 
     def cropped(self, left: int, top: int, width: int, height: int) -> "Camera":
         """Return the camera of the part that starts at pixel (left, top); it may reach beyond the image."""

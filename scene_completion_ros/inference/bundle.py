@@ -372,8 +372,7 @@ def _serialised(manifest: Mapping[str, Any]) -> bytes:
 def _write(folder: Path, files: Mapping[str, bytes], replaced: Set[str] = frozenset()) -> None:
     """Replaces files of a folder, and those that a bundle there lists, at one moment; further files there stay."""
     try:
-        earlier = read_json(folder / MANIFEST, BundleError, cure=CURE, kind=dict)
-        listed = replaced & set(earlier["sha256"])
+        listed = replaced & set(read_json(folder / MANIFEST, BundleError, cure=CURE, kind=dict)["sha256"])
     except (BundleError, LookupError, TypeError):
         listed = set()
     with whole_folder(folder, [*files, *listed], replace=True) as part:

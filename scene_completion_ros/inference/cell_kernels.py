@@ -10,15 +10,7 @@ import numpy as np
 from numba import prange
 
 from scene_completion_ros.inference import cells
-from scene_completion_ros.inference.cells import (
-    CERTAIN,
-    DISTANCES_M,
-    FARTHEST_FROM_LEVEL,
-    GEOMETRY,
-    LEAST_CLASS,
-    STANDS_M,
-    STRIDE,
-)
+from scene_completion_ros.inference.cells import STRIDE
 from scene_completion_ros.jit import inlined, kernel
 from scene_completion_ros.voxels import occupancy_kernel
 from scene_completion_ros.voxels.occupancy_kernel import HALF, L_3, L_5, L_7, LN_2, ONE, TWO, ZERO, exp_negative
@@ -33,10 +25,10 @@ FAR_OUT = np.float32(8.0)
 ROOT_HALF, STEEP, FOUR = np.float32(0.5**0.5), np.float32(1.7), np.float32(4.0)
 EXPONENT_BIAS, MANTISSA_BITS, MANTISSA = np.int32(127), np.int32(23), np.int32(0x007FFFFF)
 ROOT_TWO = np.float32(2.0**0.5)
-LEAST, MOST, LEAST_SHARE = np.float32(CERTAIN), np.float32(1.0 - CERTAIN), np.float32(LEAST_CLASS)
+LEAST, MOST, LEAST_SHARE = np.float32(cells.CERTAIN), np.float32(1.0 - cells.CERTAIN), np.float32(cells.LEAST_CLASS)
 SUBS = STRIDE**3
-SCALES = np.array(DISTANCES_M, np.float32)
-FARTHEST, STANDS = np.float32(FARTHEST_FROM_LEVEL), np.float32(STANDS_M)
+SCALES = np.array(cells.DISTANCES_M, np.float32)
+FARTHEST, STANDS = np.float32(cells.FARTHEST_FROM_LEVEL), np.float32(cells.STANDS_M)
 # Rows of what a block of voxels has gathered.
 LOG, DEVIATION, UNSEEN, BEFORE, THERE, SHOWN, LEVEL, DOUBT, UP, DEPTH, NEAR_EDGE, FAR_EDGE, TOP, BOTTOM = range(14)
 ROWS = 14
@@ -115,7 +107,7 @@ def look_up(surfaces, context, width, cell, corner, share, depth, measure, out) 
     for block in prange((count + BLOCK - 1) // BLOCK):
         start = block * BLOCK
         stop = min(count, start + BLOCK)
-        part = np.empty((GEOMETRY_ROW + GEOMETRY, BLOCK), np.float32)
+        part = np.empty((GEOMETRY_ROW + cells.GEOMETRY, BLOCK), np.float32)
         for i in range(start, stop):
             at = np.uint32(corner[i])
             right, lower = share[i, 0], share[i, 1]
@@ -142,7 +134,7 @@ def look_up(surfaces, context, width, cell, corner, share, depth, measure, out) 
                 part[GEOMETRY_ROW + 4 + 2 * number, j] = bell(behind)
         for i in range(start, stop):
             row = out[cell[i]]
-            for number in range(GEOMETRY):
+            for number in range(cells.GEOMETRY):
                 row[channels + number] = part[GEOMETRY_ROW + number, i - start]
 
 

@@ -5,16 +5,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from scene_completion_ros.errors import BundleError
-from scene_completion_ros.inference.bundle import (
-    CELL_OUTPUTS,
-    CELL_ROWS,
-    CELLS,
-    COLUMN_OUTPUTS,
-    DECODER,
-    PIXEL_OUTPUTS,
-    PRIOR,
-    StudentBundle,
-)
+from scene_completion_ros.inference import bundle as student_bundle
 from scene_completion_ros.inference.cells import STRIDE
 
 IMAGE = "image"  # name of the input that takes an image, [1, 3, H, W] RGB 0..255
@@ -57,7 +48,7 @@ class StepGraph(NamedTuple):
                 raise BundleError(f"{kind} is {found} where {wanted} is needed", where=str(self.path), cure=cure)
 
 
-def graphs_of(bundle: StudentBundle) -> Iterator[StepGraph]:
+def graphs_of(bundle: student_bundle.StudentBundle) -> Iterator[StepGraph]:
     """The graph that sees and, of a student that completes cells, the two that decode; each is read when it is due.
 
     Raises BundleError where a file was removed or replaced since the bundle was loaded.
@@ -72,14 +63,14 @@ def graphs_of(bundle: StudentBundle) -> Iterator[StepGraph]:
     columns = volume.cells[0] * volume.cells[1]
     cells = columns * volume.cells[2]
     channels = 2, volume.classes + 1, volume.context
-    pixels = [(name, [1, *size, count]) for name, count in zip(PIXEL_OUTPUTS, channels, strict=True)]
+    pixels = [(name, [1, *size, count]) for name, count in zip(student_bundle.PIXEL_OUTPUTS, channels, strict=True)]
     local, logits = ("local", [cells, volume.looked_up]), [cells, STRIDE**3]
     shapes = [cells, volume.around], logits, [columns, 2]
-    around, mean, ground = zip(COLUMN_OUTPUTS, shapes, strict=True)
-    hidden, others = zip(CELL_OUTPUTS, (logits, [cells, volume.of_cell]), strict=True)
+    around, mean, ground = zip(student_bundle.COLUMN_OUTPUTS, shapes, strict=True)
+    hidden, others = zip(student_bundle.CELL_OUTPUTS, (logits, [cells, volume.of_cell]), strict=True)
     yield StepGraph(path, bundle.read_encoder(), [image, ("ground", [1, 2, *size])], pixels)
     given = [local, ("columns", [columns, volume.of_column])]
-    made = [around, mean, ground, *([(PRIOR, [*volume.prior_shape])] if volume.prior else [])]
-    yield StepGraph(path.with_name(DECODER), bundle.read_decoder(), given, made)
-    given, rows = [around, local, mean], min(CELL_ROWS, cells)
-    yield StepGraph(path.with_name(CELLS), bundle.read_cells(), given, [hidden, others], rows)
+    made = [around, mean, ground, *([(student_bundle.PRIOR, [*volume.prior_shape])] if volume.prior else [])]
+    yield StepGraph(path.with_name(student_bundle.DECODER), bundle.read_decoder(), given, made)
+    given, rows = [around, local, mean], min(student_bundle.CELL_ROWS, cells)
+    yield StepGraph(path.with_name(student_bundle.CELLS), bundle.read_cells(), given, [hidden, others], rows)

@@ -144,17 +144,11 @@ class HeadWeights:
         return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
     @classmethod
-    def load(
-        cls,
-        file: Path,
-        hidden: int,  # C
-        code_size: int,  # length of the point code
-        label_hidden: int = 0,  # E; 0 where the student has no classes
-        classes: int = 1,  # K
-    ) -> "HeadWeights":
+    def load(cls, file: Path, hidden: int, code_size: int, label_hidden: int = 0, classes: int = 1) -> "HeadWeights":
         """Reads ``head.safetensors``.
 
-        Raises BundleError where the file is no safetensors, or `check_tensors` does.
+        `hidden`: C; `code_size`: length of the point code; `label_hidden`: E, 0 where the student has no classes;
+        `classes`: K. Raises BundleError where the file is no safetensors, or `check_tensors` does.
         """
         tensors = read_tensors(file, BundleError, cure=CURE)
         check_tensors(tensors, expected_shapes(hidden, code_size, label_hidden, classes), str(file))

@@ -86,18 +86,15 @@ class CornerFollower:
 
     Args:
         camera: The canonical camera, without distortion.
-        covered: Pixels of its image that show something, bool [H, W]; None for all.
+        covered: Pixels of its image that show something, bool [H, W].
         measure: Lengths here over those of a street.
     """
 
-    def __init__(self, camera: Camera, covered: Mask | None, measure: float) -> None:
+    def __init__(self, camera: Camera, covered: Mask, measure: float) -> None:
         half = camera.resized(camera.width // 2, camera.height // 2)
         self.size, self.measure = (half.width, half.height), measure
-        whole = np.ones((half.height, half.width), np.uint8)
-        if covered is not None:
-            resized = cv2.resize(covered.astype(np.uint8), self.size, interpolation=cv2.INTER_NEAREST)
-            whole = np.asarray(resized, np.uint8)
-        self._covered = whole
+        resized = cv2.resize(covered.astype(np.uint8), self.size, interpolation=cv2.INTER_NEAREST)
+        self._covered = np.asarray(resized, np.uint8)
         self.focal, self.centre = np.array([half.fx, half.fy]), np.array([half.cx, half.cy])
         rays = half.unproject(half.pixel_centres()).astype(np.float32)
         self.rays = np.ascontiguousarray(np.moveaxis(rays, -1, 0))  # [3, H / 2, W / 2], where depth is 1
@@ -297,7 +294,7 @@ class MotionScale:
         scale: What is known after the last image.
     """
 
-    def __init__(self, camera: Camera, covered: Mask | None = None, measure: float = 1.0) -> None:
+    def __init__(self, camera: Camera, covered: Mask, measure: float = 1.0) -> None:
         self._follower = CornerFollower(camera, covered, measure)
         self._measure = measure
         self.forget()

@@ -324,8 +324,7 @@ class HostCellQuery(_HostQuery):
             labels = functools.partial(query.labels, predicted.others, seen.classes, words=given.words)
             answer = self._answer(clock, alpha, labels, depth, stands)
         # Kernels limit what they read, so that voxels of numbers that are none would look like others.
-        others = predicted.others[::OTHERS_LOOKED_AT]
-        looked_at = surfaces, seen.classes, *predicted._replace(others=others)
+        looked_at = surfaces, seen.classes, *predicted._replace(others=predicted.others[::OTHERS_LOOKED_AT])
         finite = answer.finite and bool(np.isfinite(sum(float(part.sum()) for part in looked_at)))
         return replace(answer, finite=finite, ground=predicted.ground.copy())
 

@@ -32,16 +32,13 @@ UNOBSERVED, FREE_SEEN = np.uint8(VoxelState.UNOBSERVED), np.uint8(VoxelState.FRE
 
 
 class ClearingRays:
-    """Makes the clearing points of one camera; what depends on camera and grid alone is computed once."""
+    """Makes the clearing points of one camera; what depends on camera and grid alone is computed once.
 
-    def __init__(
-        self,
-        grid: VoxelGrid,
-        grid_from_camera: RigidTransform,
-        camera: Camera,  # its pixels are the rays; `Completion.depth_camera` has those by which voxels were seen or not
-        *,
-        threads: int | None = None,  # CPU threads; None for all that this process may use
-    ) -> None:
+    `camera`: its pixels are the rays; `Completion.depth_camera` has those by which voxels were seen or not; `threads`:
+    of the CPU, None for all that this process may use.
+    """
+
+    def __init__(self, grid: VoxelGrid, grid_from_camera: RigidTransform, camera: Camera, threads: int | None) -> None:
         self.grid, self.threads = grid, threads
         # The camera's position [3], in voxel edges, where voxel (i, j, k) begins at (i, j, k).
         self._origin = (grid_from_camera.translation - np.asarray(grid.origin)) / grid.voxel_size

@@ -108,20 +108,15 @@ class GroundProjection:
         self._map_from_index = np.column_stack([upright_from_grid.rotation * size, first]) / [[size], [size], [1.0]]
 
     def __call__(
-        self,
-        voxels: SemanticVoxels,  # completed voxels on this projection's grid
-        *,
-        # Labels of classes that are no obstacles (see `ignored_labels`). Where such a voxel was seen, it counts as seen
-        # free; where it was completed, as inferred free, which makes no cell free.
-        ignored: Iterable[int] = (),
-        # Points [N, 3] of the ground in the upright frame, half a metre apart or less; where there are none it is the
-        # plane z = 0.
-        ground: Reals | None = None,
+        self, voxels: SemanticVoxels, *, ignored: Iterable[int] = (), ground: Reals | None = None
     ) -> GroundMap:
         """The map of one image.
 
         A cell is occupied where a voxel of the band over it is, seen or completed. It is free where all of the band was
-        seen free, and unknown everywhere else.
+        seen free, and unknown everywhere else. `voxels`: on this projection's grid; `ignored`: labels of classes that
+        are no obstacles (see `ignored_labels`): where such a voxel was seen, it counts as seen free; where it was
+        completed, as inferred free, which makes no cell free; `ground`: points [N, 3] of the ground in the upright
+        frame, half a metre apart or less; where there are none it is the plane z = 0.
         """
         assert voxels.grid == self.grid
         passable = np.isin(np.arange(256), list(ignored))

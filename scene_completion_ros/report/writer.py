@@ -25,13 +25,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.plain_text import printable
 from scene_completion_ros.report.pictures import depth_picture, encode_picture, fit_width, heading_of, voxel_view
 from scene_completion_ros.report.summaries import BY_FRAME, Summary, evidence_in_words
-from scene_completion_ros.voxels.colours import (
-    HEIGHT_RANGE,
-    STATE_COLOURS,
-    STATE_NAMES,
-    class_colour_table,
-    height_colours,
-)
+from scene_completion_ros.voxels import colours
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, phrase_colours
 from scene_completion_ros.whole_files import whole_file
 
@@ -61,17 +55,17 @@ def _swatch(colour: Sequence[int], name: str) -> str:
 
 
 def _ramp(low: str, high: str) -> str:
-    stops = ",".join("rgb({},{},{})".format(*height_colours(i, low=0, high=8)) for i in range(9))
+    stops = ",".join("rgb({},{},{})".format(*colours.height_colours(i, low=0, high=8)) for i in range(9))
     return f'<span>{low} <i class="ramp" style="background:linear-gradient(to right,{stops})"></i> {high}</span>'
 
 
 def _legend(class_names: Sequence[str], class_colours: Colours) -> str:
-    states = [_swatch(STATE_COLOURS[state], STATE_NAMES[state]) for state in sorted(STATE_COLOURS)]
+    states = [_swatch(colour, colours.STATE_NAMES[state]) for state, colour in sorted(colours.STATE_COLOURS.items())]
     classes = [_swatch(colour, name) for name, colour in zip(class_names, class_colours, strict=True)]
     rows = [
         ("states", "".join(states)),
         ("classes", "".join(classes)),
-        ("height (z)", _ramp(f"{HEIGHT_RANGE[0]:g} m", f"{HEIGHT_RANGE[1]:g} m")),
+        ("height (z)", _ramp(f"{colours.HEIGHT_RANGE[0]:g} m", f"{colours.HEIGHT_RANGE[1]:g} m")),
         ("probability", _ramp("0", "1")),
     ]
     lines = [f'<tr><td>{name}</td><td><div class="legend">{entries}</div></td></tr>' for name, entries in rows]
@@ -118,11 +112,11 @@ def _latency_table(latency_ms: Mapping[str, Mapping[str, float] | None]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _word_buttons(words: Mapping[int, str], colours: Colours) -> str:
+def _word_buttons(words: Mapping[int, str], word_colours: Colours) -> str:
     if not words:
         return ""
     buttons = "".join(
-        f'<button class="word" data-word="{number}" aria-pressed="false">{_swatch(colours[number], word)}</button>'
+        f'<button class="word" data-word="{number}" aria-pressed="false">{_swatch(word_colours[number], word)}</button>'
         for number, word in words.items()
     )
     return (
@@ -218,17 +212,19 @@ class ReportWriter:
 
     The writer also writes the page after 1, 2, 4, 8, … frames, so that even a killed process leaves one; and when an
     exception or an interruption leaves the ``with`` block, once there is a frame. Memory holds one frame. A page of a
-    longer drive shows evenly spaced frames, as many as fit into 8 MB; ``frames`` always has all.
+    longer drive shows evenly spaced frames, as many as fit into 8 MB; ``frames`` always has all. `folder`: of the
+    report; a SceneCompletionError where it holds something. `words`: phrases of the query that the frames answer; the
+    page then has a button for each.
     """
 
     def __init__(
         self,
-        folder: str | Path,  # of the report; raises SceneCompletionError where it holds something
+        folder: str | Path,
         title: str,
         class_names: Sequence[str],
         class_colours: Colours,
         *,
-        words: Sequence[str] = (),  # phrases of the query that the frames answer; the page then has a button for each
+        words: Sequence[str] = (),
     ) -> None:
         self.folder = Path(folder)
         self.index = self.folder / "index.html"  # the page
@@ -243,9 +239,8 @@ class ReportWriter:
         self._statistics: dict[str, Any] = {}
         self._headlines: dict[str, str] = {}
         if self.folder.exists() and any(self.folder.iterdir()):
-            raise SceneCompletionError(
-                "is not empty", where=str(self.folder), cure="Move it away, or name another folder"
-            )
+            cure = "Move it away, or name another folder"
+            raise SceneCompletionError("is not empty", where=str(self.folder), cure=cure)
 
     def __enter__(self) -> "ReportWriter":
         return self
@@ -319,10 +314,10 @@ class ReportWriter:
 
     def _write_page(self, out: TextIO, numbers: Sequence[int], notes: Sequence[str]) -> None:
         """Write the page with some of the frames, one after the other, so that memory holds one."""
-        names, colours = self._class_names, self._class_colours
-        states = np.array([STATE_COLOURS.get(state, (255, 255, 255)) for state in range(256)], np.uint8)
-        palettes = {"class": class_colour_table(colours), "state": states}
-        palettes |= dict.fromkeys(("height", "probability"), height_colours(range(256), low=0, high=255))
+        names, class_colours = self._class_names, self._class_colours
+        states = np.array([colours.STATE_COLOURS.get(state, (255, 255, 255)) for state in range(256)], np.uint8)
+        palettes = {"class": colours.class_colour_table(class_colours), "state": states}
+        palettes |= dict.fromkeys(("height", "probability"), colours.height_colours(range(256), low=0, high=255))
         first = "class" if len(names) > 1 else "height"
         order = sorted(palettes, key=lambda name: name != first)
         head = _html(self.title)
@@ -333,7 +328,7 @@ class ReportWriter:
         )
         out.writelines(f'<p class="note">{_html(note)}</p>\n' for note in notes)
         out.write(_headlines(self._headlines))
-        word_colours = phrase_colours(len(self._words), colours if len(names) > 1 else ())
+        word_colours = phrase_colours(len(self._words), class_colours if len(names) > 1 else ())
         if numbers:
             buttons = {i: word for i, word in enumerate(self._words) if i in self._matched}
             colourings = "".join(f'<option value="{name}">{name}</option>' for name in order)
@@ -342,11 +337,11 @@ class ReportWriter:
             out.write(_resource("viewer.html").format(**shown, colourings=colourings, words=words))
         else:
             out.write("<p>No frame was completed.</p>")
-        out.write(f"<h2>Legend</h2>{_legend(names, colours)}\n")
+        out.write(f"<h2>Legend</h2>{_legend(names, class_colours)}\n")
         out.write(_folded("Latency by stage", _latency_table(self._statistics.get("latency_ms", {}))))
         out.write(_folded("All figures", _statistics_table(self._statistics)))
         tables = {name: table.reshape(-1).tolist() for name, table in palettes.items()}
-        settings = {"frames": len(numbers), "heightRange": HEIGHT_RANGE, "lidarResolution": LIDAR_RESOLUTION}
+        settings = {"frames": len(numbers), "heightRange": colours.HEIGHT_RANGE, "lidarResolution": LIDAR_RESOLUTION}
         settings |= {"palettes": tables}
         if self._words:
             settings |= {"words": list(self._words), "wordColours": word_colours}

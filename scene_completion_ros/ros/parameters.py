@@ -279,8 +279,7 @@ def read_parameters(path: Path, *, without: Collection[str] = ()) -> dict[str, o
     `without`: names to leave out unchecked.
     """
     where = str(path)
-    document = read_yaml(path, SceneCompletionError, cure="Give a parameter file of ROS 2")
-    sections = list(_sections(document, ""))
+    sections = list(_sections(read_yaml(path, SceneCompletionError, cure="Give a parameter file of ROS 2"), ""))
     of_node = [values for name, values in sections if name.rpartition("/")[2] in (NODE_NAME, "*", "**")]
     if not of_node:
         what = f"has no parameters of the node {NODE_NAME}, but of {', '.join(name for name, _ in sections) or 'none'}"

@@ -162,8 +162,7 @@ class _Recording:
         images = list(zip(cameras, poses, depths, strict=True))
         places = np.concatenate([pose.apply(_points(camera, depth, 16)) for camera, pose, depth in images])
         low, high = np.percentile(places, 0.1, axis=0) - 0.2, np.percentile(places, 99.9, axis=0) + 0.2
-        shape = np.ceil((high - low) / FINE_M).astype(int)
-        grid = VoxelGrid(tuple(low), FINE_M, tuple(shape))
+        grid = VoxelGrid(tuple(low), FINE_M, tuple(np.ceil((high - low) / FINE_M).astype(int)))
         return grid, fused_labels(*fuse_depth(images, grid))
 
 

@@ -12,6 +12,7 @@ from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.inference.motion_scale import MotionScale, Scale
 
 CAMERA = Camera(fx=300.0, fy=300.0, cx=255.5, cy=95.5, width=512, height=192)
+COVERED = np.ones((CAMERA.height, CAMERA.width), np.bool_)
 STEP_NS = 100_000_000
 STEP = np.array([0.05, 0.0, 0.4])  # metres towards the walls between two images
 
@@ -74,7 +75,7 @@ def driven(
 
 @pytest.mark.parametrize(("factor", "drift"), [(0.85, 1.0), (1.0, 1.0), (1.2, 1.0), (1.2, 1.05)])
 def test_motion_gives_the_factor_of_depths(factor: float, drift: float) -> None:
-    found = driven(MotionScale(CAMERA), factor=factor, odometry=lambda step: drift * STEP * step)
+    found = driven(MotionScale(CAMERA, COVERED), factor=factor, odometry=lambda step: drift * STEP * step)
     assert found.factor == pytest.approx(factor, rel=0.04 + drift - 1.0) and not found.why
     assert abs(np.log(found.factor / factor)) < 2.0 * found.deviation < 0.2
     assert found.corners > 50 and 0.9 < found.baseline < 2.0
@@ -91,14 +92,16 @@ def test_motion_gives_the_factor_of_depths(factor: float, drift: float) -> None:
 )
 def test_useless_motion_leaves_the_factor_unknown(seen: float, odometry: NDArray[np.float64], why: str) -> None:
     found = driven(
-        MotionScale(CAMERA), seen=lambda step: seen_from(seen * STEP * step), odometry=lambda step: odometry * step
+        MotionScale(CAMERA, COVERED),
+        seen=lambda step: seen_from(seen * STEP * step),
+        odometry=lambda step: odometry * step,
     )
     assert (found.factor, found.deviation) == (1.0, np.inf)
     assert found.why and why in found.why
 
 
 def test_nothing_survives_a_jump() -> None:
-    motion = MotionScale(CAMERA)
+    motion = MotionScale(CAMERA, COVERED)
     assert driven(motion).deviation < 0.1
     image, depth = seen_from(STEP * 10)
     assert motion.depths(image, depth / 1.2, at(STEP * 10), 11 * STEP_NS) is not None
@@ -111,7 +114,7 @@ def test_nothing_survives_a_jump() -> None:
 
 
 def test_a_new_street_is_believed_after_some_images() -> None:
-    motion = MotionScale(CAMERA)
+    motion = MotionScale(CAMERA, COVERED)
     driven(motion, 8)
     assert "contradicts" in driven(motion, 2, factor=0.8, start=8).why
     assert driven(motion, 12, factor=0.8, start=10).factor == pytest.approx(0.8, rel=0.1)
@@ -130,12 +133,12 @@ def wrong_wall(step: int, factor: float, edge: float = 0.0) -> tuple[View, NDArr
 
 def test_one_wall_with_most_corners_is_not_the_scale_of_the_street() -> None:
     """A network that is right about the road and wrong about a building, whose corners alone give 1.6."""
-    found = driven(MotionScale(CAMERA), 12, factor=1.0, seen=lambda step: wrong_wall(step, 1.6, edge=-2.0)[0])
+    found = driven(MotionScale(CAMERA, COVERED), 12, factor=1.0, seen=lambda step: wrong_wall(step, 1.6, edge=-2.0)[0])
     assert found.factor < 1.25  # all corners alike: 1.45
 
 
 def test_corners_have_a_depth_by_motion() -> None:
-    motion = MotionScale(CAMERA)
+    motion = MotionScale(CAMERA, COVERED)
     for step in range(16):
         (image, network), true = wrong_wall(step, 1.2)
         stamp_ns = (1 + step) * STEP_NS
@@ -156,7 +159,7 @@ def test_corners_have_a_depth_by_motion() -> None:
 @pytest.mark.parametrize("lag", [2, 4])
 def test_odometry_that_begins_late_gives_no_wrong_factor(lag: int) -> None:
     """The first images move, and odometry stands still: the factor that follows is none for the images after."""
-    motion = MotionScale(CAMERA)
+    motion = MotionScale(CAMERA, COVERED)
     for step in range(14):
         found = driven(
             motion,
@@ -178,5 +181,5 @@ def test_a_train_next_to_the_robot_hardly_moves_the_factor(speed: float) -> None
         image[:, :aside] = seen_from((STEP + speed * forward) * step, floor=1.5)[0][:, :aside]
         return image, depth
 
-    found = driven(MotionScale(CAMERA), 12, factor=1.0, seen=seen)
+    found = driven(MotionScale(CAMERA, COVERED), 12, factor=1.0, seen=seen)
     assert abs(np.log(found.factor)) < 3.0 * found.deviation

@@ -95,7 +95,7 @@ def test_twins_agree(seed: int) -> None:
 
 def test_clearing_points_of_a_street() -> None:
     voxels = street()
-    points = ClearingRays(GRID, voxels.grid_from_camera, CAMERA)(voxels)
+    points = ClearingRays(GRID, voxels.grid_from_camera, CAMERA, threads=None)(voxels)
     assert points.dtype == np.float32
     assert 1000 < len(points) <= CAMERA.width * CAMERA.height
     origin = (voxels.grid_from_camera.translation - np.asarray(GRID.origin)) / GRID.voxel_size

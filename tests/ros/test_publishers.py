@@ -98,7 +98,7 @@ def test_all_outputs_are_those_of_the_voxels(planner: Planner, completer: Callab
     cells = cells_under(in_base.astype(np.float64), ground, corner)
     assert cells and occupied_cells(ground) == cells
 
-    rays = ClearingRays(voxels.grid, voxels.grid_from_camera, completion.depth_camera)
+    rays = ClearingRays(voxels.grid, voxels.grid_from_camera, completion.depth_camera, threads=None)
     ends = rays(voxels)
     assert len(ends) > 100
     np.testing.assert_allclose(points_of(found[topics.CLEARING]), ends, atol=1e-5)

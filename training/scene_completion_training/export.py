@@ -18,14 +18,8 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError, GpuError
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.bundle import (
-    CELL_OUTPUTS,
-    CELL_ROWS,
-    COLUMN_OUTPUTS,
-    PIXEL_OUTPUTS,
-    PRIOR,
-    StudentBundle,
-)
+from scene_completion_ros.inference import bundle as student_bundle
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cells import STRIDE, stated_ground
 from scene_completion_ros.inference.encoder import cpu_has_bf16, cpu_networks
 from scene_completion_ros.inference.gpu.parity import BF16, measure_voxels
@@ -192,7 +186,7 @@ def export_scene(file: Path, folder: Path, *, name: str, licence: str, provenanc
     stored_weights = halves | {_HELD: weights[_HELD].numpy()}
     ground = torch.from_numpy(stated_ground(field.camera, field.spec, field.volume.level, None))[None]
     image = {"image": torch.zeros(1, 3, field.camera.height, field.camera.width), "ground": ground}
-    pixels = graph_of(ExportedPixels(field, trunk), image, list(PIXEL_OUTPUTS), int8=True)
+    pixels = graph_of(ExportedPixels(field, trunk), image, list(student_bundle.PIXEL_OUTPUTS), int8=True)
     return bundle.save(folder, pixels, stored_weights, decoder_onnx(field))
 
 
@@ -237,11 +231,11 @@ def decoder_onnx(field: SceneField) -> tuple[bytes, bytes]:
     cells = columns * volume.cells[2]
     local = {"local": torch.zeros(cells, volume.looked_up)}
     given = {**local, "columns": torch.zeros(columns, volume.of_column)}
-    made = [*COLUMN_OUTPUTS, *([PRIOR] if volume.prior else [])]
+    made = [*student_bundle.COLUMN_OUTPUTS, *([student_bundle.PRIOR] if volume.prior else [])]
     around = graph_of(ExportedColumns(field.spatial), given, made)
     given = {"around": torch.zeros(cells, volume.around), **local, "mean": torch.zeros(cells, STRIDE**3)}
-    given = {name: values[:CELL_ROWS] for name, values in given.items()}
-    return around, graph_of(ExportedCells(field.spatial), given, list(CELL_OUTPUTS))
+    given = {name: values[: student_bundle.CELL_ROWS] for name, values in given.items()}
+    return around, graph_of(ExportedCells(field.spatial), given, list(student_bundle.CELL_OUTPUTS))
 
 
 def space_of_classes(bank: TextBank, names: Sequence[str]) -> FeatureSpace:
@@ -449,17 +443,13 @@ def _described(stored: Checkpoint, provenance: Mapping[str, Any], **given: Any) 
 
 
 def export_labelled(
-    # Checkpoint of stage `feature_field`, `semantics` or `agglomeration` whose density is that of the student. Of an
-    # agglomeration the spaces of the teachers that words can query go along.
-    checkpoint: Path,
-    student: StudentBundle,
-    classes: Path,  # folder that `features classes` made of that checkpoint, its file of names edited or not
-    folder: Path,
-    *,
-    name: str,
-    licence: str,
+    checkpoint: Path, student: StudentBundle, classes: Path, folder: Path, *, name: str, licence: str
 ) -> tuple[StudentBundle, float]:
     """Exports a student with labels: the density, calibration and camera that it has, and the classes of its features.
+
+    `checkpoint`: of stage `feature_field`, `semantics` or `agglomeration`, whose density is that of the student; of an
+    agglomeration the spaces of the teachers that words can query go along. `classes`: folder that `features classes`
+    made of that checkpoint, its file of names edited or not.
 
     Returns the bundle, and the share of points whose label is the class of their cluster. Raises BundleError where the
     checkpoint is none of these, or of another density; ConfigurationError where classes are damaged, or of another one.

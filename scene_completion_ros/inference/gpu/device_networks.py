@@ -18,26 +18,14 @@ from typing import Any
 
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.gpu.device import (
-    GpuFailureError,
-    PrimaryContext,
-    check_limits,
-    installed_flavour,
-    release,
-    require,
-)
+from scene_completion_ros.inference.gpu import device
+from scene_completion_ros.inference.gpu import kernels as gpu_kernels
+from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.device_scene import DeviceGraph, DeviceScene
 from scene_completion_ros.inference.gpu.engine_cache import EngineCache, Key, UnusableError
 from scene_completion_ros.inference.gpu.graph_engine import GraphEngine, TensorRt, build_plan, load_tensorrt
 from scene_completion_ros.inference.gpu.half_precision import DevicePorts, device_ports, to_half
-from scene_completion_ros.inference.gpu.kernels import (
-    CompiledKernels,
-    KernelDevice,
-    KernelSizes,
-    compile_kernels,
-    no_compiler,
-    nvrtc_libraries,
-)
+from scene_completion_ros.inference.gpu.kernels import CompiledKernels, KernelDevice, compile_kernels
 from scene_completion_ros.inference.gpu.parity import DEVICE, device_parity
 from scene_completion_ros.inference.graphs import graphs_of
 from scene_completion_ros.inference.scene_query import Networks, PreparedScene
@@ -85,8 +73,8 @@ class DeviceStudent:
     def scene(self, prepared: PreparedScene) -> DeviceScene:
         """What answers for a prepared scene. Raises GpuError where there is not enough memory."""
         with self._context.work("loading the kernels"):
-            device = KernelDevice(self._context, self._kernels, self._stream)
-        return DeviceScene(self._engines, device, self._context, prepared)
+            kernels = KernelDevice(self._context, self._kernels, self._stream)
+        return DeviceScene(self._engines, kernels, self._context, prepared)
 
     def close(self) -> None:
         """Frees all memory; nothing of it may be touched any more."""
@@ -104,8 +92,8 @@ class DeviceNetworks(Networks):
     """
 
     def __init__(self, bundle: StudentBundle, reference: Callable[[], Networks]) -> None:
-        require(installed_flavour())
-        check_limits(bundle)
+        device.require(device.installed_flavour())
+        device.check_limits(bundle)
         self._bundle = bundle
         self._context = PrimaryContext()
         try:
@@ -115,12 +103,12 @@ class DeviceNetworks(Networks):
             self._context.close()
             raise
         self.name = self._student.name
-        finalizer = weakref.finalize(self, release, self._context, self._student)
+        finalizer = weakref.finalize(self, device.release, self._context, self._student)
         finalizer.atexit = False  # pycuda may be gone by then, and the driver cleans up by itself
 
     def scene(self, prepared: PreparedScene) -> DeviceScene:
         """See `Networks`."""
-        check_limits(self._bundle, prepared.query.grid)
+        device.check_limits(self._bundle, prepared.query.grid)
         scene = self._student.scene(prepared)
         scene.owner = self
         return scene
@@ -131,7 +119,8 @@ def provide_student(bundle: StudentBundle, context: PrimaryContext, reference: C
 
     Errors: see `DeviceNetworks`.
     """
-    tensorrt, sizes, facts = load_tensorrt(installed_flavour()), KernelSizes.of(bundle), context.facts
+    tensorrt, facts = load_tensorrt(device.installed_flavour()), context.facts
+    sizes = gpu_kernels.KernelSizes.of(bundle)
     steps = list(graphs_of(bundle))
     ports = [device_ports(step) for step in steps]
 
@@ -182,15 +171,15 @@ def require_compiler() -> None:
     Raises GpuError where there is neither a compiler nor a file of this version in the engine cache, which may be the
     one that is needed; or where the cache cannot be used.
     """
-    if not nvrtc_libraries() and not any(EngineCache().folder.glob(f"{_kind()}-*")):
-        raise no_compiler()
+    if not gpu_kernels.nvrtc_libraries() and not any(EngineCache().folder.glob(f"{_kind()}-*")):
+        raise gpu_kernels.no_compiler()
 
 
 def check_loads(context: PrimaryContext, kernels: CompiledKernels) -> None:
     """Raise UnusableError where the driver does not take kernels, another GpuError where the device fails."""
     try:
         KernelDevice(context, kernels).close()
-    except GpuFailureError as error:
+    except device.GpuFailureError as error:
         if error.kind != "unknown":
             raise
         raise UnusableError(

@@ -102,8 +102,7 @@ def to_half(step: StepGraph) -> bytes:
         if name in values:  # always the same
             added[renamed[name]] = numpy_helper.from_array(values[name].astype(kind), renamed[name])
             types[renamed[name]] = wanted
-        result = typed(renamed[name], wanted)
-        nodes.append(helper.make_node("Identity", [result], [name], f"{name}/given"))
+        nodes.append(helper.make_node("Identity", [typed(renamed[name], wanted)], [name], f"{name}/given"))
     made_port, type_of = helper.make_tensor_value_info, helper.np_dtype_to_tensor_dtype
     inputs, outputs = (
         [made_port(name, type_of(np.dtype(kind)), shape) for name, (shape, kind) in ports.items()]

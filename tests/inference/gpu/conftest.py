@@ -75,9 +75,8 @@ def tensorrt(cuda: HostCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     host = HostTensorRt(cuda)
     host.install(monkeypatch)
-    for module in (device_networks, device):  # whatever is installed here
-        monkeypatch.setattr(module, "installed_flavour", lambda: "tensorrt")
-        monkeypatch.setattr(module, "require", lambda flavour: None)
+    monkeypatch.setattr(device, "installed_flavour", lambda: "tensorrt")  # whatever is installed here
+    monkeypatch.setattr(device, "require", lambda flavour: None)
 
     def build_plan(onnx: bytes, ports: object, tensorrt: object) -> bytes:
         host.builds += 1

@@ -210,17 +210,13 @@ class TrainingData(lightning.LightningDataModule):
 
 
 class FileSamples(Dataset[dict[str, Tensor]], Generic[Stored]):
-    """Samples of a training by number, each of stored files; everything random in one follows from seed and number."""
+    """Samples of a training by number, each of stored files; everything random in one follows from seed and number.
 
-    def __init__(
-        self,
-        groups: Sequence[Sequence[Stored]],  # files of each source
-        # Factor on the share of samples of each group, which grows with the square root of its length.
-        shares: Sequence[float],
-        *,
-        seed: int,
-        length: int,
-    ) -> None:
+    `groups`: files of each source; `shares`: factor on the share of samples of each group, which grows with the square
+    root of its length.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[Stored]], shares: Sequence[float], *, seed: int, length: int) -> None:
         self.groups, self.seed, self.length = groups, seed, length
         weights = np.array([share * len(files) ** 0.5 for share, files in zip(shares, groups, strict=True)])
         self.probability = weights / weights.sum()

@@ -431,6 +431,5 @@ def _ground(points: Doubles, cells: NDArray[np.intp], grid: VoxelGrid) -> Floats
 
 def _around(labels: Bytes) -> NDArray[Any]:
     """The largest label within two voxels of each column; 255 where there is none."""
-    known = np.where(labels == INVALID, 0, labels).astype(np.uint8)
-    found = cv2.dilate(known, np.ones((5, 5), np.uint8))
+    found = cv2.dilate(np.where(labels == INVALID, 0, labels).astype(np.uint8), np.ones((5, 5), np.uint8))
     return np.where(found > 0, found, INVALID).astype(np.uint8)

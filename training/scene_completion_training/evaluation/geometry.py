@@ -224,19 +224,14 @@ def grid_density(density: Floats, grid: VoxelGrid, grid_from_camera: RigidTransf
 
 
 def scored_frames(
-    sequence: PosedSequence,
-    every: int,  # frames between scored ones; of those with voxels, images between them
-    *,
-    scans: int = 20,  # scans N that the LiDAR protocols accumulate
-    # A frame list instead; of the frames near the end of a drive, which have fewer scans ahead, it has some.
-    split: FrameSplit | None = None,
-    # This frame alone, against the voxels of the first one: what robots know of earlier frames, the first one of a
-    # labelled window does not have.
-    at: int | None = None,
+    sequence: PosedSequence, every: int, *, scans: int = 20, split: FrameSplit | None = None, at: int | None = None
 ) -> Iterator[Frame]:
     """Frames with voxels, or with scans: those with all N ahead, or frame 0 of a shorter recording.
 
-    Raises SequenceError where there is no frame `at`.
+    `every`: frames between scored ones; of those with voxels, images between them. `scans`: scans N that the LiDAR
+    protocols accumulate. `split`: a frame list instead; of the frames near the end of a drive, which have fewer scans
+    ahead, it has some. `at`: this frame alone, against the voxels of the first one: what robots know of earlier frames,
+    the first one of a labelled window does not have. Raises SequenceError where there is no frame `at`.
     """
     if at is not None:
         if at >= len(sequence):

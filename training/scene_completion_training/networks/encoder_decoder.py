@@ -6,15 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scene_completion_training.networks.trunk import (
-    DINO,
-    RESNET,
-    DensePredictionDecoder,
-    EfficientNetLiteTrunk,
-    ResNetTrunk,
-    Trunk,
-    VisionTransformerTrunk,
-)
+from scene_completion_training.networks import trunk as trunks
+from scene_completion_training.networks.trunk import DINO, ResNetTrunk, Trunk, VisionTransformerTrunk
 
 TrunkName = Literal["efficientnet_lite0", "resnet50", "vision_transformer"]
 DECODER_WIDTHS = (48, 64, 96, 160)  # channels of the decoder of EfficientNet-Lite0 at strides 2, 4, 8 and 16
@@ -27,19 +20,19 @@ def make_trunk(
 ) -> Trunk:
     """A trunk by its name, pretrained or not; `weights`: folder or hub name, by default those it is known by."""
     if name == "resnet50":
-        return ResNetTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights or RESNET)
+        return ResNetTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights or trunks.RESNET)
     if name == "vision_transformer":
         return VisionTransformerTrunk(size, pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights or DINO)
-    return EfficientNetLiteTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks)
+    return trunks.EfficientNetLiteTrunk(pretrained=pretrained, frozen_blocks=frozen_blocks)
 
 
-Decoder: TypeAlias = "UNetDecoder | MonodepthDecoder | DensePredictionDecoder"
+Decoder: TypeAlias = "UNetDecoder | MonodepthDecoder | trunks.DensePredictionDecoder"
 
 
 def make_decoder(trunk: Trunk, width: int = 64) -> Decoder:
     """Makes the decoder that belongs to a trunk; `width`: channels of the feature map that a ResNet's ends with."""
     if isinstance(trunk, VisionTransformerTrunk):
-        return DensePredictionDecoder(trunk.cell)
+        return trunks.DensePredictionDecoder(trunk.cell)
     if isinstance(trunk, ResNetTrunk):
         return MonodepthDecoder(trunk.channels, width)
     return UNetDecoder(trunk.channels, DECODER_WIDTHS)
@@ -154,7 +147,7 @@ class EncoderDecoder(nn.Module):
         self.flipped = False
         self.prior: Tensor = nn.Buffer(torch.zeros(1, 1, *self.map_size(size)))
         self.project: nn.Conv2d | None = None
-        if isinstance(self.decoder, MonodepthDecoder | DensePredictionDecoder):
+        if isinstance(self.decoder, MonodepthDecoder | trunks.DensePredictionDecoder):
             self.channels = self.decoder.width
             return
         self.channels = channels

@@ -13,16 +13,8 @@ from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera, VoxelGrid
 from scene_completion_ros.geometry.grids import measure_of
-from scene_completion_ros.inference.cells import (
-    CERTAIN,
-    DISTANCES_M,
-    FARTHEST_FROM_LEVEL,
-    GEOMETRY,
-    LEAST_CLASS,
-    PRIOR_EDGE,
-    STANDS_M,
-    STRIDE,
-)
+from scene_completion_ros.inference import cells
+from scene_completion_ros.inference.cells import PRIOR_EDGE, STRIDE
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training.networks.pixel_head import PixelView
 
@@ -115,7 +107,7 @@ class SceneDecoder(nn.Module):
         self.cells = tuple(-(-count // STRIDE) for count in grid.shape)
         count_x, count_y, heights = self.cells
         self.reduce = nn.Conv2d(classes + 1, reduced, 1)
-        local = reduced + GEOMETRY
+        local = reduced + cells.GEOMETRY
         finest = widths[0]
         self.enter = nn.Sequential(
             nn.Conv2d((local + 1) * heights + 4, finest, 1), nn.ReLU(inplace=True), _block(finest, finest)
@@ -153,15 +145,15 @@ class SceneDecoder(nn.Module):
         self.centres: Tensor = nn.Buffer(centres_of(grid, STRIDE), persistent=False)  # of all cells
         # Of the voxels in which a ground may be seen, and from the middle of a cell to its voxels.
         self.low = min(
-            round((ground + FARTHEST_FROM_LEVEL * self.measure - grid.origin[2]) / grid.voxel_size), grid.shape[2]
+            round((ground + cells.FARTHEST_FROM_LEVEL * self.measure - grid.origin[2]) / grid.voxel_size), grid.shape[2]
         )
         below = VoxelGrid(grid.origin, grid.voxel_size, (*grid.shape[:2], self.low), grid.frame)
         self.low_centres: Tensor = nn.Buffer(centres_of(below, 1), persistent=False)
         inside = torch.tensor([*itertools.product(range(STRIDE), repeat=3)])
         self.inside: Tensor = nn.Buffer(inside, persistent=False)
 
-    def complete(self, view: PixelView, look: Look, cells: Tensor) -> CompletedCells:
-        """Cells of these numbers [B, N] in the order (z, x, y); `look`: where places look at the image."""
+    def complete(self, view: PixelView, look: Look, numbers: Tensor) -> CompletedCells:
+        """The cells of `numbers` [B, N] in the order (z, x, y); `look`: where places look at the image."""
         inverse = self.spec.inverse_depth(view.code).clamp_min(0.5 / self.spec.far)
         seen = torch.cat([view.classes.softmax(dim=1), -inverse.log(), view.deviation], dim=1)
         where = look(self.centres[None])
@@ -176,13 +168,13 @@ class SceneDecoder(nn.Module):
         with torch.autocast(local.device.type, dtype=self.mixed or torch.bfloat16, enabled=self.mixed is not None):
             around, ground = self._around(local, in_view, view.known_mounting, lowest)
             parts = [around, sampled[:, :-2], relative, in_view, mean, centres.transpose(1, 2)]
-            parts = [part.gather(2, cells[:, None].expand(-1, part.shape[1], -1)) for part in parts]
+            parts = [part.gather(2, numbers[:, None].expand(-1, part.shape[1], -1)) for part in parts]
             around, of_pixel, relative, in_view, mean, centres = parts
             # Reduced once more: to go back to a few cells is faster than to all, of which the columns are made.
             local = (torch.cat([self.reduce(of_pixel[..., None])[..., 0], relative], dim=1) * in_view).to(around.dtype)
             mixed = self.mix(torch.cat([around, local], dim=1)[..., None])  # [B, hidden, N, 1]
             logits, named, trust = (layer(mixed)[..., 0].float() for layer in (self.occupied, self.named, self.trust))
-        named = named + trust * in_view * of_pixel[:, : self.classes].clamp_min(LEAST_CLASS).log()
+        named = named + trust * in_view * of_pixel[:, : self.classes].clamp_min(cells.LEAST_CLASS).log()
         height, deviation = self.ground_of(ground.float(), lowest).unbind(dim=1)
         offsets = self.grid.voxel_size * (self.inside - (STRIDE - 1) / 2)
         places = centres.transpose(1, 2)[:, :, None] + offsets  # [B, N, S³, 3]
@@ -251,7 +243,7 @@ class SceneDecoder(nn.Module):
         lower = up.long().clamp_max(last - 1)
         near, far, share = (rows.flatten()[column + height] for height in (lower, lower + 1, last + 1))
         mixed = near + (up - lower) * (far - near) + (1.0 - share) * occupied
-        return torch.where(above > STANDS_M * self.measure, occupied, mixed)
+        return torch.where(above > cells.STANDS_M * self.measure, occupied, mixed)
 
     def ground_of(self, ground: Tensor, lowest: Tensor) -> Tensor:
         """Height and deviation of the ground [B, 2, x, y], metres, of what columns predict of it [B, 3, x, y]."""
@@ -288,7 +280,7 @@ class SceneDecoder(nn.Module):
 
         What is not behind a surface is before it: over a column of road, the share that is behind ends at the road.
         """
-        farthest = FARTHEST_FROM_LEVEL * self.measure
+        farthest = cells.FARTHEST_FROM_LEVEL * self.measure
         at, behind = self._surfaces(seen, look(self.low_centres[None]))
         depth = self.grid.voxel_size * (behind + 0.5 * at).reshape(len(seen), self.low, *self.grid.shape[:2]).sum(dim=1)
         lowest = self.grid.origin[2] + functional.avg_pool2d(depth[:, None], STRIDE, ceil_mode=True) - self.level
@@ -310,7 +302,7 @@ class SceneDecoder(nn.Module):
         occupied = inside + (1.0 - inside) * above * occupied
         if self.prior > 0.0 and not self.training:
             occupied = self._with_prior(occupied, x, y, places[..., 2] - h)
-        occupied = occupied.clamp(CERTAIN, 1.0 - CERTAIN)
+        occupied = occupied.clamp(cells.CERTAIN, 1.0 - cells.CERTAIN)
         return torch.log(occupied) - torch.log1p(-occupied)
 
 
@@ -324,6 +316,6 @@ def _relative_to_surface(depth: Tensor, log_surface: Tensor, deviation: Tensor, 
     behind = depth - log_surface.exp()
     off = (depth.clamp_min(0.5 * measure).log() - log_surface) / deviation
     parts = [torch.sigmoid(1.7 * off), torch.exp(-0.5 * off**2), deviation * 4.0]
-    for distance in (measure * length for length in DISTANCES_M):
+    for distance in (measure * length for length in cells.DISTANCES_M):
         parts += [torch.tanh(behind / distance), torch.exp(-((behind / distance) ** 2))]
     return torch.cat(parts, dim=1)

@@ -320,9 +320,8 @@ class DepthAnythingTrunk(Trunk):
         super().__init__(channels=(loaded.network.config.fusion_hidden_size,), mean=mean, scale=deviation)
         self.patch, self.frozen_blocks = loaded.patch, frozen_blocks
         if not 0 <= frozen_blocks <= loaded.blocks:
-            raise ConfigurationError(
-                f"{frozen_blocks} frozen of {loaded.blocks} blocks", where=weights, cure="Name fewer"
-            )
+            cure = "Name fewer"
+            raise ConfigurationError(f"{frozen_blocks} frozen of {loaded.blocks} blocks", where=weights, cure=cure)
         self.token_width = int(loaded.network.config.backbone_config.hidden_size)
         network: Any = loaded.network.requires_grad_(True)
         self.backbone, self.neck = network.backbone, network.neck

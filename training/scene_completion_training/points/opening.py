@@ -57,21 +57,14 @@ class Scenes(Mapping[str, PointScene]):
         return len(self.readers)
 
 
-def open_scenes(
-    # A folder in which ScanNet, Matterport3D or S3DIS lies as it was unpacked, or a part of it, or a file or folder of
-    # PLY, or a recording with depth (see `open_recording`), or a folder of these.
-    path: Path | str,
-    *,
-    # A label set, see `label_set`. By default scannet20, matterport21 or s3dis; for others none, and a recording
-    # brings its own.
-    labels: str = "",
-    # "train", "val" or "test", by the official lists in or next to the folder. S3DIS has none: "test" is
-    # Area_5, "train" the others. All scenes where it is "".
-    split: str = "",
-    every: int = 1,  # take every n-th view. OpenScene takes every 20th of a scan of ScanNet
-) -> Scenes:
+def open_scenes(path: Path | str, *, labels: str = "", split: str = "", every: int = 1) -> Scenes:
     """Open scenes of points.
 
+    `path`: a folder in which ScanNet, Matterport3D or S3DIS lies as it was unpacked, or a part of it, or a file or
+    folder of PLY, or a recording with depth (see `open_recording`), or a folder of these. `labels`: a label set, see
+    `label_set`; by default scannet20, matterport21 or s3dis; for others none, and a recording brings its own. `split`:
+    "train", "val" or "test", by the official lists in or next to the folder; S3DIS has none: "test" is Area_5, "train"
+    the others; all scenes where it is "". `every`: take every n-th view; OpenScene takes every 20th of ScanNet.
     Raises SequenceError where it is nothing of the kind, there are two data sets or two scenes of one name, a list is
     missing or names what is not there, or no scene is left; VocabularyError where there are no such labels.
     """
@@ -182,22 +175,16 @@ def _names(root: Path, source: str, split: str) -> set[str]:
     return {line.strip() for line in text.splitlines() if line.strip()}
 
 
-def fused_scene(
-    sequence: PosedSequence,
-    *,
-    # Names of labels. Where the sequence's provenance lists "classes", its own are found among them by name; by default
-    # they are all of its own.
-    classes: Sequence[str] = (),
-    every: int = 1,  # take every n-th view
-    name: str = "",
-) -> PointScene:
+def fused_scene(sequence: PosedSequence, *, classes: Sequence[str] = (), every: int = 1, name: str = "") -> PointScene:
     """Fuse the depth of a sequence to points.
 
     Each voxel of `VOXEL` keeps the mean of the points of all pixels in it, of their colours and normals, and the most
     frequent label and instance. Assets of frames: "depth" [h, w] is z-depth of the reference camera in metres, 0 or
     infinite where unknown. "label" [h, w] are indices of classes, "instance" [h, w] numbers of things, 0 of none. In
     both, -1 and the largest value of unsigned numbers stand for unknown. Raises SequenceError where there is no depth,
-    it does not fit images or poses, labels have no names, or z is not up.
+    it does not fit images or poses, labels have no names, or z is not up. `classes`: names of labels; where the
+    sequence's provenance lists "classes", its own are found among them by name; by default they are all of its own.
+    `every`: take every n-th view.
     """
     where = name or sequence.name
     camera = reference_camera(sequence)

@@ -91,8 +91,7 @@ class VoxelHUNet(nn.Module):
         `features`: [N, inputs] of its finest voxels, or of those of `visible`: what the encoder sees of it. Where a
         voxel of a level holds none of these, the decoder starts from that level's learnable token.
         """
-        seen = pyramid if visible is None else visible
-        skips = self.encode(features, seen)
+        skips = self.encode(features, pyramid if visible is None else visible)
         if visible is not None:
             of_levels = zip(skips, self.tokens, visible.levels, pyramid.levels, strict=True)
             skips = [_with_token(*of_level) for of_level in of_levels]

@@ -34,16 +34,8 @@ from scene_completion_training.networks.density_field import part_of
 from scene_completion_training.networks.pixel_head import PixelHead, PixelView, scaled, stated_ground
 from scene_completion_training.networks.scene_decoder import CompletedCells, Look, SceneDecoder, look_up
 from scene_completion_training.randomness import drawn
-from scene_completion_training.stages.pixels import (
-    PixelConfiguration,
-    SeenConfiguration,
-    SeenStage,
-    TrainedPixels,
-    digest,
-    on_device,
-    rarity,
-    trained_trunk,
-)
+from scene_completion_training.stages import pixels as pixel_stage
+from scene_completion_training.stages.pixels import PixelConfiguration, digest
 from scene_completion_training.viewpoint import Viewpoint
 
 # Classes of streets and of rooms, and which of them cameras stand on.
@@ -66,7 +58,7 @@ class CompletionLosses:
 
 
 @dataclass
-class CompletionConfiguration(SeenConfiguration):
+class CompletionConfiguration(pixel_stage.SeenConfiguration):
     """What stage `completion` needs."""
 
     stage: str = "completion"
@@ -117,15 +109,13 @@ def _with_shared(own: Part, shared: dict[str, Any], within: str) -> Part:
 
 
 class SceneField(nn.Module):
-    """Head for pixels and decoder of cells, of the maps of a trunk."""
+    """Head for pixels and decoder of cells, of the maps of a trunk.
 
-    def __init__(
-        self,
-        viewpoint: Viewpoint,  # canonical camera, and the volume
-        names: tuple[str, ...],  # classes behind "empty": those of streets, or of rooms
-        pixels: PixelHead,
-        **in_space: Any,  # options of `SceneDecoder`
-    ) -> None:
+    `viewpoint`: canonical camera, and the volume; `names`: classes behind "empty", those of streets, or of rooms;
+    `in_space`: options of `SceneDecoder`.
+    """
+
+    def __init__(self, viewpoint: Viewpoint, names: tuple[str, ...], pixels: PixelHead, **in_space: Any) -> None:
         super().__init__()
         self.viewpoint, self.names, self.pixels = viewpoint, names, pixels
         self.ground = GROUNDS[names]
@@ -172,7 +162,7 @@ class SceneField(nn.Module):
         return partial(look_up, camera=self.camera, spec=self.spec, volume_from_camera=volume_from_camera, side=side)
 
 
-class CompletionStage(SeenStage):
+class CompletionStage(pixel_stage.SeenStage):
     """Trains a `SceneField`."""
 
     configuration_class = CompletionConfiguration
@@ -183,8 +173,8 @@ class CompletionStage(SeenStage):
     def __init__(self, settings: CompletionConfiguration) -> None:
         super().__init__(settings)
         self.viewpoint = settings.viewpoint()
-        seen = TrainedPixels.read(Path(settings.pixels_from), settings, "pixels_from")
-        self.trunk = trained_trunk(seen, settings.model).requires_grad_(False)
+        seen = pixel_stage.TrainedPixels.read(Path(settings.pixels_from), settings, "pixels_from")
+        self.trunk = pixel_stage.trained_trunk(seen, settings.model).requires_grad_(False)
         weights = hashlib.sha256(digest(self.trunk, learned=True).encode())
         for name, value in sorted(seen.head.state_dict().items()):
             weights.update(name.encode() + value.half().numpy().tobytes())
@@ -206,7 +196,7 @@ class CompletionStage(SeenStage):
         def see(image: Tensor) -> dict[str, Tensor]:
             return dict(zip(("fused", "tokens"), trunk(image), strict=True))
 
-        frozen = FrozenEncoder(on_device(trunk, see), digest(trunk, learned=True))
+        frozen = FrozenEncoder(pixel_stage.on_device(trunk, see), digest(trunk, learned=True))
         return CompletionData(settings.data, self.viewpoint, frozen, steps=settings.steps, seed=settings.seed)
 
     @classmethod
@@ -294,7 +284,7 @@ class CompletionStage(SeenStage):
         classes = label[b, n, v].long() - 1
         if self.training:
             self.counted += torch.bincount(classes, minlength=len(self.counted)).float()
-        return class_terms(logits[b, :, n], classes, rarity(self.counted, self.settings.rare))
+        return class_terms(logits[b, :, n], classes, pixel_stage.rarity(self.counted, self.settings.rare))
 
     def _of_ground(self, found: CompletedCells, height: Tensor, weight: Tensor) -> Tensor:
         beyond = [-count % STRIDE for count in height.shape[1:]]

@@ -55,9 +55,8 @@ class MaskedSceneConfiguration(TrainingConfiguration):
             raise ConfigurationError(what, where="patch", cure=f"Take a multiple of {coarsest}")
         if self.network.inputs != len(masked_scenes.POINT_FEATURES):
             what = f"{self.network.inputs} inputs, where voxels have {', '.join(masked_scenes.POINT_FEATURES)}"
-            raise ConfigurationError(
-                what, where="network.inputs", cure=f"Set it to {len(masked_scenes.POINT_FEATURES)}"
-            )
+            cure = f"Set it to {len(masked_scenes.POINT_FEATURES)}"
+            raise ConfigurationError(what, where="network.inputs", cure=cure)
         if (self.masking == "none") != (self.ratio == 0.0):
             what = f"masking {self.masking} of a share of {self.ratio:g}"
             raise ConfigurationError(what, where="masking, ratio", cure="Take none and 0 together, or neither")

@@ -8,19 +8,8 @@ import numpy as np
 
 from scene_completion_training.arrays import Random
 from scene_completion_worlds.room.textures import CLOTHS, PICTURES, WOODS
-from scene_completion_worlds.street.parts import (
-    Colour,
-    Part,
-    Place,
-    Rectangle,
-    box,
-    ellipsoid,
-    frustum,
-    grey,
-    moved_all,
-    post,
-    triple,
-)
+from scene_completion_worlds.street import parts as shapes
+from scene_completion_worlds.street.parts import Colour, Part, box, frustum, grey, post
 from scene_completion_worlds.street.road_users import person
 
 # Classes by the ids of `ROOM_CLASSES`, from 0 on: free space in voxels, and nothing in images.
@@ -39,7 +28,7 @@ class Thing:
     parts: list[Part]
     depth: float  # along x
     width: float  # along y
-    tops: list[tuple[Rectangle, float]] = field(default_factory=list)  # where clutter may stand, and how high
+    tops: list[tuple[shapes.Rectangle, float]] = field(default_factory=list)  # where clutter may stand, and how high
 
 
 Maker = Callable[[Random], Thing]
@@ -50,7 +39,7 @@ def _pick(rng: Random, names: tuple[str, ...]) -> str:
 
 
 def _tint(rng: Random, spread: float = 0.2) -> Colour:
-    return triple(np.clip(rng.uniform(0.35, 1.0) * (1.0 + spread * rng.normal(size=3)), 0.04, 1.0))
+    return shapes.triple(np.clip(rng.uniform(0.35, 1.0) * (1.0 + spread * rng.normal(size=3)), 0.04, 1.0))
 
 
 def _finish(rng: Random) -> tuple[str, Colour]:
@@ -58,7 +47,7 @@ def _finish(rng: Random) -> tuple[str, Colour]:
     return (_pick(rng, WOODS), (1.0, 1.0, 1.0)) if rng.random() < 0.6 else ("paint", _tint(rng, 0.35))
 
 
-def _top(depth: float, width: float, height: float) -> list[tuple[Rectangle, float]]:
+def _top(depth: float, width: float, height: float) -> list[tuple[shapes.Rectangle, float]]:
     return [((-depth / 2, depth / 2, -width / 2, width / 2), height)]
 
 
@@ -93,7 +82,7 @@ def table(rng: Random) -> Thing:
     return Thing(parts, depth, width, _top(depth, width, height))
 
 
-def _screen(size: Place, centre: Place, shade: float) -> Part:
+def _screen(size: shapes.Place, centre: shapes.Place, shade: float) -> Part:
     return box(size, centre, ("screen", "plain", "plain"), RoomClass.OTHER_OBJECT, tile="stretched", tint=grey(shade))
 
 
@@ -197,7 +186,7 @@ def bed(rng: Random) -> Thing:
         parts += [box((0.05, width, tall), (-depth / 2, 0.0, tall / 2), wood, label, tint=tint)]
     for y in (-width / 4, width / 4) if width > 1.2 else (0.0,):
         centre = (-depth / 2 + 0.32, y, height + 0.05)
-        parts += [ellipsoid((0.2, 0.32, 0.09), centre, _pick(rng, CLOTHS), label, tint=grey(0.95))]
+        parts += [shapes.ellipsoid((0.2, 0.32, 0.09), centre, _pick(rng, CLOTHS), label, tint=grey(0.95))]
     return Thing(parts, depth, width)
 
 
@@ -227,7 +216,7 @@ def _fronts(rng: Random, depth: float, width: float, z: tuple[float, float], tex
     (low, high), label = z, RoomClass.CABINET
     parts = [box((depth, width, high - low), (0.0, 0.0, (low + high) / 2), texture, label, tint=tint)]
     doors = max(1, round(width / rng.uniform(0.4, 0.65)))
-    dark = triple(0.55 * np.asarray(tint))
+    dark = shapes.triple(0.55 * np.asarray(tint))
     for number in range(doors):
         y = -width / 2 + (number + 0.5) * width / doors
         size, centre = (0.006, width / doors - 0.012, high - low - 0.03), (depth / 2 + 0.002, y, (low + high) / 2)
@@ -273,7 +262,7 @@ def kitchen(rng: Random, width: float) -> Thing:
     parts += [box((0.18, 0.02, 0.02), (-0.17, sink, height + 0.28), "metal", RoomClass.SINK)]
     if rng.random() < 0.7:
         above = _fronts(rng, 0.33, width, (height + 0.5, height + 1.2), texture, tint)
-        parts += moved_all(above, (-0.13, 0.0, 0.0))
+        parts += shapes.moved_all(above, (-0.13, 0.0, 0.0))
     if rng.random() < 0.6:
         parts += [box((0.01, width, 0.5), (-depth / 2 + 0.005, 0.0, height + 0.25), "tiles", RoomClass.WALL)]
     sides = ((-width / 2, bowl[2]), (bowl[3], width / 2))
@@ -373,11 +362,11 @@ def clutter(rng: Random, most: float = 0.4) -> Thing:
         for _ in range(int(rng.integers(3, 8))):
             x, y = 0.25 * tall * rng.normal(size=2)
             radii, centre = (0.18 * tall, 0.15 * tall, 0.2 * tall), (x, y, rng.uniform(0.5, 1.0) * tall)
-            parts += [ellipsoid(radii, centre, "leaves", label)]
+            parts += [shapes.ellipsoid(radii, centre, "leaves", label)]
         size = 0.5 * tall
     elif kind == 5:
         radii = (0.4 * size, 0.5 * size, 0.45 * size)
-        parts = [ellipsoid(radii, (0.0, 0.0, 0.42 * size), _pick(rng, CLOTHS), label, tint=tint)]
+        parts = [shapes.ellipsoid(radii, (0.0, 0.0, 0.42 * size), _pick(rng, CLOTHS), label, tint=tint)]
     else:
         tall = rng.uniform(0.3, 0.5) if most < 0.5 else rng.uniform(1.2, 1.7)
         parts = [post(0.012, tall, (0.0, 0.0, 0.0), label), post(0.1, 0.02, (0.0, 0.0, 0.0), label)]

@@ -147,7 +147,6 @@ def _screen(rng: Random) -> Floats:
 def _view(rng: Random) -> Floats:
     """What a window shows: bright sky above something green or grey."""
     image = plain((0.85, 0.92, 1.0), 128, 128)
-    skyline = 70 + (6.0 * periodic_noise(rng, 1, 128, 1.2)[0]).astype(int)
-    below = np.arange(128)[:, None] > skyline[None]
+    below = np.arange(128)[:, None] > 70 + (6.0 * periodic_noise(rng, 1, 128, 1.2)[0]).astype(int)[None]
     image[below] = (*rng.uniform(0.2, 0.6, 3), 0.0)
     return speckled(rng, image, fine=0.1, coarse=0.15)

@@ -118,8 +118,7 @@ class RoomWalk(RenderedDrive):
         height, pitch = rng.uniform(*ROBOT_HEIGHT_M), rng.uniform(*ROBOT_PITCH)
         places, angles = np.empty((stations, 3)), np.empty((stations, 3))
         for number, room in enumerate(rooms):
-            tall = height if robot else rng.uniform(*HAND_HEIGHT_M)
-            places[number] = self._free_place(rng, room, tall)
+            places[number] = self._free_place(rng, room, height if robot else rng.uniform(*HAND_HEIGHT_M))
             yaw = self._worth_seeing(rng, places[number])
             roll = 0.0 if robot else float(np.clip(rng.normal(0.0, HAND_ROLL), -0.3, 0.3))
             angles[number] = yaw, pitch if robot else rng.uniform(*HAND_PITCH), roll

@@ -25,15 +25,11 @@ POINT_ROUNDING_M = 1.0 / 256.0
 XYZ = [(axis, 4 * place, POINT_FIELD_FLOAT32, 1) for place, axis in enumerate("xyz")]
 
 
-def write_drive_bag(
-    sequence: PosedSequence,
-    path: Path,
-    *,
-    lidar_every: int = 1,  # record the LiDAR of every so many frames, as far as the sequence has it
-) -> None:
+def write_drive_bag(sequence: PosedSequence, path: Path, *, lidar_every: int = 1) -> None:
     """Write what the first camera of a drive saw as a new bag, images as they are encoded.
 
-    Raises BagError where the folder exists already.
+    `lidar_every`: record the LiDAR of every so many frames, as far as the sequence has it. Raises BagError where the
+    folder exists already.
     """
     camera = next(iter(sequence.cameras))
     optical, info = f"{camera}_optical", _camera_info(sequence.cameras[camera])

@@ -5,19 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from scene_completion_training.arrays import Random
-from scene_completion_worlds.street.parts import (
-    Colour,
-    Part,
-    Place,
-    box,
-    cylinder,
-    ellipsoid,
-    extrusion,
-    frustum,
-    grey,
-    moved_all,
-    triple,
-)
+from scene_completion_worlds.street import parts as shapes
+from scene_completion_worlds.street.parts import Colour, Part, box, cylinder, ellipsoid, frustum, grey, triple
 from scene_completion_worlds.street.street_line import StreetClass
 
 PAINTS = np.array(  # usual colours of cars: how usual, and linear red, green, blue
@@ -100,7 +89,7 @@ def _car_body(body: _Body, colour: Colour, label: StreetClass) -> list[Part]:
     eaves = (body.tail + body.slant, body.bonnet - body.screen, -inner, inner)
     brow = (eaves[0] + 0.12, eaves[1] - 0.18, -inner + 0.14, inner - 0.14)
     parts = [
-        extrusion(lower, (-half + 0.03, half - 0.03), ("car_side", "metal"), label, tint=colour),
+        shapes.extrusion(lower, (-half + 0.03, half - 0.03), ("car_side", "metal"), label, tint=colour),
         box((0.82 * body.length, 2 * half, 0.22), (0.0, 0.0, 0.62), "metal", label, tint=colour),  # flank
         frustum(foot, eaves, (body.waist, crown), GLAZED, label, tint=colour),
         frustum(eaves, brow, (crown, body.roof), "metal", label, tint=colour, tile="stretched"),
@@ -188,13 +177,13 @@ def trailer(rng: Random) -> Vehicle:
     label = StreetClass.OTHER_VEHICLE
     if rng.random() < 0.5:
         profile = np.array([(-2.2, 0.9), (-2.0, 0.5), (2.0, 0.5), (2.3, 1.2), (1.9, 2.5), (-1.9, 2.5)])
-        body = extrusion(profile, (-1.1, 1.1), ("car_glass", "metal"), label, tint=(1.0, 1.0, 0.97))
+        body = shapes.extrusion(profile, (-1.1, 1.1), ("car_glass", "metal"), label, tint=(1.0, 1.0, 0.97))
         return Vehicle([body, *_wheels((-0.2,), 1.1, 0.3, label)], 4.6, 2.2)
     bed = box((2.6, 1.5, 0.5), (0.0, 0.0, 0.75), "planks", label, tint=grey(0.5))
     return Vehicle([bed, *_wheels((0.0,), 0.9, 0.28, label)], 3.0, 1.8)
 
 
-def _tube(start: Place, end: Place, size: float, label: StreetClass) -> Part:
+def _tube(start: shapes.Place, end: shapes.Place, size: float, label: StreetClass) -> Part:
     """A square rod between two points of the plane y = const."""
     a, b = np.array(start), np.array(end)
     length = float(np.linalg.norm(b - a))
@@ -243,7 +232,7 @@ def motorcyclist(rng: Random) -> Vehicle:
     """A person on a motorcycle."""
     label = StreetClass.MOTORCYCLIST
     ridden = motorcycle(rng, label).parts
-    return Vehicle([*ridden, *moved_all(rider(rng, label, saddle=0.85), (-0.1, 0.0, 0.0))], 2.05, 0.7)
+    return Vehicle([*ridden, *shapes.moved_all(rider(rng, label, saddle=0.85), (-0.1, 0.0, 0.0))], 2.05, 0.7)
 
 
 def _clothes(rng: Random) -> tuple[Colour, Colour]:

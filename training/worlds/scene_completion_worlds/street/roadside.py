@@ -209,8 +209,7 @@ def _yard(layout: Layout, sign: int, side: SideProfile) -> None:
         d = sign * (side.walk_edge + setback - 3.2)
         layout.place_if_clear(vehicle.parts, s, d, float(rng.choice([0.0, np.pi / 2, np.pi])), 1.2)
     if layout.chance(0.6):
-        kind = str(rng.choice(["mesh", "bars", "planks"]))
-        fence = partial(street_objects.fence, kind=kind, height=1.6)
+        fence = partial(street_objects.fence, kind=str(rng.choice(["mesh", "bars", "planks"])), height=1.6)
         layout.along(layout.start, layout.end, sign * (side.walk_edge + 1.6), fence)
     if layout.chance(0.6):
         layout.place_if_clear(street_objects.direction_board(rng), middle, sign * (side.walk_edge + 2.6), turn, 0.5)

@@ -334,8 +334,7 @@ def drive_poses(
     slope = np.arctan((line.height_at(s + 1.0) - line.height_at(s - 1.0)) / (2.0 * along))
     pitch = 0.004 * np.sin(6.3 * time + phase[2]) + 0.002 * np.sin(17.0 * time + phase[3]) - slope
     roll = 0.005 * np.sin(4.1 * time + phase[4])
-    z = line.height_at(s) + 0.012 * np.sin(7.7 * time + phase[5])
-    place = np.column_stack([xy, z])
+    place = np.column_stack([xy, line.height_at(s) + 0.012 * np.sin(7.7 * time + phase[5])])
     return [RigidTransform(rotation_of_angles(roll[k], pitch[k], yaw[k]), place[k]) for k in range(frames)]
 
 

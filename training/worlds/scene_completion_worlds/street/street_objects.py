@@ -8,19 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from scene_completion_training.arrays import Doubles, Random
-from scene_completion_worlds.street.parts import (
-    WHITE,
-    Colour,
-    Part,
-    box,
-    cylinder,
-    ellipsoid,
-    extrusion,
-    frustum,
-    grey,
-    post,
-    triple,
-)
+from scene_completion_worlds.street import parts as shapes
+from scene_completion_worlds.street.parts import Colour, Part, box, frustum, grey, post, triple
 from scene_completion_worlds.street.street_line import StreetClass
 from scene_completion_worlds.street.textures import BAYS, FACADE_COUNT, FLOORS, SIGN_COUNT
 
@@ -65,7 +54,7 @@ def guard_rail(length: float) -> list[Part]:
     ]
 
 
-def _pole(radius: float, length: float, texture: str = "metal", tint: Colour = WHITE) -> Part:
+def _pole(radius: float, length: float, texture: str = "metal", tint: Colour = shapes.WHITE) -> Part:
     return post(radius, length, _SUNK, POLE, texture, tint, (1.0, 1.0), sides=10)
 
 
@@ -219,12 +208,12 @@ def _gable(rng: Random, width: float, depth: float, height: float, tint: Colour)
     over = 0.35
     if rng.random() < 0.65:  # ridge along the street: a prism along x, drawn along y and turned
         profile = np.array([(-depth / 2 - over, 0.0), (depth / 2 + over, 0.0), (0.0, rise)])
-        roof = extrusion(profile, (0.0, width), ("concrete", "roof"), BUILDING, tint=tint, tile=(4.0, 4.0))
+        roof = shapes.extrusion(profile, (0.0, width), ("concrete", "roof"), BUILDING, tint=tint, tile=(4.0, 4.0))
         roof = roof.moved((0.0, 0.0, 0.0), yaw=-np.pi / 2).moved((0.0, depth / 2, height))
     else:
         rise = min(rise, width * 0.45)
         profile = np.array([(-over, 0.0), (width + over, 0.0), (width / 2, rise)])
-        roof = extrusion(profile, (-0.2, depth), ("planks", "roof"), BUILDING, tint=tint, tile=(4.0, 4.0))
+        roof = shapes.extrusion(profile, (-0.2, depth), ("planks", "roof"), BUILDING, tint=tint, tile=(4.0, 4.0))
         roof = roof.moved((0.0, 0.0, height))
     stack = (float(rng.uniform(0.15, 0.85)) * width, depth * float(rng.uniform(0.55, 0.7)), height + rise * 0.8)
     return [roof, box((0.6, 0.6, 1.8), stack, "bricks", BUILDING)]
@@ -327,7 +316,7 @@ def stump(rng: Random) -> list[Part]:
     for row, count in enumerate((4, 3, 2)):
         for k in range(count):
             length = float(rng.uniform(2.6, 3.2))
-            log = cylinder(0.2, length, ("planks", "bark"), StreetClass.TRUNK, tile=(1.0, 1.0), sides=8)
+            log = shapes.cylinder(0.2, length, ("planks", "bark"), StreetClass.TRUNK, tile=(1.0, 1.0), sides=8)
             parts.append(log.moved(((k - count / 2) * 0.41, 0.0, 0.2 + 0.36 * row), 0.0))
     return parts
 
@@ -339,7 +328,7 @@ def crop(length: float, height: float) -> list[Part]:
 
 
 def _stem(radius: float, length: float) -> Part:
-    return post(radius, length, _SUNK, StreetClass.TRUNK, "bark", WHITE, (1.0, 1.0), sides=9)
+    return post(radius, length, _SUNK, StreetClass.TRUNK, "bark", shapes.WHITE, (1.0, 1.0), sides=9)
 
 
 def _directions(rng: Random, count: int) -> Doubles:
@@ -354,7 +343,7 @@ def _clump(rng: Random, radii: Doubles, centre: Doubles, texture: str, count: in
     """A closed core and leaves that stand out of it."""
     shade = float(rng.uniform(0.7, 1.15))
     tint = (shade * float(rng.uniform(0.92, 1.08)), shade, shade * float(rng.uniform(0.9, 1.05)))
-    core = ellipsoid(triple(0.85 * radii), triple(centre), texture, StreetClass.VEGETATION, tint=tint, tile=1.6)
+    core = shapes.ellipsoid(triple(0.85 * radii), triple(centre), texture, StreetClass.VEGETATION, tint=tint, tile=1.6)
     outward = _directions(rng, count) + 0.25 * rng.standard_normal((count, 3))
     outward /= np.linalg.norm(outward, axis=-1, keepdims=True)
     points = centre + radii * outward * rng.uniform(0.72, 1.2, (count, 1))
@@ -371,4 +360,4 @@ def _leaves(rng: Random, points: Doubles, outward: Doubles, size: float, texture
     start = rng.uniform(0.0, 1.0, (count, 1, 2))
     uv = start + np.array([(0.0, 0.0), (1.0, 0.0), (0.0, 1.0)]) * size * 1.3 / 1.6
     normals, of = np.repeat(normal[:, None], 3, axis=1), np.zeros(count, np.int64)
-    return Part(corners, uv, normals, of, (texture,), WHITE, StreetClass.VEGETATION, solid=False)
+    return Part(corners, uv, normals, of, (texture,), shapes.WHITE, StreetClass.VEGETATION, solid=False)
