@@ -10,9 +10,9 @@ from scene_completion_ros import cli
 from scene_completion_ros.errors import BagError
 from scene_completion_ros.evaluation.metric import table
 from scene_completion_ros.plain_text import markdown, printable
-from scene_completion_ros.progress import Progress, print_summary
+from scene_completion_ros.progress import Progress, forwarded_log, print_summary
 from scene_completion_ros.report.writer import _html
-from scene_completion_ros.ros.health.judgement import FrameCounters, Level, Status, forwarded_log
+from scene_completion_ros.ros.health.judgement import FrameCounters, Level, Status
 from tests.bags.recordings import START, recorded, string
 
 HOSTILE = "a\x1b]0;owned\x07\x1b[2J\u202egnp\n| b `c` <script>[d](e)\r\x9b1m\u2028"
