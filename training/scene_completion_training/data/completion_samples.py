@@ -29,7 +29,7 @@ from scene_completion_ros.inference.encoder import CellGraphs, cpu_engine, cpu_n
 from scene_completion_ros.jit import kernel
 from scene_completion_ros.sequences import posed_sequence
 from scene_completion_ros.sequences.opening import depth_truth, voxel_truth
-from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera
+from scene_completion_ros.sequences.posed_sequence import ROOMS, TOWNS, PosedSequence, reference_camera
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Reals
 from scene_completion_training.data import module, voxel_evidence
 from scene_completion_training.data.drawn_views import canonical_classes, canonical_depth, canonical_image, jittered
@@ -221,7 +221,7 @@ def prepare_samples(
     if frozen is not None:
         see = frozen.seen(images, sequence.name, augmentation)
         parts.insert(0, files("seen image", see, frozen.key, augmentation))
-    if taught is not None and sequence.provenance.get("source") not in (posed_sequence.TOWNS, posed_sequence.ROOMS):
+    if taught is not None and sequence.provenance.get("source") not in (TOWNS, ROOMS):
         parts.append(files("taught image", known, key, taught.key))
     return [tuple(part[index] for part in parts) for index in frames]
 
@@ -246,7 +246,7 @@ def _truth(
 
 def _stands(sequence: PosedSequence, index: int, camera: str, viewpoint: Viewpoint, arrays: Arrays) -> RigidTransform:
     """Pose of the camera in the volume: above the measured ground, where it is not known exactly."""
-    if "ground" in arrays and sequence.provenance.get("source") not in (posed_sequence.TOWNS, posed_sequence.ROOMS):
+    if "ground" in arrays and sequence.provenance.get("source") not in (TOWNS, ROOMS):
         row, column = np.nonzero(np.isfinite(arrays["ground"]))
         places = (np.stack([row, column], axis=-1) + 0.5) * arrays["origin"][3] + arrays["origin"][:2]
         ground = np.column_stack([places, arrays["ground"][row, column].astype(np.float64)])

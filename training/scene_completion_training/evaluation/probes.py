@@ -314,7 +314,8 @@ def fit_probes(name: str, labelled: Labelled, *, ablations: bool) -> Iterator[Po
         for share in SHARES:
             some = order[: round(share / 100.0 * len(order))]
             if not len(some):
-                print_lines(f"{name}: {share} % of {len(order)} scenes are none; name {-(-100 // share)} for it")
+                said = f"{name}: {share} % of {len(order)} scenes are none; name {-(-100 // share)} for this row"
+                print_lines(said)
                 continue
             cases.append((f", {share} % of the scenes", every, np.isin(labelled.scene, some)))
         cases += [(f", {most} points a scene", every, labelled.rank < most) for most in FEW_POINTS]
