@@ -157,7 +157,7 @@ def test_scenedino(kitti_360: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert Checkpoint.read(field).field_of(FeatureField).shared
     assert exported(field).feature_size == (128, 256)
     name, taken = "scenedino_semantics_kitti_360", ("camera", "pretrained", "render", "data.validation", "validate")
-    assert main(command(kitti_360, name, f"features_from={field}", "crop_points=4", run="none", without=taken)) == 2
+    assert main(command(kitti_360, name, f"features_from={field}", "crop_points=4", run="empty", without=taken)) == 2
     what = "0 crops of 4 occupied points in 2 images, at most 0 in a neighbourhood. Train the density of "
     assert f"{what}{field} for more steps: it has no surfaces\n" in capsys.readouterr().err
     dense = with_surfaces(field)

@@ -113,7 +113,7 @@ def read_scan(folder: Path, labels: LabelSet, table: Path | None, every: int = 1
     label, segment = None, None
     segments, things = Path(f"{stem}{_MESH}.0.010000.segs.json"), Path(f"{stem}.aggregation.json")
     if segments.is_file():
-        segment = whole_numbers(_listed(segments, "segIndices"), len(points), f"{segments}, segIndices")
+        segment = _segments(segments, len(points))
     groups = _groups(things) if segment is not None and things.is_file() else []
     labelled = Path(f"{stem}{_MESH}.labels.ply")
     if labels.name == "scannet20" and labelled.is_file():
@@ -145,6 +145,11 @@ def whole_numbers(stored: Any, count: int, where: str) -> Ints:
     if not fits or not all(0 <= value < 1 << 62 for value in stored):
         raise SequenceError(f"is no list of {count} numbers", where=where, cure=_SCAN_CURE)
     return np.array(stored, np.int64)
+
+
+def _segments(file: Path, points: int) -> Ints:
+    """Read which segment each of so many points of a scan belongs to."""
+    return whole_numbers(_listed(file, "segIndices"), points, f"{file}, segIndices")
 
 
 def _groups(path: Path) -> list[_Thing]:
