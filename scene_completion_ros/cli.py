@@ -131,10 +131,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_arguments(parser, args)
         with Progress() as progress, forwarded_log(progress):
             return command.run(args)
-    except KeyboardInterrupt:
-        print(f"scene-completion {args.command}: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
+        # A signal that arrives within a kernel comes out of it as the cause of a SystemError.
+        if isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt):
+            print(f"scene-completion {args.command}: interrupted", file=sys.stderr)
+            return INTERRUPTED
         written = ", ".join(map(str, outputs(parser, args)))
         sentence = explained(error, written=written, extra=getattr(command, "EXTRA", "train"))
         if sentence is None:

@@ -54,6 +54,17 @@ def test_values_may_come_behind_options(monkeypatch: pytest.MonkeyPatch, capsys:
     assert "unrecognized arguments: --confog" in capsys.readouterr().err
 
 
+def test_a_command_that_is_interrupted_within_a_kernel_says_so(only, capsys: pytest.CaptureFixture[str]) -> None:
+    """numba returns a result together with the exception that a signal raised, of which Python makes this one."""
+
+    def run(_: argparse.Namespace) -> int:
+        raise SystemError("returned a result with an exception set") from KeyboardInterrupt()
+
+    only(run)
+    assert cli.main(["count"]) == cli.INTERRUPTED == 130
+    assert capsys.readouterr().err == "scene-completion count: interrupted\n"
+
+
 def test_numpy_is_not_loaded_before_the_command_has_set_its_threads() -> None:
     """OpenBLAS reads `OPENBLAS_NUM_THREADS` once: the node and a replay set it."""
     loading = "from scene_completion_ros import cli; import scene_completion_ros.ros.node"

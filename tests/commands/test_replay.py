@@ -150,7 +150,7 @@ def test_a_terminated_replay_keeps_what_it_has(tmp_path: Path, flat_road: Studen
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, error
     assert error.splitlines()[-1] == "scene-completion replay: interrupted"
     pictures = len(list((output / "report" / "frames").glob("*_camera.jpg")))
     page = (output / "report" / "index.html").read_text("utf-8")
