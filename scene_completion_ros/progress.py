@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 from scene_completion_ros.plain_text import printable
 
@@ -117,9 +117,9 @@ def forwarded_log(logger: Any) -> Iterator[None]:
         source.removeHandler(handler)
 
 
-def print_lines(text: str, stream: TextIO | None = None) -> None:
-    """Print lines with names of others in them, on stdout or another stream."""
-    print(printable(text, lines=True), file=stream, flush=True)
+def print_lines(text: str) -> None:
+    """Print lines with names of others in them."""
+    print(printable(text, lines=True), flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -102,7 +102,7 @@ def whole_folder(
 
 
 def present(folder: Path, names: Sequence[str]) -> list[Path]:
-    """What is in a folder, of names and patterns of them."""
+    """List what is in a folder, of names and patterns of them."""
     places = (str(Path(glob.escape(str(folder))) / name) for name in names)
     return sorted({Path(one) for place in places for one in glob.glob(place)})
 

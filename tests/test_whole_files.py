@@ -100,7 +100,7 @@ NEW = {**FILES, "mine/notes": b"mine"}
 def test_a_folder_that_is_replaced_is_the_former_or_the_new_one_wherever_its_writer_is_killed(
     exchanges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the file system has no exchange, there is one moment without it; the former one is then next to it."""
+    """Without an exchange by the file system, there is one moment without it; the former one is then next to it."""
     if not exchanges:
         monkeypatch.setattr(whole_files.ctypes, "CDLL", lambda *_, **__: object())  # a library without it
     seen, killed = list[str](), True

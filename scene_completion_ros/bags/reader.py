@@ -231,7 +231,7 @@ class BagReader:
         raise BagError(what, where=str(self.path), cure=f"Name one of them: {listed}")
 
     def is_rectified(self, image_topic: str) -> bool:
-        """Whether images are taken to be rectified: P of the CameraInfo is used, without distortion."""
+        """Tell if images are taken to be rectified: P of the CameraInfo is used, without distortion."""
         return is_rectified_topic(image_topic) if self._rectified is None else self._rectified
 
     def camera_info_topic(self, image_topic: str) -> str | None:

@@ -131,7 +131,7 @@ class _Schemas(dict[int, Schema]):
 
 @lru_cache(512)
 def _defines(schema: Schema) -> bool:
-    """Whether rosbags can read the definition of a type."""
+    """Tell if rosbags can read the definition of a type."""
     text = schema.data.strip()
     try:
         if schema.encoding == "ros2msg":

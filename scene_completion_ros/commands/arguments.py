@@ -231,7 +231,7 @@ def _flat(value: Any) -> Iterator[Any]:
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether a path names an open file or a device, as /dev/stdout, which may lead to a file."""
+    """Tell if a path names an open file or a device, as /dev/stdout, which may lead to a file."""
     return path.absolute().parts[1:2] in (("dev",), ("proc",))
 
 

@@ -49,7 +49,7 @@ def topic_words(topic: str) -> list[str]:
 
 
 def is_rectified_topic(topic: str) -> bool:
-    """Whether a topic says that its images are rectified: by the word rect, as in image_rect_color or rect/image."""
+    """Tell if a topic says that its images are rectified: by the word rect, as in image_rect_color or rect/image."""
     return not {"rect", "rectified"}.isdisjoint(topic_words(topic))
 
 

@@ -34,7 +34,7 @@ Intrinsics = tuple[float, float, float, float]  # fx, fy, cx, cy
 
 
 class Doubt(CameraError):  # noqa: N818 (seldom raised)
-    """What speaks against a calibration: a warning, or an error where something is to be learned with it.
+    """Speaks against a calibration: a warning, or an error where something is to be learned with it.
 
     What is merely `unusual` is always a warning.
     """
@@ -68,7 +68,7 @@ def _check_focal_lengths(camera: Camera, where: str) -> None:
 
 
 def _middle(camera: Camera) -> tuple[float, float]:
-    """Where the principal point lies: 0 is the left (upper) edge of the image, 1 its middle, 2 the other edge."""
+    """Locate the principal point: 0 is the left (upper) edge of the image, 1 its middle, 2 the other edge."""
     return (2.0 * camera.cx + 1.0) / camera.width, (2.0 * camera.cy + 1.0) / camera.height
 
 
@@ -152,7 +152,7 @@ def check_baseline(metres: float, where: str, column: float | None = None) -> No
 
 
 def varies_too_much(moves: Sequence[float], camera: Camera) -> bool:
-    """Whether calibrations differ too much for their median, a camera, by how far each moves places, pixels."""
+    """Tell if calibrations differ too much for their median, a camera, by how far each moves places, pixels."""
     usual, largest = sorted(moves)[len(moves) // 2], max(moves)
     return max(usual / _USUAL_VARIATION, largest / LARGEST_VARIATION) > _half_diagonal(camera)
 

@@ -1,4 +1,4 @@
-"""How cameras stand and move, judged by numbers alone: the same in recordings, sequences and the node.
+"""Judge by numbers alone how cameras stand and move: the same in recordings, sequences and the node.
 
 Each function returns a sentence, which is empty where nothing is wrong.
 """

@@ -35,7 +35,7 @@ TELLING, OUTNUMBER, FEWEST_PAIRS, LEAST_PAIRS, EXPLAINED, AS_MIRRORED = 0.2, 3.0
 
 
 def follow_corners(first: Bytes, second: Bytes, corners: Floats, levels: int) -> tuple[Floats, Mask]:
-    """Where corners [N, 1, 2] of a grey image are in another, and which are found there [N] (Bouguet 2000)."""
+    """Find corners [N, 1, 2] of a grey image in another, and tell which are there [N] (Bouguet 2000)."""
     flow = partial(cv2.calcOpticalFlowPyrLK, winSize=(15, 15), maxLevel=levels)
     away, tracked, _ = flow(first, second, corners, corners.copy())
     back, returned, _ = flow(second, first, away, away.copy())

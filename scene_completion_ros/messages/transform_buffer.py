@@ -378,7 +378,7 @@ class TransformBuffer:
         return frame, what, f"{cure}. A camera that does look straight up says so by its name, as {frame}_optical"
 
     def _axes(self, frame: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Where up is in a frame, by its base and by the world, and how it moves; see `plausible_motion.body_axes`."""
+        """Find up in a frame, by its base and by the world, and how it moves; see `plausible_motion.body_axes`."""
         root = self.root_of(frame)
         base, base_from_frame = self._mount(root, frame)
         ups = [base_from_frame.rotation[2]] if base != frame else []

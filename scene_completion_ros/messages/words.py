@@ -102,7 +102,7 @@ def read_query(text: str) -> RequestedWords | None:
 
 
 def _read(text: str, where: str, known: Sequence[str]) -> RequestedWords | None:
-    """What a text asks for; `known`: fields of an object, first that of what is asked for."""
+    """Read what a text asks for; `known`: fields of an object, first that of what is asked for."""
     if len(text) > LARGEST_TEXT:
         what = f"a text of {len(text)} characters, where at most {LARGEST_TEXT} are read"
         raise VocabularyError(what, where=where, cure="Ask for less")

@@ -1,4 +1,4 @@
-"""What scaled the depths of images, and what was warned of, summed up."""
+"""Sum up what scaled the depths of images, and what was warned of."""
 
 import logging
 import math
@@ -17,7 +17,7 @@ BY_FRAME = "by_frame"  # in a summary, the values of each frame
 
 
 def _without_numbers(sentence: str) -> str:
-    """What many frames share of a sentence."""
+    """Keep what many frames share of a sentence."""
     return re.sub(r"\S*\d\S*", "…", sentence)
 
 

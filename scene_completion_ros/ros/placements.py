@@ -209,7 +209,7 @@ class Placements:
             raise NotYetError(error.what, where=error.where, cure=error.cure, may_come=True) from None
 
     def doubts(self, frame_id: str, parameters: NodeParameters) -> list[str]:
-        """What is doubtful about the transforms of images, in words: what a recording is refused or warned for.
+        """List what is doubtful about the transforms of images, as a recording is refused or warned for it.
 
         It is looked at anew every `DOUBTS_S`.
         """

@@ -170,7 +170,7 @@ def test_a_terminated_replay_keeps_what_it_has(tmp_path: Path, flat_road: Studen
 
 @pytest.fixture
 def former(tmp_path: Path, short_road: StudentBundle) -> dict[str, bytes]:
-    """What a replay wrote into tmp_path / "out", with scores that are the user's, and a file of theirs."""
+    """Replay into tmp_path / "out", with scores that are the user's, and a file of theirs."""
     output = tmp_path / "out"
     assert replay(record(tmp_path / "drive", frames=1), output, short_road, "--offline") == 0
     for name in ("scores.md", "notes.txt"):

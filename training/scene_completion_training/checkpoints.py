@@ -225,7 +225,7 @@ class Checkpoint:
 
 
 def is_student(source: Path) -> bool:
-    """Whether a path names a bundle, or a student of the package, and no checkpoint, which is a file with a suffix."""
+    """Tells if a path names a bundle, or a student of the package, and no checkpoint, which is a file with a suffix."""
     return source.is_dir() or not (source.suffix or source.exists())
 
 

@@ -179,7 +179,7 @@ class CameraSettings:
 
 @dataclass
 class _Recorded:
-    """What a configuration says of them."""
+    """Lists what a configuration says of them."""
 
     camera: CameraSettings | None = None
     volume: VolumeSettings | None = None

@@ -106,7 +106,7 @@ class OwnWork:
         self._looked_s, self._lost = now_s, lost
 
     def recent(self, now_s: float) -> bool:
-        """Whether the node itself may not have received what came lately."""
+        """Tell if the node itself may not have received what came lately."""
         return now_s - self.until_s <= LONGEST_SILENCE_S
 
 
@@ -143,7 +143,7 @@ class InputRecord:
         self.shape = ImageShape(*size, encoding, len(message.data), header.frame_id)
 
     def header_problems(self) -> list[str]:
-        """What the headers of the last images lack."""
+        """List what the headers of the last images lack."""
         found, images = [], self.images
         if images.repeated >= STANDING:
             found.append(

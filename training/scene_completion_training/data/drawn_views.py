@@ -113,7 +113,7 @@ class DrawnViews:
 
     @property
     def masks(self) -> Tensor:
-        """Whether a pixel shows the world [V, H, W]; false for the vehicle, and for a view that comes again."""
+        """Tells if a pixel shows the world [V, H, W]; false for the vehicle, and for a view that comes again."""
         again = torch.tensor([name in self.names[:k] for k, name in enumerate(self.names)])
         stored = [(frame.mask(name).astype(np.uint8), frame.cameras[name]) for frame, name in self._seen]
         return self._stacked(_nearest(mask, camera, self.camera) > 0 for mask, camera in stored) & ~again[:, None, None]

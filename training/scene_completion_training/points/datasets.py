@@ -270,7 +270,7 @@ def house_views(house: Path) -> tuple[RgbdView, ...]:
 
 
 def is_room(folder: Path) -> bool:
-    """Whether a folder is a room of S3DIS."""
+    """Tells if a folder is a room of S3DIS."""
     return folder.parent.name in AREAS and (folder / "Annotations").is_dir()
 
 

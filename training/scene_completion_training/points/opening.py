@@ -141,7 +141,7 @@ def _places(root: Path, deeper: int = _DEEPEST) -> Iterator[tuple[str, Path]]:
 def _by_name(
     places: Iterable[Path], name: Callable[[Path], str], read: Callable[[Path], PointScene]
 ) -> dict[str, Callable[[], PointScene]]:
-    """How scenes are read, by name; a SequenceError where two have the same."""
+    """Lists how scenes are read, by name; a SequenceError where two have the same."""
     found: dict[str, Path] = {}
     for place in places:
         if (first := found.setdefault(name(place), place)) is not place:

@@ -157,7 +157,7 @@ class SceneField(nn.Module):
         return self.spatial.complete(view, self.look(volume_from_camera, mirrored), cells)
 
     def look(self, volume_from_camera: Tensor, mirrored: Tensor) -> Look:
-        """How places of the volume look at an image, see `look_up`."""
+        """Finds how places of the volume look at an image, see `look_up`."""
         side = torch.where(mirrored, -1.0, 1.0).to(volume_from_camera)
         return partial(look_up, camera=self.camera, spec=self.spec, volume_from_camera=volume_from_camera, side=side)
 

@@ -165,7 +165,7 @@ class LabelledData(TrainingData):
 
 
 def _labels(scene: PointScene) -> Arrays:
-    """What is kept of a scene with labels, besides its points; a `SequenceError` where it has none."""
+    """Keeps of a scene with labels what trainings need, besides its points; a `SequenceError` where it has none."""
     rows = drawn_rows(scene, len(scene))
     return {
         "label": np.asarray(scene.label, np.int32),
