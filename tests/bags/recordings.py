@@ -75,7 +75,7 @@ HALL_CAMERA = Camera(160.0, 160.0, 159.5, 99.5, 320, 200)
 
 
 def hall(world_from_camera: RigidTransform) -> NDArray[np.uint8]:
-    """Render a hall with a rough floor at z = 0 and a ceiling at z = 4 m, seen by `HALL_CAMERA`, uint8 RGB [H, W, 3]."""
+    """Render a hall, floor at z = 0 and ceiling at z = 4 m, as `HALL_CAMERA` sees it, uint8 RGB [H, W, 3]."""
     rays = HALL_CAMERA.unproject(HALL_CAMERA.pixel_centres()) @ world_from_camera.rotation.T
     height, up = world_from_camera.translation[2], rays[..., 2]
     along = np.minimum(np.where(up < 0.0, -height, 4.0 - height) / np.where(up == 0.0, 1e-9, up), 60.0)
