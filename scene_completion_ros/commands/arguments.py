@@ -102,6 +102,7 @@ class Output:
     # Those that a command line gives anew: former ones are refused, or replaced. None: all. It goes on with others.
     anew: Callable[[argparse.Namespace], tuple[str, ...]] | None = None
     at_once: bool = False  # whether the folder is read as a whole: see `whole_folder`
+    inside: tuple[str, ...] = ()  # patterns of the paths of what it writes in the folders among them
 
     def __call__(self, text: str) -> Path:
         """The path that an argument names."""
@@ -125,8 +126,14 @@ class Output:
         return whole_folder(path, self.results(args), replace=replace, at_once=self.at_once)
 
     def refuse_former(self, path: Path, where: str, args: argparse.Namespace) -> None:
-        """Raises SceneCompletionError where results are there, and are not to be replaced."""
-        if args.overwrite or not (former := self.former(path, args)):
+        """Raises SceneCompletionError where results are there and are not to be replaced, or hold what is none."""
+        former = self.former(path, args)
+        inside = [file for one in former if one.is_dir() for file in sorted(one.rglob("*")) if not file.is_dir()]
+        for name in (file.relative_to(path) for file in inside if args.overwrite):
+            if not any(Path("/", name).match(f"/{known}") for known in self.inside):
+                what = f"{name} is no result: it would go with the folder that it lies in"
+                raise SceneCompletionError(what, where=f"{where} {path}", cure="Move it, or name another folder")
+        if args.overwrite or not former:
             return
         shown = [one.name for one in former[:3] if self.names] + [f"{len(former) - 3} more"] * (len(former) > 3)
         what = f"{', '.join(shown)} {'exists' if len(former) == 1 else 'exist'} already".strip()

@@ -22,7 +22,10 @@ from pathlib import Path
 from scene_completion_ros.commands import arguments
 from scene_completion_ros.commands.arguments import Output, add_student_arguments, add_words_argument, place
 
-RESULTS = Output(("bag", "report", "statistics.json", "scores.json", "scores.md"))
+RESULTS = Output(
+    ("bag", "report", "statistics.json", "scores.json", "scores.md"),
+    inside=("bag/metadata.yaml", "bag/bag*.mcap", "report/index.html", "report/frames/[0-9]*"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

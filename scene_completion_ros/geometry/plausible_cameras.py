@@ -148,7 +148,8 @@ def check_baseline(metres: float, where: str, column: float | None = None) -> No
     guess = f" (it would be {', or '.join(found)})" if found else ""
     by = "" if column is None else f" by P[3] = {column:.6g}"
     what = f"a stereo baseline of {metres:.4g} m{by}: stereo rigs have {shortest:g} to {longest:g} m{guess}"
-    raise CameraError(what, where=where, cure=PIXELS_TIMES_METRES)
+    cure = "State the places of cameras in metres" if column is None else PIXELS_TIMES_METRES
+    raise CameraError(what, where=where, cure=cure)
 
 
 def varies_too_much(moves: Sequence[float], camera: Camera) -> bool:

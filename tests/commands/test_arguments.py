@@ -81,6 +81,22 @@ def test_no_result_is_replaced_unasked(
             assert {one.name: one.read_text() for one in folder.iterdir()} == {"notes.txt": "mine", file.name: "former"}
 
 
+@every_command
+def test_what_is_no_result_is_not_replaced_with_the_folder_that_it_lies_in(
+    command: list[str], actions: list[argparse.Action], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Results that are folders go as a whole: what a user keeps in one of them is named, and stays."""
+    for written, output in ((action, action.type) for action in actions if isinstance(action.type, Output)):
+        for name in {pattern.partition("/")[0] for pattern in output.inside}:
+            mine = tmp_path / name / "notes" / "1.txt"
+            mine.parent.mkdir(parents=True)
+            mine.write_text("mine")
+            assert cli.main([*line(command, actions, {written: tmp_path}), "--overwrite"]) == 2
+            assert f"{tmp_path}: {name}/notes/1.txt is no result: it would go with" in capsys.readouterr().err
+            assert mine.read_text() == "mine"
+            mine.unlink()
+
+
 @pytest.mark.parametrize(
     ("command", "refused", "not_written"),
     [

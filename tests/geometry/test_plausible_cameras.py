@@ -143,7 +143,11 @@ def test_p_is_compared_with_k_where_nothing_is_to_be_rectified() -> None:
         (12.0, -8400.0, "(it would be 0.012 m if in millimetres, or 0.12 m if in centimetres)"),
         (0.0005, -0.25, "(it would be 0.5 m if divided by 1000, or 0.25 m if P[3] is in metres, without fx)"),
         (0.0001, None, "a stereo baseline of 0.0001 m: stereo rigs have 0.01 to 4 m (it would be 0.1 m if divided"),
-        (1e9, None, "a stereo baseline of 1e+09 m: stereo rigs have 0.01 to 4 m. P[3]"),
+        (
+            1e9,
+            None,
+            "a stereo baseline of 1e+09 m: stereo rigs have 0.01 to 4 m. State the places of cameras in metres",
+        ),
     ],
 )
 def test_a_baseline_that_cannot_be_is_refused_with_the_likely_unit(

@@ -1,11 +1,13 @@
 """Rectified views: a lens becomes a pinhole, an oblique pair a parallel one."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from scene_completion_ros.errors import CameraError
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.geometry.transforms import about
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence, stereo_pair
@@ -57,3 +59,14 @@ def test_an_oblique_pair_becomes_a_rectified_one() -> None:
     depth = views["left"].rig_from_camera.inverse().apply(point)[2]
     assert pixels["left"][1] == pytest.approx(pixels["right"][1], abs=1e-9)
     assert pixels["left"][0] - pixels["right"][0] == pytest.approx(views["left"].camera.fx * baseline / depth)
+
+
+def test_a_pair_that_stands_closer_than_any_is_refused() -> None:
+    """Of 0.1 mm by tf the unit is wrong; colour and depth stand close by, and one place is no pair."""
+    poses = {"left": IDENTITY, "right": RigidTransform(np.eye(3), np.array([1e-4, 0.0, 0.0]))}
+    said = "left and right, by the transforms between them: a stereo baseline of 0.0001 m: stereo rigs have 0.01 to 4 m"
+    with pytest.raises(CameraError, match=re.escape(f"{said} (it would be 0.1 m if divided by 1000). State the")):
+        rectified_views({"left": BARREL, "right": dataclasses.replace(BARREL, fx=195.0)}, poses)
+    depth = dataclasses.replace(BARREL, fx=250.0, fy=250.0)
+    assert rectified_views({"left": BARREL, "right": depth}, poses)["right"].rig_from_camera == poses["right"]
+    assert len(rectified_views({"left": BARREL, "right": BARREL}, {"left": IDENTITY, "right": IDENTITY})) == 2

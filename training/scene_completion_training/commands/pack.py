@@ -11,7 +11,11 @@ from pathlib import Path
 from scene_completion_ros.commands.arguments import Output
 from scene_completion_ros.errors import ConfigurationError
 
-PACK = Output(("manifest.json", "configuration.yaml", "trunk", "training", "validation"), at_once=True)
+PACK = Output(
+    ("manifest.json", "configuration.yaml", "trunk", "training", "validation"),
+    at_once=True,
+    inside=("trunk/*", "training/[0-9]*/[0-9]*", "validation/[0-9]*/[0-9]*"),
+)
 _UNITS = {"K": 1e3, "M": 1e6, "G": 1e9}
 
 

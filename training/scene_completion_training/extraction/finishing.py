@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import permutations
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from scene_completion_ros.errors import ConfigurationError, ImageError, SceneCompletionError
 from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
-from scene_completion_ros.geometry.plausible_cameras import SHORTEST_BASELINE_M
+from scene_completion_ros.geometry.plausible_cameras import SHORTEST_BASELINE_M, check_baseline
 from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, ImageSource, PosedSequence, read_source
 from scene_completion_training.arrays import Bytes, Mask
@@ -25,6 +26,7 @@ WIDEST_VIEW_DEG = 100.0  # of a rectified fisheye
 KEYFRAME_DEG = 5.0  # angle between keyframes that lie closer than `keyframe_metres`
 FEWEST_FRAMES = 5  # keyframes of a sequence
 _SAME_VIEW_COSINE = math.cos(math.radians(20.0))
+_ONE_PLACE_M, _SAME_FOCAL_LENGTH = 1e-6, 0.1  # rounding of one place; of a pair, the logarithm of their ratio
 Cameras: TypeAlias = Mapping[str, Camera]
 Poses: TypeAlias = Mapping[str, RigidTransform]
 
@@ -99,15 +101,26 @@ def pinhole_for(camera: Camera) -> Camera:
 
 
 def stereo_pair_of(cameras: Cameras, rig_from_camera: Poses) -> tuple[str, str] | None:
-    """Left and right camera of the first pair with the same viewing direction, side by side."""
-    for left in cameras:
-        for right in cameras:
-            offset = rig_from_camera[left].inverse() @ rig_from_camera[right]
-            baseline = float(np.linalg.norm(offset.translation))
-            aside = baseline > SHORTEST_BASELINE_M and offset.translation[0] > 0.7 * baseline
-            if left != right and aside and offset.rotation[2, 2] > _SAME_VIEW_COSINE:
-                return left, right
+    """Left and right camera of the first pair with the same viewing direction, side by side.
+
+    Raises CameraError for two of one kind that stand as close as no stereo pair does, but not at one place.
+    """
+    for left, right in permutations(cameras, 2):
+        offset = rig_from_camera[left].inverse() @ rig_from_camera[right]
+        baseline = float(np.linalg.norm(offset.translation))
+        if offset.translation[0] <= 0.7 * baseline or offset.rotation[2, 2] <= _SAME_VIEW_COSINE:
+            continue
+        if baseline > SHORTEST_BASELINE_M:
+            return left, right
+        if baseline > _ONE_PLACE_M and _of_one_kind(cameras[left], cameras[right]):
+            check_baseline(baseline, f"{left} and {right}, by the transforms between them")
     return None
+
+
+def _of_one_kind(one: Camera, other: Camera) -> bool:
+    """Tell the cameras of a pair from those of colour and depth, which may stand close by."""
+    same_size = (one.width, one.height) == (other.width, other.height)
+    return same_size and abs(math.log(one.fx / other.fx)) < _SAME_FOCAL_LENGTH
 
 
 def _upright_view(camera: Camera, rig_from_camera: RigidTransform) -> View:

@@ -22,7 +22,10 @@ KINDS = {
     "street-varied": ("a hilly town and one camera of any height, pitch, roll and lens", "varied"),
     "room": ("furnished rooms and one camera, of a low robot or in a hand", ""),
 }
-DRIVE = Output(("sequence", "bag"))
+DRIVE = Output(
+    ("sequence", "bag"),
+    inside=("sequence/sequence.json", "sequence/*s/*/[0-9]*", "bag/metadata.yaml", "bag/bag*.mcap"),
+)
 STATION_S = 1.6  # from one place in rooms, where the camera turns, to the next
 
 
