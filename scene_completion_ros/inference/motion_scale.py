@@ -45,7 +45,7 @@ MOST_FACTOR = 1.8  # nor are networks off by as much
 
 @dataclass(frozen=True, eq=False)
 class PosedImage:
-    """An image at half its size, grey, and where its camera stood."""
+    """An image as corners are followed in it, grey, and where its camera stood."""
 
     grey: Bytes
     pose: RigidTransform  # of the optical frame in the odometry frame
@@ -82,16 +82,17 @@ class Way:
 
 
 class CornerFollower:
-    """Finds corners in images of one camera at half their size, and again in earlier images.
+    """Finds corners in images of one camera, and again in earlier images.
 
     Args:
         camera: The canonical camera, without distortion.
         covered: Pixels of its image that show something, bool [H, W].
         measure: Lengths here over those of a street.
+        shrink: Side of an image over that in which corners are found and followed.
     """
 
-    def __init__(self, camera: Camera, covered: Mask, measure: float) -> None:
-        half = camera.resized(camera.width // 2, camera.height // 2)
+    def __init__(self, camera: Camera, covered: Mask, measure: float, *, shrink: int = 2) -> None:
+        half = camera.resized(camera.width // shrink, camera.height // shrink)
         self.size, self.measure = (half.width, half.height), measure
         resized = cv2.resize(covered.astype(np.uint8), self.size, interpolation=cv2.INTER_NEAREST)
         self._covered = np.asarray(resized, np.uint8)
@@ -111,9 +112,26 @@ class CornerFollower:
     def corners(self, grey: Bytes, inverse: Floats, farthest: float, count: int, apart: int) -> Floats:
         """The strongest corners [N, 1, 2] (u, v) within `NEAREST_M` and `farthest`, metres, so many pixels apart."""
         near, far = NEAREST_M * self.measure, farthest * self.measure
-        mask = ((inverse > 1.0 / far) & (inverse < 1.0 / near)).astype(np.uint8) & self._covered
-        found = cv2.goodFeaturesToTrack(grey, count, 0.003, apart, mask=mask)
+        return self.strongest(grey, (inverse > 1.0 / far) & (inverse < 1.0 / near), count, apart, 0.003)
+
+    def strongest(self, grey: Bytes, where: Mask, count: int, apart: int, quality: float) -> Floats:
+        """The strongest corners [N, 1, 2] (u, v) within a mask; `quality`: least share of the strongest one."""
+        found = cv2.goodFeaturesToTrack(grey, count, quality, apart, mask=where.astype(np.uint8) & self._covered)
         return np.zeros((0, 1, 2), np.float32) if found is None else np.asarray(found, np.float32)
+
+    def apart(self, one: RigidTransform, other: RigidTransform) -> float:
+        """Way between two poses, in metres as of a street."""
+        return _length(one.inverse() @ other) / self.measure
+
+    def chosen(
+        self, past: Iterable[PosedImage], pose: RigidTransform, ways: Iterable[tuple[float, float, float]]
+    ) -> list[PosedImage]:
+        """Earlier images that look the same way, for each way (least, wished for, most; metres) that with the best."""
+        alike = [one for one in past if _angle((one.pose.inverse() @ pose).rotation) < MOST_TURN]
+        apart = [(one, self.apart(one.pose, pose)) for one in alike]
+        fits = [([one for one in apart if least <= one[1] <= most], wished) for least, wished, most in ways]
+        best = [min(fit, key=lambda one: abs(one[1] - wished))[0] for fit, wished in fits if fit]
+        return [*dict.fromkeys(best)]
 
     def points(self, corners: Floats, inverse: Floats) -> Doubles:
         """Corners in space [N, 3] by the depths of the network (optical frame, metres)."""
@@ -327,7 +345,7 @@ class MotionScale:
         self._way += step
         self._variance += CHANGES**2 * step / (CHANGES_OVER_M * self._measure)
         corners, baseline, why = 0, 0.0, jump or "no earlier image at a distance that fits"
-        for past in self._chosen(pose, BASELINES_OF_SCALE_M):
+        for past in self._follower.chosen(self._past, pose, BASELINES_OF_SCALE_M):
             corners, way = self._followed(now, past, depth)
             baseline = _length(past.pose.inverse() @ pose)
             why = f"only {corners} corners were found again" if way is None else way.refusal()
@@ -357,7 +375,7 @@ class MotionScale:
         points = follower.points(corners, inverse)
         near = points[:, 2] < SINGLE_NEAR_M * follower.measure
         seen: list[tuple[Doubles, Mask, Way]] = []
-        for past in self._chosen(pose, BASELINES_M):
+        for past in follower.chosen(self._past, pose, BASELINES_M):
             found, kept = follower.follow(now, past, inverse, corners)
             if np.count_nonzero(kept & near) < SINGLE_FEWEST:
                 continue
@@ -375,14 +393,6 @@ class MotionScale:
         sensed[0, row, column] = np.log(points[kept, 2]) + log[kept]
         sensed[1, row, column] = 1.0 / (deviation[kept] ** 2 + SINGLE_ALWAYS**2)
         return sensed
-
-    def _chosen(self, pose: RigidTransform, ways: Iterable[tuple[float, float, float]]) -> list[PosedImage]:
-        """Earlier images that look the same way, for each way (least, wished for, most; metres) that with the best."""
-        steps = [(past, past.pose.inverse() @ pose) for past in self._past]
-        apart = [(past, _length(step) / self._measure) for past, step in steps if _angle(step.rotation) < MOST_TURN]
-        fits = [([one for one in apart if least <= one[1] <= most], wished) for least, wished, most in ways]
-        best = [min(fit, key=lambda one: abs(one[1] - wished))[0] for fit, wished in fits if fit]
-        return [*dict.fromkeys(best)]
 
     def _followed(self, now: PosedImage, past: PosedImage, depth: Floats) -> tuple[int, Way | None]:
         """How many corners were found again in an earlier image, and how the camera came from there by them."""
