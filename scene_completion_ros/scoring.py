@@ -13,7 +13,7 @@ from scene_completion_ros.bags.reader import CLOUD_TYPE, BagReader, CloudFrame
 from scene_completion_ros.errors import BagError, SequenceError
 from scene_completion_ros.evaluation.bodies import BODIES
 from scene_completion_ros.evaluation.depth import DEPTH
-from scene_completion_ros.evaluation.metric import Scores, VoxelAnswer
+from scene_completion_ros.evaluation.metric import Row, Scores, VoxelAnswer
 from scene_completion_ros.evaluation.obstacles import OBSTACLES
 from scene_completion_ros.evaluation.occupancy import OCCUPANCY
 from scene_completion_ros.evaluation.truth import DepthTruth, FrameTruth, TruthSource
@@ -183,6 +183,13 @@ class ReplayScores:
             truth = source.at(stamp_ns, frame_id)
             if truth is not None:
                 self.scores.add(source.name, self, PublishedAnswer(truth, self._published, cloud, depth, depth_camera))
+
+    def bodies(self) -> dict[str, Row]:
+        """Lengths of the things that were measured, by class and ring; see `evaluation.bodies`."""
+        titles = {column.key: column.title for column in BODIES.columns if not column.percent}
+        rows = [row for row in self.scores.rows(BODIES.name) if row["measured"]]
+        found = {f"{row['class']}, to {row['range_m']:g} m": row for row in rows}
+        return {name: {title: row[key] for key, title in titles.items()} for name, row in found.items()}
 
 
 class LidarTruth:

@@ -24,7 +24,7 @@ from scipy.ndimage import label as components
 
 from scene_completion_ros.arrays import Bytes, Doubles, Mask
 from scene_completion_ros.evaluation import occupancy
-from scene_completion_ros.evaluation.metric import Answer, Column, Metric, Row, Tally, columns
+from scene_completion_ros.evaluation.metric import Answer, Metric, Row, Tally, columns
 from scene_completion_ros.evaluation.truth import FREE, UNKNOWN, VoxelTruth
 from scene_completion_ros.geometry.grid_rays import GridRays, grid_rays, ray_camera
 from scene_completion_ros.geometry.grids import measure_of
@@ -32,7 +32,8 @@ from scene_completion_ros.jit import inlined, kernel
 
 # Classes of street and room that are bodies: things with a back, which one goes around.
 THINGS = ("car", "person", "pole", "trunk", "bed", "chair", "sofa", "table", "cabinet", "desk", "refrigerator")
-TOLERANCE_M, TOLERANCE_SHARE = 1.0, 0.1  # how far off a predicted surface may be: metres in a street, or of the distance
+# How far off a predicted surface may be: metres in a street, or a share of the distance.
+TOLERANCE_M, TOLERANCE_SHARE = 1.0, 0.1
 OTHER = 254  # occupied by what is none of the things
 NO_THING, CUT, MISSED = -1, -1, 0
 

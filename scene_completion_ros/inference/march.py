@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 from numba import prange
-from numpy.typing import NDArray
 
 from scene_completion_ros.arrays import Floats, Mask
 from scene_completion_ros.geometry.cameras import Camera

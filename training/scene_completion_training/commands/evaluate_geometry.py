@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_paths(parser, "--bundle", "DIR", "student bundles to score")
     arguments.add_checkpoints(parser)
     add_scale_argument(parser, arguments.POSES, "off")
-    meaning = "measure things, too: how much longer cars, persons, poles, trunks and furniture are along the camera's rays "
-    parser.add_argument("--bodies", action="store_true", help=meaning + "than the truth has them, where it has classes")
+    meaning = "score bodies as well: how much longer than in truth cars, persons, poles, trunks and furniture are along "
+    parser.add_argument("--bodies", action="store_true", help=meaning + "the camera's rays")
     parser.add_argument("--depth", action="store_true", help="score depth against LiDAR instead of voxels")
     meaning = "draw profiles as KDBTS does, profile_RECORDING_FRAME.png: density 3 to 23 m ahead and down to 1 m below "
     parser.add_argument("--profiles", action="store_true", help=meaning + "the camera, from above")
