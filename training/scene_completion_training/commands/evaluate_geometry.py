@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_paths(parser, "--bundle", "DIR", "student bundles to score")
     arguments.add_checkpoints(parser)
     add_scale_argument(parser, arguments.POSES, "off")
-    meaning = "score bodies as well: how much longer than in truth cars, persons, poles, trunks and furniture are along "
+    meaning = "score bodies as well: how much longer than in truth cars, persons, poles, trunks, furniture are along "
     parser.add_argument("--bodies", action="store_true", help=meaning + "the camera's rays")
     parser.add_argument("--depth", action="store_true", help="score depth against LiDAR instead of voxels")
     meaning = "draw profiles as KDBTS does, profile_RECORDING_FRAME.png: density 3 to 23 m ahead and down to 1 m below "
