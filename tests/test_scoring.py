@@ -83,8 +83,11 @@ def test_bodies_by_hand() -> None:
     one_ray = Camera(fx=2.0, fy=2.0, cx=0.0, cy=0.0, width=1, height=1)
     scores.add(cloud, np.full((1, 1), NAN, np.float32), one_ray, stamp_ns=1, frame_id=FRAME)
     lengths = {"true": 0.2, "predicted": 0.8, "overhang": 0.6, "90th": 0.6}
-    assert scores.bodies() == {"pole, to 3.2 m": pytest.approx({"things": 1, **lengths})}
-    assert "| node | 1 | pole | 0 / 0 / 1 | – / – / 0.0 | – / – / 0.0 | – / – / 0.200 |" in scores.scores.markdown()
+    assert scores.bodies() == {"pole, to 3.2 m": pytest.approx({"things": 1, "measured": 1, **lengths})}
+    assert (
+        "| node | 1 | pole | 0 / 0 / 1 | 0 / 0 / 1 | – / – / 0.0 | – / – / 0.0 | – / – / 0.200 |"
+        in scores.scores.markdown()
+    )
 
 
 def test_depth_by_hand() -> None:

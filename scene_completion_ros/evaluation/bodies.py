@@ -15,7 +15,8 @@ prediction may begin in unknown space. A ray with no prediction near the surface
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from itertools import product
+from typing import Any
 
 import numpy as np
 from numba import prange
@@ -26,8 +27,7 @@ from scene_completion_ros.arrays import Bytes, Doubles, Mask
 from scene_completion_ros.evaluation import occupancy
 from scene_completion_ros.evaluation.metric import Answer, Metric, Row, Tally, columns
 from scene_completion_ros.evaluation.truth import FREE, UNKNOWN, VoxelTruth
-from scene_completion_ros.geometry.grid_rays import GridRays, grid_rays, ray_camera
-from scene_completion_ros.geometry.grids import measure_of
+from scene_completion_ros.geometry.grids import GridRays, grid_rays, measure_of, ray_camera
 from scene_completion_ros.jit import inlined, kernel
 
 # Classes of street and room that are bodies: things with a back, which one goes around.
@@ -36,15 +36,7 @@ THINGS = ("car", "person", "pole", "trunk", "bed", "chair", "sofa", "table", "ca
 TOLERANCE_M, TOLERANCE_SHARE = 1.0, 0.1
 OTHER = 254  # occupied by what is none of the things
 NO_THING, CUT, MISSED = -1, -1, 0
-
-
-class Bodies(NamedTuple):
-    """What rays meet, int32 [R]."""
-
-    voxel: NDArray[np.int32]  # flat index of the first voxel of a thing; `NO_THING` where a ray meets none
-    step: NDArray[np.int32]  # at which the ray reaches it: i is at (i + 1/2) voxel edges from the camera
-    true: NDArray[np.int32]  # length of the body, voxel edges
-    predicted: NDArray[np.int32]  # the same of the prediction; `MISSED`, or `CUT` where no length can be told
+LENGTHS = ("true_m", "predicted_m", "overhang_m", "overhang_90_m")
 
 
 def coded(truth: VoxelTruth, things: Sequence[str], covered: Mask | None = None) -> Bytes:
@@ -60,16 +52,18 @@ def coded(truth: VoxelTruth, things: Sequence[str], covered: Mask | None = None)
     return codes
 
 
-def bodies(codes: Bytes, predicted: Mask, rays: GridRays, tolerance: float) -> Bodies:
+def bodies(codes: Bytes, predicted: Mask, rays: GridRays, tolerance: float) -> NDArray[np.int32]:
     """Measure the things that rays meet.
 
-    `codes`: of `coded`, uint8 [X, Y, Z]; `predicted`: what a method calls occupied, bool [X, Y, Z]; `tolerance`: least
-    distance that a predicted surface may be off, voxel edges.
+    Returns int32 [4, R]: the flat index of the first voxel of a thing, `NO_THING` where a ray meets none; the step at
+    which the ray reaches it, i is at (i + 1/2) edges from the camera; the length of the body and that of the
+    prediction, edges, `MISSED` if there is none, `CUT` where it cannot be told. `codes`: of `coded`, uint8 [X, Y, Z];
+    `predicted`: what a method calls occupied, bool [X, Y, Z]; `tolerance`: least distance that a predicted surface may
+    be off, edges.
     """
     called = np.ascontiguousarray(predicted & (codes != UNKNOWN))
-    out = Bodies(*(np.empty(rays.first.size, np.int32) for _ in Bodies._fields))
-    directions = rays.direction.astype(np.float64)
-    _follow(codes, called, tolerance, rays.origin, directions, rays.first, rays.stop, *out)
+    out = np.empty((4, rays.first.size), np.int32)
+    _follow(codes, called, tolerance, rays.origin, rays.direction, rays.first, rays.stop, *out)
     return out
 
 
@@ -126,15 +120,6 @@ def _follow(  # type: ignore[no-untyped-def] # numba finds the types
         step[ray] = first[ray] + start
 
 
-class _Thing(NamedTuple):
-    """One thing of one frame."""
-
-    rays: int
-    cut: int
-    missed: int
-    lengths_m: Doubles  # true and predicted length, overhang: medians over the rays that have one; NaN without any
-
-
 class BodyTally(Tally):
     """Overhang of the things that a method calls occupied by its own rule.
 
@@ -143,7 +128,7 @@ class BodyTally(Tally):
     """
 
     def __init__(self, _: object) -> None:
-        self._things: dict[tuple[str, float], list[_Thing]] = {}  # by class and outer radius of the ring
+        self._things: dict[tuple[str, float], list[Doubles]] = {}  # of `_things`, by class and radius of the ring
 
     def add(self, answer: Answer) -> None:
         """Measure the things of a frame whose voxels have classes. Raises GridError if no range fits into the grid."""
@@ -152,12 +137,10 @@ class BodyTally(Tally):
             return
         grid, ranges = truth.grid, tuple(occupancy.crops_within(truth.grid))
         names = [name for name in THINGS if name in truth.class_map.source]
-        for name in names:
-            for range_m in ranges:
-                self._things.setdefault((name, range_m), [])
-        codes = coded(truth, names, found.covered)
+        self._things = {key: [] for key in product(names, ranges)} | self._things
+        codes, predicted = coded(truth, names, found.covered), found.occupied[found.own or next(iter(found.occupied))]
         rays = grid_rays(grid, truth.grid_from_camera.inverse(), ray_camera(answer.camera))
-        measured = bodies(codes, found.published, rays, TOLERANCE_M * measure_of(grid) / grid.voxel_size)
+        measured = bodies(codes, predicted, rays, TOLERANCE_M * measure_of(grid) / grid.voxel_size)
         for number, name in enumerate(names, 1):
             for distance_m, thing in _things(codes == number, measured, grid.voxel_size):
                 if distance_m <= ranges[-1]:
@@ -167,41 +150,43 @@ class BodyTally(Tally):
     def rows(self) -> Iterator[Row]:
         """By class of the truth's vocabulary and ring; NaN where no thing is, or none was measured."""
         for (name, range_m), things in self._things.items():
-            rays, cut, missed = (sum(counts) for counts in list(zip(*things, strict=True))[:3] or ((), (), ()))
-            lengths = np.array([one.lengths_m for one in things if not np.isnan(one.lengths_m).any()]).reshape(-1, 3)
-            empty = np.full(3, np.nan)
-            true_m, predicted_m, median_m = (np.median(lengths, axis=0) if len(lengths) else empty).tolist()
-            high_m = float(np.percentile(lengths[:, 2], 90)) if len(lengths) else float("nan")
+            table = np.reshape(things, (-1, 6))
+            rays, cut, missed = table[:, :3].sum(axis=0).astype(int).tolist()
+            lengths = table[~np.isnan(table[:, 3]), 3:]
+            middle, high = np.percentile(lengths, (50, 90), axis=0) if len(lengths) else np.full((2, 3), np.nan)
             shares = {"cut": occupancy.ratio(cut, rays), "missed": occupancy.ratio(missed, rays - cut)}
-            figures = {"true_m": true_m, "predicted_m": predicted_m, "overhang_m": median_m, "overhang_90_m": high_m}
+            figures = dict(zip(LENGTHS, [*middle.tolist(), float(high[2])], strict=True))
             counts = {"things": len(things), "measured": len(lengths), "rays": rays}
             yield {"class": name, "range_m": range_m, **counts, **shares, **figures}
 
 
-def _things(mask: Mask, measured: Bodies, edge: float) -> Iterator[tuple[float, _Thing]]:
-    """Distance, metres, and figures of the connected parts of a mask [X, Y, Z] that rays meet."""
+def _things(mask: Mask, measured: NDArray[np.int32], edge: float) -> Iterator[tuple[float, Doubles]]:
+    """Distance, metres, of the connected parts of a mask [X, Y, Z] that rays meet, and six numbers.
+
+    Those are how many rays, how many of them are cut, and missed; then true and predicted length and overhang, metres,
+    medians over the others: NaN without any.
+    """
     of_voxel = components(mask, np.ones((3, 3, 3)))[0].reshape(-1)
-    of_ray = np.where(measured.voxel == NO_THING, 0, of_voxel[measured.voxel])
+    of_ray = np.where(measured[0] == NO_THING, 0, of_voxel[measured[0]])
     for thing in np.unique(of_ray[of_ray > 0]):
-        _, step, true, predicted = (part[of_ray == thing] for part in measured)
+        _, step, true, predicted = measured[:, of_ray == thing]
         told = predicted > MISSED
         lengths = np.stack([true, predicted, predicted - true])[:, told] * edge
         medians = np.median(lengths, axis=1) if told.any() else np.full(3, np.nan)
         counts = len(step), int((predicted == CUT).sum()), int((predicted == MISSED).sum())
-        yield float(np.median(step + 0.5)) * edge, _Thing(*counts, medians)
+        yield float(np.median(step + 0.5)) * edge, np.array([*counts, *medians])
 
 
 BODIES = Metric(
     "bodies",
-    "Lengths of things along the rays of the camera, metres, of what is occupied from their first surface on: medians "
-    "over things, and the 90th percentile of the overhang, by rings of distance. Where what lies behind a thing is "
-    "unknown, its rays are cut; where nothing is predicted within 1 m or 10 % of its surface, they are missed (percent "
-    "of all rays, and of those that are not cut). A class that the truth's vocabulary lacks has no line.",
-    (
-        *columns("things", percent=False),
-        *columns("cut, missed"),
-        *columns("true_m: true, predicted_m: predicted, overhang_m: overhang, overhang_90_m: 90th", percent=False),
-    ),
+    "Lengths of things along the rays of the camera, metres, from their first surface on, at the most to what is next "
+    "behind them in truth: medians over things, and the 90th percentile of the overhang, by rings of distance. Where "
+    "it is unknown what is behind a thing, its rays are cut; where nothing is predicted within 1 m (rooms: 0.25 m) or "
+    "10 % of its surface, they are missed: percent of all rays, and of those that are not cut. A class that the truth "
+    "has no id for has no line.",
+    columns("things, measured", percent=False)
+    + columns("cut, missed")
+    + columns("true_m: true, predicted_m: predicted, overhang_m: overhang, overhang_90_m: 90th", percent=False),
     BodyTally,
     by=("class",),
     across="range_m",

@@ -30,11 +30,6 @@ class VoxelAnswer:
     covered: Mask | None = None  # where it has an answer, bool; None for everywhere
     own: str | None = None  # the rule by which the method itself publishes voxels; None for the first of `occupied`
 
-    @property
-    def published(self) -> Mask:
-        """What the method itself calls occupied, bool."""
-        return self.occupied[next(iter(self.occupied)) if self.own is None else self.own]
-
 
 class Answer(Protocol):
     """The answer of a method for one frame, with the truth. Other metrics may need more of it."""

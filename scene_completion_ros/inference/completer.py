@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, CameraError, GpuError, GridError, ImageError, VocabularyError
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grid_rays import ray_camera
-from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.grids import VoxelGrid, ray_camera
 from scene_completion_ros.geometry.plausible_motion import LOOKS_UP, body_axes
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.geometry.transforms import RigidTransform

@@ -26,8 +26,7 @@ from numba import prange
 
 from scene_completion_ros.arrays import Floats, Mask
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grid_rays import grid_rays
-from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.grids import VoxelGrid, grid_rays
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.jit import inlined, kernel
 from scene_completion_ros.voxels.occupancy import SEEN

@@ -15,8 +15,7 @@ import numpy as np
 
 from scene_completion_ros.arrays import Bytes, Doubles, Floats, Integers, Mask, Reals
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grid_rays import ray_camera
-from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.grids import VoxelGrid, ray_camera
 from scene_completion_ros.geometry.transforms import Array, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cell_query import CellLift, CellQuery, CellVoxels, Pixels, PredictedCells

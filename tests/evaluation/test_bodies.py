@@ -19,7 +19,7 @@ from scene_completion_ros.evaluation.semantic_classes import (
 )
 from scene_completion_ros.evaluation.truth import FREE, UNKNOWN, FrameTruth, VoxelTruth
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
-from scene_completion_ros.geometry.grid_rays import grid_rays
+from scene_completion_ros.geometry.grids import grid_rays
 from tests.evaluation import twins
 
 GRID = VoxelGrid((0.0, -25.6, 0.0), 0.2, (256, 256, 6))
@@ -174,7 +174,7 @@ def test_the_kernel_and_its_twin_agree() -> None:
     told = set()
     for pose in (turned, RigidTransform(np.eye(3), np.array([0.0, 0.1, 5.0]))):
         rays = grid_rays(grid, OPTICAL_FROM_FORWARD @ pose, camera)
-        found = np.stack(bodies(codes, predicted, rays, 5.0), axis=-1).tolist()
+        found = bodies(codes, predicted, rays, 5.0).T.tolist()
         for one, expected in zip(found, twins.bodies(codes, predicted, rays, 5.0), strict=True):
             assert tuple(one) == expected if expected[0] != NO_THING else one[0] == NO_THING
             told.add(one[3])

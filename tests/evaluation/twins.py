@@ -6,7 +6,7 @@ import numpy as np
 
 from scene_completion_ros.evaluation.bodies import CUT, MISSED, NO_THING, OTHER
 from scene_completion_ros.evaluation.truth import FREE, UNKNOWN
-from scene_completion_ros.geometry.grid_rays import GridRays
+from scene_completion_ros.geometry.grids import GridRays
 
 _SHARE = 0.1
 
