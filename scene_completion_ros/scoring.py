@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from scene_completion_ros.arrays import Floats, Ints, Mask
 from scene_completion_ros.bags.reader import CLOUD_TYPE, BagReader, CloudFrame
 from scene_completion_ros.errors import BagError, SequenceError
+from scene_completion_ros.evaluation.bodies import BODIES
 from scene_completion_ros.evaluation.depth import DEPTH
-from scene_completion_ros.evaluation.metric import Scores, VoxelAnswer
+from scene_completion_ros.evaluation.metric import Row, Scores, VoxelAnswer
 from scene_completion_ros.evaluation.obstacles import OBSTACLES
 from scene_completion_ros.evaluation.occupancy import OCCUPANCY
 from scene_completion_ros.evaluation.truth import DepthTruth, FrameTruth, TruthSource
@@ -135,7 +136,7 @@ class PublishedGrid:
         self._index = np.asarray(index)[self._covered]
 
 
-METRICS = (OCCUPANCY, OBSTACLES, DEPTH)
+METRICS = (OCCUPANCY, OBSTACLES, BODIES, DEPTH)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +148,7 @@ class PublishedAnswer:
     cloud: NDArray[np.void]  # published voxels [N] of `voxels.cloud.VOXEL_CLOUD_DTYPE`, in the camera's optical frame
     # Published depth float32 [h, w], metres along the optical axis, `+inf` too far, NaN unknown (REP 118).
     published: Floats
-    depth_camera: Camera  # its camera, which stands and looks as that of the truth does
+    camera: Camera  # of the depth, which stands and looks as that of the truth does
 
     @cached_property
     def voxels(self) -> VoxelAnswer | None:
@@ -161,7 +162,7 @@ class PublishedAnswer:
         truth = self.truth.depth
         if truth is None:
             return None
-        rows, columns, inside = nearest_pixels(self.depth_camera, truth.camera)
+        rows, columns, inside = nearest_pixels(self.camera, truth.camera)
         return np.where(inside, self.published[rows, columns], np.float32(np.nan)).astype(np.float32)
 
 
@@ -182,6 +183,13 @@ class ReplayScores:
             truth = source.at(stamp_ns, frame_id)
             if truth is not None:
                 self.scores.add(source.name, self, PublishedAnswer(truth, self._published, cloud, depth, depth_camera))
+
+    def bodies(self) -> dict[str, Row]:
+        """Lengths of the things that were measured, by class and ring; see `evaluation.bodies`."""
+        titles = {column.key: column.title for column in BODIES.columns if not column.percent}
+        rows = [row for row in self.scores.rows(BODIES.name) if row["measured"]]
+        found = {f"{row['class']}, to {row['range_m']:g} m": row for row in rows}
+        return {name: {title: row[key] for key, title in titles.items()} for name, row in found.items()}
 
 
 class LidarTruth:

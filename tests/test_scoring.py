@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.evaluation.semantic_classes import SEMANTIC_KITTI_CLASSES
 from scene_completion_ros.evaluation.truth import DepthTruth, FrameTruth, VoxelTruth
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
@@ -56,7 +57,7 @@ def test_voxels_by_hand() -> None:
     scores.add(cloud, no_depth, PINHOLE, stamp_ns=1, frame_id="another")
     assert (scores.scores.to_json(), scores.scores.markdown(), scores.scores.headlines()) == ({}, "", {})
     scores.add(cloud, no_depth, PINHOLE, stamp_ns=1, frame_id=FRAME)
-    assert scores.scores.to_json().keys() == {"voxels", "obstacles"}
+    assert scores.scores.to_json().keys() == {"voxels", "obstacles", "bodies"}
     assert {(row["voxels"], row["range_m"]) for row in scores.scores.rows("voxels")} == {(4, 0.4), (2, 0.4)}
     page = scores.scores.markdown()
     # 0.9 finds the first half at precision 1; the rest comes with score 0, all four voxels: precision 1/2.
@@ -68,6 +69,25 @@ def test_voxels_by_hand() -> None:
     assert all(f"| node | 1 | published | {kind} | 0.0 | – | – | 75.0 |" in page for kind in ("fixed", "growing"))
     assert scores.scores.headlines()["voxels against case, 0.4 m"]["iou"] == pytest.approx(1 / 3)
     json.dumps(scores.scores.to_json(), allow_nan=False)
+
+
+def test_bodies_by_hand() -> None:
+    """A pole of one voxel 2 m ahead of the one ray, published as four."""
+    grid, pose = VoxelGrid((0.0, -1.6, 0.0), 0.2, (16, 16, 1)), np.array([0.0, 0.1, 0.1])
+    label = np.zeros(grid.shape, np.uint8)
+    label[10, 8, 0] = SEMANTIC_KITTI_CLASSES.index("pole")
+    everywhere, grid_from_camera = np.ones(grid.shape, bool), RigidTransform(GRID_FROM_CAMERA.rotation, pose)
+    truth = VoxelTruth("by hand", grid, grid_from_camera, label > 0, everywhere, everywhere, label=label)
+    scores = ReplayScores([OneTruth(truth)], PublishedGrid(grid, grid_from_camera))
+    cloud = cloud_of([(2.1 + 0.2 * voxel, 0.0, 0.0) for voxel in range(4)], [0.9] * 4)
+    one_ray = Camera(fx=2.0, fy=2.0, cx=0.0, cy=0.0, width=1, height=1)
+    scores.add(cloud, np.full((1, 1), NAN, np.float32), one_ray, stamp_ns=1, frame_id=FRAME)
+    lengths = {"true": 0.2, "predicted": 0.8, "overhang": 0.6, "90th": 0.6}
+    assert scores.bodies() == {"pole, to 3.2 m": pytest.approx({"things": 1, "measured": 1, **lengths})}
+    assert (
+        "| node | 1 | pole | 0 / 0 / 1 | 0 / 0 / 1 | – / – / 0.0 | – / – / 0.0 | – / – / 0.200 |"
+        in scores.scores.markdown()
+    )
 
 
 def test_depth_by_hand() -> None:

@@ -316,6 +316,7 @@ class _Replay:
             page = f"# Scores of {markdown(self.args.bag.resolve().name)}\n\n{self.scores.scores.markdown()}\n"
             write_whole(folder / "scores.md", page.encode())
         known = {"scale_by_motion": evidence_summary(counts.evidence), "scores": self.scores.scores.headlines()}
+        known |= {"bodies": self.scores.bodies()}
         statistics = {**counts.to_json(), **{name: values for name, values in known.items() if values}, **more}
         statistics["warnings"] = list(self.warnings)
         statistics["unusable_messages"] = dict(self.reader.skipped)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from scene_completion_ros.arrays import Floats, Mask
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.truth import FrameTruth
+from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.plain_text import markdown
 
 Row = dict[str, Any]  # keys that say what is scored, and figures
@@ -27,6 +28,7 @@ class VoxelAnswer:
     # Name -> a stated probability, float32 in 0..1.
     stated: Mapping[str, Floats] = field(default_factory=dict)
     covered: Mask | None = None  # where it has an answer, bool; None for everywhere
+    own: str | None = None  # the rule by which the method itself publishes voxels; None for the first of `occupied`
 
 
 class Answer(Protocol):
@@ -35,6 +37,10 @@ class Answer(Protocol):
     @property
     def truth(self) -> FrameTruth:
         """What is known of the frame."""
+
+    @property
+    def camera(self) -> Camera:
+        """What took the image, or an image that is resampled from it."""
 
     @property
     def voxels(self) -> VoxelAnswer | None:

@@ -79,7 +79,7 @@ class ClassMap:
     def __init__(
         self, vocabulary: str, source: tuple[str, ...], target: tuple[str, ...], renamed: Mapping[str, str | None]
     ) -> None:
-        self.vocabulary, self.target = vocabulary, target
+        self.vocabulary, self.source, self.target = vocabulary, source, target
         self.table: Bytes = np.full(256, _UNDEFINED, dtype=np.uint8)  # uint8 [256], id -> id
         self.table[INVALID] = INVALID
         for label, name in enumerate(renamed.get(name, name) for name in source):

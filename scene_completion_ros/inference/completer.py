@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, CameraError, GpuError, GridError, ImageError, VocabularyError
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.grids import VoxelGrid, ray_camera
 from scene_completion_ros.geometry.plausible_motion import LOOKS_UP, body_axes
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -161,7 +161,7 @@ class Completer:
                 cure="Check the calibration: the principal point must lie near the centre of the image.",
             )
         self.warnings = camera_warnings(bundle, camera, float(covered.mean()))
-        self.depth_camera = scene_query.ray_camera(canonical)
+        self.depth_camera = ray_camera(canonical)
         self._ray_covered = Resampler(camera, self.depth_camera).validity
         pose = bundle.grid_from_camera if grid_from_camera is None else grid_from_camera
         failure = ""

@@ -15,7 +15,7 @@ import numpy as np
 
 from scene_completion_ros.arrays import Bytes, Doubles, Floats, Integers, Mask, Reals
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.grids import VoxelGrid, ray_camera
 from scene_completion_ros.geometry.transforms import Array, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cell_query import CellLift, CellQuery, CellVoxels, Pixels, PredictedCells
@@ -76,17 +76,6 @@ def _windows(values: Floats) -> Floats:
     rows, columns = (max(2, side // edge) for side in values.shape)
     cells = cv2.resize(values[: rows * edge, : columns * edge], (columns, rows), interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.blur(cells, (2, 2))[1:, 1:], np.float32)
-
-
-# The rays of the march are pixels of about this focal length, or those of the network's image where it is smaller yet.
-# At 36 m neighbours are a voxel of 0.2 m apart. What counts as seen depends on them.
-RAY_FOCAL = 180.0
-
-
-def ray_camera(canonical: Camera) -> Camera:
-    """The camera whose pixels are marched along, for a canonical one."""
-    stride = max(1, round(canonical.fx / RAY_FOCAL))
-    return canonical.resized(canonical.width // stride, canonical.height // stride)
 
 
 class CellDecoder:

@@ -80,7 +80,7 @@ def _number(value: object) -> str:
 
 def _flattened(statistics: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, object]]:
     for name, value in statistics.items():
-        if name in (BY_FRAME, "latency_ms", "warnings"):  # which the timeline, a table and the notes show
+        if name in (BY_FRAME, "latency_ms", "bodies", "warnings"):  # which the timeline, tables and the notes show
             continue
         if isinstance(value, Mapping):
             yield from _flattened(value, f"{prefix}{name} ")
@@ -98,17 +98,18 @@ def _statistics_table(statistics: Mapping[str, Any]) -> str:
     return f"<table>{rows}</table>" if rows else "<p>No statistics were recorded.</p>"
 
 
-def _latency_table(latency_ms: Mapping[str, Mapping[str, float] | None]) -> str:
-    """Percentiles by stage, as statistics of a replay have them."""
-    table = {stage: row for stage, row in latency_ms.items() if row}
+def _figures_table(corner: str, rows: Mapping[str, Mapping[str, float] | None], nothing: str) -> str:
+    """A table of named rows of figures, such as percentiles by stage; `nothing`: said where there are none."""
+    table = {name: row for name, row in rows.items() if row}
     if not table:
-        return "<p>No latency was measured.</p>"
-    names = list(next(iter(table.values())))
-    head = "".join(f"<th>{name}</th>" for name in ["stage [ms]", *names])
+        return f"<p>{nothing}</p>"
+    columns = list(next(iter(table.values())))
+    head = "".join(f"<th>{_html(name)}</th>" for name in [corner, *columns])
     body = ""
-    for stage, row in table.items():
-        figures = "".join(f'<td class="number">{row[name]:.1f}</td>' for name in names)
-        body += f"<tr><td>{_html(stage)}</td>{figures}</tr>"
+    for name, row in table.items():
+        cells = (f"{row[key]:.1f}" if isinstance(row[key], float) else str(row[key]) for key in columns)
+        figures = "".join(f'<td class="number">{cell}</td>' for cell in cells)
+        body += f"<tr><td>{_html(name)}</td>{figures}</tr>"
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
@@ -338,7 +339,10 @@ class ReportWriter:
         else:
             out.write("<p>No frame was completed.</p>")
         out.write(f"<h2>Legend</h2>{_legend(names, class_colours)}\n")
-        out.write(_folded("Latency by stage", _latency_table(self._statistics.get("latency_ms", {}))))
+        latency, bodies = (self._statistics.get(name, {}) for name in ("latency_ms", "bodies"))
+        out.write(_folded("Latency by stage", _figures_table("stage [ms]", latency, "No latency was measured.")))
+        if bodies:
+            out.write(_folded("Lengths of things along rays", _figures_table("medians [m]", bodies, "")))
         out.write(_folded("All figures", _statistics_table(self._statistics)))
         tables = {name: table.reshape(-1).tolist() for name, table in palettes.items()}
         settings = {"frames": len(numbers), "heightRange": colours.HEIGHT_RANGE, "lidarResolution": LIDAR_RESOLUTION}

@@ -4,7 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
-from scene_completion_ros.inference.march import SPENT, MarchResult, grid_rays
+from scene_completion_ros.geometry.grids import grid_rays
+from scene_completion_ros.inference.march import SPENT, MarchResult
 from scene_completion_ros.inference.query_kernel import hidden_reference
 from scene_completion_ros.inference.text_bank import BACKGROUND
 from scene_completion_ros.voxels.occupancy import SEEN, density_of_logit

@@ -82,7 +82,9 @@ def test_the_page_carries_everything_itself(tmp_path: Path) -> None:
     with ReportWriter(tmp_path, "A <street> & more", STREET, COLOURS) as report:
         report.add_frame(voxels, *SEEN)
         latency_ms = {"encode": {"p50": 12.52, "p95": 30.01}, "end_to_end": None}
-        report.close({"frames": {"in": 1, "out": 1}, "rate_hz": 9.8123456, "latency_ms": latency_ms})
+        statistics = {"frames": {"in": 1, "out": 1}, "rate_hz": 9.8123456, "latency_ms": latency_ms}
+        assert "<th>medians [m]</th>" not in report.close(statistics).read_text("utf-8")
+        report.close({**statistics, "bodies": {"car, to 25.6 m": {"things": 2, "overhang": 3.04}}})
     text = report.index.read_text("utf-8")
     (frame,) = embedded_frames(report.index)
     assert base64.b64decode(frame["voxels"]) == pack_voxels(voxels)
@@ -94,6 +96,8 @@ def test_the_page_carries_everything_itself(tmp_path: Path) -> None:
     assert "A &lt;street&gt; &amp; more" in text
     assert "9.812" in text
     assert '<td>encode</td><td class="number">12.5</td><td class="number">30.0</td>' in text
+    assert "<th>medians [m]</th><th>things</th><th>overhang</th>" in text
+    assert '<td>car, to 25.6 m</td><td class="number">2</td><td class="number">3.0</td>' in text
     assert all(name in text for name in STREET)
     assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!data:)""", text)
     assert not re.findall(r"https?://|@import|url\(|\bfetch\(|XMLHttpRequest|WebSocket", text)

@@ -89,7 +89,7 @@ def test_occupancy_of_a_town(
 ) -> None:
     street.save(tmp_path / "town" / "sequence")
     other = replace(street, name="other").save(tmp_path / "other")
-    options = ["--bundle", student.folder, "--controls", "--scans", 10, "--calibrate-on", other]
+    options = ["--bundle", student.folder, "--controls", "--bodies", "--scans", 10, "--calibrate-on", other]
     assert run("geometry", "--data", tmp_path / "town", *options, "--output", tmp_path / "out") == 0
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"results.json", "results.md"}
@@ -97,9 +97,12 @@ def test_occupancy_of_a_town(
     content = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     assert content["settings"]["scans"] == "10"
     assert {row["rule"] for row in content["scores"]["lidar"]} >= {"σ > 0.5", "S4C: σ ≥ 0.25", "calibrated"}
-    for metric in ("voxels", "obstacles"):
+    for metric in ("voxels", "obstacles", "bodies"):
         assert "surface + 4 m (true depth)" in {row["method"] for row in content["scores"][metric]}
     nothing = street.save(tmp_path / "bare") and make_street(assets=()).save(tmp_path / "nothing")
+    for options, where in ((("--depth",), "--bodies: are of voxels"), (("--profiles",), "--controls and --bodies")):
+        with pytest.raises(ConfigurationError, match=where):
+            run("geometry", "--data", nothing, "--bundle", other, "--bodies", *options, "--output", tmp_path / "out")
     with pytest.raises(SequenceError, match="no frame has ground truth voxels or LiDAR"):
         run("geometry", "--data", nothing, "--controls", "--output", tmp_path / "out")
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.evaluation.bodies import BODIES
 from scene_completion_ros.evaluation.metric import Metric, Scores
 from scene_completion_ros.evaluation.obstacles import OBSTACLES
 from scene_completion_ros.evaluation.occupancy import CALIBRATION, OCCUPANCY
@@ -48,6 +49,12 @@ def test_the_truth_is_perfect_and_thickness_pays_inside_only(street: PosedSequen
     assert cells["surface + 4 m (true depth)", 51.2, "occluded"]["precision"] == 0.0
     obstacles = {row["method"]: row for row in rows(OBSTACLES, models, [frame]) if row["tolerance"] == "fixed"}
     assert obstacles["surface + 4 m (true depth)"]["precision"] < obstacles["wall"]["precision"] == 1.0
+    # The wall is labelled as a car, and voxels are 0.8 m large: it is 1.6 to 2.4 m thick.
+    bodies = rows(BODIES, models, [frame])
+    cars = {row["method"]: row for row in bodies if (row["class"], row["range_m"]) == ("car", 12.8)}
+    assert (cars["wall"]["overhang_m"], cars["nothing"]["missed"]) == (0.0, 1.0)
+    thin, thick = (cars[f"surface{more} (true depth)"]["overhang_m"] for more in ("", " + 4 m"))
+    assert -1.7 <= thin < 0.0 < thick < 3.3
 
 
 def test_calibration_is_fitted_to_what_densities_mean(street: PosedSequence) -> None:

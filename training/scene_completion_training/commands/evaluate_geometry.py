@@ -31,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_paths(parser, "--bundle", "DIR", "student bundles to score")
     arguments.add_checkpoints(parser)
     add_scale_argument(parser, arguments.POSES, "off")
+    meaning = "score bodies as well: how much longer than in truth cars, persons, poles, trunks, furniture are along "
+    parser.add_argument("--bodies", action="store_true", help=meaning + "the camera's rays")
     parser.add_argument("--depth", action="store_true", help="score depth against LiDAR instead of voxels")
     meaning = "draw profiles as KDBTS does, profile_RECORDING_FRAME.png: density 3 to 23 m ahead and down to 1 m below "
     parser.add_argument("--profiles", action="store_true", help=meaning + "the camera, from above")
@@ -97,6 +99,7 @@ def _run_depth(args: argparse.Namespace) -> int:
 
 
 def _run_voxels(args: argparse.Namespace) -> int:
+    from scene_completion_ros.evaluation.bodies import BODIES
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.evaluation.obstacles import OBSTACLES
     from scene_completion_ros.evaluation.occupancy import CALIBRATION, OCCUPANCY
@@ -112,7 +115,8 @@ def _run_voxels(args: argparse.Namespace) -> int:
     for model in models if validation else ():
         calibrate(model, voxel_frames(validation, args.every))
     controls = _controls(args, models)
-    scores, counted = Scores([OCCUPANCY, OBSTACLES, CALIBRATION, LIDAR_OCCUPANCY]), 0
+    metrics = [OCCUPANCY, OBSTACLES, *([BODIES] if args.bodies else ()), CALIBRATION, LIDAR_OCCUPANCY]
+    scores, counted = Scores(metrics), 0
     for sequence in recordings:
         frames = scored_frames(sequence, args.every, scans=args.scans, split=split, at=args.at)
         counted += scores.run("recordings", [*models, *controls(sequence)], frames)
@@ -129,11 +133,12 @@ def _check(args: argparse.Namespace) -> None:
     if not (args.bundle or args.checkpoint or args.controls):
         what = "nothing to score"
         raise ConfigurationError(what, where="evaluate geometry", cure="Give --bundle, --checkpoint or --controls")
-    if args.profiles and (args.depth or args.controls):
-        what, cure = "draws models, and scores nothing", "Leave out --depth and --controls"
+    if args.profiles and (args.depth or args.controls or args.bodies):
+        what, cure = "draws models, and scores nothing", "Leave out --depth, --controls and --bodies"
         raise ConfigurationError(what, where="--profiles", cure=cure)
-    if args.depth and args.controls:
-        raise ConfigurationError("are of voxels", where="--controls", cure="Leave out --depth")
+    for option in ("bodies", "controls"):
+        if args.depth and getattr(args, option):
+            raise ConfigurationError("are of voxels", where=f"--{option}", cure="Leave out --depth")
     if len({folder.resolve() for folder in args.data}) < len(args.data):
         raise ConfigurationError("a recording is named twice", where="--data", cure="Name each once")
     arguments.refuse_scored(args.data, {"--calibrate-on": args.calibrate_on, "--prior": args.prior})

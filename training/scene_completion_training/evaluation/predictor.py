@@ -149,6 +149,11 @@ class Answer:
         """What is known of the frame."""
         return self.frame.truth
 
+    @property
+    def camera(self) -> Camera:
+        """The reference camera of the frame."""
+        return self.prediction.camera
+
     @cached_property
     def voxels(self) -> VoxelAnswer | None:
         """Opacities, what exceeds each cutoff, and the stated probabilities, at the voxels that count anywhere."""
@@ -166,7 +171,7 @@ class Answer:
             state = self.prediction.completed(truth)[0].state  # which knows what stands on the ground
             seen = (density > 0.0) & (state != VoxelState.UNOBSERVED)
             occupied[CALIBRATED_RULE][seen] = state[seen] >= VoxelState.SURFACE
-        return VoxelAnswer(alpha, occupied, stated)
+        return VoxelAnswer(alpha, occupied, stated, own=CALIBRATED_RULE if CALIBRATED_RULE in occupied else None)
 
     @cached_property
     def depth(self) -> Floats | None:
