@@ -16,6 +16,7 @@ from scene_completion_ros.voxels import occupancy_kernel
 from scene_completion_ros.voxels.occupancy_kernel import HALF, L_3, L_5, L_7, LN_2, ONE, TWO, ZERO, exp_negative
 
 BLOCK = 512
+LANES = 64  # into which columns are dealt out: those far ahead see more, and cores are to have as much to do
 # Rational approximation of erf, absolute errors below 1e-6 in float32 (Abramowitz and Stegun 1964, 7.1.28).
 A_1, A_2, A_3, A_4, A_5, A_6 = (
     np.float32(value) for value in (0.0705230784, 0.0422820123, 0.0092705272, 1.520143e-4, 2.765672e-4, 4.30638e-5)
@@ -38,6 +39,7 @@ PRIOR, OF_PRIOR = ROWS + 3, ROWS + 4  # behind the shares
 # Of a block of cells, behind the first two: metres behind the surface, and then how they lie against it.
 BEHIND, GEOMETRY_ROW = 2, 3
 AFTER, AT, DOUBTED = GEOMETRY_ROW, GEOMETRY_ROW + 1, GEOMETRY_ROW + 2
+NEAREST, LAST_COLUMN, LAST_ROW = 4, 5, 6  # of `CellLift.view`, behind the pinhole
 
 
 @inlined
@@ -95,87 +97,165 @@ def below(x: Any) -> Any:
     return ONE - beyond if x > ZERO else beyond
 
 
-@kernel(inlines=(occupancy_kernel, cells))
-def look_up(surfaces, context, width, cell, corner, share, depth, measure, out) -> None:  # type: ignore[no-untyped-def]
-    """What N cells look up: context of their pixels, and how they lie against the surfaces there.
+@inlined
+def turned(x: Any, y: Any, z: Any, pose: Any, row: Any) -> Any:
+    """A coordinate of a point that a pose [3 4] moves."""
+    return pose[4 * row] * x + pose[4 * row + 1] * y + pose[4 * row + 2] * z + pose[4 * row + 3]
 
-    `surfaces`: logarithm of depth and its deviation, of pixels [h w, 2]; `context`: [h w, C]; `cell`, `corner`,
-    `share`, `depth`: see `CellLift`; `measure`: see `CellVolume`; `out`: [cells, C + GEOMETRY], of which the rows of
-    these cells are written.
+
+@inlined
+def projected(x: Any, y: Any, z: Any, view: Any) -> Any:
+    """Column and row in the map of a point in the camera, limited to the map, and whether the image shows the point."""
+    inverse = ONE / max(z, view[NEAREST])
+    column, row = view[0] * x * inverse + view[1], view[2] * y * inverse + view[3]
+    across = min(max(column, ZERO), view[LAST_COLUMN])
+    along = min(max(row, ZERO), view[LAST_ROW])
+    # Outside of the image a coordinate moves by more than half a pixel. Nothing is seen behind the camera.
+    outside = max(max(abs(column - across), abs(row - along)) - HALF, -z)
+    return across, along, ZERO if outside > ZERO else ONE
+
+
+@inlined
+def seen(x: Any, y: Any, z: Any, camera: Any, view: Any) -> Any:
+    """As `projected`, and with the depth, metres, of a place in voxels of the volume."""
+    depth = turned(x, y, z, camera, 2)
+    across, along, shown = projected(turned(x, y, z, camera, 0), turned(x, y, z, camera, 1), depth, view)
+    return across, along, shown, depth
+
+
+@inlined
+def cell_seen(column: Any, height: Any, shape: Any, camera: Any, view: Any) -> Any:
+    """Where in the map the middle of a cell is seen, whether the image shows it, and its depth, metres."""
+    x = np.float32(STRIDE) * (np.float32(column // shape[1]) + HALF)
+    y = np.float32(STRIDE) * (np.float32(column % shape[1]) + HALF)
+    return seen(x, y, np.float32(STRIDE) * (np.float32(height) + HALF), camera, view)
+
+
+@inlined
+def first_tap(across: Any, along: Any, view: Any) -> Any:
+    """The upper left of four taps around a place in the map, and the shares of those to the right and below."""
+    last_column, last_row = np.int32(view[LAST_COLUMN]), np.int32(view[LAST_ROW])
+    left, above = min(np.int32(across), last_column - 1), min(np.int32(along), last_row - 1)
+    return above * (last_column + 1) + left, across - np.float32(left), along - np.float32(above)
+
+
+@kernel(inlines=(occupancy_kernel, cells))
+def look_up(surfaces, context, view, camera, shape, measure, columns, out) -> None:  # type: ignore[no-untyped-def]
+    """What cells look up: context of their pixels, and how they lie against the surfaces there.
+
+    `surfaces`: logarithm of depth and its deviation, of pixels [h w, 2]; `context`: [h w, C]; `view`: see `CellLift`;
+    `camera`: see `CameraPlace`; `shape`: cells along each axis; `measure`: see `CellVolume`; `columns`: [x y, any],
+    which first say what cells of a column are in view; `out`: [cells, C + GEOMETRY], 0 out of view. Both are to be as
+    the last call left them, or all 0.
     """
-    count, channels = cell.size, context.shape[1]
-    for block in prange((count + BLOCK - 1) // BLOCK):
-        start = block * BLOCK
-        stop = min(count, start + BLOCK)
-        part = np.empty((GEOMETRY_ROW + cells.GEOMETRY, BLOCK), np.float32)
-        for i in range(start, stop):
-            at = np.uint32(corner[i])
-            right, lower = share[i, 0], share[i, 1]
-            left, upper = ONE - right, ONE - lower
-            w_0, w_1, w_2, w_3 = left * upper, right * upper, left * lower, right * lower
-            at_1, at_2, at_3 = at + np.uint32(1), at + np.uint32(width), at + np.uint32(width + 1)
-            row, s_0, s_1, s_2, s_3 = out[cell[i]], surfaces[at], surfaces[at_1], surfaces[at_2], surfaces[at_3]
-            tap_0, tap_1, tap_2, tap_3 = context[at], context[at_1], context[at_2], context[at_3]
-            part[LOG, i - start] = w_0 * s_0[0] + w_1 * s_1[0] + w_2 * s_2[0] + w_3 * s_3[0]
-            part[DEVIATION, i - start] = w_0 * s_0[1] + w_1 * s_1[1] + w_2 * s_2[1] + w_3 * s_3[1]
-            for c in range(channels):
-                row[c] = w_0 * tap_0[c] + w_1 * tap_1[c] + w_2 * tap_2[c] + w_3 * tap_3[c]
-        places = stop - start
-        for j in range(places):
-            here = depth[start + j]
-            part[BEHIND, j] = (here - exponential(part[LOG, j])) / measure
-            off = (logarithm(max(here, HALF * measure)) - part[LOG, j]) / part[DEVIATION, j]
-            part[AFTER, j], part[AT, j] = sigmoid(STEEP * off), bell(ROOT_HALF * off)
-            part[DOUBTED, j] = FOUR * part[DEVIATION, j]
-        for number in range(SCALES.size):
+    channels, heights, count = context.shape[1], shape[2], shape[0] * shape[1]
+    together, width = max(1, BLOCK // heights), np.int32(view[LAST_COLUMN]) + 1
+    for lane in prange(LANES):
+        part = np.empty((GEOMETRY_ROW + cells.GEOMETRY, together * heights), np.float32)
+        share = np.empty((3, together * heights), np.float32)  # of the taps to the right and below; and the depth
+        here = np.empty((4, heights), np.float32)  # of a column: where its cells are seen, whether, and how far
+        place = np.empty((2, together * heights), np.int32)  # of cells in view: their numbers, first of four taps
+        for start in range(lane * together, count, LANES * together):
+            places = 0
+            for column in range(start, min(start + together, count)):
+                for k in range(heights):
+                    found = cell_seen(column, k, shape, camera, view)
+                    here[0, k], here[1, k], here[2, k], here[3, k] = found
+                for k in range(heights):
+                    cell = column * heights + k
+                    if here[2, k] > ZERO:
+                        place[0, places] = cell
+                        place[1, places], share[0, places], share[1, places] = first_tap(here[0, k], here[1, k], view)
+                        share[2, places] = here[3, k]
+                        places += 1
+                    elif columns[column, k] > ZERO:
+                        out[cell] = ZERO
+                    columns[column, k] = here[2, k]
+            for i in range(places):
+                at = np.uint32(place[1, i])
+                right, lower = share[0, i], share[1, i]
+                left, upper = ONE - right, ONE - lower
+                w_0, w_1, w_2, w_3 = left * upper, right * upper, left * lower, right * lower
+                at_1, at_2, at_3 = at + np.uint32(1), at + np.uint32(width), at + np.uint32(width + 1)
+                row, s_0, s_1, s_2, s_3 = out[place[0, i]], surfaces[at], surfaces[at_1], surfaces[at_2], surfaces[at_3]
+                tap_0, tap_1, tap_2, tap_3 = context[at], context[at_1], context[at_2], context[at_3]
+                part[LOG, i] = w_0 * s_0[0] + w_1 * s_1[0] + w_2 * s_2[0] + w_3 * s_3[0]
+                part[DEVIATION, i] = w_0 * s_0[1] + w_1 * s_1[1] + w_2 * s_2[1] + w_3 * s_3[1]
+                for c in range(channels):
+                    row[c] = w_0 * tap_0[c] + w_1 * tap_1[c] + w_2 * tap_2[c] + w_3 * tap_3[c]
             for j in range(places):
-                behind = part[BEHIND, j] / SCALES[number]
-                part[GEOMETRY_ROW + 3 + 2 * number, j] = tangent(behind)
-                part[GEOMETRY_ROW + 4 + 2 * number, j] = bell(behind)
-        for i in range(start, stop):
-            row = out[cell[i]]
-            for number in range(cells.GEOMETRY):
-                row[channels + number] = part[GEOMETRY_ROW + number, i - start]
+                depth = share[2, j]
+                part[BEHIND, j] = (depth - exponential(part[LOG, j])) / measure
+                off = (logarithm(max(depth, HALF * measure)) - part[LOG, j]) / part[DEVIATION, j]
+                part[AFTER, j], part[AT, j] = sigmoid(STEEP * off), bell(ROOT_HALF * off)
+                part[DOUBTED, j] = FOUR * part[DEVIATION, j]
+            for number in range(SCALES.size):
+                for j in range(places):
+                    behind = part[BEHIND, j] / SCALES[number]
+                    part[GEOMETRY_ROW + 3 + 2 * number, j] = tangent(behind)
+                    part[GEOMETRY_ROW + 4 + 2 * number, j] = bell(behind)
+            for i in range(places):
+                row = out[place[0, i]]
+                for number in range(cells.GEOMETRY):
+                    row[channels + number] = part[GEOMETRY_ROW + number, i]
 
 
 @kernel(inlines=(occupancy_kernel, cells))
-def find_lowest(surfaces, first, pixel, depth, hidden, metres, base, size, measure, under, out) -> None:  # type: ignore[no-untyped-def]
-    """Where the rays of pixels meet the columns of cells, metres above the expected ground.
+def find_lowest(surfaces, view, camera, shape, low, base, size, measure, out) -> None:  # type: ignore[no-untyped-def]
+    """Where the rays of pixels meet the columns of cells, metres above the expected ground: out [x y].
 
-    What is not behind a surface is before it: over a column of road, the share that is behind ends at the road.
-    `first`: [columns + 1], of the low voxels in view the first of each column; `pixel`, `depth`: of these; `hidden`:
-    [columns], how many low voxels of each are out of view; `metres`: [columns], of each voxel; `base`: bottom of the
-    grid, metres above the expected ground; `under`: [low voxels in view], room to work in.
+    What is not behind a surface is before it: over a column of road, the share that is behind ends at the road. What is
+    out of view counts as behind. `shape`: voxels along each axis; `low`: see `CellVolume`; `base`: bottom of the grid,
+    metres above the expected ground; `size`: of voxels, metres; the others are as of `look_up`.
     """
-    count, least, farthest = pixel.size, np.float32(0.1) * measure, FARTHEST * measure
-    for block in prange((count + BLOCK - 1) // BLOCK):
-        start = block * BLOCK
-        voxels = min(count - start, BLOCK)
-        work = np.empty((ROWS, BLOCK), np.float32)
-        for j in range(voxels):
-            surface = surfaces[pixel[start + j]]
-            work[LOG, j], work[DEVIATION, j], work[DEPTH, j] = surface[0], surface[1], depth[start + j]
-        for j in range(voxels):
-            near, far = logarithm(max(work[DEPTH, j] - size, least)), logarithm(max(work[DEPTH, j] + size, least))
-            work[NEAR_EDGE, j] = (near - work[LOG, j]) / work[DEVIATION, j]
-            work[FAR_EDGE, j] = (far - work[LOG, j]) / work[DEVIATION, j]
-        for row in range(NEAR_EDGE, FAR_EDGE + 1):
+    least, farthest = np.float32(0.1) * measure, FARTHEST * measure
+    count_x, count_y = (shape[0] + STRIDE - 1) // STRIDE, (shape[1] + STRIDE - 1) // STRIDE
+    count, width = count_x * count_y, np.int32(view[LAST_COLUMN]) + 1
+    together = max(1, BLOCK // (STRIDE * STRIDE * low))
+    for lane in prange(LANES):
+        work = np.empty((ROWS, together * STRIDE * STRIDE * low), np.float32)
+        here, total = np.empty((2, low), np.float32), np.empty(together, np.float32)
+        pixel, owner = np.empty(low, np.int32), np.empty(together * STRIDE * STRIDE * low, np.int32)
+        for start in range(lane * together, count, LANES * together):
+            voxels, stop = 0, min(start + together, count)
+            for column in range(start, stop):
+                first_x, first_y = STRIDE * (column // count_y), STRIDE * (column % count_y)
+                total[column - start] = ZERO
+                for x in range(first_x, min(first_x + STRIDE, shape[0])):
+                    for y in range(first_y, min(first_y + STRIDE, shape[1])):
+                        for k in range(low):
+                            middle = np.float32(x) + HALF, np.float32(y) + HALF, np.float32(k) + HALF
+                            across, along, here[0, k], here[1, k] = seen(*middle, camera, view)
+                            pixel[k] = np.int32(np.rint(along)) * width + np.int32(np.rint(across))
+                        for k in range(low):
+                            if here[0, k] > ZERO:
+                                surface = surfaces[np.uint32(pixel[k])]
+                                work[LOG, voxels], work[DEVIATION, voxels] = surface[0], surface[1]
+                                work[DEPTH, voxels], owner[voxels] = here[1, k], column - start
+                                voxels += 1
+                            else:
+                                total[column - start] += ONE
             for j in range(voxels):
-                work[row, j] = below(work[row, j])
-        for j in range(voxels):
-            under[start + j] = HALF * (work[NEAR_EDGE, j] + work[FAR_EDGE, j])  # behind, and half of what is there
-    for column in prange(first.size - 1):
-        total = hidden[column]
-        for i in range(first[column], first[column + 1]):
-            total += under[i]
-        out[column] = min(max(base + metres[column] * total, -farthest), farthest)
+                near = logarithm(max(work[DEPTH, j] - size, least))
+                far = logarithm(max(work[DEPTH, j] + size, least))
+                work[NEAR_EDGE, j] = (near - work[LOG, j]) / work[DEVIATION, j]
+                work[FAR_EDGE, j] = (far - work[LOG, j]) / work[DEVIATION, j]
+            for row in range(NEAR_EDGE, FAR_EDGE + 1):
+                for j in range(voxels):
+                    work[row, j] = below(work[row, j])
+            for j in range(voxels):  # behind, and half of what is there
+                total[owner[j]] += HALF * (work[NEAR_EDGE, j] + work[FAR_EDGE, j])
+            for column in range(start, stop):
+                wide = min(STRIDE, shape[0] - STRIDE * (column // count_y))
+                wide *= min(STRIDE, shape[1] - STRIDE * (column % count_y))
+                found = base + size / np.float32(wide) * total[column - start]
+                out[column] = min(max(found, -farthest), farthest)
 
 
 @inlined
 def volume_place(x: Any, y: Any, z: Any, pose: Any, row: Any, count: Any) -> Any:
     """A coordinate of a point in voxels of a volume, at its outer voxels where the point lies outside."""
-    place = pose[4 * row] * x + pose[4 * row + 1] * y + pose[4 * row + 2] * z + pose[4 * row + 3]
-    return min(max(place, HALF), np.float32(count) - HALF)
+    return min(max(turned(x, y, z, pose, row), HALF), np.float32(count) - HALF)
 
 
 @inlined
@@ -187,22 +267,23 @@ def cell_of(x: Any, y: Any, z: Any, count_y: Any, count_z: Any) -> Any:
 
 @kernel(inlines=(occupancy_kernel, cells))
 def query_voxels(  # type: ignore[no-untyped-def] # numba finds the types
-    surfaces, height, width, hidden, others, ground, prior, shape, points, pinhole, nearest, pose, bottom, size,
-    measure, length, base, edge, between, target, out, stands
+    surfaces, hidden, others, ground, prior, shape, points, view, pose, bottom, size, measure, length, base, edge,
+    between, target, out, stands
 ) -> None:  # fmt: skip
     """Opacities, or densities, of N points, which are what their pixels see, or lie before or behind that.
 
-    `surfaces`: as of `look_up`, `height`, `width`: of that map; `hidden`, `others`, `ground`, `prior`: see
-    `PredictedCells`; `shape`: of the volume, in voxels; `points`: [3, N] in the camera's optical frame, metres;
-    `pinhole`, `nearest`: see `CellLift`; `pose`: [3 4], voxels of the volume from the camera; `bottom`: of the volume,
-    and `size`: of its voxels, metres; `measure`: see `CellVolume`; `length`: metres, of the opacity; 0 for densities;
-    `base`: bottom of the volume, metres above the expected ground; `edge`: of columns that have one prior, voxels;
-    `between`: points lie between the centres of voxels of the volume, whose logits are then interpolated; `target`:
-    where in `out` each result goes, and in `stands`, unless that is empty, whether it lies `STANDS_M` above the ground.
+    `surfaces`, `view`: as of `look_up`; `hidden`, `others`, `ground`, `prior`: see `PredictedCells`; `shape`: of the
+    volume, in voxels; `points`: [3, N] in the camera's optical frame, metres; `pose`: see `CameraPlace`; `bottom`: of
+    the volume, and `size`: of its voxels, metres; `measure`: see `CellVolume`; `length`: metres, of the opacity; 0 for
+    densities; `base`: bottom of the volume, metres above the expected ground; `edge`: of columns that have one prior,
+    voxels; `between`: points lie between the centres of voxels of the volume, whose logits are then interpolated;
+    `target`: where in `out` each result goes, and in `stands`, unless that is empty, whether it lies `STANDS_M` above
+    the ground.
     """
     count, least, stands_from = target.size, np.float32(0.1) * measure, STANDS * measure
     count_x, count_y = (shape[0] + STRIDE - 1) // STRIDE, (shape[1] + STRIDE - 1) // STRIDE
     count_z, priors_y = (shape[2] + STRIDE - 1) // STRIDE, (shape[1] + edge - 1) // edge
+    width = np.int32(view[LAST_COLUMN]) + 1
     for block in prange((count + BLOCK - 1) // BLOCK):
         start = block * BLOCK
         stop = min(count, start + BLOCK)
@@ -213,13 +294,7 @@ def query_voxels(  # type: ignore[no-untyped-def] # numba finds the types
                 work[ACROSS + axis, j] = points[axis, start + j]
         for j in range(stop - start):
             x, y, z = work[ACROSS, j], work[ALONG, j], work[DEPTH, j]
-            inverse = ONE / max(z, nearest)
-            column, row = pinhole[0] * x * inverse + pinhole[1], pinhole[2] * y * inverse + pinhole[3]
-            across = min(max(column, ZERO), np.float32(width - 1))
-            along = min(max(row, ZERO), np.float32(height - 1))
-            # Outside of the image a coordinate moves by more than half a pixel. Nothing is seen behind the camera.
-            outside = max(max(abs(column - across), abs(row - along)) - HALF, -z)
-            work[SHOWN, j] = ZERO if outside > ZERO else ONE
+            across, along, work[SHOWN, j] = projected(x, y, z, view)
             place[PIXEL, j] = np.int32(np.rint(along)) * width + np.int32(np.rint(across))
         for j in range(stop - start):
             x, y, z = work[ACROSS, j], work[ALONG, j], work[DEPTH, j]
@@ -310,20 +385,21 @@ def query_voxels(  # type: ignore[no-untyped-def] # numba finds the types
 
 
 @kernel(inlines=(occupancy_kernel, cells))
-def classify_cells(others, first, of_pixels, width, chosen, lifted, corner, share, units, label, confidence) -> None:  # type: ignore[no-untyped-def]
+def classify_cells(others, first, of_pixels, view, camera, shape, chosen, units, label, confidence) -> None:  # type: ignore[no-untyped-def]
     """Probabilities of the K classes of cells, as units for words, and the likeliest class of each with its own.
 
     `others`: [x y z, any], of which the classes begin at `first`; `of_pixels`: probabilities of classes of pixels [h w,
-    K + 1]; `chosen`: cells [N]; `lifted`: [x y z], the number of each cell in `corner` and `share`, -1 out of view.
+    K + 1]; `chosen`: cells [N]; the others are as of `look_up`.
     """
-    classes = units.shape[1]
+    classes, width = units.shape[1], np.int32(view[LAST_COLUMN]) + 1
     for i in prange(chosen.size):
-        row, unit, number = others[chosen[i]], units[i], lifted[chosen[i]]
+        row, unit = others[chosen[i]], units[i]
+        across, along, shown, _ = cell_seen(chosen[i] // shape[2], chosen[i] % shape[2], shape, camera, view)
         trust, largest, best = row[first + classes], -np.float32(np.inf), 0
         for k in range(classes):
             unit[k] = row[first + k]
-        if number >= 0:
-            at, right, lower = corner[number], share[number, 0], share[number, 1]
+        if shown > ZERO:
+            at, right, lower = first_tap(across, along, view)
             upper = ONE - lower
             tap_0, tap_1 = of_pixels[at], of_pixels[at + 1]
             tap_2, tap_3 = of_pixels[at + width], of_pixels[at + width + 1]
@@ -341,3 +417,18 @@ def classify_cells(others, first, of_pixels, width, chosen, lifted, corner, shar
         for k in range(classes):
             unit[k] /= total
         label[i], confidence[i] = best, unit[best]
+
+
+@kernel(inlines=(cells,))
+def find_cells(points, pose, shape, out) -> None:  # type: ignore[no-untyped-def]
+    """Numbers of the cells that points [N, 3] lie in; outside of the volume, of the nearest.
+
+    `pose`: voxels of the volume from these points [3 4]; `shape`: of the volume, in voxels.
+    """
+    count_y, count_z = (shape[1] + STRIDE - 1) // STRIDE, (shape[2] + STRIDE - 1) // STRIDE
+    for i in prange(len(points)):
+        x, y, z = np.float32(points[i, 0]), np.float32(points[i, 1]), np.float32(points[i, 2])
+        v_x = np.int32(volume_place(x, y, z, pose, 0, shape[0]))
+        v_y = np.int32(volume_place(x, y, z, pose, 1, shape[1]))
+        v_z = np.int32(volume_place(x, y, z, pose, 2, shape[2]))
+        out[i], _ = cell_of(v_x, v_y, v_z, count_y, count_z)

@@ -1,12 +1,14 @@
 """Cells look up the image, and voxels follow from their pixels and cells: grid sampling before and behind the network.
 
-All that depends on a camera's pose in the volume is computed once (`CellLift`), and so is where the voxels of a grid
-lie before the camera (`CellSamples`). A voxel is what its pixel sees, with a probability that follows from depth and
-its deviation, or lies before or behind that; for the latter two the network predicts the occupancy. The ground is a
-surface of its own: a cell of 0.2 m cannot hold five centimetres.
+Where the voxels of a grid lie before the camera is computed once (`CellSamples`). The volume is levelled anew for each
+image (`CameraPlace`): kernels find for themselves where its cells look at the image. A voxel is what its pixel sees,
+with a probability that follows from depth and its deviation, or lies before or behind that; for the latter two the
+network predicts the occupancy. The ground is a surface of its own: a cell of 0.2 m cannot hold five centimetres.
 """
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -16,13 +18,14 @@ from scene_completion_ros.arrays import Bytes, Doubles, Floats, Integers, Mask, 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.inference.cell_kernels import classify_cells, find_lowest, look_up, query_voxels
-from scene_completion_ros.inference.cells import STRIDE, CellVolume, stated_ground
+from scene_completion_ros.inference.cell_kernels import classify_cells, find_cells, find_lowest, look_up, query_voxels
+from scene_completion_ros.inference.cells import CellVolume, stated_ground, volume_pose
 from scene_completion_ros.inference.field_kernels import label_kernel
 from scene_completion_ros.inference.head import PointCodeSpec
-from scene_completion_ros.inference.label_query import NO_WORDS, Labelled, Units, Words, WordScores, samples_of_targets
+from scene_completion_ros.inference.label_query import NO_WORDS, Labelled, Units, Words, WordScores
 from scene_completion_ros.inference.query_kernel import view_of
 from scene_completion_ros.jit import aligned_empty
+from scene_completion_ros.voxels.occupancy_kernel import axis_indices
 
 _AT_CENTRE = 1e-3  # share of a voxel: float32 places of centres are not exact
 _BEYOND = 1.1  # of the depth at which a volume ends: grids are turned and shifted a little
@@ -54,93 +57,83 @@ class CellSamples:
 
     points: Floats  # [3, N], in the camera's optical frame, metres
     target: NDArray[np.int32]  # [N], where each result is written
-    between: bool = True  # they lie between the centres of the volume's voxels, not at these
+
+
+class CameraPlace(NamedTuple):
+    """Where a camera stands in the volume of a student, for one image."""
+
+    volume_from_camera: RigidTransform  # see `volume_pose`; the usual one where it is unknown
+    known: bool  # whether it is known: the network learns so
+    # As kernels take them, rows of [3, 4]: voxel coordinates of the volume from the camera, and the other way round.
+    pose: tuple[np.float32, ...]
+    camera: tuple[np.float32, ...]
 
 
 class CellLift:
-    """What the cells of a student's volume look up, for one pose of its camera in the volume.
+    """What the cells of a student's volume look up in an image, wherever the camera of that stands in the volume.
 
-    `spec`: point code of the depths; `volume_from_camera`: see `cells.volume_pose`; None where it is unknown, for which
-    the usual one is taken, and the network learns so.
+    `spec`: point code of the depths; `height_above_ground`: of the student.
     """
 
-    def __init__(
-        self, volume: CellVolume, canonical: Camera, spec: PointCodeSpec, volume_from_camera: RigidTransform | None
-    ) -> None:
-        self.volume, self.spec, self.known_place = volume, spec, volume_from_camera
-        self.stated = stated_ground(canonical, spec, volume.level, volume_from_camera)  # what the encoder is given
-        self.volume_from_camera = volume_from_camera or DEFAULT_GRID_FROM_CAMERA
-        self.map_size = canonical.height // 2, canonical.width // 2
-        height, width = self.map_size
-        # Column and row of the map by x / z and y / z of a point; nearer ones are projected from this depth.
+    def __init__(self, volume: CellVolume, canonical: Camera, spec: PointCodeSpec, height_above_ground: float) -> None:
+        self.volume, self.spec, self._canonical, self._height = volume, spec, canonical, height_above_ground
+        height, width = self.map_size = canonical.height // 2, canonical.width // 2
+        # Column and row of the map by x / z and y / z of a point; nearer ones are projected from the depth that
+        # follows; the last column and row.
         half = canonical.resized(width, height)
-        self.pinhole = np.array([half.fx, half.cx, half.fy, half.cy], np.float32)
-        self.nearest = np.float32(spec.minimum_depth)
-        grid, (count_x, count_y, heights) = volume.grid, volume.cells
-        cells = VoxelGrid(grid.origin, STRIDE * grid.voxel_size, volume.cells, grid.frame)
-        points, place, in_view = self._places(cells.centres().reshape(-1, 3))
-        place = np.clip(place[in_view], 0.0, np.array([width, height]) - 1.0)
-        corner = np.minimum(place.astype(np.int32), np.array([width, height], np.int32) - 2)
-        # Of cells in view: their numbers, the upper left of four taps, the shares of those to the right and below, and
-        # their z-depth, metres.
-        self.cell = np.flatnonzero(in_view).astype(np.int32)
-        self.corner = (corner[:, 1] * width + corner[:, 0]).astype(np.int32)
-        self.share = (place - corner).astype(np.float32)
-        self.depth = points[in_view, 2].astype(np.float32)
-        self.lifted = samples_of_targets(self.cell, len(in_view))  # the number of each cell among these; -1 for none
-        self._prepare_low()
-        self._local = aligned_empty(len(in_view), volume.looked_up)
-        self._local[:] = 0.0  # of cells out of view, which are never written
-        # What columns are given, float32 [x y, z + 4], of which the last is written for each image.
+        view = half.fx, half.cx, half.fy, half.cy, spec.minimum_depth, width - 1, height - 1
+        self.view = tuple(map(np.float32, view))
+        (count_x, count_y, heights) = volume.cells
+        # What columns are given, float32 [x y, z + 4], of which all but the place across is written for each image.
         self.columns = np.zeros((count_x * count_y, volume.of_column), np.float32)
-        self.columns[:, :heights] = in_view.reshape(-1, heights)
         across = (2.0 * (np.arange(count) + 0.5) / count - 1.0 for count in (count_x, count_y))
         self.columns[:, heights : heights + 2] = np.stack(np.meshgrid(*across, indexing="ij"), -1).reshape(-1, 2)
-        self.columns[:, heights + 2] = volume_from_camera is not None
 
-    def _places(self, places: Reals) -> tuple[Doubles, Doubles, Mask]:
-        """Points [N, 3] in the camera, column and row [N, 2] in the map, and whether the image shows them [N]."""
-        height, width = self.map_size
-        points = np.asarray(self.volume_from_camera.inverse().apply(places))
-        depth = np.maximum(points[:, 2], float(self.nearest))
-        fx, cx, fy, cy = self.pinhole.astype(np.float64)
-        pixels = np.stack([fx * points[:, 0] / depth + cx, fy * points[:, 1] / depth + cy], axis=-1)
-        shown = (pixels >= -0.5) & (pixels <= (width - 0.5, height - 0.5))
-        return points, pixels, shown.all(axis=1) & (points[:, 2] > 0.0)
+    @cached_property
+    def _local(self) -> Floats:
+        """What cells are given; a GPU has its own."""
+        local = aligned_empty(math.prod(self.volume.cells), self.volume.looked_up)
+        local[:] = 0.0
+        return local
 
-    def _prepare_low(self) -> None:
-        """The low voxels in view, column of cells by column of cells."""
-        grid, (count_x, count_y, _), low = self.volume.grid, self.volume.cells, self.volume.low
-        height, width = self.map_size
-        columns, shape = count_x * count_y, (*grid.shape[:2], low)
-        voxels = VoxelGrid(grid.origin, grid.voxel_size, shape, grid.frame).centres().reshape(-1, 3)
-        points, pixels, in_view = self._places(voxels)
-        x, y, _ = np.indices(shape, dtype=np.int32).reshape(3, -1)
-        column = (x // STRIDE) * count_y + y // STRIDE
-        chosen = np.flatnonzero(in_view)
-        chosen = chosen[np.argsort(column[chosen], kind="stable")]
-        place = np.clip(np.rint(pixels[chosen]).astype(np.int32), 0, (width - 1, height - 1))
-        self.low_first = np.searchsorted(column[chosen], np.arange(columns + 1)).astype(np.int32)
-        self.low_pixel = (place[:, 1] * width + place[:, 0]).astype(np.int32)
-        self.low_depth = points[chosen, 2].astype(np.float32)
-        self.low_hidden = np.bincount(column[~in_view], minlength=columns).astype(np.float32)
-        metres = grid.voxel_size * low / np.bincount(column, minlength=columns)
-        self.low_share = metres.astype(np.float32)
-        self._under = np.empty(len(chosen), np.float32)
+    def place(self, upright_from_camera: RigidTransform | None) -> CameraPlace:
+        """The place of a camera; see `Evidence`."""
+        known, grid = upright_from_camera is not None, self.volume.grid
+        pose = volume_pose(upright_from_camera, self._height) if upright_from_camera else DEFAULT_GRID_FROM_CAMERA
+        to_voxels = voxels_from_metres(grid)
+        matrices = to_voxels @ pose.matrix, pose.inverse().matrix @ np.linalg.inv(to_voxels)
+        return CameraPlace(pose, known, *map(kernel_pose, matrices))
 
-    def __call__(self, surfaces: Floats, context: Floats) -> tuple[Floats, Floats]:
+    def stated(self, place: CameraPlace) -> Floats:
+        """The ground of a place, see `stated_ground`."""
+        known = place.volume_from_camera if place.known else None
+        return stated_ground(self._canonical, self.spec, self.volume.level, known)
+
+    def __call__(self, surfaces: Floats, context: Floats, place: CameraPlace) -> tuple[Floats, Floats]:
         """What cells [x y z, L] and columns [x y, z + 4] are given; overwritten by the next call.
 
         `surfaces`: logarithm of depth and its deviation, of the pixels of an image at half its size, float32 [h, w, 2];
         `context`: what the encoder gives of these, float32 [h, w, C].
         """
-        flat, measure, grid = surfaces.reshape(-1, 2), np.float32(self.volume.measure), self.volume.grid
-        taps = self.cell, self.corner, self.share, self.depth
-        look_up(flat, context.reshape(len(flat), -1), self.map_size[1], *taps, measure, self._local)
-        base, size = np.float32(grid.origin[2] - self.volume.level), np.float32(grid.voxel_size)
-        low = self.low_first, self.low_pixel, self.low_depth, self.low_hidden, self.low_share
-        find_lowest(flat, *low, base, size, measure, self._under, self.columns[:, -1])
+        volume, grid, looking = self.volume, self.volume.grid, (self.view, place.camera)
+        measure, base, size = map(np.float32, (volume.measure, grid.origin[2] - volume.level, grid.voxel_size))
+        flat, context = surfaces.reshape(-1, 2), context.reshape(-1, volume.context)
+        look_up(flat, context, *looking, volume.cells, measure, self.columns, self._local)
+        find_lowest(flat, *looking, grid.shape, volume.low, base, size, measure, self.columns[:, -1])
+        self.columns[:, -2] = place.known
         return self._local, self.columns
+
+
+def voxels_from_metres(grid: VoxelGrid) -> Doubles:
+    """The matrix [4, 4] that takes points of a grid, metres, to its voxel coordinates."""
+    matrix = np.diag([1.0 / grid.voxel_size] * 3 + [1.0])
+    matrix[:3, 3] = -np.asarray(grid.origin) / grid.voxel_size
+    return matrix
+
+
+def kernel_pose(matrix: Doubles) -> tuple[np.float32, ...]:
+    """The first three rows of a matrix [4, 4] as kernels take them: numbers, not arrays."""
+    return tuple(matrix[:3].astype(np.float32).reshape(-1))
 
 
 class CellQuery:
@@ -148,11 +141,6 @@ class CellQuery:
 
     def __init__(self, lift: CellLift) -> None:
         self.lift, self.volume = lift, lift.volume
-        grid = self.volume.grid
-        rotation, translation = lift.volume_from_camera.rotation, lift.volume_from_camera.translation
-        place = (translation - np.asarray(grid.origin)) / grid.voxel_size
-        # float32 [3, 4], voxel coordinates of the volume from the camera.
-        self.pose = np.concatenate([rotation / grid.voxel_size, place[:, None]], axis=1).astype(np.float32)
 
     @staticmethod
     def prepare(points_camera: Doubles, target: NDArray[np.int32]) -> CellSamples:
@@ -163,43 +151,43 @@ class CellQuery:
         self,
         surfaces: Floats,  # as `CellLift` takes them
         predicted: PredictedCells,
+        place: CameraPlace,
         samples: CellSamples,
         out: Floats,  # float32 [M], flat
         length: float = 0.0,  # metres; alpha = 1 - exp(-sigma length) is written where it is positive
         stands: Mask | None = None,  # bool [M], flat: what lies `STANDS_M` above the predicted ground
+        between: bool = True,  # whether points lie between the centres of the volume's voxels, not at these
     ) -> None:
         """Writes density per metre, or opacity over a length, to ``out[target]``."""
-        grid, lift = self.volume.grid, self.lift
+        grid = self.volume.grid
         of_grid = (np.float32(value) for value in (grid.origin[2], grid.voxel_size, self.volume.measure, length))
         query_voxels(
-            *(surfaces.reshape(-1, 2), *lift.map_size, *predicted, grid.shape, samples.points),
-            *(tuple(lift.pinhole), lift.nearest, tuple(self.pose.reshape(-1)), *of_grid),  # numbers, not arrays
+            *(surfaces.reshape(-1, 2), *predicted, grid.shape, samples.points, self.lift.view, place.pose, *of_grid),
             *(np.float32(grid.origin[2] - self.volume.level), max(self.volume.prior, 1)),
-            *(samples.between, samples.target, out, np.empty(0, np.bool_) if stands is None else stands),
+            *(between, samples.target, out, np.empty(0, np.bool_) if stands is None else stands),
         )
 
-    def cells_of(self, points_camera: Reals) -> tuple[NDArray[np.int32], bool]:
-        """Numbers [N] of the cells that points [N, 3] (optical frame, metres) lie in; outside, of the nearest.
+    def cells_of(self, points: Reals, pose: tuple[np.float32, ...]) -> NDArray[np.int32]:
+        """Numbers [N] of the cells that points [N, 3] lie in; outside, of the nearest.
 
-        Also whether any point lies between the centres of voxels of the volume.
+        `pose`: voxel coordinates of the volume from these points, see `CameraPlace`.
         """
-        grid, shape = self.volume.grid, np.array(self.volume.grid.shape)
-        place = self.lift.volume_from_camera.apply(points_camera.astype(np.float64)) - np.asarray(grid.origin)
-        place = np.clip(place / grid.voxel_size, 0.5, shape - 0.5)
-        voxel = np.floor(place).astype(np.int64)
-        cells = np.asarray(np.ravel_multi_index(tuple((voxel // STRIDE).T), self.volume.cells), np.int32)
-        return cells, bool(np.abs(place - voxel - 0.5).max(initial=0.0) > _AT_CENTRE)
+        found = np.empty(len(points), np.int32)
+        find_cells(points, pose, self.volume.grid.shape, found)
+        return found
 
-    def classes(self, others: Floats, of_pixels: Floats, chosen: NDArray[np.int32]) -> tuple[Floats, Bytes, Floats]:
+    def classes(
+        self, others: Floats, of_pixels: Floats, place: CameraPlace, chosen: NDArray[np.int32]
+    ) -> tuple[Floats, Bytes, Floats]:
         """Of cells [N]: probabilities of the classes [N, K], and the likeliest class [N] with its probability [N].
 
         `others`: see `PredictedCells`; `of_pixels`: probabilities of the classes of pixels, float32 [h, w, K + 1].
         """
         count, classes = len(chosen), self.volume.classes
         found = np.empty((count, classes), np.float32), np.empty(count, np.uint8), np.empty(count, np.float32)
-        flat, lift = of_pixels.reshape(-1, classes + 1), self.lift
-        taps = lift.map_size[1], chosen, lift.lifted, lift.corner, lift.share
-        classify_cells(others, self.volume.of_cell - classes - 1, flat, *taps, *found)
+        flat = of_pixels.reshape(-1, classes + 1)
+        looking = self.lift.view, place.camera, self.volume.cells
+        classify_cells(others, self.volume.of_cell - classes - 1, flat, *looking, chosen, *found)
         return found
 
 
@@ -218,41 +206,49 @@ class CellVoxels:
     ) -> None:
         volume = query.volume.grid
         self.query, self.grid = query, grid
+        self._camera_from_voxels = camera_from_grid.matrix @ np.linalg.inv(voxels_from_metres(grid))
         self.far = min(spec.far, _BEYOND * (volume.origin[0] + volume.voxel_size * (volume.shape[0] - 0.5)))
         prepared = view_of(canonical, grid, camera_from_grid, self.far, coverage, query.prepare)
         self.in_view, self.too_far, parts = prepared
         target = np.concatenate([part.target for part in parts])
         points = np.concatenate([part.points for part in parts], axis=1)
-        cells, between = zip(*(query.cells_of(part.points.T) for part in parts), strict=True)  # of all: 140 MB more
-        self.samples = CellSamples(points, target, any(between))
-        self.cell_of = np.zeros(self.in_view.size, np.int32)  # the cell of each voxel in view
-        self.cell_of[target] = np.concatenate(cells)
+        self.samples = CellSamples(points, target)
         classes = query.volume.classes
         itself = np.eye(classes, dtype=np.float32), np.zeros(classes, np.float32)
         self._scores = WordScores(label_kernel(0, classes, computed=True), *itself)
 
-    def opacity(self, surfaces: Floats, predicted: PredictedCells) -> tuple[Floats, Mask]:
+    def pose(self, place: CameraPlace) -> tuple[Doubles, bool]:
+        """Voxel coordinates of the volume from those of the grid [4, 4]; and whether voxels lie between its centres."""
+        pose = voxels_from_metres(self.query.volume.grid) @ place.volume_from_camera.matrix @ self._camera_from_voxels
+        shifted = np.eye(4)  # by whole voxels
+        shifted[:, 3] = np.rint(pose[:, 3])
+        return pose, bool((np.abs(pose - shifted) @ (*self.grid.shape, 1.0)).max() > _AT_CENTRE)
+
+    def opacity(self, surfaces: Floats, predicted: PredictedCells, place: CameraPlace) -> tuple[Floats, Mask]:
         """Opacity over an edge of every voxel, 0 outside the view, and what stands on the ground, both [X, Y, Z].
 
         See `CellQuery`.
         """
         out, stands = np.zeros(self.grid.shape, np.float32), np.zeros(self.grid.shape, np.bool_)
         flat = out.reshape(-1), self.grid.voxel_size, stands.reshape(-1)
-        self.query(surfaces, predicted, self.samples, *flat)
+        self.query(surfaces, predicted, place, self.samples, *flat, self.pose(place)[1])
         return out, stands
 
-    def labels(self, others: Floats, of_pixels: Floats, targets: Integers, words: Words = NO_WORDS) -> Labelled:
-        """Labels and matches of voxels in view [N], flat indices: those of their cells; see `CellQuery.classes`."""
+    def labels(
+        self, others: Floats, of_pixels: Floats, place: CameraPlace, targets: Integers, words: Words = NO_WORDS
+    ) -> Labelled:
+        """Labels and matches of voxels in view [N], rising flat indices: of their cells; see `CellQuery.classes`."""
         if not words.labels and words.queried is None:
             return Labelled(np.zeros(len(targets), np.uint8), np.ones(len(targets), np.float32))
-        cell = self.cell_of.take(targets).astype(np.intp)  # NumPy converts other indices piece by piece
+        voxels = axis_indices(targets, self.grid.shape).astype(np.float32) + np.float32(0.5)
+        cell = self.query.cells_of(voxels, kernel_pose(self.pose(place)[0])).astype(np.intp)  # as NumPy wants indices
         wanted = np.zeros(len(others), np.bool_)  # each cell once: it has several voxels
         wanted[cell] = True
         chosen = np.flatnonzero(wanted).astype(np.int32)
         number = np.empty(len(others), np.int32)
         number[chosen] = np.arange(len(chosen), dtype=np.int32)
         row = number.take(cell)
-        units, label, confidence = self.query.classes(others, of_pixels, chosen)
+        units, label, confidence = self.query.classes(others, of_pixels, place, chosen)
         read = units, 0, *(np.zeros((2, 0), np.float32) for _ in range(3))
         taps = np.zeros(0, np.int32), np.zeros((0, 2), np.float32), np.zeros((0, 3), np.float32)
         points = Units(read, (row, np.arange(len(row), dtype=np.int32), *taps))

@@ -14,7 +14,7 @@ import numpy as np
 
 from scene_completion_ros.arrays import Floats
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid, measure_of
+from scene_completion_ros.geometry.grids import VoxelGrid, measure_of
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.head import PointCodeSpec
 
@@ -148,18 +148,18 @@ class GroundSurface:
 
 
 def ground_surface(
-    surface: Floats, volume: CellVolume, camera: Camera, volume_from_camera: RigidTransform | None
+    surface: Floats, volume: CellVolume, camera: Camera, volume_from_camera: RigidTransform
 ) -> GroundSurface:
     """The ground as a student predicts it.
 
     `surface`: its height in the grid and the standard deviation of that, metres, float32 [x y, 2]; `camera`: the
-    canonical one; `volume_from_camera`: see `volume_pose`; None where it is unknown.
+    canonical one; `volume_from_camera`: see `volume_pose`.
     """
     shape, edge = volume.cells[:2], STRIDE * volume.grid.voxel_size
     height, deviation = surface.T.reshape(2, *shape)
     x, y = (volume.grid.origin[axis] + edge * (np.arange(count) + 0.5) for axis, count in enumerate(shape))
     places = np.stack([*np.meshgrid(x, y, indexing="ij"), height], axis=-1)
-    points = (volume_from_camera or DEFAULT_GRID_FROM_CAMERA).inverse().apply(places.reshape(-1, 3))
+    points = volume_from_camera.inverse().apply(places.reshape(-1, 3))
     shown = np.asarray(camera.project(points)[1])
     points = np.where(shown[:, None], points, np.nan).astype(np.float32)
     return GroundSurface(points.reshape(places.shape), deviation.copy())

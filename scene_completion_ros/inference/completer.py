@@ -19,7 +19,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference import scene_query
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cell_query import CellLift, Pixels
-from scene_completion_ros.inference.cells import GroundSurface, ground_surface, volume_pose
+from scene_completion_ros.inference.cells import GroundSurface, ground_surface
 from scene_completion_ros.inference.encoder import cpu_networks, make_networks
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, WARNING, Evidence, EvidenceEstimator, own_depth
 from scene_completion_ros.inference.label_query import FoldedVocabulary, Words
@@ -179,8 +179,10 @@ class Completer:
             self.warnings.append(f"{what}, farther than the student predicts: they stay unobserved")
 
     def _open(self, encoder: scene_query.Networks, grid_from_camera: RigidTransform) -> None:
-        self.encoder, self.engine = encoder, encoder.name
-        self._mount()
+        self.encoder, self.engine, bundle = encoder, encoder.name, self.bundle
+        self._lift: CellLift | None = None
+        if bundle.volume is not None:
+            self._lift = CellLift(bundle.volume, bundle.canonical, bundle.point_code, bundle.height_above_ground)
         self._place(grid_from_camera)
         first = self.complete(np.zeros((self.camera.height, self.camera.width, 3), dtype=np.uint8))
         if not np.isfinite(first.alpha.sum()):
@@ -234,22 +236,12 @@ class Completer:
         return moved
 
     def mounted(self, upright_from_camera: RigidTransform | None) -> "Completer":
-        """The completer of the same camera with another mounting; itself where the student does not take it."""
-        if not self.bundle.takes_evidence:
+        """The completer of the same camera with another mounting; itself where that is the same, or not taken."""
+        if not self.bundle.takes_evidence or upright_from_camera is self.upright_from_camera:
             return self
         moved = copy.copy(self)
         moved.upright_from_camera = upright_from_camera
-        moved._mount()
-        moved._place(self.grid_from_camera)
         return moved
-
-    def _mount(self) -> None:
-        """Prepares what depends on the place of the camera above the ground, where the student takes that."""
-        self._lift: CellLift | None = None
-        bundle, stated = self.bundle, self.upright_from_camera
-        if bundle.volume is not None:
-            place = stated and volume_pose(stated, bundle.height_above_ground)
-            self._lift = CellLift(bundle.volume, bundle.canonical, bundle.point_code, place)
 
     def _place(self, grid_from_camera: RigidTransform) -> None:
         self.grid_from_camera = grid_from_camera
@@ -297,7 +289,7 @@ class Completer:
             raise ImageError(what, where="image", cure="Give RGB values of 8 bits")
         image = self._resampler(image_rgb)
         clock.lap("resample")
-        pixels = self._query.see(image)
+        pixels = self._query.see(image, self.upright_from_camera)
         own = None if pixels is None else own_depth(self.bundle.point_code, pixels.surfaces)
         clock.lap("encode")
         return SeenImage(image, pixels, own, clock.laps_ms, started_s, time.perf_counter())
@@ -314,13 +306,14 @@ class Completer:
 
         Raises errors of `see`; BundleError where the results are no finite numbers; GpuError where the GPU failed.
         `image`: that of a camera, or what `see` made of it last; `labels`: whether labels are wanted. Without them,
-        which saves their time, every voxel is ``unlabelled``; `evidence`: what else is known of depth, which a student
-        that `takes_evidence` takes into account.
+        which saves their time, every voxel is ``unlabelled``; `evidence`: what else is known of depth and of the pose
+        of the camera, which a student that `takes_evidence` takes into account.
         """
         seen = image if isinstance(image, SeenImage) else self.see(image)
         evidence_ms = 1e3 * (time.perf_counter() - seen.seen_s)
         words = Words(self._vocabulary if labels else None, self._queried, labels)
-        answer = self._query(scene_query.SceneImage(seen.image, words, seen.pixels, evidence))
+        standing = evidence.standing(self.upright_from_camera)
+        answer = self._query(scene_query.SceneImage(seen.image, words, seen.pixels, standing))
         assembling = scene_query.StageClock()
         parts = answer.transmittance, answer.probability, answer.confidence
         if not (answer.finite and np.isfinite(sum(float(part.sum()) for part in parts))):
@@ -346,7 +339,8 @@ class Completer:
         )
         ground: GroundSurface | None = None
         if answer.ground is not None and self._lift is not None:
-            ground = ground_surface(answer.ground, self._lift.volume, self.bundle.canonical, self._lift.known_place)
+            place = self._lift.place(standing.upright_from_camera).volume_from_camera
+            ground = ground_surface(answer.ground, self._lift.volume, self.bundle.canonical, place)
         assembling.lap("assemble")
         times_ms = {**seen.timings_ms, **answer.times_ms}
         times_ms["encode"] += seen.timings_ms["encode"] + evidence_ms

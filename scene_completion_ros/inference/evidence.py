@@ -1,11 +1,11 @@
-"""What is known of the depth of an image besides the image, by the motion of the camera.
+"""What is known of the depth of an image, and of its camera's pose above the road, by the motion of the camera.
 
 It is estimated between what pixels show and the decoding of cells, by the same object in the node, in a replay without
 it, and in scores.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,10 +31,17 @@ class Evidence:
         scale: Factor on all depths; None where it is unknown.
         sensed: float32 [2, H / 2, W / 2], logarithm of depths of single corners by motion (metres, in pixels of the
             canonical camera at half its size) and the precision of that, 0 for pixels without; None for none.
+        upright_from_camera: Pose of the camera's optical frame in a frame that stands upright on the road below it;
+            None where nothing better is known than what the completer was made with.
     """
 
     scale: Scale | None = None
     sensed: Floats | None = None
+    upright_from_camera: RigidTransform | None = None
+
+    def standing(self, upright_from_camera: RigidTransform | None) -> "Evidence":
+        """The same with the stated pose, where none is known for the image."""
+        return replace(self, upright_from_camera=self.upright_from_camera or upright_from_camera)
 
     def measured(self, size: tuple[int, int]) -> Measured | None:
         """What is known besides a prediction for a map of this height and width; None where nothing is."""

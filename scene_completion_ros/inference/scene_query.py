@@ -18,7 +18,14 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid, ray_camera
 from scene_completion_ros.geometry.transforms import Array, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.cell_query import CellLift, CellQuery, CellVoxels, Pixels, PredictedCells
+from scene_completion_ros.inference.cell_query import (
+    CameraPlace,
+    CellLift,
+    CellQuery,
+    CellVoxels,
+    Pixels,
+    PredictedCells,
+)
 from scene_completion_ros.inference.cells import scaled_depth
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
 from scene_completion_ros.inference.label_query import NO_WORDS, Labelled, LabelQuery, Words
@@ -79,7 +86,7 @@ def _windows(values: Floats) -> Floats:
 
 
 class CellDecoder:
-    """See and decode: from a canonical image, and what is known of depth, to cells; for one place of the camera.
+    """See and decode: from a canonical image, and what is known of depth and of the camera's place, to cells.
 
     `threads`: CPU threads of the kernels; None for all that this process may use. Belongs to its networks' thread.
     """
@@ -87,21 +94,25 @@ class CellDecoder:
     def __init__(self, networks: CellNetworks, lift: CellLift, threads: int | None = None) -> None:
         self.networks, self.lift, self.threads = networks, lift, threads
 
-    def see(self, image_rgb: Bytes) -> Pixels:
-        """What the pixels of a canonical image show, uint8 [H, W, 3] RGB."""
-        return self.networks.see(image_rgb, self.lift.stated)
+    def see(self, image_rgb: Bytes, upright_from_camera: RigidTransform | None) -> Pixels:
+        """What the pixels of a canonical image show, uint8 [H, W, 3] RGB, of a camera that is stated to stand so."""
+        return self.networks.see(image_rgb, self.lift.stated(self.lift.place(upright_from_camera)))
 
-    def decode(self, pixels: Pixels, evidence: Evidence) -> tuple[Floats, PredictedCells]:
-        """Surfaces of the pixels, scaled by the evidence, as `CellLift` takes them; and what is predicted of cells."""
+    def decode(self, pixels: Pixels, evidence: Evidence) -> tuple[Floats, PredictedCells, CameraPlace]:
+        """Surfaces, scaled by the evidence, as `CellLift` takes them; what is predicted of cells; the camera's place.
+
+        A pose that the evidence does not have is unknown.
+        """
         code, deviation = pixels.surfaces[..., 0], pixels.surfaces[..., 1]
-        spec, volume = self.lift.spec, self.lift.volume
-        of_pixels = spec.inverse_depth(code), deviation, pixels.classes[..., volume.label], self.lift.stated
+        spec, volume, place = self.lift.spec, self.lift.volume, self.lift.place(evidence.upright_from_camera)
+        stated = self.lift.stated(place)
+        of_pixels = spec.inverse_depth(code), deviation, pixels.classes[..., volume.label], stated
         inverse, deviation = scaled_depth(*of_pixels, spec, volume.ground, evidence.measured(code.shape))
         log_depth = -np.log(np.maximum(inverse, 0.5 / spec.far))
         surfaces = np.stack([log_depth, deviation], axis=-1).astype(np.float32)
         with kernel_threads(self.threads):
-            given = self.lift(surfaces, pixels.context)
-        return surfaces, self.networks.complete(*given)
+            given = self.lift(surfaces, pixels.context, place)
+        return surfaces, self.networks.complete(*given), place
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +129,7 @@ def prepare_scene(
     bundle: StudentBundle,
     grid: VoxelGrid,
     grid_from_camera: RigidTransform,
-    lift: CellLift | None = None,  # of a student that completes cells
+    lift: CellLift | None = None,  # of a student that completes cells; None for a new one
     coverage: Mask | None = None,  # see `view_of`
 ) -> PreparedScene:
     """Prepare a grid for a student."""
@@ -126,7 +137,7 @@ def prepare_scene(
     query: VoxelQuery | CellVoxels
     labels = None
     if bundle.volume is not None:
-        lift = lift or CellLift(bundle.volume, bundle.canonical, bundle.point_code, None)
+        lift = lift or CellLift(bundle.volume, bundle.canonical, bundle.point_code, bundle.height_above_ground)
         query = CellVoxels(CellQuery(lift), bundle.point_code, bundle.canonical, *place, coverage=coverage)
     else:
         student = bundle.field_head, bundle.point_code, bundle.canonical, bundle.feature_size
@@ -196,14 +207,17 @@ class SceneImage(NamedTuple):
     image_rgb: Bytes  # a canonical image, uint8 [H, W, 3] RGB
     words: Words = NO_WORDS  # what voxels are compared with, in a feature space of the student
     pixels: Pixels | None = None  # what `SceneQuery.see` gave of the image
-    evidence: Evidence = NO_EVIDENCE  # what else is known of depth, of a student that takes it
+    evidence: Evidence = NO_EVIDENCE  # what else is known, of a student that takes it; all, also what is stated
 
 
 class SceneQuery(Protocol):
-    """Answers for one camera, grid and pose; belongs to the thread of its networks."""
+    """Answers for one camera, grid and pose in that; belongs to the thread of its networks."""
 
-    def see(self, image_rgb: Bytes) -> Pixels | None:
-        """What the pixels of a canonical image show, uint8 [H, W, 3] RGB; None of a field student."""
+    def see(self, image_rgb: Bytes, upright_from_camera: RigidTransform | None) -> Pixels | None:
+        """What the pixels of a canonical image show, uint8 [H, W, 3] RGB; None of a field student.
+
+        `upright_from_camera`: what is stated of the camera, see `Evidence`; None for nothing.
+        """
         ...
 
     def __call__(self, given: SceneImage) -> SceneAnswer:
@@ -269,7 +283,7 @@ class HostFieldQuery(_HostQuery):
         assert isinstance(prepared.query, VoxelQuery)
         self._encode, self._query = encode, prepared.query
 
-    def see(self, image_rgb: Bytes) -> None:
+    def see(self, image_rgb: Bytes, upright_from_camera: RigidTransform | None) -> None:
         """See `SceneQuery`."""
 
     def __call__(self, given: SceneImage) -> SceneAnswer:
@@ -302,15 +316,15 @@ class HostCellQuery(_HostQuery):
     def __call__(self, given: SceneImage) -> SceneAnswer:
         """See `SceneQuery`."""
         query, rays, clock = self._query, self._prepared.march.camera, StageClock()
-        seen = self.see(given.image_rgb) if given.pixels is None else given.pixels
-        surfaces, predicted = self._decode(seen, given.evidence)
+        seen = given.pixels or self.see(given.image_rgb, given.evidence.upright_from_camera)
+        surfaces, predicted, place = self._decode(seen, given.evidence)
         clock.lap("encode")
         with kernel_threads(self._threads):
-            alpha, stands = query.opacity(surfaces, predicted)
+            alpha, stands = query.opacity(surfaces, predicted, place)
             clock.lap("query")
             inverse = cv2.resize(np.exp(-surfaces[..., 0]), (rays.width, rays.height), interpolation=cv2.INTER_LINEAR)
             depth: Floats = np.asarray(1.0 / inverse, np.float32)
-            labels = functools.partial(query.labels, predicted.others, seen.classes, words=given.words)
+            labels = functools.partial(query.labels, predicted.others, seen.classes, place, words=given.words)
             answer = self._answer(clock, alpha, labels, depth, stands)
         # Kernels limit what they read, so that voxels of numbers that are none would look like others.
         looked_at = surfaces, seen.classes, *predicted._replace(others=predicted.others[::OTHERS_LOOKED_AT])

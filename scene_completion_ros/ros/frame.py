@@ -18,7 +18,6 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.cells import volume_pose
 from scene_completion_ros.inference.completer import Completer, Completion, mounting_warnings
 from scene_completion_ros.inference.encoder import engine_for_cpu
 from scene_completion_ros.inference.label_query import Words
@@ -180,8 +179,8 @@ class Student:
         """The completer, built or moved if need be.
 
         Moving one costs the preparation of the voxel query, not that of the encoder. It is not moved as long as no
-        corner of the grid is off by more than `LARGEST_SHIFT`; nor is the mounting that a student takes as input.
-        It is not built anew as long as calibrations agree (`Camera.agrees`).
+        corner of the grid is off by more than `LARGEST_SHIFT`; another mounting costs nothing. It is not built anew as
+        long as calibrations agree (`Camera.agrees`).
         Returns None where the camera cannot be used; why was logged.
         """
         wanted = _MadeFor(camera, parameters.threads)
@@ -192,7 +191,7 @@ class Student:
             if largest_shift(self._grid, made.grid_from_camera, grid_from_camera) > LARGEST_SHIFT:
                 made.completer = made.completer.placed(grid_from_camera)
                 made.grid_from_camera = grid_from_camera
-            made.completer = self._mounted(made.completer, upright_from_camera)
+            made.completer = made.completer.mounted(upright_from_camera)
             return made.completer
         if self._unusable is not None and self._unusable[0].fits(wanted):
             self.model = ModelReport("unusable", error=self._unusable[1])
@@ -201,19 +200,9 @@ class Student:
             self.rebuilt_s.append(time.perf_counter())
         completer = self._build(camera, grid_from_camera, parameters)
         if completer is not None:
-            completer = self._mounted(completer, upright_from_camera)
+            completer = completer.mounted(upright_from_camera)
             self._made = _Made(wanted, grid_from_camera, completer, warnings=completer.warnings)
         return completer
-
-    def _mounted(self, completer: Completer, upright_from_camera: RigidTransform | None) -> Completer:
-        """The completer with the new mounting of its camera, where the student takes that and it changed."""
-        if not self.bundle.takes_evidence:
-            return completer
-        before, now = completer.upright_from_camera, upright_from_camera
-        if before is None or now is None:
-            return completer if before is now else completer.mounted(now)
-        poses = (volume_pose(pose, self.bundle.height_above_ground) for pose in (before, now))
-        return completer.mounted(now) if largest_shift(self.bundle.grid, *poses) > LARGEST_SHIFT else completer
 
     def check_mounting(self, upright_from_camera: RigidTransform | None, parameters: NodeParameters) -> None:
         """Warn of a camera that stands otherwise than those of the training, or sees nothing of the grid.

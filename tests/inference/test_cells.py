@@ -21,7 +21,15 @@ from scene_completion_ros.inference.encoder import make_networks
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_ros.inference.scene_query import predicted_depth
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
-from tests.inference.known_mounting_bundle import CAMERA, GRID, SURE, VOLUME, make_known_mounting_bundle, wall_from
+from tests.inference.known_mounting_bundle import (
+    CAMERA,
+    GRID,
+    HEIGHT,
+    SURE,
+    VOLUME,
+    make_known_mounting_bundle,
+    wall_from,
+)
 from tests.inference.test_bundle import edit_manifest, refused
 
 PREDICTED_DEPTH = 14.0
@@ -35,9 +43,10 @@ def test_points_beyond_the_volume_are_as_its_outer_cells() -> None:
     ground = np.tile(np.float32([-9.0, 0.1]), (VOLUME.cells[0] * VOLUME.cells[1], 1))
     surfaces = np.tile(np.float32([math.log(20.0), 0.05]), (96, 256, 1))
     points = DEFAULT_GRID_FROM_CAMERA.inverse().apply(np.array([[14.6, 0, 0.2], [40.0, 0, 0.2], [13.8, 0, 0.2]]))
-    query, density = CellQuery(CellLift(VOLUME, CAMERA, PointCodeSpec(), None)), np.empty(3, np.float32)
+    lift, density = CellLift(VOLUME, CAMERA, PointCodeSpec(), HEIGHT), np.empty(3, np.float32)
+    query, place = CellQuery(lift), lift.place(None)
     samples = query.prepare(points, np.arange(3, dtype=np.int32))
-    query(surfaces, PredictedCells(hidden, others, ground), samples, density)
+    query(surfaces, PredictedCells(hidden, others, ground), place, samples, density)
     np.testing.assert_allclose(density, np.log1p(np.exp([3.0, 3.0, -1.0])), atol=1e-3)
 
 

@@ -24,13 +24,17 @@
 #define SENSED_REST 0.5f
 #define WINDOWS 3
 
-// What depends on a student and its camera alone.
+// What depends on a student, and on where its camera stands in its volume: poses [3, 4] of that, for one image.
 struct Volume {
     int size_x, size_y, size_z;   // voxels
     int width, height;            // of the map of pixels
     float pinhole[4];             // column and row of the map by x / z and y / z
     float nearest;                // depth from which nearer points are projected, metres
-    float pose[12];               // [3, 4], voxel coordinates of the volume from the camera
+    float pose[12];               // voxel coordinates of the volume from the camera
+    float camera[12];             // the camera from these
+    float grid[12];               // these from voxel coordinates of the grid
+    float known;                  // 1 where it is known how the camera stands
+    int low;                      // voxels of a column, from below, in which a ground may be seen
     float bottom, edge;           // of the volume and of its voxels, metres
     float base, measure;          // bottom above the expected ground, metres; lengths over those of a street
     float code_scale, code_zero;  // inverse depth by its code, per metre
@@ -65,6 +69,48 @@ static __device__ __forceinline__ bool is_number(float value) { return value > -
 
 static __device__ __forceinline__ float inverse_depth(const Volume& volume, float code) {
     return volume.code_scale * code + volume.code_zero;
+}
+
+// A coordinate of a point that a pose [3, 4] moves.
+static __device__ __forceinline__ float turned(const float* pose, int axis, float x, float y, float z) {
+    const float* row = pose + 4 * axis;
+    return row[0] * x + row[1] * y + row[2] * z + row[3];
+}
+
+// Where a place is seen: column and row of the map, limited to it, whether the image shows it, and its depth, metres.
+struct Seen {
+    float across, along, depth;
+    bool shown;
+    __device__ __forceinline__ int pixel(const Volume& volume) const {
+        return int(rintf(along)) * volume.width + int(rintf(across));
+    }
+};
+
+static __device__ __forceinline__ Seen seen_in_camera(const Volume& volume, float x, float y, float z) {
+    const float inverse = 1.0f / fmaxf(z, volume.nearest);
+    const float column = volume.pinhole[0] * x * inverse + volume.pinhole[1];
+    const float row = volume.pinhole[2] * y * inverse + volume.pinhole[3];
+    const float across = fminf(fmaxf(column, 0.0f), float(volume.width - 1));
+    const float along = fminf(fmaxf(row, 0.0f), float(volume.height - 1));
+    // Outside of the image a coordinate moves by more than half a pixel. Nothing is seen behind the camera.
+    const bool outside = fmaxf(fabsf(column - across), fabsf(row - along)) > 0.5f || z < 0.0f;
+    return {across, along, z, !outside};
+}
+
+// The same of a place in voxels of the volume.
+static __device__ __forceinline__ Seen seen_in_volume(const Volume& volume, float x, float y, float z) {
+    return seen_in_camera(
+        volume, turned(volume.camera, 0, x, y, z), turned(volume.camera, 1, x, y, z), turned(volume.camera, 2, x, y, z));
+}
+
+static __device__ __forceinline__ int cells_along(int voxels) { return (voxels + STRIDE - 1) / STRIDE; }
+
+// The same of the middle of a cell.
+static __device__ __forceinline__ Seen seen_cell(const Volume& volume, int cell) {
+    const int heights = cells_along(volume.size_z), column = cell / heights, across = cells_along(volume.size_y);
+    return seen_in_volume(
+        volume, STRIDE * (float(column / across) + 0.5f), STRIDE * (float(column % across) + 0.5f),
+        STRIDE * (float(cell % heights) + 0.5f));
 }
 
 static __device__ __forceinline__ float positive(float inverse) { return limited(inverse, LEAST_INVERSE, infinity()); }
@@ -196,26 +242,32 @@ struct Taps {
 };
 
 static __device__ __forceinline__ Taps taps_of(
-    const float* __restrict__ map, int channels, int width, int corner, const float* __restrict__ share) {
-    const float right = share[0], lower = share[1], left = 1.0f - right, upper = 1.0f - lower;
-    return {map + word(corner) * channels, channels,      width * channels, left * upper,
-            right * upper,                 left * lower, right * lower};
+    const float* __restrict__ map, int channels, int width, int height, float across, float along) {
+    const int first = min(int(across), width - 2), above = min(int(along), height - 2);
+    const float right = across - float(first), lower = along - float(above), left = 1.0f - right, upper = 1.0f - lower;
+    return {map + word(above * width + first) * channels, channels,     width * channels, left * upper,
+            right * upper,                                left * lower, right * lower};
 }
 
-// What cells in view look up: context of their pixels, and how they lie against the surfaces there.
-//   surfaces [h w, 2] of finish_depth; context [h w, CONTEXT]; cell, corner, depth [count] and share [count, 2] of
-//   CellLift; local [cells, LOOKED_UP], of which the rows of these cells are written.
+// What cells look up: context of their pixels, and how they lie against the surfaces there.
+//   surfaces [h w, 2] of finish_depth; context [h w, CONTEXT]; local [count, LOOKED_UP], 0 out of view; columns [x y,
+//   stride], which first say what cells of a column are in view.
 extern "C" __global__ void __launch_bounds__(THREADS) lift_cells(
     const float* __restrict__ surfaces, const float* __restrict__ context, const Volume* __restrict__ of_volume,
-    const int* __restrict__ cell, const int* __restrict__ corner, const float* __restrict__ share,
-    const float* __restrict__ depth, int count, float* __restrict__ local) {
+    int count, int stride, float* __restrict__ local, float* __restrict__ columns) {
     const Volume& volume = *of_volume;
-    const int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= count) return;
-    const Taps seen = taps_of(surfaces, 2, volume.width, corner[i], share + 2 * i);
-    const float here = depth[i], log_depth = seen.at(0), deviation = seen.at(1);
-    float* row = local + word(cell[i]) * LOOKED_UP;
-    const Taps shown = taps_of(context, CONTEXT, volume.width, corner[i], share + 2 * i);
+    const int cell = blockIdx.x * blockDim.x + threadIdx.x, heights = cells_along(volume.size_z);
+    if (cell >= count) return;
+    const Seen place = seen_cell(volume, cell);
+    float* row = local + word(cell) * LOOKED_UP;
+    columns[(cell / heights) * stride + cell % heights] = place.shown ? 1.0f : 0.0f;
+    if (!place.shown) {
+        for (int channel = 0; channel < LOOKED_UP; ++channel) row[channel] = 0.0f;
+        return;
+    }
+    const Taps seen = taps_of(surfaces, 2, volume.width, volume.height, place.across, place.along);
+    const float here = place.depth, log_depth = seen.at(0), deviation = seen.at(1);
+    const Taps shown = taps_of(context, CONTEXT, volume.width, volume.height, place.across, place.along);
     for (int channel = 0; channel < CONTEXT; ++channel) row[channel] = shown.at(channel);
     const float behind = (here - expf(log_depth)) / volume.measure;
     const float off = (logf(fmaxf(here, 0.5f * volume.measure)) - log_depth) / deviation;
@@ -238,34 +290,38 @@ static __device__ __forceinline__ void edges(
     far_edge = below((logf(fmaxf(depth + volume.edge, least)) - log_depth) / deviation);
 }
 
-// Where the rays of pixels meet the columns of cells, metres above the expected ground.
-//   first [count + 1], pixel, depth, hidden [count], metres [count] of CellLift; to the last of `stride` numbers of each
-//   of `count` columns.
+// Where the rays of pixels meet the columns of cells, metres above the expected ground: the last of `stride` numbers of
+// each of `count` columns. What is out of view counts as behind. The number before says whether it is known how the
+// camera stands.
 extern "C" __global__ void __launch_bounds__(THREADS) find_lowest(
-    const float* __restrict__ surfaces, const Volume* __restrict__ of_volume, const int* __restrict__ first,
-    const int* __restrict__ pixel, const float* __restrict__ depth, const float* __restrict__ hidden,
-    const float* __restrict__ metres, int count, int stride, float* __restrict__ columns) {
+    const float* __restrict__ surfaces, const Volume* __restrict__ of_volume, int count, int stride,
+    float* __restrict__ columns) {
     const Volume& volume = *of_volume;
-    const int column = blockIdx.x * blockDim.x + threadIdx.x;
+    const int column = blockIdx.x * blockDim.x + threadIdx.x, across = cells_along(volume.size_y);
     if (column >= count) return;
-    float total = hidden[column], near_edge, far_edge;
-    for (int i = first[column]; i < first[column + 1]; ++i) {
-        const float* surface = surfaces + 2 * pixel[i];
-        edges(volume, surface[0], surface[1], depth[i], near_edge, far_edge);
-        total += 0.5f * (near_edge + far_edge);
+    const int first_x = STRIDE * (column / across), first_y = STRIDE * (column % across);
+    const int wide = min(STRIDE, volume.size_x - first_x), broad = min(STRIDE, volume.size_y - first_y);
+    float total = 0.0f, near_edge, far_edge;
+    for (int x = 0; x < wide; ++x) {
+        for (int y = 0; y < broad; ++y) {
+            for (int z = 0; z < volume.low; ++z) {
+                const Seen place = seen_in_volume(
+                    volume, float(first_x + x) + 0.5f, float(first_y + y) + 0.5f, float(z) + 0.5f);
+                const float* surface = surfaces + 2 * place.pixel(volume);
+                edges(volume, surface[0], surface[1], place.depth, near_edge, far_edge);
+                total += place.shown ? 0.5f * (near_edge + far_edge) : 1.0f;
+            }
+        }
     }
-    const float farthest = FARTHEST_FROM_LEVEL * volume.measure;
-    columns[(column + 1) * stride - 1] = limited(volume.base + metres[column] * total, -farthest, farthest);
+    const float farthest = FARTHEST_FROM_LEVEL * volume.measure, metres = volume.edge / float(wide * broad);
+    columns[(column + 1) * stride - 1] = limited(volume.base + metres * total, -farthest, farthest);
+    columns[(column + 1) * stride - 2] = volume.known;
 }
 
-// A coordinate of a point in voxels of the volume, at its outer voxels where the point lies outside.
-static __device__ __forceinline__ float volume_place(
-    const Volume& volume, int axis, int size, float x, float y, float z) {
-    const float* row = volume.pose + 4 * axis;
-    return fminf(fmaxf(row[0] * x + row[1] * y + row[2] * z + row[3], 0.5f), float(size) - 0.5f);
+// A coordinate in voxels of the volume of a point that a pose moves, at its outer voxels where the point lies outside.
+static __device__ __forceinline__ float volume_place(const float* pose, int axis, int size, float x, float y, float z) {
+    return fminf(fmaxf(turned(pose, axis, x, y, z), 0.5f), float(size) - 0.5f);
 }
-
-static __device__ __forceinline__ int cells_along(int voxels) { return (voxels + STRIDE - 1) / STRIDE; }
 
 // The number of the cell of a voxel, and that of the voxel in it.
 static __device__ __forceinline__ int cell_of_voxel(const Volume& volume, int x, int y, int z, int& sub) {
@@ -287,19 +343,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) query_cells(
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= count) return;
     const float x = points[i], y = points[count + i], z = points[2 * count + i];
-    const float inverse = 1.0f / fmaxf(z, volume.nearest);
-    const float column = volume.pinhole[0] * x * inverse + volume.pinhole[1];
-    const float row = volume.pinhole[2] * y * inverse + volume.pinhole[3];
-    const float across = fminf(fmaxf(column, 0.0f), float(volume.width - 1));
-    const float along = fminf(fmaxf(row, 0.0f), float(volume.height - 1));
-    // Outside of the image a coordinate moves by more than half a pixel. Nothing is seen behind the camera.
-    const bool outside = fmaxf(fabsf(column - across), fabsf(row - along)) > 0.5f || z < 0.0f;
-    const float shown = outside ? 0.0f : 1.0f;
-    const float* surface = surfaces + 2 * (int(rintf(along)) * volume.width + int(rintf(across)));
+    const Seen place = seen_in_camera(volume, x, y, z);
+    const float shown = place.shown ? 1.0f : 0.0f;
+    const float* surface = surfaces + 2 * place.pixel(volume);
 
-    const float v_x = volume_place(volume, 0, volume.size_x, x, y, z);
-    const float v_y = volume_place(volume, 1, volume.size_y, x, y, z);
-    const float v_z = volume_place(volume, 2, volume.size_z, x, y, z);
+    const float v_x = volume_place(volume.pose, 0, volume.size_x, x, y, z);
+    const float v_y = volume_place(volume.pose, 1, volume.size_y, x, y, z);
+    const float v_z = volume_place(volume.pose, 2, volume.size_z, x, y, z);
     int sub;
     const int cell = cell_of_voxel(volume, int(v_x), int(v_y), int(v_z), sub);
     float unseen = hidden[word(cell) * SUBS + sub], before = others[word(cell) * OF_CELL + sub];
@@ -321,9 +371,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) query_cells(
     const int count_x = cells_along(volume.size_x), count_y = cells_along(volume.size_y);
     const float g_x = fminf(fmaxf(v_x / float(STRIDE) - 0.5f, 0.0f), float(count_x - 1));
     const float g_y = fminf(fmaxf(v_y / float(STRIDE) - 0.5f, 0.0f), float(count_y - 1));
-    const int f_x = min(int(g_x), count_x - 2), f_y = min(int(g_y), count_y - 2);
-    const float share[2] = {g_y - float(f_y), g_x - float(f_x)};
-    const Taps floor = taps_of(ground, 2, count_y, f_x * count_y + f_y, share);
+    const Taps floor = taps_of(ground, 2, count_y, count_x, g_y, g_x);
     const float level = floor.at(0), doubt = floor.at(1);
 
     float near_edge, far_edge;
@@ -394,26 +442,35 @@ extern "C" __global__ void __launch_bounds__(THREADS) see_rays(
     transmittance[ray] = seen >= far ? 1.0f : 0.0f;
 }
 
-// Where classes are read: others [cells, OF_CELL] of PredictedCells, of_pixels [h w, CLASSES + 1]: classes of a map
-// of width w, the cell of each voxel [X Y Z], and of each cell its place in corner and share, -1 out of view.
-#define UNIT_SOURCE                                                                                                 \
-    const float *__restrict__ others, const float *__restrict__ of_pixels, int width, const int *__restrict__ cell_of, \
-        const int *__restrict__ lifted, const int *__restrict__ corner, const float *__restrict__ share
-#define UNIT_VALUES others, of_pixels, width, cell_of, lifted, corner, share
+// Where classes are read: others [cells, OF_CELL] of PredictedCells, and of_pixels [h w, CLASSES + 1]; of the cells of
+// voxels of a scene.
+#define UNIT_SOURCE                                                                                                    \
+    const float *__restrict__ others, const float *__restrict__ of_pixels, const Volume *__restrict__ of_volume, \
+        const Scene *__restrict__ of_scene
+#define UNIT_VALUES others, of_pixels, of_volume, of_scene
 
 // What one lane has of the probabilities of the classes of a voxel; 0 for units without a class.
 static __device__ __forceinline__ void units_of_lane(Four (&units)[UNIT_PARTS], UNIT_SOURCE, int voxel, int lane) {
-    const int cell = cell_of[voxel], number = lifted[cell];
+    const Volume& volume = *of_volume;
+    const Scene& scene = *of_scene;
+    const float x = float(voxel / (scene.size_y * scene.size_z)) + 0.5f;
+    const float y = float(voxel / scene.size_z % scene.size_y) + 0.5f, z = float(voxel % scene.size_z) + 0.5f;
+    int sub;
+    const int cell = cell_of_voxel(
+        volume, int(volume_place(volume.grid, 0, volume.size_x, x, y, z)),
+        int(volume_place(volume.grid, 1, volume.size_y, x, y, z)),
+        int(volume_place(volume.grid, 2, volume.size_z, x, y, z)), sub);
+    const Seen place = seen_cell(volume, cell);
     const float* predicted = others + word(cell) * OF_CELL + SUBS + 1;
     const float trust = predicted[CLASSES];
-    const Taps shown = taps_of(of_pixels, CLASSES + 1, width, corner[max(number, 0)], share + 2 * max(number, 0));
+    const Taps shown = taps_of(of_pixels, CLASSES + 1, volume.width, volume.height, place.across, place.along);
     float largest = -infinity(), total = 0.0f;
     for (int part = 0; part < UNIT_PARTS; ++part) {
         float* of_part = &units[part].a;
         for (int k = 0; k < 4; ++k) {
             const int own = 4 * (part * LANES + lane) + k;
             of_part[k] = own < CLASSES ? predicted[own] : -infinity();
-            if (own < CLASSES && number >= 0) of_part[k] += trust * logf(limited(shown.at(own), LEAST_CLASS, infinity()));
+            if (own < CLASSES && place.shown) of_part[k] += trust * logf(limited(shown.at(own), LEAST_CLASS, infinity()));
             largest = fmaxf(largest, of_part[k]);
         }
     }

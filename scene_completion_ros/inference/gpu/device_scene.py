@@ -1,9 +1,9 @@
 """From a canonical image to occupied voxels on the GPU: see, decode and query on one stream.
 
-All that depends on camera and grid is uploaded once. What a frame needs is allocated before, room for words when they
-are first given. A frame is waited for once, and where pixels are seen by themselves, once after that. Over the bus go
-the image, the depth image, the state of every voxel, and index, probability, label and confidence of the occupied ones.
-Opacity and probability of all voxels stay on the device.
+All that depends on camera and grid is uploaded once; how the camera stands above the road, with each image. What a
+frame needs is allocated before, room for words when they are first given. A frame is waited for once, and where pixels
+are seen by themselves, once after that. Over the bus go the image, what is known besides, the depth image, the state of
+every voxel, and index, probability, label and confidence of the occupied ones. Opacity and probability of all voxels stay on the device.
 """
 
 import functools
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.arrays import Bytes, Floats
 from scene_completion_ros.errors import GpuError
-from scene_completion_ros.inference.cell_query import CellVoxels, Pixels
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.cell_query import CameraPlace, CellVoxels, Pixels, kernel_pose
 from scene_completion_ros.inference.cells import stated_level
 from scene_completion_ros.inference.evidence import Evidence
 from scene_completion_ros.inference.gpu.device import PrimaryContext, release
@@ -48,8 +49,8 @@ def _struct(members: str) -> np.dtype[np.void]:
 # ``struct Scene`` and ``struct Volume``.
 SCENE = _struct("3i4 size, i4 width, i4 height, f4 edge, 4f4 intrinsics, 12f4 pose, 3f4 camera")
 VOLUME = _struct(
-    "3i4 size, i4 width, i4 height, 4f4 pinhole, f4 nearest, 12f4 pose, f4 bottom, f4 edge, f4 base, f4 measure, "
-    "f4 code_scale, f4 code_zero, f4 far, f4 scale_deviation, i4 ground"
+    "3i4 size, i4 width, i4 height, 4f4 pinhole, f4 nearest, 12f4 pose, 12f4 camera, 12f4 grid, f4 known, i4 low, "
+    "f4 bottom, f4 edge, f4 base, f4 measure, f4 code_scale, f4 code_zero, f4 far, f4 scale_deviation, i4 ground"
 )
 Arguments: TypeAlias = tuple[Argument, ...]
 NOTHING = np.zeros((0, 0, 0), np.float32)
@@ -137,21 +138,21 @@ class DeviceScene:
         self._rows: dict[str, _Rows] = {}
         self._cosines: Buffer | None = None
 
-    def see(self, image_rgb: Bytes) -> Pixels | None:
+    def see(self, image_rgb: Bytes, upright_from_camera: RigidTransform | None) -> Pixels | None:
         """See `SceneQuery`; classes and context stay on the device. Raises GpuError where the GPU failed."""
         if self._surfaces is None:
             return None
         with self._context.work("seeing an image"):
             self._device.begin()
-            self._see(image_rgb)
+            self._see(image_rgb, upright_from_camera)
             self._device.copy(*self._surfaces)
             self._device.synchronise()
         return Pixels(self._surfaces[1].array[0].copy(), NOTHING, NOTHING)
 
-    def _see(self, image_rgb: Bytes) -> None:
+    def _see(self, image_rgb: Bytes, upright_from_camera: RigidTransform | None) -> None:
         self._image_on_host.array[0] = image_rgb
         self._device.fill(self._image, self._image_on_host)
-        self._steps.see(self._image)
+        self._steps.see(self._image, upright_from_camera)
 
     def __call__(self, given: SceneImage) -> SceneAnswer:
         """See `SceneQuery`. Raises GpuError where the GPU failed."""
@@ -161,7 +162,7 @@ class DeviceScene:
             self._broken.array[:] = 0
             device.begin()
             if given.pixels is None:
-                self._see(given.image_rgb)
+                self._see(given.image_rgb, given.evidence.upright_from_camera)
             self._steps.query(given.evidence)
             self._list(words)
             for buffer, shared in self._whole.values():
@@ -288,8 +289,8 @@ class _FieldSteps:
             self.unit_count = head.label_hidden
             self.label_weights = device.upload(labels.scores.weight), device.upload(labels.scores.bias)
 
-    def see(self, image: Buffer) -> None:
-        """Asks for what pixels show."""
+    def see(self, image: Buffer, upright_from_camera: RigidTransform | None) -> None:
+        """Asks for what pixels show; it is the same wherever the camera stands."""
         self._engine.enqueue({IMAGE: image})
         self._device.lap("encode")
 
@@ -324,83 +325,96 @@ class _CellSteps:
         (hidden, others), ground = self._complete.outputs.values(), decoded["ground"]
         self._size = lift.map_size
         count = self._size[0] * self._size[1]
-        volume = device.upload(_volume(voxels))
-        self._ground = device.upload(lift.stated)
+        self._voxels = voxels
+        # What depends on how the camera stands: what the encoder is given, and the scale and the kernels.
+        self._ground = _Sent(device, (2, count), np.float32)
+        self._level, self._volume = _Sent(device, (count, 2), np.float32), _Sent(device, (VOLUME.itemsize,), np.uint8)
+        volume = self._volume.there
         surfaces, scale = device.empty((count, 2), np.float32), device.empty((2,), np.float32)
-        level, weight = stated_level(lift.stated, lift.spec, lift.volume.ground)
-        ground_here = np.stack([np.log(level), weight], axis=-1).astype(np.float32)
-        self._scaled = seen, classes, volume, device.upload(ground_here)
+        self._scaled = seen, classes, volume, self._level.there
         self._found = seen, volume
         self._scale, self.surfaces = scale, surfaces
-        self._sensed = device.empty((2, *self._size), np.float32)
+        self._sensed = _Sent(device, (2, count), np.float32)
         self._sums = device.empty((count, 2 * WINDOWS), np.float32)
-        self._sensed_on_host, self._broken = device.shared((2, *self._size), np.float32), broken
-        corner, share = device.upload(lift.corner), device.upload(lift.share)
+        self._broken = broken
         self.given = {"local": device.empty(self._decoder.ports.given["local"][0], np.float32)}
-        device.clear(self.given["local"])  # of cells out of view, which are never written
         self.given["columns"] = device.upload(lift.columns)
         self._of_cells = {"around": decoded["around"], "local": self.given["local"], "mean": decoded["mean"]}
+        self._cells, (self._column_count, stride) = self.given["local"].shape[0], lift.columns.shape
+        stride, columns = np.int32(stride), self.given["columns"]
         self._looked_up: Arguments = (
-            surfaces, context, volume, device.upload(lift.cell), corner, share, device.upload(lift.depth),
-            np.int32(len(lift.cell)), self.given["local"],
+            surfaces, context, volume, np.int32(self._cells), stride, self.given["local"], columns,
         )  # fmt: skip
-        self._cells, self._column_count = len(lift.cell), len(lift.columns)
-        low = lift.low_first, lift.low_pixel, lift.low_depth, lift.low_hidden, lift.low_share
-        self._lowest: Arguments = (
-            surfaces, volume, *_uploaded(device, *low), np.int32(self._column_count), np.int32(lift.columns.shape[1]),
-            self.given["columns"],
-        )  # fmt: skip
+        self._lowest: Arguments = surfaces, volume, np.int32(self._column_count), stride, columns
         samples = voxels.samples
         self._count = len(samples.target)
         self._queried: Arguments = (
             surfaces, hidden, others, ground, decoded.get("prior"), volume,
-            *_uploaded(device, samples.points, samples.target), np.int32(self._count), np.int32(samples.between),
-            np.float32(voxels.grid.voxel_size), alpha, stands, broken,
+            *_uploaded(device, samples.points, samples.target), np.int32(self._count),
         )  # fmt: skip
+        self._to_voxels: Arguments = np.float32(voxels.grid.voxel_size), alpha, stands, broken
         self._ray_count = march.camera.width * march.camera.height
         self._rays: Arguments = (
             surfaces, volume, alpha, stands, scene, march.occupied_from, march.obstacle_from, march.far,
             *_uploaded(device, *march.rays[1:-1]),
             np.int32(self._ray_count), *rays,
         )  # fmt: skip
-        lifted, cell_of = device.upload(lift.lifted), device.upload(voxels.cell_of)
         self.unit_count = padded_units(lift.volume.classes)
-        self.units: Arguments = others, classes, np.int32(self._size[1]), cell_of, lifted, corner, share
+        self.units: Arguments = others, classes, volume, scene
         self.label_weights: Arguments = ()
         self.own_results = {"ground": ground}
 
-    def see(self, image: Buffer) -> None:
+    def see(self, image: Buffer, upright_from_camera: RigidTransform | None) -> None:
         """Asks for what pixels show."""
-        self._encoder.enqueue({IMAGE: image, "ground": self._ground})
+        lift = self._voxels.query.lift
+        self._ground.send(lift.stated(lift.place(upright_from_camera)))
+        self._encoder.enqueue({IMAGE: image, "ground": self._ground.there})
 
     def query(self, evidence: Evidence) -> None:
         """Asks for cells, opacities and rays, after `see`."""
-        device, measured = self._device, evidence.measured(self._size)
+        device, measured, lift = self._device, evidence.measured(self._size), self._voxels.query.lift
+        place = lift.place(evidence.upright_from_camera)
+        level, weight = stated_level(lift.stated(place), lift.spec, lift.volume.ground)
+        self._level.send(np.stack([np.log(level), weight], axis=-1))
+        made, between = _volume(self._voxels, place)
+        self._volume.send(made.view(np.uint8))
         motion, sensed, sums = (np.float32(0.0), np.float32(0.0)), None, None
         blocks = _blocks(self._size[0] * self._size[1])
         if measured is not None:
             motion = np.float32(measured.scale[0]), np.float32(measured.scale[1])
         if evidence.sensed is not None:
-            sensed, sums = self._sensed, self._sums
-            self._sensed_on_host.array[:] = evidence.sensed
-            device.fill(sensed, self._sensed_on_host)
+            sensed, sums = self._sensed.there, self._sums
+            self._sensed.send(evidence.sensed)
         device.launch("scale_depth", 1, SUM_THREADS, *self._scaled, sensed, *motion, self._scale)
         if sums is not None:
             device.launch("sum_rows", blocks, THREADS, *self._found, sensed, self._scale, sums)
         device.launch(
             "finish_depth", blocks, THREADS, *self._found, sensed, self._scale, sums, self.surfaces, self._broken
         )
-        if self._cells:
-            device.launch("lift_cells", _blocks(self._cells), THREADS, *self._looked_up)
+        device.launch("lift_cells", _blocks(self._cells), THREADS, *self._looked_up)
         device.launch("find_lowest", _blocks(self._column_count), THREADS, *self._lowest)
         self._decoder.enqueue(self.given)
         self._complete.enqueue(self._of_cells)
         device.lap("encode")
         if self._count:
-            device.launch("query_cells", _blocks(self._count), THREADS, *self._queried)
+            counted = _blocks(self._count), THREADS
+            device.launch("query_cells", *counted, *self._queried, np.int32(between), *self._to_voxels)
         device.lap("query")
         device.launch("see_rays", _blocks(self._ray_count), THREADS, *self._rays)
         device.lap("march")
+
+
+class _Sent:
+    """An array that is sent to the device with each image, behind all that was asked for before."""
+
+    def __init__(self, device: KernelDevice, shape: tuple[int, ...], kind: type[np.generic]) -> None:
+        self._device, self._here = device, device.shared(shape, kind)
+        self.there = device.empty(shape, kind)
+
+    def send(self, values: NDArray[Any]) -> None:
+        """Asks for the copy of an array of this size, whatever its shape, once an image before is done with."""
+        self._here.array[:] = values.reshape(self._here.shape)
+        self._device.fill(self.there, self._here)
 
 
 class _Rows:
@@ -447,18 +461,21 @@ def _scene(march: March, classifier: VoxelClassifier) -> NDArray[np.void]:
     return scene
 
 
-def _volume(voxels: CellVoxels) -> NDArray[np.void]:
+def _volume(voxels: CellVoxels, place: CameraPlace) -> tuple[NDArray[np.void], bool]:
+    """What kernels read of the volume, for a place; and whether voxels lie between those of the volume."""
     lift, made = voxels.query.lift, np.zeros(1, dtype=VOLUME)
     volume, spec, grid = lift.volume, lift.spec, lift.volume.grid
-    made["size"], made["pinhole"], made["nearest"] = grid.shape, lift.pinhole, lift.nearest
+    made["size"], made["pinhole"], made["nearest"] = grid.shape, lift.view[:4], lift.view[4]
     made["height"], made["width"] = lift.map_size
-    made["pose"] = voxels.query.pose.reshape(-1)
+    of_grid, between = voxels.pose(place)
+    made["pose"], made["camera"], made["grid"] = place.pose, place.camera, kernel_pose(of_grid)
+    made["known"], made["low"] = place.known, volume.low
     made["bottom"], made["edge"], made["measure"] = grid.origin[2], grid.voxel_size, volume.measure
     made["base"] = grid.origin[2] - volume.level
     made["code_zero"] = spec.inverse_depth(0.0)
     made["code_scale"] = spec.inverse_depth(1.0) - spec.inverse_depth(0.0)
     made["far"], made["scale_deviation"], made["ground"] = spec.far, volume.ground.scale_deviation, volume.label
-    return made
+    return made, between
 
 
 def _blocks(threads: int) -> int:

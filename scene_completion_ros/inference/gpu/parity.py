@@ -1,5 +1,6 @@
 """The parity gate: how far voxels may be off in a lower precision or on a GPU, and pictures to compare them on."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +10,14 @@ import numpy as np
 
 from scene_completion_ros.arrays import Bytes
 from scene_completion_ros.errors import GpuError, ImageError
-from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.geometry.transforms import RigidTransform, rotation_of_angles
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.cell_query import CellLift
-from scene_completion_ros.inference.cells import volume_pose
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
 from scene_completion_ros.inference.motion_scale import Scale
 from scene_completion_ros.inference.scene_query import Networks, PreparedScene, SceneImage, prepare_scene
 from scene_completion_ros.picture_files import read_rgb
 
+TILTED = rotation_of_angles(math.radians(3.0), math.radians(1.0), 0.0)
 SENSED_PRECISION = 100.0  # of the depths that the gate makes up, one over the variance of their logarithms
 GATE_IMAGES = Path(__file__).resolve().parent / "gate_images"
 # How what was measured is called; of the latter two, the limit is the least.
@@ -65,20 +65,19 @@ DEVICE = Gate("the GPU", "the CPU", {"probability_mean": 3e-3, "occupied_iou": 0
 
 
 def device_parity(bundle: StudentBundle, found: Networks, right: Networks) -> dict[str, float]:
-    """What `measure_voxels` finds, at worst, also with all evidence, a stated mounting and another grid, of cells."""
+    """What `measure_voxels` finds, at worst, also with all evidence, a tilted camera and another grid, of cells."""
     numbers = measure_voxels(bundle, found, right)
     if bundle.volume is None:
         return numbers
     height = bundle.height_above_ground
-    place = volume_pose(RigidTransform(bundle.grid_from_camera.rotation, np.array([0.0, 0.0, height])), height)
-    lift = CellLift(bundle.volume, bundle.canonical, bundle.point_code, place)
-    sensed = np.zeros((2, *lift.map_size), np.float32)  # in a corner: around it, it hides what motion does
-    sensed[:, : lift.map_size[0] // 3 : 8, : lift.map_size[1] // 3 : 8] = np.array(
-        [np.log(0.2 * bundle.point_code.far), SENSED_PRECISION]
-    )[:, None, None]
+    upright = RigidTransform(TILTED @ bundle.grid_from_camera.rotation, np.array([0.0, 0.0, height]))
+    rows, columns = bundle.canonical.height // 2, bundle.canonical.width // 2
+    sensed = np.zeros((2, rows, columns), np.float32)  # in a corner: around it, it hides what motion does
+    of_corner = np.array([np.log(0.2 * bundle.point_code.far), SENSED_PRECISION])
+    sensed[:, : rows // 3 : 8, : columns // 3 : 8] = of_corner[:, None, None]
     aside = RigidTransform(np.eye(3), np.full(3, bundle.grid.voxel_size / 3.0)) @ bundle.grid_from_camera
-    prepared = prepare_scene(bundle, bundle.grid, aside, lift)
-    others = measure_voxels(bundle, found, right, prepared, Evidence(Scale(1.2, 0.01), sensed))
+    prepared = prepare_scene(bundle, bundle.grid, aside)
+    others = measure_voxels(bundle, found, right, prepared, Evidence(Scale(1.2, 0.01), sensed, upright))
     worst = {name: np.min if name in AT_LEAST else np.max for name in numbers}  # NaN is worse than any
     return {name: float(worst[name]([numbers[name], others[name]])) for name in numbers}
 

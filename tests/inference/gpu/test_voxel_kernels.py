@@ -64,7 +64,7 @@ from tests.inference.twins import (
     states,
 )
 
-CODE = PointCodeSpec()
+CODE, HEIGHT = PointCodeSpec(), 1.7
 CANONICAL = Camera(fx=185.0, fy=185.0, cx=159.5, cy=45.75, width=320, height=96)
 FEATURE_SIZE = (48, 160)
 RAYS = CANONICAL.resized(160, 48)
@@ -402,13 +402,14 @@ def test_students_that_complete_cells(seed: int, known: str, stated: bool, devic
     """Each step against the kernels of the CPU: depths and what cells look up, then voxels, rays, labels and words."""
     student, rng = Cells.drawn(seed), np.random.default_rng(seed)
     volume, camera, size = student.volume, student.camera, student.pixels.surfaces.shape[:2]
-    place = RigidTransform(np.eye(3), np.array([0.0, 0.0, 0.1])) @ rotated(3.0, 1.0, 2.0, (0.0, 0.0, 0.0)).inverse()
-    lift = CellLift(volume, camera, CODE, place if stated else None)
+    tilted = RigidTransform(np.eye(3), np.array([0.0, 0.0, 1.8])) @ rotated(3.0, 1.0, 2.0, (0.0, 0.0, 0.0)).inverse()
+    upright = tilted if stated else None
+    lift = CellLift(volume, camera, CODE, HEIGHT)
     native = seed == 0 and not stated
     pose = FORWARD if native else rotated(3.0, 4.0, 10.0, (0.4, -0.3, 0.2))
     grid = volume.grid if native else VoxelGrid((1.0, -5.0, -2.0), 0.3, (31, 30, 11), "camera_forward")
     voxels = CellVoxels(CellQuery(lift), CODE, camera, grid, pose)
-    assert voxels.samples.between != native
+    assert voxels.pose(lift.place(upright))[1] != native
     rays = camera.resized(60, 31)
     thresholds = Thresholds(THRESHOLD, 0.5 * THRESHOLD)
     ground, obstacle = map(CALIBRATION.occupied_from, thresholds)
@@ -416,23 +417,23 @@ def test_students_that_complete_cells(seed: int, known: str, stated: bool, devic
     classifier = VoxelClassifier(grid, pose, rays, voxels.in_view, CALIBRATION, thresholds)
     prepared = PreparedScene(voxels, march_of, classifier)
     scale = Scale(1.2, 0.05) if known in ("motion", "both") else None
-    evidence = Evidence(scale, sensed_by(rng, size) if known in ("a sensor", "both") else None)
+    evidence = Evidence(scale, sensed_by(rng, size) if known in ("a sensor", "both") else None, upright)
     on_host = HostCellQuery(student, prepared)
     kernels, engines, scene = scene_of(device, student, prepared)
     given = engines[1].ports.given
 
-    shown = scene.see(BLANK)
+    shown = scene.see(BLANK, upright)
     assert shown is not None
     np.testing.assert_array_equal(shown.surfaces, student.pixels.surfaces)
     expected = on_host(SceneImage(BLANK, evidence=evidence))
     found = scene(SceneImage(BLANK, pixels=shown, evidence=evidence))
-    surfaces, _ = CellDecoder(student, lift).decode(student.pixels, evidence)
+    surfaces, _, place = CellDecoder(student, lift).decode(student.pixels, evidence)
     steps = cast(Any, scene)._steps
     with device.context:
         made = {name: kernels.download(buffer) for name, buffer in (*steps.given.items(), ("surfaces", steps.surfaces))}
     np.testing.assert_allclose(made["surfaces"].reshape(surfaces.shape), surfaces, rtol=1e-4, atol=1e-5)
-    assert lift.cell.size
-    for name, right in zip(given, lift(surfaces, student.pixels.context), strict=True):
+    for name, right in zip(given, lift(surfaces, student.pixels.context, place), strict=True):
+        assert right.any()
         np.testing.assert_allclose(made[name], right, rtol=1e-3, atol=2e-4, err_msg=name)
     np.testing.assert_allclose(found.dense.alpha, expected.dense.alpha, atol=1e-4)
     np.testing.assert_allclose(found.depth, expected.depth, rtol=1e-4)
@@ -465,7 +466,7 @@ def check_labels(found: SceneAnswer, expected: SceneAnswer) -> None:
 
 def test_cells_that_are_no_numbers_are_found(device: Devices) -> None:
     student = Cells.drawn(0)
-    lift = CellLift(student.volume, student.camera, CODE, None)
+    lift = CellLift(student.volume, student.camera, CODE, HEIGHT)
     grid, cells = student.volume.grid, student.predicted
     voxels = CellVoxels(CellQuery(lift), CODE, student.camera, grid, FORWARD)
     marched = March(grid, FORWARD, RAYS, 0.1, far=FAR)
@@ -473,9 +474,10 @@ def test_cells_that_are_no_numbers_are_found(device: Devices) -> None:
     prepared = PreparedScene(voxels, marched, classifier)
     _, (seen, _, completing), scene = scene_of(device, student, prepared)
     assert scene(SceneImage(BLANK)).finite
+    in_view = np.flatnonzero(lift(student.pixels.surfaces, student.pixels.context, lift.place(None))[0].any(axis=1))[0]
     for value in (np.nan, np.inf):
         broken = cells.others.copy()
-        broken[lift.cell[0], 0] = value
+        broken[in_view, 0] = value
         with device.context:
             completing.change("others", broken)
         assert not scene(SceneImage(BLANK)).finite

@@ -331,22 +331,25 @@ def test_kernels_around_the_exported_graph_compute_what_the_decoder_does(known: 
         torch.full((1, 1, 1, 1), float(known)),
     )
     volume = CellVolume(grid, -1.0, ROAD, 0, CLASSES, 4, 4, PRIOR_EDGE * known)
-    lift = CellLift(volume, canonical, SPEC, upright)
+    lift = CellLift(volume, canonical, SPEC, 1.6)
+    # Volumes begin so far above the ground; the pose does not turn about the vertical.
+    place = lift.place(upright and RigidTransform(np.eye(3), np.array([0.0, 0.0, 1.6])) @ upright)
     query = CellQuery(lift)
     with torch.no_grad():
         scene = whole_scene(made, view, looking(matrix[0], camera=canonical))
         classes = view.classes.softmax(dim=1)
         surfaces = torch.cat([-SPEC.inverse_depth(view.code).log(), view.deviation], dim=1)
-        given = lift(*(part[0].permute(1, 2, 0).contiguous().numpy() for part in (surfaces, made.reduce(classes))))
+        looked_at = (part[0].permute(1, 2, 0).contiguous().numpy() for part in (surfaces, made.reduce(classes)))
+        given = lift(*looked_at, place)
         local, columns = map(torch.from_numpy, given)
         around, mean, *of_columns = ExportedColumns(made)(local, columns)
         cells_alone = [part.numpy() for part in ExportedCells(made)(around, local, mean)]
         predicted = PredictedCells(*cells_alone, *(part.numpy() for part in of_columns))
-    points = query.lift.volume_from_camera.inverse().apply(grid.centres().reshape(-1, 3))
+    points = place.volume_from_camera.inverse().apply(grid.centres().reshape(-1, 3))
     density = np.empty(len(points), np.float32)
     samples = query.prepare(points, np.arange(len(points), dtype=np.int32))
     stands = np.empty(len(points), np.bool_)
-    query(surfaces[0].permute(1, 2, 0).numpy(), predicted, samples, density, stands=stands)
+    query(surfaces[0].permute(1, 2, 0).numpy(), predicted, place, samples, density, stands=stands)
     height = functional.interpolate(scene.height[:, None], scale_factor=STRIDE, mode="bilinear")[0, 0].numpy()
     up = grid.centres()[..., 2] - height[: grid.shape[0], : grid.shape[1], None]
     clear = np.abs(up - STANDS_M).reshape(-1) > 1e-4
@@ -356,7 +359,8 @@ def test_kernels_around_the_exported_graph_compute_what_the_decoder_does(known: 
     assert (difference < 1e-4).mean() > 0.99  # others look between two pixels
     assert scene.occupied.sigmoid().std() > 0.1
     chosen = np.arange(math.prod(volume.cells), dtype=np.int32)
-    units, label, _ = query.classes(predicted.others, classes[0].permute(1, 2, 0).contiguous().numpy(), chosen)
+    of_pixels = classes[0].permute(1, 2, 0).contiguous().numpy()
+    units, label, _ = query.classes(predicted.others, of_pixels, place, chosen)
     expected = scene.classes.softmax(dim=1)[0].permute(2, 3, 1, 0).reshape(-1, CLASSES).numpy()
     np.testing.assert_allclose(units, expected, atol=1e-4)
     np.testing.assert_array_equal(label, expected.argmax(axis=1))

@@ -19,10 +19,9 @@ from scene_completion_ros.evaluation.obstacles import FIXED, ObstacleTally
 from scene_completion_ros.evaluation.occupancy import SCORE_BINS, best_iou, fit_calibration, score_histogram
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, ROOM_CLASSES
 from scene_completion_ros.evaluation.truth import FrameTruth, VoxelTruth
-from scene_completion_ros.geometry import Resampler, RigidTransform
+from scene_completion_ros.geometry import Resampler
 from scene_completion_ros.inference.bundle import StudentBundle, open_student
-from scene_completion_ros.inference.cell_query import CellLift, CellQuery, Pixels, PredictedCells
-from scene_completion_ros.inference.cells import volume_pose
+from scene_completion_ros.inference.cell_query import CameraPlace, CellLift, CellQuery, Pixels, PredictedCells
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.inference.encoder import CellGraphs, FieldEncoder, cpu_networks
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, EvidenceEstimator, own_depth
@@ -70,7 +69,6 @@ class DeployedStudent(Predictor):
         self.calibration = over_voxel_edge(bundle.calibration, bundle.grid.voxel_size)
         self.cutoffs = predictor.calibrated_cutoffs(self.calibration, bundle.threshold)
         self._engine, self._threads, self._scale_from = engine, threads, scale_from
-        self._decoder_of = lru_cache(maxsize=4)(self._make_decoder)
         self._resampler = lru_cache(maxsize=4)(lambda camera: Resampler(camera, bundle.canonical))
         # Several methods may share the student: all complete a frame before any of them completes the next one.
         self.complete = lru_cache(maxsize=1)(self.complete)  # type: ignore[method-assign]
@@ -155,9 +153,9 @@ class DeployedStudent(Predictor):
         if last is None or (last.camera, last.grid, last.grid_from_camera.matrix.tobytes()) != wanted:
             options: dict[str, Any] = {"engine": self._engine, "threads": self._threads}
             options |= {"grid": truth.grid, "grid_from_camera": truth.grid_from_camera}
-            stated = mounting(sequence, camera, index)
-            last = self._completer = Completer(self.bundle, wanted[0], **options, upright_from_camera=stated)
-        return last
+            last = Completer(self.bundle, wanted[0], **options)
+        self._completer = last.mounted(mounting(sequence, camera, index))
+        return self._completer
 
     def _frame(self, sequence: PosedSequence, index: int, camera: str) -> "_FieldFrame | _CellFrame":
         if not self.bundle.takes_evidence:
@@ -165,26 +163,25 @@ class DeployedStudent(Predictor):
             assert isinstance(networks, FieldEncoder)
             return _FieldFrame(self._field, networks(self._image(sequence, index, camera)), self._threads)
         self._follow(sequence, index, camera)
-        decoder, image, pixels = self._see(sequence, index, camera)
-        evidence = self._evidence(sequence, index, camera, image, own_depth(decoder.lift.spec, pixels.surfaces))
-        return _CellFrame(CellQuery(decoder.lift), *decoder.decode(pixels, evidence), pixels, self._threads)
+        image, pixels, own = self._see(sequence, index, camera)
+        evidence = self._evidence(sequence, index, camera, image, own).standing(mounting(sequence, camera, index))
+        decoded = self._decoder.decode(pixels, evidence)
+        return _CellFrame(CellQuery(self._decoder.lift), *decoded, pixels, self._threads)
 
     def _image(self, sequence: PosedSequence, index: int, camera: str) -> Bytes:
         return self._resampler(sequence.cameras[camera])(sequence.image(index, camera))
 
-    def _see(self, sequence: PosedSequence, index: int, camera: str) -> tuple[CellDecoder, Bytes, Pixels]:
-        stated = mounting(sequence, camera, index)
-        pose = None if stated is None else volume_pose(stated, self.bundle.height_above_ground).matrix
-        decoder = self._decoder_of(None if pose is None else tuple(pose.ravel().tolist()))
+    def _see(self, sequence: PosedSequence, index: int, camera: str) -> tuple[Bytes, Pixels, Floats]:
+        """The canonical image of a frame, what its pixels show, and their `own_depth`."""
         image = self._image(sequence, index, camera)
-        return decoder, image, decoder.see(image)
+        pixels = self._decoder.see(image, mounting(sequence, camera, index))
+        return image, pixels, own_depth(self.bundle.point_code, pixels.surfaces)
 
-    def _make_decoder(self, matrix: tuple[float, ...] | None) -> CellDecoder:
-        """The decoder for a pose of the camera in the student's volume."""
-        pose = None if matrix is None else RigidTransform.from_matrix(np.reshape(matrix, (4, 4)))
-        networks = self._networks
-        assert isinstance(networks, CellGraphs) and self.bundle.volume is not None
-        lift = CellLift(self.bundle.volume, self.bundle.canonical, self.bundle.point_code, pose)
+    @cached_property
+    def _decoder(self) -> CellDecoder:
+        networks, bundle = self._networks, self.bundle
+        assert isinstance(networks, CellGraphs) and bundle.volume is not None
+        lift = CellLift(bundle.volume, bundle.canonical, bundle.point_code, bundle.height_above_ground)
         return CellDecoder(networks, lift, self._threads)
 
     def _follow(self, sequence: PosedSequence, index: int, camera: str) -> None:
@@ -202,8 +199,7 @@ class DeployedStudent(Predictor):
             last = sequence, camera, max(0, index - MOST_EARLIER), estimator
         _, _, start, estimator = last
         for one in range(start, index):
-            decoder, image, pixels = self._see(sequence, one, camera)
-            own, pose = own_depth(decoder.lift.spec, pixels.surfaces), sequence.world_from_camera(one, camera)
+            (image, _, own), pose = self._see(sequence, one, camera), sequence.world_from_camera(one, camera)
             estimator.add(image, own, pose, sequence.frames[one].stamp_ns)
         self._earlier = sequence, camera, index, estimator
 
@@ -244,6 +240,7 @@ class _CellFrame:
     query: CellQuery
     surfaces: Floats
     predicted: PredictedCells
+    place: CameraPlace
     pixels: Pixels
     threads: int | None
 
@@ -251,12 +248,13 @@ class _CellFrame:
         density = np.empty(len(points), dtype=np.float32)
         samples = self.query.prepare(points, np.arange(len(points), dtype=np.int32))
         with kernel_threads(self.threads):
-            self.query(self.surfaces, self.predicted, samples, density)
+            self.query(self.surfaces, self.predicted, self.place, samples, density)
         return density
 
     def units(self, points: Floats) -> Floats:
         with kernel_threads(self.threads):
-            return self.query.classes(self.predicted.others, self.pixels.classes, self.query.cells_of(points)[0])[0]
+            chosen = self.query.cells_of(points, self.place.pose)
+            return self.query.classes(self.predicted.others, self.pixels.classes, self.place, chosen)[0]
 
 
 def _in_parts(density: Callable[[Doubles], Floats], points: Floats) -> Floats:
