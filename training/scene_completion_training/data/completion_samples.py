@@ -134,13 +134,12 @@ class FrozenEncoder:
         def made(indices: Sequence[int]) -> Iterator[Arrays]:
             for index, image in images(indices):
                 chance = np.random.default_rng((augmentation, index, crc32(name.encode())))
-                view, known, shown = TurnedView(), mapped_arrays(truths[index]), np.ones(size, np.bool_)
+                known, shown = mapped_arrays(truths[index]), np.ones(size, np.bool_)
+                view = turns.drawn(chance, camera, canonical) if augmentation else TurnedView()
+                picture = view.picture(image, camera, canonical)
                 if augmentation:
-                    view = turns.drawn(chance, camera, canonical)
-                    picture, whole = view.picture(image, camera, canonical)
+                    whole = view.shown(camera, canonical)
                     picture, shown = jittered(picture, chance) * whole[..., None], turned_views.blocks(whole, STRIDE)
-                else:
-                    picture = canonical_image(image, camera, canonical)
                 seen = self.see(torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float())
                 depth = view.depth(known["wide_depth"].astype(np.float32), wide, small)
                 classes = view.classes(np.array(known["wide_classes"]), wide, small, INVALID)

@@ -99,12 +99,15 @@ class TurnedView:
         """The canonical camera with the focal length of this one."""
         return replace(canonical, fx=self.zoom * canonical.fx, fy=self.zoom * canonical.fy)
 
-    def picture(self, image: Bytes, camera: Camera, canonical: Camera) -> tuple[Bytes, Mask]:
-        """The view of a pinhole camera's image [H, W, 3], and which pixels show some of it; the others are black."""
-        lens, whole = self.lens(canonical), np.ones(image.shape[:2], np.uint8)
+    def picture(self, image: Bytes, camera: Camera, canonical: Camera) -> Bytes:
+        """The view of a pinhole camera's image [h, w, 3], as large as the canonical one; its border is repeated."""
+        return canonical_image(image, camera, self.lens(canonical), self.rotation)
+
+    def shown(self, camera: Camera, canonical: Camera) -> Mask:
+        """Which pixels [H, W] of the picture lie within a pinhole camera's image, and within the edges that crop it."""
+        lens, whole = self.lens(canonical), np.ones((camera.height, camera.width), np.uint8)
         rotations = (self.rotation, *self.edges)
-        shown = np.all([nearest_values(whole, camera, lens, rotation) for rotation in rotations], axis=0)
-        return canonical_image(image, camera, lens, self.rotation) * shown[..., None], shown
+        return np.all([nearest_values(whole, camera, lens, rotation) for rotation in rotations], axis=0)
 
     def classes(self, classes: Bytes, camera: Camera, canonical: Camera, beyond: int) -> Bytes:
         """Classes [h, w] of a pinhole camera's pixels in the view, of the size of the canonical camera."""

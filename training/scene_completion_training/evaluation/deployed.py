@@ -22,7 +22,7 @@ from scene_completion_ros.evaluation.truth import FrameTruth, VoxelTruth
 from scene_completion_ros.geometry import Resampler, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle, open_student
 from scene_completion_ros.inference.cell_query import CellLift, CellQuery, Pixels, PredictedCells
-from scene_completion_ros.inference.cells import volume_pose
+from scene_completion_ros.inference.cells import ground_surface, volume_pose
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.inference.encoder import CellGraphs, FieldEncoder, cpu_networks
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, EvidenceEstimator, own_depth
@@ -108,6 +108,13 @@ class DeployedStudent(Predictor):
             assert isinstance(frame, _CellFrame)
             return predicted_depth(np.exp(frame.surfaces[..., 0]), self.bundle.canonical, camera, pixels)
 
+        def ground() -> Floats:
+            frame = field()
+            assert isinstance(frame, _CellFrame)
+            lift = frame.query.lift
+            surface = ground_surface(frame.predicted.ground, lift.volume, self.bundle.canonical, lift.known_place)
+            return surface.points.reshape(-1, 3)
+
         @lru_cache(maxsize=1)
         def completion(truth: VoxelTruth) -> Completion:
             completer = self._completer_of(sequence, index, name, truth)
@@ -133,6 +140,7 @@ class DeployedStudent(Predictor):
             units=lambda points: field().units(points),
             labels=labels,
             completed=completed,
+            ground=ground if self.bundle.takes_evidence else None,
         )
 
     @cached_property
