@@ -23,7 +23,6 @@ from scene_completion_ros.sequences.posed_sequence import reference_camera
 from scene_completion_ros.whole_files import tensor_bytes
 from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.data.completion_samples import CompletionData
-from scene_completion_training.data.drawn_views import canonical_image
 from scene_completion_training.data.module import matching
 from scene_completion_training.data.pack import CONFIGURATION, FORMAT, MANIFEST, WEIGHTS, made_of, packed
 from scene_completion_training.data.store import mapped_arrays
@@ -129,7 +128,6 @@ def _written(data: CompletionData, role: str, part: Path) -> list[_Source]:
     of = [number for number, one in enumerate(named) for _ in matching(Path(data.settings.root), [one])]
     weights: list[dict[int, float]] = [{} for _ in named]
     frames: list[list[_Frame]] = [[] for _ in named]
-    canonical = data.viewpoint.camera
     with Progress(sum(map(len, data.groups[role])), f"packed {role} frame") as bar:
         for number, (source, sequence) in enumerate(data.recordings[role]):
             group, camera = data.groups[role][number], reference_camera(sequence)
@@ -140,7 +138,7 @@ def _written(data: CompletionData, role: str, part: Path) -> list[_Source]:
                 place = folder / f"{index:06d}"
                 arrays = {name: values for file in files for name, values in mapped_arrays(file).items()}
                 place.with_suffix(".xz").write_bytes(packed(tensor_bytes(arrays)))
-                image = canonical_image(sequence.image(index, camera), sequence.cameras[camera], canonical)
+                image = sequence.image(index, camera)
                 stored = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_PNG_COMPRESSION, 9])
                 place.with_suffix(".png").write_bytes(stored[1].tobytes())
                 frames[of[number]].append(_Frame(number, index, place))
@@ -187,5 +185,6 @@ def _recordings(
             source, sequence = data.recordings[role][number]
             count = len(data.groups[role][number])
             share = source.share * (count / max(1, len(indices))) ** 0.5 * (one.weight / left)
-            found[number] = {"name": sequence.name, "share": share, "frames": indices}
+            camera = dataclasses.asdict(sequence.cameras[reference_camera(sequence)])
+            found[number] = {"name": sequence.name, "share": share, "frames": indices, "camera": camera}
     return found

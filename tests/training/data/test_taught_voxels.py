@@ -172,6 +172,8 @@ def sample_files(folder: Path, exact: RigidTransform, **more: NDArray[np.uint8])
         "truth_from_camera": exact.matrix,
         "origin": np.array([*VOLUME.grid.origin, VOLUME.voxel_size]),
         "volume_from_camera": exact.matrix,
+        "camera_from_seen": np.eye(4),
+        "shown": half == 0.0,
         **more,
     }
     entry = Entry(folder)
@@ -183,7 +185,8 @@ def test_it_is_served_where_the_camera_is_stated_to_stand(tmp_path: Path) -> Non
     """In a volume that is a little off, the nearest cell's numbers; mirrored, they are those from the other side."""
     taught, doubt = np.random.default_rng(0).integers(0, 120, (2, *CELLS.shape), dtype=np.uint8)
     doubt[4] = UNKNOWN
-    exact, settings = standing(1.5, pitch=2.0), CompletionDataSettings(unknown_pose=0.3, stated_pitch=3.0)
+    exact, tilted = standing(1.5, pitch=2.0), {"volume_roll": 5.0, "volume_pitch": 5.0}
+    settings = CompletionDataSettings(unknown_pose=0.3, **tilted)
     files = sample_files(tmp_path, exact, taught=taught, doubt=doubt)
     samples = CompletionSamples(files, [1.0], settings, VIEWPOINT, seed=0, length=12)
     mirrored = moved = 0

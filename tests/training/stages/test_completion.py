@@ -460,7 +460,7 @@ def test_a_sample_holds_what_is_true_in_the_stated_volume(
     assert isinstance(served, CompletionData)
     served.setup("fit")
     files = [group[:1] for group in served.groups["training"]]
-    data = CompletionDataSettings(unknown_pose=0.0, stated_pitch=0.0, stated_height=0.0, depth_scale=0.0)
+    data = CompletionDataSettings(unknown_pose=0.0, volume_roll=0.0, volume_pitch=0.0, stated_height=0.0)
     samples = CompletionSamples(files, [1.0], data, served.viewpoint, seed=0, length=9)
     plain, mirrored = (
         next(sample for sample in samples if sample["mirrored"] == wanted)  # type: ignore[attr-defined]
@@ -477,7 +477,7 @@ def test_a_sample_holds_what_is_true_in_the_stated_volume(
     assert plain["height"][8, 16].item() == pytest.approx(float(truth.ground[index[0, 0], index[0, 1]]), abs=0.02)
 
 
-def test_frames_are_looked_at_again_in_other_colours(settings: Settings, tmp_path: Path) -> None:
+def test_frames_are_looked_at_again_turned_and_in_other_colours(settings: Settings, tmp_path: Path) -> None:
     """The truth of a frame stays, and its first look is the frame as it is; pixels are served no voxels."""
     chosen, files = settings(tmp_path), []
     for looks in (1, 2):
@@ -490,8 +490,11 @@ def test_frames_are_looked_at_again_in_other_colours(settings: Settings, tmp_pat
         files.append(group)
     assert files[1][: len(files[0])] == files[0] and len(files[1]) == 2 * len(files[0])
     (seen_plain, plain), (seen_other, other) = (group[-1] for group in files)
-    assert plain == other and {"depth", "classes", "label"} <= load_file(plain).keys()
-    assert not np.array_equal(*(load_file(file)["states"] for file in (seen_plain, seen_other)))
+    assert plain == other and {"wide_depth", "wide_classes", "label"} <= load_file(plain).keys()
+    one, two = (load_file(file) for file in (seen_plain, seen_other))
+    assert not np.array_equal(one["states"], two["states"]) and one["shown"].all() and not two["shown"].all()
+    assert np.array_equal(one["camera_from_seen"], np.eye(4)) and not np.array_equal(two["depth"], one["depth"])
+    assert (two["depth"][~two["shown"]] == 0.0).all() and (two["classes"][~two["shown"]] == INVALID).all()
     batch = next(iter(served.train_dataloader()))
     assert {"states", "first", "depth", "classes"} <= batch.keys() and not {"label", "height"} & batch.keys()
 

@@ -3,6 +3,7 @@
 Bundles and checkpoints are scored with the controls that a completion has to beat: on towns of the street world
 (exact ground truth), on KITTI windows and on drives with LiDAR (LiDAR protocols). With --depth their depth is compared
 with the LiDAR of drives, on all frames or on those of a frame list: so the Eigen split of KITTI is evaluated. With
+--turned the plane of the road is scored, and how it follows where pictures are turned. With
 --profiles nothing is scored: pictures show their densities from above, next to each other and to the truth.
 """
 
@@ -34,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "score bodies as well: how much longer than in truth cars, persons, poles, trunks, furniture are along "
     parser.add_argument("--bodies", action="store_true", help=meaning + "the camera's rays")
     parser.add_argument("--depth", action="store_true", help="score depth against LiDAR instead of voxels")
+    meaning = "score the plane of the road instead, and by how much it follows where pictures are turned by 2° and 1°"
+    parser.add_argument("--turned", action="store_true", help=meaning)
     meaning = "draw profiles as KDBTS does, profile_RECORDING_FRAME.png: density 3 to 23 m ahead and down to 1 m below "
     parser.add_argument("--profiles", action="store_true", help=meaning + "the camera, from above")
     arguments.add_frames(parser)
@@ -59,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     if args.profiles:
         return _draw_profiles(args)
+    if args.turned:
+        return _run_turned(args)
     return _run_depth(args) if args.depth else _run_voxels(args)
 
 
@@ -95,6 +100,28 @@ def _run_depth(args: argparse.Namespace) -> int:
     for sequence, indices in scanned:
         scores.run("drives", models, depth_frames(sequence, indices[:: args.every]))
     arguments.write_results(args, scores, names, counted=counted)
+    return 0
+
+
+def _run_turned(args: argparse.Namespace) -> int:
+    from scene_completion_ros.evaluation.metric import Scores
+    from scene_completion_ros.progress import watched
+    from scene_completion_training.evaluation.geometry import listed_frames
+    from scene_completion_training.evaluation.road_slope import SLOPE, road_frames, slopes
+
+    recordings, split, found = arguments.open_listed(args)
+    models, scores = arguments.open_models(args), Scores([SLOPE])
+    for sequence in recordings:
+        indices = range(len(sequence))[:: args.every] if args.at is None else [args.at]
+        listed = listed_frames(sequence, split) if split else indices
+        for frame in watched(road_frames(sequence, listed), "frame"):
+            for model in models:
+                scores.add("recordings", model, slopes(model, frame))
+    names = [sequence.name for sequence in recordings]
+    if not scores.to_json():
+        what, cure = "no frame has a road that LiDAR or exact depth knows", "Unpack the LiDAR scans, or name others"
+        raise SequenceError(what, where=", ".join(names), cure=cure)
+    arguments.write_results(args, scores, names, counted=found)
     return 0
 
 
@@ -136,9 +163,14 @@ def _check(args: argparse.Namespace) -> None:
     if args.profiles and (args.depth or args.controls or args.bodies):
         what, cure = "draws models, and scores nothing", "Leave out --depth, --controls and --bodies"
         raise ConfigurationError(what, where="--profiles", cure=cure)
+    if args.turned and (args.depth or args.profiles):
+        raise ConfigurationError("scores the road", where="--turned", cure="Leave out --depth and --profiles")
+    if args.turned and args.scale_from != "off":
+        what = "a turned picture has no frames before it"
+        raise ConfigurationError(what, where="--turned", cure="Leave out --scale-from")
     for option in ("bodies", "controls"):
-        if args.depth and getattr(args, option):
-            raise ConfigurationError("are of voxels", where=f"--{option}", cure="Leave out --depth")
+        if (args.depth or args.turned) and getattr(args, option):
+            raise ConfigurationError("are of voxels", where=f"--{option}", cure="Leave out --depth and --turned")
     if len({folder.resolve() for folder in args.data}) < len(args.data):
         raise ConfigurationError("a recording is named twice", where="--data", cure="Name each once")
     arguments.refuse_scored(args.data, {"--calibrate-on": args.calibrate_on, "--prior": args.prior})

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 from zlib import crc32
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -22,7 +21,8 @@ from scene_completion_ros.evaluation import semantic_classes
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID, ClassMap
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
-from scene_completion_ros.geometry.depth_images import sparse_depth
+from scene_completion_ros.geometry.cameras import camera_of
+from scene_completion_ros.geometry.transforms import rotation_of_angles
 from scene_completion_ros.inference.bundle import MANIFEST, open_student, shipped_students, student_folder
 from scene_completion_ros.inference.cells import stated_ground, volume_pose
 from scene_completion_ros.inference.encoder import CellGraphs, cpu_engine, cpu_networks
@@ -30,8 +30,8 @@ from scene_completion_ros.jit import kernel
 from scene_completion_ros.sequences import posed_sequence
 from scene_completion_ros.sequences.opening import depth_truth, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import ROOMS, TOWNS, PosedSequence, reference_camera
-from scene_completion_training.arrays import Bytes, Doubles, Floats, Reals
-from scene_completion_training.data import module, voxel_evidence
+from scene_completion_training.arrays import Bytes, Doubles, Floats, Mask, Reals
+from scene_completion_training.data import module, turned_views, voxel_evidence
 from scene_completion_training.data.drawn_views import canonical_classes, canonical_depth, canonical_image, jittered
 from scene_completion_training.data.module import DataSource, FileSamples, TrainingData, matching, refuse_overlap
 from scene_completion_training.data.pack import Pack
@@ -39,6 +39,7 @@ from scene_completion_training.data.prepared import identity
 from scene_completion_training.data.stereo import depth_meter, measured_depth
 from scene_completion_training.data.store import Arrays, Entry, keyed, mapped_arrays
 from scene_completion_training.data.taught_voxels import UNKNOWN, TaughtVoxels, cells_of
+from scene_completion_training.data.turned_views import TurnedView, Turns, carried_depth, margined
 from scene_completion_training.viewpoint import Viewpoint
 
 STRIDE = 2  # pixels of the canonical image to one of the maps
@@ -48,7 +49,8 @@ SURE = 0.5  # probability from which what a student names in a pixel counts as i
 PARTS = (3, 8)  # rows and columns of the parts of an image whose depth errors differ
 # Raw SemanticKITTI ids of the ground: road, parking, sidewalk, other ground, lane marking, terrain.
 GROUND_IDS = (40, 44, 48, 49, 60, 72)
-_VERSION = 11  # raise FORMAT of pack.py with it
+_MOST_TILT = 10.0  # degrees; the ground would soon leave the volume
+_VERSION = 12  # raise FORMAT of pack.py with it
 _CITYSCAPES_TO_COMMON = ClassMap(
     "Cityscapes' train ids",
     (*semantic_classes.CITYSCAPES_CLASSES, "nothing"),
@@ -79,21 +81,31 @@ class CompletionDataSettings:
     # pixels where there is no truth.
     segmentation: str = ""
     unknown_pose: float = 0.5  # share of the samples whose decoder does not get the pose of the camera
-    stated_pitch: float = 0.5  # standard deviation of the stated pitch, degrees; that of roll is half as large again
-    stated_height: float = 0.02  # standard deviation of the stated height, a share
+    # Largest roll and pitch of the volume against the camera's true pose, degrees, evenly from one side to the other,
+    # whether the pose is known or not: the ground is where pixels show it, and not where the volume would have it.
+    volume_roll: float = 3.0
+    volume_pitch: float = 1.5
+    stated_height: float = 0.02  # standard deviation of the height of a known pose, a share
     depth_scale: float = 0.1  # standard deviation of the scale of an image's depth, as in unknown surroundings
     depth_waves: float = 0.03  # that of the scale of its parts besides
     depth_far: float = 0.008  # the same for each metre of depth; between the middles of parts, both are half as large
     # Share of the samples of rendered images whose decoder gets true depth and classes, with errors as on real streets:
     # encoders of real streets misjudge towns.
     exact: float = 0.7
-    # How often each frame of the training is prepared: the first time as it is, then with other colours, contrast and
-    # sharpness. Rendered images are more alike than rooms are.
+    # How often each frame of the training is prepared: the first time as it is, then turned, zoomed, and with other
+    # colours, contrast and sharpness. Rendered images are more alike than rooms are.
     augmentations: int = 1
+    turned: Turns = field(default_factory=Turns)
     # Students from which another one learns what they know together: folders of bundles, or names as of the package.
     teachers: list[str] = field(default_factory=list)
     batch_size: int = 2  # samples a step
     workers: int = 1  # processes that load samples
+
+    def check(self) -> None:
+        """Raises a `ConfigurationError` for angles and zooms that no volume or picture takes."""
+        tilts = {f"data.{name}": getattr(self, name) for name in ("volume_roll", "volume_pitch")}
+        turned_views.refuse_angles(tilts, _MOST_TILT)
+        self.turned.check("data.turned")
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,18 +117,46 @@ class FrozenEncoder:
     key: str  # names what that follows from
 
     def seen(
-        self, images: Callable[[Sequence[int]], Iterator[tuple[int, Bytes]]], name: str, augmentation: int
+        self,
+        images: Callable[[Sequence[int]], Iterator[tuple[int, Bytes]]],  # as recorded
+        camera: Camera,  # of them
+        viewpoint: Viewpoint,
+        truths: Mapping[int, Path],  # files of what is true of the frames
+        name: str,  # of the recording
+        augmentation: int,
+        turns: Turns,
     ) -> Callable[[Sequence[int]], Iterator[Arrays]]:
-        """Gives what it sees in frames of a recording of this name, by the numbers of the frames."""
+        """Gives what it sees in frames, by their numbers, and what is true of the pixels that it sees."""
+        canonical = viewpoint.camera
+        small, wide = map_camera(canonical), margined(map_camera(canonical))
+        size = small.height, small.width
 
         def made(indices: Sequence[int]) -> Iterator[Arrays]:
             for index, image in images(indices):
                 chance = np.random.default_rng((augmentation, index, crc32(name.encode())))
-                shown = np.ascontiguousarray(jittered(image, chance) if augmentation else image)
-                found = self.see(torch.from_numpy(shown).permute(2, 0, 1)[None].float())
-                yield {part: values[0].to(torch.float16).numpy() for part, values in found.items()}
+                known, shown = mapped_arrays(truths[index]), np.ones(size, np.bool_)
+                view = turns.drawn(chance, camera, canonical) if augmentation else TurnedView()
+                picture = view.picture(image, camera, canonical)
+                if augmentation:
+                    whole = view.shown(camera, canonical)
+                    picture, shown = jittered(picture, chance) * whole[..., None], turned_views.blocks(whole, STRIDE)
+                seen = self.see(torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float())
+                depth = view.depth(known["wide_depth"].astype(np.float32), wide, small)
+                classes = view.classes(np.array(known["wide_classes"]), wide, small, INVALID)
+                yield {
+                    **{part: values[0].to(torch.float16).numpy() for part, values in seen.items()},
+                    "depth": np.where(shown, depth, 0.0).astype(np.float16),
+                    "classes": np.where(shown, classes, INVALID).astype(np.uint8),
+                    "shown": shown,
+                    "camera_from_seen": view.camera_from_seen,
+                }
 
         return made
+
+
+def map_camera(canonical: Camera) -> Camera:
+    """The camera of the maps."""
+    return canonical.resized(canonical.width // STRIDE, canonical.height // STRIDE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,13 +223,15 @@ def prepare_samples(
     *,
     classes_of: PixelClasses | None = None,  # for recordings that do not have classes of pixels
     augmentation: int = 0,  # number of the augmentation of the images; 0 for none
+    turns: Turns | None = None,  # how far others than that are turned, as usual by default
     taught: TaughtVoxels | None = None,  # for the same viewpoint; what it knows of images that are not rendered
 ) -> list[Files]:
     """Files of frames; those that the store lacks are made.
 
     Raises SequenceError: a frame has no true voxels with classes, nor classes of pixels and LiDAR, a pair or poses.
     """
-    camera, names = reference_camera(sequence), {index: f"{index:06d}" for index in frames}
+    name, names = reference_camera(sequence), {index: f"{index:06d}" for index in frames}
+    camera, turns = sequence.cameras[name], turns or Turns()
     views = [vars(viewpoint.camera), vars(viewpoint.volume), viewpoint.height_above_ground]
     recording = [_VERSION, identity(sequence), sequence.pose_source, views]
     if sequence.floor is not None:  # the mounting follows from it
@@ -197,15 +239,19 @@ def prepare_samples(
 
     def images(indices: Sequence[int]) -> Iterator[tuple[int, Bytes]]:
         for index in indices:
-            yield index, canonical_image(sequence.image(index, camera), sequence.cameras[camera], viewpoint.camera)
+            yield index, sequence.image(index, name)
+
+    def canonical(indices: Sequence[int]) -> Iterator[tuple[int, Bytes]]:
+        for index, image in images(indices):
+            yield index, canonical_image(image, camera, viewpoint.camera)
 
     def true(indices: Sequence[int]) -> Iterator[Arrays]:
-        for index, image in images(indices):
+        for index, image in canonical(indices):
             yield _truth(sequence, index, image, viewpoint, classes_of)
 
     def known(indices: Sequence[int]) -> Iterator[Arrays]:
         assert taught is not None
-        for index, image in images(indices):
+        for index, image in canonical(indices):
             place = mapped_arrays(truths[index])["volume_from_camera"]
             yield dict(
                 zip(("taught", "doubt"), taught.of(image, RigidTransform.from_matrix(np.array(place))), strict=True)
@@ -219,8 +265,8 @@ def prepare_samples(
     truths = files("truth", true, key)
     parts = [truths]
     if frozen is not None:
-        see = frozen.seen(images, sequence.name, augmentation)
-        parts.insert(0, files("seen image", see, frozen.key, augmentation))
+        see = frozen.seen(images, camera, viewpoint, truths, sequence.name, augmentation, turns)
+        parts.insert(0, files("seen image", see, key, frozen.key, augmentation, augmentation and vars(turns)))
     if taught is not None and sequence.provenance.get("source") not in (TOWNS, ROOMS):
         parts.append(files("taught image", known, key, taught.key))
     return [tuple(part[index] for part in parts) for index in frames]
@@ -290,8 +336,10 @@ def _of_images(
         label = voxel_evidence.voxels_of_drive(
             sequence, index, label, depth, classes, canonical, viewpoint.volume, pose, names
         )
-    depth = np.where(classes == len(names), np.float32(np.inf), depth)
-    return _measured(viewpoint, pose, label, ground, _shrunk(depth, canonical), classes)
+    wide = margined(map_camera(canonical))
+    above = canonical_classes(classes.astype(np.uint8), canonical, wide) == len(names)
+    known = np.where(above, np.float32(0.0), carried_depth(found.depth, found.camera, wide))
+    return _measured(viewpoint, pose, label, ground, known, classes, len(names))
 
 
 def _of_scans(
@@ -299,38 +347,35 @@ def _of_scans(
 ) -> Arrays:
     """The same of a frame with LiDAR; its pair gives depth where neither the true one nor LiDAR is known."""
     camera, canonical, volume = sequence.cameras[name], viewpoint.camera, viewpoint.volume
-    small = canonical.resized(canonical.width // STRIDE, canonical.height // STRIDE)
-    truth = depth_truth(sequence, index, name)
+    truth, targets = depth_truth(sequence, index, name), (canonical, margined(map_camera(canonical)))
     assert truth is not None
-    depth, known = (_nearest(truth.depth, truth.camera, target) for target in (canonical, small))
+    depth, known = (carried_depth(truth.depth, truth.camera, target) for target in targets)
     if len(posed_sequence.cameras_ahead(sequence)) > 1:
-        stereo = _nearest(measured_depth(sequence, index), camera, canonical)
-        depth = np.where(depth > 0.0, depth, stereo)
-        known = np.where(known > 0.0, known, _shrunk(stereo, canonical))
-    known = np.where((known == 0.0) & (_shrunk(classes, canonical) == len(names)), np.float32(np.inf), known)
+        measured = measured_depth(sequence, index)
+        stereo = (carried_depth(measured, camera, target) for target in targets)
+        depth, known = (np.where(own > 0.0, own, other) for own, other in zip((depth, known), stereo, strict=True))
     pose = level_pose(sequence, name, viewpoint, index)
     scans = voxel_evidence.scans_around(sequence, index, name, pose, volume)
     label, ground = voxel_evidence.voxels_of_scans(scans, depth, classes, canonical, volume.grid, pose, names)
-    return {**_measured(viewpoint, pose, label, ground, known, classes), "scan": np.ones(1, np.uint8)}
-
-
-def _shrunk(values: NDArray[Any], canonical: Camera) -> NDArray[Any]:
-    size = (canonical.width // STRIDE, canonical.height // STRIDE)
-    return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_NEAREST_EXACT))
+    return {**_measured(viewpoint, pose, label, ground, known, classes, len(names)), "scan": np.ones(1, np.uint8)}
 
 
 def _measured(
-    viewpoint: Viewpoint, pose: RigidTransform, label: Bytes, ground: Floats, depth: Reals, classes: Bytes
+    viewpoint: Viewpoint, pose: RigidTransform, label: Bytes, ground: Floats, depth: Reals, classes: Bytes, sky: int
 ) -> Arrays:
-    """What a sample stores of its volume, of the depth of the maps' pixels, and of the classes of all pixels."""
-    grid = viewpoint.volume.grid
+    """What is stored of the volume, and of the pixels that turned views show, where the sky is infinitely deep.
+
+    `depth`: in the maps' camera with its margins; `classes`: in the canonical camera, of which `sky` is the sky's.
+    """
+    grid, canonical = viewpoint.volume.grid, viewpoint.camera
+    shown = canonical_classes(classes.astype(np.uint8), canonical, margined(map_camera(canonical)))
     return {
         "label": label,
         "ground": ground.astype(np.float16),
         "truth_from_camera": pose.matrix,
         "origin": np.array([*grid.origin, grid.voxel_size]),
-        "depth": depth.astype(np.float16),
-        "classes": np.ascontiguousarray(_shrunk(classes.astype(np.uint8), viewpoint.camera)),
+        "wide_depth": np.where((depth == 0.0) & (shown == sky), np.inf, depth).astype(np.float16),
+        "wide_classes": shown,
     }
 
 
@@ -377,39 +422,28 @@ def level_pose(sequence: PosedSequence, camera: str, viewpoint: Viewpoint, index
 def _pixels(
     sequence: PosedSequence, index: int, name: str, image: Bytes, canonical: Camera, classes_of: PixelClasses | None
 ) -> Arrays:
-    """z-depth [h, w] of the maps' pixels, 0 where unknown, infinite in the sky, and their classes."""
-    small = canonical.resized(canonical.width // STRIDE, canonical.height // STRIDE)
-    size = (small.width, small.height)
-    depth = np.zeros(size[::-1], np.float32)
+    """z-depth [h, w] of pixels, 0 where unknown, infinite in the sky, and their classes, as turned views need them."""
+    wide = margined(map_camera(canonical))
+    size = wide.height, wide.width
+    depth, classes = np.zeros(size, np.float32), np.full(size, INVALID, np.uint8)
     known = depth_truth(sequence, index, name)
     if known is not None:
-        depth = _nearest(known.depth.astype(np.float32), known.camera, small)
+        depth = carried_depth(known.depth, known.camera, wide)
     label = sequence.asset(index, "label")
     if label is not None:
         known_classes = posed_sequence.stored_classes(sequence)
         common = np.where(label == 0, len(known_classes.target), known_classes.apply(label)).astype(np.uint8)
-        classes = canonical_classes(common, sequence.cameras[name], small)
+        classes = canonical_classes(common, sequence.cameras[name], wide)
     elif classes_of is not None:
-        classes = np.asarray(cv2.resize(classes_of(image), size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
-    else:
-        classes = np.full(size[::-1], INVALID, np.uint8)
-    return {"depth": depth.astype(np.float16), "classes": np.ascontiguousarray(classes)}
-
-
-def _nearest(values: Floats, camera: Camera, target: Camera) -> Floats:
-    """Values of the pixels nearest to those of another pinhole at the same place; sparse ones are carried there."""
-    if (values > 0).mean() > 0.5:
-        return canonical_depth(values, camera, target)
-    v, u = np.nonzero(values)
-    rays = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(camera.matrix).T
-    return sparse_depth(rays * values[v, u, None], target)
+        classes = canonical_classes(classes_of(image).astype(np.uint8), canonical, wide)
+    return {"wide_depth": depth.astype(np.float16), "wide_classes": classes}
 
 
 @kernel(parallel=False)
 def _resampled(  # type: ignore[no-untyped-def]
-    label, origin, edge, truth_from_volume, start, size, shape, ends, pixel_from_volume, image, out
+    label, origin, edge, truth_from_volume, start, size, shape, ends, pixel_from_volume, shown, out
 ):
-    """Labels of the voxels nearest to those of another grid; 255 beyond it and beyond the image."""
+    """Labels of the voxels nearest to those of another grid; 255 beyond it, and where its pixel shows nothing."""
     m, p = truth_from_volume, pixel_from_volume
     for i in range(shape[0]):
         x = start[0] + (i + 0.5) * size
@@ -420,7 +454,9 @@ def _resampled(  # type: ignore[no-untyped-def]
                 depth = p[2, 0] * x + p[2, 1] * y + p[2, 2] * z + p[2, 3]
                 u = (p[0, 0] * x + p[0, 1] * y + p[0, 2] * z + p[0, 3]) / max(depth, 1e-3)
                 v = (p[1, 0] * x + p[1, 1] * y + p[1, 2] * z + p[1, 3]) / max(depth, 1e-3)
-                if depth <= 0.0 or not (-0.5 <= u <= image[0] - 0.5 and -0.5 <= v <= image[1] - 0.5):
+                column, row = np.floor((u + 0.5) / STRIDE), np.floor((v + 0.5) / STRIDE)
+                inside = 0 <= column < shown.shape[1] and 0 <= row < shown.shape[0]
+                if depth <= 0.0 or not inside or not shown[int(row), int(column)]:
                     out[i, j, k] = 255
                     continue
                 a = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3] - origin[0]) / edge
@@ -437,23 +473,32 @@ def resampled_labels(
     volume: VoxelGrid,
     camera: Camera,
     volume_from_camera: Doubles,
+    shown: Mask | None = None,
 ) -> Bytes:
-    """Labels [X, Y, Z] of the true voxels nearest to those of a volume; 255 beyond them, and beyond the image."""
+    """Labels [X, Y, Z] of the true voxels nearest to those of a volume; 255 beyond them, and where the image ends.
+
+    `truth_from_volume`: matrix [4, 4], rigid or affine; `shown`: which pixels [h, w] of the maps show something.
+    """
     out = np.empty(volume.shape, np.uint8)
     of_truth = np.asarray(truth.origin), truth.voxel_size, truth_from_volume
     grids = *of_truth, np.asarray(volume.origin), volume.voxel_size, np.asarray(volume.shape), np.asarray(truth.shape)
     pixel_from_volume = camera.matrix @ np.linalg.inv(volume_from_camera)[:3]
-    _resampled(label, *grids, pixel_from_volume, np.array([camera.width, camera.height]), out)
+    if shown is None:
+        shown = np.ones((camera.height // STRIDE, camera.width // STRIDE), np.bool_)
+    _resampled(label, *grids, pixel_from_volume, np.ascontiguousarray(shown), out)
     return out
 
 
 def resampled_ground(
     ground: Reals, truth: VoxelGrid, truth_from_volume: Doubles, volume: VoxelGrid, level: float
 ) -> Floats:
-    """Heights [X, Y] of the ground in a volume that is tilted a little against the true one; NaN where unknown."""
+    """Heights [X, Y] of the ground in a volume that is tilted against the true one; NaN where unknown, and beyond it.
+
+    `truth_from_volume`: matrix [4, 4], rigid or affine, tilted by 20° at most; `level`: where the search begins.
+    """
     x, y, _ = volume.axis_centres()
     centres = np.stack(np.broadcast_arrays(x[:, None], y[None], level), axis=-1)
-    for _ in range(2):
+    for _ in range(4):  # each leaves less than a sixth of what the height was off
         places = centres @ truth_from_volume[:3, :3].T + truth_from_volume[:3, 3]
         row, column = (
             np.floor((places[..., axis] - truth.origin[axis]) / truth.voxel_size).astype(int) for axis in (0, 1)
@@ -461,7 +506,9 @@ def resampled_ground(
         inside = (row >= 0) & (row < truth.shape[0]) & (column >= 0) & (column < truth.shape[1])
         found = ground[np.where(inside, row, 0), np.where(inside, column, 0)].astype(np.float64)
         centres[..., 2] += np.where(inside & np.isfinite(found), found - places[..., 2], 0.0)
-    return np.where(inside & np.isfinite(found), centres[..., 2], np.nan).astype(np.float32)
+    heights = (centres[..., 2] - volume.origin[2]) / volume.voxel_size
+    within = inside & np.isfinite(found) & (heights >= 0.0) & (heights < volume.shape[2])
+    return np.where(within, centres[..., 2], np.nan).astype(np.float32)
 
 
 class CompletionSamples(FileSamples[Files]):
@@ -489,14 +536,13 @@ class CompletionSamples(FileSamples[Files]):
             files = [files for group in self.groups for files in group][number]
         data = {name: values for file in files for name, values in mapped_arrays(file).items()}
         known = self.plain or generator.random() >= self.settings.unknown_pose
-        exact = np.array(data["volume_from_camera"])
-        stated = self._stated(exact, generator) if known else DEFAULT_GRID_FROM_CAMERA.matrix
-        off = self._misjudged(generator)
+        stated, off = self._stated(self._pose(data), known, generator), self._misjudged(generator)
+        maps = (*MAPS, UNPLACED, "classes", "shown")
         sample = {
-            **{name: torch.from_numpy(np.array(data[name])) for name in (*MAPS, UNPLACED, "classes") if name in data},
+            **{name: torch.from_numpy(np.array(data[name])) for name in maps if name in data},
             "depth": torch.from_numpy(np.array(data["depth"], np.float32)),
             **(self._in_space(data, stated) if self.voxels else {}),
-            "volume_from_camera": torch.from_numpy(np.array(stated)).float(),
+            "volume_from_camera": torch.from_numpy(stated).float(),
             "known": torch.tensor(known),
             "off": torch.from_numpy(off),
             "exact": torch.tensor(not self.plain and generator.random() < self.settings.exact and "scan" not in data),
@@ -504,25 +550,31 @@ class CompletionSamples(FileSamples[Files]):
         }
         return self._mirrored(sample) if not self.plain and generator.random() < 0.5 else sample
 
+    def _pose(self, data: Arrays) -> RigidTransform:
+        """The true pose of the camera in the volume, as a sample shows it."""
+        camera, level = RigidTransform.from_matrix(data["volume_from_camera"]), -self.viewpoint.height_above_ground
+        return turned_views.turned_pose(camera, data["camera_from_seen"], level)
+
     def _in_space(self, data: Arrays, stated: Doubles) -> dict[str, Tensor]:
         """Labels of voxels, heights of the ground, and what teachers know of cells, in the volume of a stated pose."""
         grid, camera = self.viewpoint.volume.grid, self.viewpoint.camera
         *origin, voxel = data["origin"].tolist()
         truth = VoxelGrid((origin[0], origin[1], origin[2]), voxel, data["label"].shape)
-        truth_from_volume = np.array(data["truth_from_camera"]) @ np.linalg.inv(stated)
-        label = np.ascontiguousarray(data["label"])
-        label = resampled_labels(label, truth, truth_from_volume, grid, camera, stated)
-        height = np.full(grid.shape[:2], np.nan, np.float32)
+        camera_from_volume = data["camera_from_seen"] @ np.linalg.inv(stated)
+        truth_from_volume, taught_from_volume = (
+            data[name] @ camera_from_volume for name in ("truth_from_camera", "volume_from_camera")
+        )
+        view = camera, stated, data["shown"]
+        served = {"label": resampled_labels(np.array(data["label"]), truth, truth_from_volume, grid, *view)}
+        served["height"] = np.full(grid.shape[:2], np.nan, np.float32)
         if "ground" in data:
             level = -self.viewpoint.height_above_ground
-            height = resampled_ground(data["ground"], truth, truth_from_volume, grid, level)
+            served["height"] = resampled_ground(data["ground"], truth, truth_from_volume, grid, level)
         cells = cells_of(grid)
-        turned = np.array(data["volume_from_camera"]) @ np.linalg.inv(stated)
-        served = {"label": label, "height": height}
         for name in ("taught", "doubt"):
             served[name] = np.full(cells.shape, UNKNOWN, np.uint8)
             if name in data:
-                served[name] = resampled_labels(np.array(data[name]), cells, turned, cells, camera, stated)
+                served[name] = resampled_labels(np.array(data[name]), cells, taught_from_volume, cells, *view)
         return {name: torch.from_numpy(values) for name, values in served.items()}
 
     def _misjudged(self, generator: np.random.Generator) -> Floats:
@@ -533,23 +585,21 @@ class CompletionSamples(FileSamples[Files]):
         whole, parts = generator.normal(0.0, settings.depth_scale), generator.normal(size=(2, *PARTS))
         return np.stack([whole + settings.depth_waves * parts[0], settings.depth_far * parts[1]]).astype(np.float32)
 
-    def _stated(self, exact: Doubles, generator: np.random.Generator) -> Doubles:
-        """The pose of a camera as a rig states it, a little off."""
+    def _stated(self, exact: RigidTransform, known: bool, generator: np.random.Generator) -> Doubles:
+        """The pose of the camera in the volume [4, 4]: as a rig states it, or the usual one, and then tilted."""
         if self.plain:
-            return exact
-        settings = self.settings
-        angles = np.radians(settings.stated_pitch) * generator.normal(size=3) * (1.5, 1.0, 0.0)  # roll, pitch
-        turn = np.asarray(cv2.Rodrigues(angles)[0])
-        out = exact.copy()
-        out[:3, :3] = turn @ exact[:3, :3]
-        above = exact[2, 3] + self.viewpoint.height_above_ground
-        out[2, 3] += above * settings.stated_height * generator.normal()
+            return exact.matrix
+        settings, pose = self.settings, exact if known else DEFAULT_GRID_FROM_CAMERA
+        roll, pitch = np.radians((settings.volume_roll, settings.volume_pitch)) * generator.uniform(-1.0, 1.0, 2)
+        out, above = pose.matrix, pose.translation[2] + self.viewpoint.height_above_ground
+        out[:3, :3] = rotation_of_angles(roll, pitch, 0.0) @ pose.rotation
+        out[2, 3] += above * settings.stated_height * generator.normal() * known
         return out
 
     @staticmethod
     def _mirrored(sample: dict[str, Tensor]) -> dict[str, Tensor]:
         """The scene mirrored from left to right; the network mirrors the places of cells, see `look_up`."""
-        for name in {*MAPS, "depth", "classes"} & sample.keys():
+        for name in {*MAPS, "depth", "classes", "shown"} & sample.keys():
             sample[name] = sample[name].flip(-1)
         for name in {"label", "height", "taught", "doubt"} & sample.keys():
             sample[name] = sample[name].flip(1)
@@ -637,18 +687,22 @@ class CompletionData(TrainingData):
             self.focal_ratios, self.heights, self.pitches = (list(manifest.numbers(name)) for name in ranges)
         for number, one in enumerate(manifest.object("recordings").objects(role)):
             place, names = f"{role}/{number:04d}", {index: f"{index:06d}" for index in one.integers("frames")}
-            images = partial(pack.images, place, self.viewpoint.camera)
-            made: list[tuple[str, Any, Any]] = [("truth", partial(pack.samples, place), None)]
+            camera, turns = camera_of(one.object("camera")), self.settings.turned
+            images = partial(pack.images, place, camera)
+
+            def filled(what: str, make: Any, of: Any, place: str = place, names: Any = names) -> list[Path]:
+                return Entry(self.store / keyed(place, [what, pack.key, of])).fill(names, make, what)
+
+            truths = filled("truth", partial(pack.samples, place), None)
+            of_frames = dict(zip(names, truths, strict=True))
+            seen: list[Files] = []
             for augmentation in range(self.settings.augmentations if role == "training" else 1):
-                see = self.frozen.seen(images, one.text("name"), augmentation)
-                made.append(("seen image", see, [self.frozen.key, augmentation]))
-            truths, *seen = [
-                Entry(self.store / keyed(place, [what, pack.key, of])).fill(names, make, what)
-                for what, make, of in made
-            ]
+                of = [self.frozen.key, augmentation, augmentation and vars(turns)]
+                see = self.frozen.seen(images, camera, self.viewpoint, of_frames, one.text("name"), augmentation, turns)
+                seen += zip(filled("seen image", see, of), truths, strict=True)
             if role == "training":
                 self.shares.append(one.number("share"))
-            yield [files for each in seen for files in zip(each, truths, strict=True)]
+            yield seen
 
     def _prepared(
         self, role: str, recordings: list[_Recording], classes_of: PixelClasses | None, taught: TaughtVoxels | None
@@ -666,6 +720,7 @@ class CompletionData(TrainingData):
             prepared: list[Files] = []
             for number in range(self.settings.augmentations if role == "training" else 1):
                 options: dict[str, Any] = {"classes_of": classes_of, "augmentation": number, "taught": taught}
+                options["turns"] = self.settings.turned
                 prepared += prepare_samples(sequence, used, self.store, self.frozen, self.viewpoint, **options)
             yield prepared
 

@@ -37,7 +37,7 @@ def canonical_image(image: Bytes, camera: Camera, canonical: Camera, turn: Doubl
     return np.asarray(cv2.warpPerspective(image, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE), np.uint8)
 
 
-def _nearest(
+def nearest_values(
     values: NDArray[Any], camera: Camera, canonical: Camera, turn: Doubles | None = None, beyond: int = 0
 ) -> NDArray[Any]:
     """Values [h, w] of the nearest pixels of a pinhole camera in the canonical one [H, W], and beyond its edges."""
@@ -47,12 +47,12 @@ def _nearest(
 
 def canonical_classes(classes: Bytes, camera: Camera, canonical: Camera) -> Bytes:
     """Classes [h, w] of a pinhole camera's pixels in the canonical one [H, W], 255 beyond its edges."""
-    return np.asarray(_nearest(classes, camera, canonical, beyond=INVALID), np.uint8)
+    return np.asarray(nearest_values(classes, camera, canonical, beyond=INVALID), np.uint8)
 
 
 def canonical_depth(depth: Reals, camera: Camera, canonical: Camera, turn: Doubles | None = None) -> Floats:
     """z-depth along the axis of the (turned) canonical camera."""
-    warped = _nearest(depth.astype(np.float32), camera, canonical, turn)
+    warped = nearest_values(depth.astype(np.float32), camera, canonical, turn)
     if turn is not None:
         v, u = np.mgrid[: canonical.height, : canonical.width]
         ray = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(canonical.matrix).T
@@ -116,7 +116,10 @@ class DrawnViews:
         """Tells if a pixel shows the world [V, H, W]; false for the vehicle, and for a view that comes again."""
         again = torch.tensor([name in self.names[:k] for k, name in enumerate(self.names)])
         stored = [(frame.mask(name).astype(np.uint8), frame.cameras[name]) for frame, name in self._seen]
-        return self._stacked(_nearest(mask, camera, self.camera) > 0 for mask, camera in stored) & ~again[:, None, None]
+        return (
+            self._stacked(nearest_values(mask, camera, self.camera) > 0 for mask, camera in stored)
+            & ~again[:, None, None]
+        )
 
     @property
     def hints(self) -> Tensor:

@@ -24,7 +24,7 @@ from scene_completion_training.arrays import Bytes
 from scene_completion_training.data.store import Arrays, keyed
 
 MANIFEST, CONFIGURATION, WEIGHTS = "manifest.json", "configuration.yaml", "model.safetensors"
-FORMAT = 2  # to be raised with `_VERSION` of `completion_samples`, and where keys of configurations go
+FORMAT = 3  # to be raised with `_VERSION` of `completion_samples`, and where keys of configurations go
 _MOST_BYTES = 2**31  # of a file, unpacked
 _MOST_MANIFEST = 2**28
 _MEMORY = 2**27  # bytes that unpacking takes besides
@@ -98,7 +98,7 @@ class Pack:
             yield parse_tensors(self.unpacked(name), ConfigurationError, where=str(self.folder / name), cure=_CURE)
 
     def images(self, place: str, camera: Camera, indices: Sequence[int]) -> Iterator[tuple[int, Bytes]]:
-        """Numbers of frames, and their images in a canonical camera, RGB [H, W, 3]; an ImageError where one is none."""
+        """Numbers of frames, and their images as recorded, RGB [H, W, 3]; an ImageError where one is none."""
         for index in indices:
             name = f"{place}/{index:06d}{self.manifest.text('images')}"
             where = str(self.folder / name)

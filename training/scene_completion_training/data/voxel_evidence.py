@@ -26,6 +26,7 @@ from scene_completion_ros.geometry.transforms import about
 from scene_completion_ros.sequences.opening import sensor_pose, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, PosedSequence, cameras_ahead
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints, Mask, Random, Reals
+from scene_completion_training.data.fitted_planes import fitted_mounting
 from scene_completion_training.data.stereo import Meter, depth_meter
 from scene_completion_training.viewpoint import Volume
 
@@ -231,8 +232,7 @@ _SAME_VOXELS, _SAME = 2.0, 0.05
 _FARTHEST_GROUND_M = 40.0
 _SURE = 0.75  # standard deviation of depth, in voxels, up to which one is known to hold what its pixel sees
 _CELL = 4  # voxels to a side of the cells whose median height counts
-# The ground that a car stands on: no farther ahead and to the sides, of so many points at least.
-_NEAR_M, _ASIDE_M, _LEAST_POINTS = 18.0, 4.0, 60
+_NEAR_M, _ASIDE_M = 18.0, 4.0  # the ground that a car stands on: no farther ahead and to the sides
 _LEAST_PIXELS = 6
 _LEAST_CELLS = 12
 _ON_GROUND_M = 0.35  # height above the ground up to which a return is of the ground, if its pixel is
@@ -394,17 +394,7 @@ def mounting_above(ground: Reals) -> RigidTransform | None:
     Returns its pose above the plane nearest to those close by; None where there are too few. `ground`: points of the
     ground [N, 3] in the camera's optical frame, metres.
     """
-    x, y, z = ground[(ground[:, 2] < _NEAR_M) & (np.abs(ground[:, 0]) < _ASIDE_M)].T
-    if len(x) < _LEAST_POINTS:
-        return None
-    terms = np.stack([x, z, np.ones_like(x)], axis=-1)
-    start = np.array([0.0, 0.0, np.median(y)])
-    aside, ahead, below = least_squares(lambda c: terms @ c - y, start, loss="soft_l1", f_scale=0.03).x
-    length = np.sqrt(aside**2 + ahead**2 + 1.0)
-    up = np.array([aside, -1.0, ahead]) / length
-    forward = np.array([0.0, 0.0, 1.0]) - up[2] * up
-    forward /= np.linalg.norm(forward)
-    return RigidTransform(np.stack([forward, np.cross(up, forward), up]), np.array([0.0, 0.0, below / length]))
+    return fitted_mounting(ground[(ground[:, 2] < _NEAR_M) & (np.abs(ground[:, 0]) < _ASIDE_M)])
 
 
 def _ground(points: Doubles, cells: NDArray[np.intp], grid: VoxelGrid) -> Floats:

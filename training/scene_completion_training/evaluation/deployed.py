@@ -22,6 +22,7 @@ from scene_completion_ros.evaluation.truth import FrameTruth, VoxelTruth
 from scene_completion_ros.geometry import Resampler
 from scene_completion_ros.inference.bundle import StudentBundle, open_student
 from scene_completion_ros.inference.cell_query import CameraPlace, CellLift, CellQuery, Pixels, PredictedCells
+from scene_completion_ros.inference.cells import ground_surface
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.inference.encoder import CellGraphs, FieldEncoder, cpu_networks
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, EvidenceEstimator, own_depth
@@ -106,6 +107,13 @@ class DeployedStudent(Predictor):
             assert isinstance(frame, _CellFrame)
             return predicted_depth(np.exp(frame.surfaces[..., 0]), self.bundle.canonical, camera, pixels)
 
+        def ground() -> Floats:
+            frame = field()
+            assert isinstance(frame, _CellFrame)
+            given = frame.query.lift.volume, self.bundle.canonical, frame.place.volume_from_camera
+            surface = ground_surface(frame.predicted.ground, *given)
+            return surface.points.reshape(-1, 3)
+
         @lru_cache(maxsize=1)
         def completion(truth: VoxelTruth) -> Completion:
             completer = self._completer_of(sequence, index, name, truth)
@@ -131,6 +139,7 @@ class DeployedStudent(Predictor):
             units=lambda points: field().units(points),
             labels=labels,
             completed=completed,
+            ground=ground if self.bundle.takes_evidence else None,
         )
 
     @cached_property

@@ -62,6 +62,8 @@ class Prediction:
     # What the node would publish on the grid of a truth: voxels, and the probability and the opacity over an edge of
     # all of them, float32 [X, Y, Z]. None of a predictor of points alone.
     completed: Callable[[VoxelTruth], tuple[SemanticVoxels, Floats, Floats]] | None = None
+    # Points of the ground ahead [N, 3], metres, NaN where the image does not show them, of students that predict it.
+    ground: Callable[[], Floats] | None = None
 
     def depth(self, pixels: Doubles, *, samples: int = 64) -> Floats:
         """z-depth [N] of rays through pixels [N, 2] (u, v), metres: predicted by itself, or rendered."""

@@ -41,7 +41,7 @@ from scene_completion_training.viewpoint import Viewpoint
 # Classes of streets and of rooms, and which of them cameras stand on.
 GROUNDS = {COMMON_CLASSES[1:]: ROAD, ROOM_CLASSES[1:]: FLOOR}
 EXACT_DEVIATION = 0.03  # of the logarithm of true depth, once it is off as `CompletionSamples` draws it
-WHOLE = 0.95  # share of the pixels whose depth a rendered image knows
+WHOLE = 0.95  # share of the pixels that show anything whose depth a rendered image knows
 CERTAIN = 6.0  # logit of a true class
 MEAN_RATE = 10.0  # factor on the learning rate of the mean of hidden voxels, which has far to go
 Part = TypeVar("Part", PixelConfiguration, CompletionDataSettings)
@@ -249,7 +249,8 @@ class CompletionStage(pixel_stage.SeenStage):
         """The view as the decoder gets it: depths as on other streets, no gradient through them; or the truth."""
         spec, depth = self.field.spec, batch["depth"][:, None]
         off = functional.interpolate(batch["off"], view.code.shape[2:], mode="bilinear", align_corners=True)
-        whole = (depth > 0.0).float().mean(dim=(1, 2, 3), keepdim=True) > WHOLE  # not that of LiDAR or stereo
+        known = ((depth > 0.0) | ~batch["shown"][:, None]).float()
+        whole = known.mean(dim=(1, 2, 3), keepdim=True) > WHOLE  # not that of LiDAR or stereo
         exact = batch["exact"][:, None, None, None] & whole
         seen = spec.inverse_depth(view.code.detach())
         true = torch.where(depth > 0.0, 1.0 / depth.clamp(spec.minimum_depth, spec.far), seen)  # rims are unknown

@@ -54,6 +54,11 @@ class SeenConfiguration(TrainingConfiguration):
     ema_start: int = 200  # step from which the average is kept
     validate_every: int = 500  # steps between validations
 
+    def check(self) -> None:
+        """Adds checks of the data."""
+        super().check()
+        self.data.check()
+
     @property
     def validation_interval(self) -> int | None:
         """Steps between validations; None without any."""
