@@ -19,7 +19,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.cell_kernels import classify_cells, find_cells, find_lowest, look_up, query_voxels
-from scene_completion_ros.inference.cells import CellVolume, stated_ground, volume_pose
+from scene_completion_ros.inference.cells import CellVolume, volume_pose
 from scene_completion_ros.inference.field_kernels import label_kernel
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_ros.inference.label_query import NO_WORDS, Labelled, Units, Words, WordScores
@@ -76,7 +76,7 @@ class CellLift:
     """
 
     def __init__(self, volume: CellVolume, canonical: Camera, spec: PointCodeSpec, height_above_ground: float) -> None:
-        self.volume, self.spec, self._canonical, self._height = volume, spec, canonical, height_above_ground
+        self.volume, self.spec, self._height = volume, spec, height_above_ground
         height, width = self.map_size = canonical.height // 2, canonical.width // 2
         # Column and row of the map by x / z and y / z of a point; nearer ones are projected from the depth that
         # follows; the last column and row.
@@ -97,17 +97,12 @@ class CellLift:
         return local
 
     def place(self, upright_from_camera: RigidTransform | None) -> CameraPlace:
-        """The place of a camera; see `Evidence`."""
+        """The place of a camera; see `Standing`."""
         known, grid = upright_from_camera is not None, self.volume.grid
         pose = volume_pose(upright_from_camera, self._height) if upright_from_camera else DEFAULT_GRID_FROM_CAMERA
         to_voxels = voxels_from_metres(grid)
         matrices = to_voxels @ pose.matrix, pose.inverse().matrix @ np.linalg.inv(to_voxels)
         return CameraPlace(pose, known, *map(kernel_pose, matrices))
-
-    def stated(self, place: CameraPlace) -> Floats:
-        """The ground of a place, see `stated_ground`."""
-        known = place.volume_from_camera if place.known else None
-        return stated_ground(self._canonical, self.spec, self.volume.level, known)
 
     def __call__(self, surfaces: Floats, context: Floats, place: CameraPlace) -> tuple[Floats, Floats]:
         """What cells [x y z, L] and columns [x y, z + 4] are given; overwritten by the next call.

@@ -21,7 +21,14 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cell_query import CellLift, Pixels
 from scene_completion_ros.inference.cells import GroundSurface, ground_surface
 from scene_completion_ros.inference.encoder import cpu_networks, make_networks
-from scene_completion_ros.inference.evidence import NO_EVIDENCE, WARNING, Evidence, EvidenceEstimator, own_depth
+from scene_completion_ros.inference.evidence import (
+    NO_EVIDENCE,
+    WARNING,
+    Evidence,
+    EvidenceEstimator,
+    OwnView,
+    Standing,
+)
 from scene_completion_ros.inference.label_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.text_bank import BACKGROUND, MOST_QUERIED, Contrast, Vocabulary
 from scene_completion_ros.voxels.occupancy_kernel import axis_indices
@@ -50,8 +57,7 @@ class SeenImage:
 
     image: NDArray[np.uint8]  # uint8 [H, W, 3], the canonical image
     pixels: Pixels | None  # what its pixels show; None of a student that takes no evidence
-    # float32 [H / 2, W / 2], z-depth of the canonical image, metres, before any evidence; None of such a student.
-    own_depth: NDArray[np.float32] | None
+    own: OwnView | None  # what they show before any evidence; None of such a student
     timings_ms: dict[str, float]  # milliseconds so far, as in `Completion`
     # By `time.perf_counter`, when it began to be seen, and when that ended: finding evidence counts, too.
     started_s: float = 0.0
@@ -83,17 +89,19 @@ class Completion:
     query: Vocabulary | None = None  # the query besides the labels; None without one
     matches: tuple[PhraseMatches, ...] = ()  # its answer, a phrase each
     ground: GroundSurface | None = None  # the ground ahead, of students that predict it; None of others
-    own_depth: NDArray[np.float32] | None = None  # see `SeenImage`
-    evidence: Evidence = NO_EVIDENCE  # what was known of depth, and is in all results
+    own: OwnView | None = None  # see `SeenImage`
+    standing: Standing | None = None  # of the camera, which is in all results; None of a student that takes no evidence
 
     @property
     def warning(self) -> str:
         """What makes the result doubtful; empty where nothing does."""
-        return scene_query.content_warning(self.shown)
+        against = self.standing.warning if self.standing else ""
+        return "; ".join(filter(None, (scene_query.content_warning(self.shown), against)))
 
     def summary(self) -> dict[str, float | str]:
-        """`Evidence.summary`, and as `evidence.WARNING` the warning, if there is one."""
-        return self.evidence.summary() | ({WARNING: self.warning} if self.warning else {})
+        """`Standing.summary`, and as `evidence.WARNING` the warning, if there is one."""
+        summary = self.standing.summary() if self.standing else {}
+        return summary | ({WARNING: self.warning} if self.warning else {})
 
     @property
     def alpha(self) -> NDArray[np.float32]:
@@ -194,7 +202,7 @@ class Completer:
             some = FoldedVocabulary.of(Vocabulary(("any",), ((0, 0, 0),), rows, group, contrast=contrast), space)
             canonical = self.bundle.canonical
             blank = np.zeros((canonical.height, canonical.width, 3), dtype=np.uint8)
-            self._query(scene_query.SceneImage(blank, Words(some, some)))
+            self._query(scene_query.SceneImage(blank, Words(some, some), None, self._standing(None, NO_EVIDENCE)))
 
     def prepare_vocabulary(self, vocabulary: Vocabulary) -> FoldedVocabulary:
         """Makes a vocabulary ready for `set_vocabulary` and `set_query`, of this and all completers of the same bundle.
@@ -289,8 +297,8 @@ class Completer:
             raise ImageError(what, where="image", cure="Give RGB values of 8 bits")
         image = self._resampler(image_rgb)
         clock.lap("resample")
-        pixels = self._query.see(image, self.upright_from_camera)
-        own = None if pixels is None else own_depth(self.bundle.point_code, pixels.surfaces)
+        pixels = self._query.see(image)
+        own = None if pixels is None else OwnView.of(self.bundle, pixels)
         clock.lap("encode")
         return SeenImage(image, pixels, own, clock.laps_ms, started_s, time.perf_counter())
 
@@ -312,7 +320,7 @@ class Completer:
         seen = image if isinstance(image, SeenImage) else self.see(image)
         evidence_ms = 1e3 * (time.perf_counter() - seen.seen_s)
         words = Words(self._vocabulary if labels else None, self._queried, labels)
-        standing = evidence.standing(self.upright_from_camera)
+        standing = self._standing(seen.own, evidence)
         answer = self._query(scene_query.SceneImage(seen.image, words, seen.pixels, standing))
         assembling = scene_query.StageClock()
         parts = answer.transmittance, answer.probability, answer.confidence
@@ -338,7 +346,7 @@ class Completer:
             **legend,
         )
         ground: GroundSurface | None = None
-        if answer.ground is not None and self._lift is not None:
+        if answer.ground is not None and self._lift is not None and standing is not None:
             place = self._lift.place(standing.upright_from_camera).volume_from_camera
             ground = ground_surface(answer.ground, self._lift.volume, self.bundle.canonical, place)
         assembling.lap("assemble")
@@ -359,13 +367,19 @@ class Completer:
             query=None if words.queried is None else words.queried.vocabulary,
             matches=answer.matches,
             ground=ground,
-            own_depth=seen.own_depth,
-            evidence=evidence if self.bundle.takes_evidence else NO_EVIDENCE,
+            own=seen.own,
+            standing=standing,
         )
 
+    def _standing(self, own: OwnView | None, evidence: Evidence) -> Standing | None:
+        """How the camera stands for an image, of a student that takes evidence."""
+        if not self.bundle.takes_evidence:
+            return None
+        return Standing.of(self.bundle, own, evidence, self.upright_from_camera)
+
     def evidence_estimator(self, *, corners: bool) -> EvidenceEstimator:
-        """What estimates the evidence of its images, of their `SeenImage.own_depth`."""
-        return EvidenceEstimator(self.bundle.canonical, self.bundle.grid, self._resampler.validity, corners=corners)
+        """What estimates the evidence of its images, of their `SeenImage.own`."""
+        return EvidenceEstimator(self.bundle, self._resampler.validity, corners=corners)
 
 
 TRAINING = "train with this camera (scene-completion train, docs/training.md#another-camera)"
@@ -448,11 +462,11 @@ class SequentialCompleter:
     def complete(
         self, image_rgb: NDArray[np.uint8], stamp_ns: int, pose: RigidTransform | str, **options: Any
     ) -> Completion:
-        """Completes the next image; see `Completer.complete`, which gets the options, and `EvidenceEstimator.add`."""
-        seen, evidence = self._completer.see(image_rgb), NO_EVIDENCE
-        if self._estimator is not None and seen.own_depth is not None:
-            evidence = self._estimator.evidence(seen.image, seen.own_depth, pose, stamp_ns)
+        """Completes the next image; see `Completer.complete`, which gets the options, and `EvidenceEstimator`."""
+        seen, evidence, stated = self._completer.see(image_rgb), NO_EVIDENCE, self._completer.upright_from_camera
+        if self._estimator is not None and seen.own is not None:
+            evidence = self._estimator.evidence(seen.image, seen.own, pose, stamp_ns, stated)
         completion = self._completer.complete(seen, stamp_ns, evidence=evidence, **options)
-        if self._estimator is not None and seen.own_depth is not None:
-            self._estimator.add(seen.image, seen.own_depth, pose, stamp_ns)
+        if self._estimator is not None and seen.own is not None:
+            self._estimator.follow(seen.image, seen.own, pose, stamp_ns, stated)
         return completion

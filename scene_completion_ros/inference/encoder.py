@@ -103,9 +103,11 @@ class CellGraphs(scene_query.CellNetworks):
         self.name, self._threads = name, threads
         self._see, self._decode, self._complete = graphs
 
-    def see(self, image_rgb: Bytes, ground: Floats) -> Pixels:
+    def see(self, image_rgb: Bytes) -> Pixels:
         """See `CellNetworks`."""
-        found = self._see({IMAGE: np.ascontiguousarray(image_rgb)[None], "ground": ground[None]})
+        height, width = (side // 2 for side in image_rgb.shape[:2])
+        nothing = np.zeros((1, 2, height, width), np.float32)
+        found = self._see({IMAGE: np.ascontiguousarray(image_rgb)[None], "ground": nothing})
         return Pixels(*(part[0] for part in found))
 
     def complete(self, local: Floats, columns: Floats) -> PredictedCells:

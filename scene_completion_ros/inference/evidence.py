@@ -1,50 +1,69 @@
-"""What is known of the depth of an image, and of its camera's pose above the road, by the motion of the camera.
+"""What is known of an image besides its pixels, by the motion of the camera; and how it stands, by all together.
 
-It is estimated between what pixels show and the decoding of cells, by the same object in the node, in a replay without
+It is estimated between what pixels show and the decoding of cells, by the same objects in the node, in a replay without
 it, and in scores.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from scene_completion_ros.arrays import Bytes, Floats, Mask
-from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import VoxelGrid, measure_of
+from scene_completion_ros.arrays import Bytes, Doubles, Floats, Mask
+from scene_completion_ros.geometry.grids import measure_of
+from scene_completion_ros.geometry.road_plane import UNSTATED, RoadPlane, plane_of
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.inference.cells import Measured
-from scene_completion_ros.inference.head import PointCodeSpec
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.cell_query import Pixels
+from scene_completion_ros.inference.depth_correction import Measured, depth_correction, plane_maps, usual_precision
+from scene_completion_ros.inference.motion_plane import MotionPlane
 from scene_completion_ros.inference.motion_scale import MotionScale, Scale
 
-# What `Evidence.summary` names.
+# What `Standing.summary` names.
 SCALE, DEVIATION, WHY = "scale", "scale deviation", "scale not measured"
 WARNING = "warning"  # `Completion.warning`
 CORNERS = "corners with a depth by motion"
+HEIGHT, PITCH, ROLL, NO_PLANE = "camera height", "camera pitch", "camera roll", "road not measured"
+# Standard deviation of roll and pitch up to which a volume is levelled, radians: a worse one tilts it as often as not.
+LEVEL = math.radians(1.0)
+CONTRADICTS = math.radians(5.0)  # between a stated mounting and the picture
+
+
+class OwnView(NamedTuple):
+    """What the pixels of an image show before any evidence, at half the size of the canonical image."""
+
+    depth: Floats  # z-depth [H / 2, W / 2], metres
+    on_ground: Floats  # probabilities that they show the ground [H / 2, W / 2]
+
+    @classmethod
+    def of(cls, bundle: StudentBundle, pixels: Pixels) -> "OwnView":
+        """Those of a student that takes evidence; copies."""
+        spec, volume = bundle.point_code, bundle.volume
+        assert volume is not None
+        inverse = np.maximum(spec.inverse_depth(pixels.surfaces[..., 0]), 0.5 / spec.far)
+        return cls(np.asarray(1.0 / inverse, np.float32), pixels.classes[..., volume.label].astype(np.float32))
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What is known of depth before an image is completed; only students that take evidence use it.
+    """What is known besides an image; only students that take evidence use it.
 
     Attributes:
         scale: Factor on all depths; None where it is unknown.
         sensed: float32 [2, H / 2, W / 2], logarithm of depths of single corners by motion (metres, in pixels of the
             canonical camera at half its size) and the precision of that, 0 for pixels without; None for none.
-        upright_from_camera: Pose of the camera's optical frame in a frame that stands upright on the road below it;
-            None where nothing better is known than what the completer was made with.
+        plane: Plane of the road by motion and what is stated; None where motion tells nothing.
+        why: Why the last image gave no measurement of the plane; empty where it gave one, or none was wanted.
     """
 
     scale: Scale | None = None
     sensed: Floats | None = None
-    upright_from_camera: RigidTransform | None = None
-
-    def standing(self, upright_from_camera: RigidTransform | None) -> "Evidence":
-        """The same with the stated pose, where none is known for the image."""
-        return replace(self, upright_from_camera=self.upright_from_camera or upright_from_camera)
+    plane: RoadPlane | None = None
+    why: str = ""
 
     def measured(self, size: tuple[int, int]) -> Measured | None:
-        """What is known besides a prediction for a map of this height and width; None where nothing is."""
+        """What is known of depth for a map of this height and width; None where nothing is."""
         scale, sensed = np.zeros(2, np.float32), self.sensed
         if self.scale is not None and math.isfinite(self.scale.deviation):
             scale[:] = math.log(self.scale.factor), self.scale.deviation**-2
@@ -52,51 +71,138 @@ class Evidence:
             return None
         return Measured(scale, np.zeros((2, *size), np.float32) if sensed is None else sensed)
 
-    def summary(self) -> dict[str, float | str]:
-        """What was applied to an image, as a node publishes it and a report shows it; empty where nothing was asked.
-
-        `SCALE` and `DEVIATION`, see `Scale`, are missing where the scale is unknown; `WHY` is why the last image
-        gave no measurement. `CORNERS` is the number of pixels with a depth by motion.
-        """
-        summary: dict[str, float | str] = {}
-        if self.scale is not None:
-            if math.isfinite(self.scale.deviation):
-                summary |= {SCALE: round(self.scale.factor, 4), DEVIATION: round(self.scale.deviation, 4)}
-            if self.scale.why:
-                summary[WHY] = self.scale.why
-        if self.sensed is not None and (corners := int(np.count_nonzero(self.sensed[1]))):
-            summary[CORNERS] = corners
-        return summary
-
 
 NO_EVIDENCE = Evidence()
 
 
-def own_depth(spec: PointCodeSpec, surfaces: Floats) -> Floats:
-    """z-depth [H / 2, W / 2], metres, predicted by pixels before any evidence; `surfaces`: of `Pixels`."""
-    return np.asarray(1.0 / np.maximum(spec.inverse_depth(surfaces[..., 0]), 0.5 / spec.far), np.float32)
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """How a camera stands for one image, and how the depths of its pixels are corrected, by all that is known.
+
+    Attributes:
+        numbers, covariance: See `Correction`, float64 [4] and [4, 4].
+        plane: Of the road.
+        evidence: What it follows from.
+        stated: The mounting as it was stated; None where it was not.
+    """
+
+    numbers: Doubles
+    covariance: Doubles
+    plane: RoadPlane
+    evidence: Evidence = NO_EVIDENCE
+    stated: RoadPlane | None = None
+
+    @classmethod
+    def of(
+        cls, bundle: StudentBundle, own: OwnView | None, evidence: Evidence, upright_from_camera: RigidTransform | None
+    ) -> "Standing":
+        """The most probable one for an image of a student that takes evidence.
+
+        `upright_from_camera`: stated pose of the camera's optical frame in a frame that stands upright on the ground
+        below it; None where it is unknown.
+        """
+        assert bundle.volume is not None
+        stated = None if upright_from_camera is None else RoadPlane.of_mounting(upright_from_camera)
+        usual = RoadPlane(0.0, 0.0, bundle.height_above_ground, np.diag(np.square(UNSTATED)))
+        plane, kind, measure = evidence.plane or stated or usual, bundle.volume.ground, bundle.volume.measure
+        if own is None:
+            return cls(np.zeros(4), np.diag(1.0 / np.array(usual_precision(kind))), plane, evidence, stated)
+        height, width = own.depth.shape
+        camera = bundle.canonical.resized(width, height)
+        maps = plane_maps(camera, plane.state.astype(np.float32), np.linalg.inv(plane.covariance), kind)
+        measured = evidence.measured((height, width))
+        found = depth_correction(1.0 / own.depth, own.on_ground, maps, kind, measure, measured)
+        fused = plane_of(plane.state + found.plane, found.plane_covariance)
+        return cls(found.numbers, found.covariance, fused, evidence, stated)
+
+    @property
+    def upright_from_camera(self) -> RigidTransform | None:
+        """Pose of the camera above the road that its volume is levelled by; None where it is too doubtful."""
+        return self.plane.upright_from_camera if self.plane.deviations[:2].max() <= LEVEL else None
+
+    @property
+    def warning(self) -> str:
+        """What the picture says against the stated mounting; empty where it says nothing."""
+        if self.stated is None:
+            return ""
+        off = np.abs(self.plane.state - self.stated.state)[:2]
+        if off.max() <= CONTRADICTS:
+            return ""
+        (roll, pitch), (sees_roll, sees_pitch) = (np.degrees(one.state[:2]).round(1) + 0.0 for one in (self.stated, self.plane))
+        return (
+            f"the camera is stated to pitch by {pitch:.1f}° and to roll by {roll:.1f}°, while the road that it sees "
+            f"says {sees_pitch:.1f}° and {sees_roll:.1f}°: check tf, or camera height, pitch and roll"
+        )
+
+    def summary(self) -> dict[str, float | str]:
+        """What was applied to an image, as a node publishes it and a report shows it; empty where nothing was asked.
+
+        `SCALE` and `DEVIATION`, see `Scale`, are missing where the scale is unknown; `WHY` is why the last image
+        gave no measurement. `CORNERS` is the number of pixels with a depth by motion. `HEIGHT` (metres), `PITCH` and
+        `ROLL` (degrees) are those of the camera above the road, `NO_PLANE` is why the last image did not tell them.
+        """
+        summary: dict[str, float | str] = {}
+        evidence = self.evidence
+        if evidence.scale is not None:
+            if math.isfinite(evidence.scale.deviation):
+                summary |= {SCALE: round(evidence.scale.factor, 4), DEVIATION: round(evidence.scale.deviation, 4)}
+            if evidence.scale.why:
+                summary[WHY] = evidence.scale.why
+        if evidence.sensed is not None and (corners := int(np.count_nonzero(evidence.sensed[1]))):
+            summary[CORNERS] = corners
+        if evidence.plane is not None:
+            roll, pitch = (round(math.degrees(angle), 2) for angle in (self.plane.roll, self.plane.pitch))
+            summary |= {HEIGHT: round(self.plane.height, 3), PITCH: pitch, ROLL: roll}
+        if evidence.why:
+            summary[NO_PLANE] = evidence.why
+        return summary
 
 
 class EvidenceEstimator(MotionScale):
     """Estimates the evidence of the images of one camera, each by those before it; belongs to one thread.
 
-    `canonical`, `grid`: of the student; `covered`: see `MotionScale`; `corners`: whether single corners get a depth by
-    motion, too.
+    `covered`: see `MotionScale`; `corners`: whether single corners get a depth by motion, too.
     """
 
-    def __init__(self, canonical: Camera, grid: VoxelGrid, covered: Mask, *, corners: bool = False) -> None:
-        super().__init__(canonical, covered, measure_of(grid))
+    def __init__(self, bundle: StudentBundle, covered: Mask, *, corners: bool = False) -> None:
+        self._plane: MotionPlane | None = None
+        super().__init__(bundle.canonical, covered, measure_of(bundle.grid))
+        self._plane = MotionPlane(bundle.canonical, covered, bundle.height_above_ground, measure_of(bundle.grid))
         self.corners = corners
+
+    def forget(self, why: str = "no image yet") -> None:
+        """Let nothing of the images so far count any more; `why`: for the report."""
+        super().forget(why)
+        if self._plane is not None:
+            self._plane.forget(why)
 
     def evidence(
         self,
         image_rgb: Bytes,  # the canonical image, uint8 [H, W, 3]
-        own_depth: Floats,  # what its pixels show, metres [H / 2, W / 2]
-        pose: RigidTransform | str,  # as of `add`
+        own: OwnView,  # what its pixels show
+        pose: RigidTransform | str,  # as of `MotionScale.add`
         stamp_ns: int,
+        stated: RigidTransform | None,  # as of `Standing.of`
     ) -> Evidence:
-        """The evidence for an image: the scale, and the depths of its corners where these are wanted."""
+        """The evidence for an image: the scale, the plane, and the depths of its corners where these are wanted."""
         found = None
         if self.corners and not isinstance(pose, str):
-            found = self.depths(image_rgb, own_depth, pose, stamp_ns)
-        return Evidence(self.scale, found)
+            found = self.depths(image_rgb, own.depth, pose, stamp_ns)
+        assert self._plane is not None
+        mounting = None if stated is None else RoadPlane.of_mounting(stated)
+        plane = self._plane.plane(*own, pose, stamp_ns, mounting) if self._plane.measured else None
+        return Evidence(self.scale, found, plane, self._plane.why)
+
+    def follow(
+        self,
+        image_rgb: Bytes,  # these: as of `evidence`
+        own: OwnView,
+        pose: RigidTransform | str,
+        stamp_ns: int,
+        stated: RigidTransform | None,
+    ) -> None:
+        """Measure scale and plane after one more image."""
+        assert self._plane is not None
+        self.add(image_rgb, own.depth, pose, stamp_ns)
+        mounting = None if stated is None else RoadPlane.of_mounting(stated)
+        self._plane.add(image_rgb, *own, pose, stamp_ns, mounting)

@@ -16,7 +16,7 @@ import numpy as np
 
 from scene_completion_ros.arrays import Bytes, Doubles, Floats, Mask
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.road_plane import RoadPlane, normal, normal_slopes, plane_of
+from scene_completion_ros.geometry.road_plane import UNSTATED, RoadPlane, normal, normal_slopes, plane_of
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.motion_scale import CornerFollower, PosedImage, odometry_jump
 
@@ -38,13 +38,12 @@ AGREES, LEAST_AGREEING = 9.0, 0.5  # squared distance in standard deviations; le
 # How the plane changes along a way, standard deviations over a metre, and while a robot stands, over a second: of roll
 # and pitch, radians, and of the logarithm of the height.
 CHANGES, AGES = (math.radians(0.2), math.radians(0.2), 0.005), (math.radians(0.1), math.radians(0.1), 0.002)
+LATE_M = 2.0  # way that a robot may have gone where its pose has not come
 # Errors of what is stated, and of what pixels show, last for as long a way, metres.
 ALIKE_OVER_M = 30.0
 # Of what pixels show: they follow a roll by less than a half, so that it counts as what is usual; see `RoadPlane`.
 SHOWN = math.radians(1.5), math.radians(1.5), 0.15
-UNSHOWN = math.radians(1.5), math.radians(3.0), 0.3  # where they show no road
 ALWAYS = math.radians(0.3), math.radians(0.2), 0.015  # what no measurement tells: roads are no planes
-CONTRADICTS = math.radians(5.0)
 
 
 def plane_of_pixels(camera: Camera, depth: Floats, on_ground: Floats, measure: float) -> RoadPlane | None:
@@ -62,9 +61,9 @@ def plane_of_pixels(camera: Camera, depth: Floats, on_ground: Floats, measure: f
     z = depth[rows, columns].astype(np.float64)
     x, y = (columns - camera.cx) / camera.fx * z, (rows - camera.cy) / camera.fy * z
     terms, weight = np.stack([x, z, np.ones_like(z)], axis=-1), np.ones_like(z)
-    found = np.zeros(3)
+    found: Doubles = np.zeros(3)
     for _ in range(5):  # Cauchy weights; y = aside x + ahead z + below
-        found = np.linalg.lstsq(terms * weight[:, None], y * weight, rcond=None)[0]
+        found = np.asarray(np.linalg.lstsq(terms * weight[:, None], y * weight, rcond=None)[0], np.float64)
         weight = 1.0 / np.sqrt(1.0 + ((y - terms @ found) / (0.03 * measure)) ** 2)
     aside, ahead, below = found.tolist()
     length = math.sqrt(aside**2 + ahead**2 + 1.0)
@@ -110,13 +109,20 @@ class MotionPlane:
         stated: RoadPlane | None,  # of the mounting
     ) -> RoadPlane:
         """The plane of an image by those before it, by what is stated of the mounting, and by its pixels."""
+        return self._expected(own_depth, on_ground, pose, stamp_ns, stated).widened(np.square(ALWAYS))
+
+    def _expected(
+        self, own_depth: Floats, on_ground: Floats, pose: RigidTransform | str, stamp_ns: int, stated: RoadPlane | None
+    ) -> RoadPlane:
         shown = plane_of_pixels(self._half, own_depth, on_ground, self._measure)
         held = self._held(shown, stated)
         last, plane = self._last, self._plane
         if last is None or plane is None:
             return held
         seconds = 1e-9 * (stamp_ns - last.stamp_ns)
-        if isinstance(pose, str) or odometry_jump(last.pose, last.stamp_ns, pose, stamp_ns):
+        if isinstance(pose, str):  # it has not come yet
+            return plane.widened(np.square(CHANGES) * LATE_M + np.square(AGES) * seconds)
+        if odometry_jump(last.pose, last.stamp_ns, pose, stamp_ns):
             return held
         now_from_last = pose.inverse() @ last.pose
         metres = float(np.linalg.norm(now_from_last.translation)) / self._measure
@@ -142,7 +148,7 @@ class MotionPlane:
         last = self._last
         if last is not None and (jump := odometry_jump(last.pose, last.stamp_ns, pose, stamp_ns)):
             self.forget(jump)
-        plane = self.plane(own_depth, on_ground, pose, stamp_ns, stated)
+        plane = self._expected(own_depth, on_ground, pose, stamp_ns, stated)
         now = self._follower.posed(image_rgb, pose, stamp_ns)
         self.why = "the camera has not moved"  # the same images again would tell nothing new
         if not self._past or self._follower.apart(self._past[-1].pose, pose) > KEPT_APART_M:
@@ -157,7 +163,7 @@ class MotionPlane:
         """What is known without motion."""
         if shown is None:
             height = stated.height if stated else self._usual_height
-            shown = RoadPlane(0.0, 0.0, height, np.diag(np.square(UNSHOWN)))
+            shown = RoadPlane(0.0, 0.0, height, np.diag(np.square(UNSTATED)))
         return shown if stated is None else shown.joined(stated)
 
     def _adjusted(
@@ -204,7 +210,7 @@ class MotionPlane:
         prior = np.zeros((9, 9))
         prior[:3, :3] = np.linalg.inv(plane.covariance)
         prior[range(3, 9), range(3, 9)] = 1.0 / np.square([FACTOR, *[ROTATION] * 3, *[DIRECTION] * 2])
-        start = np.concatenate([plane.state, np.zeros(6)])
+        start: Doubles = np.concatenate([plane.state, np.zeros(6)])
         state, agreeing, normal_equations = start, 0.0, prior
         near, far = np.where(flat, ROAD, OTHERS), np.where(flat, FAR_ROAD_M, FAR_OTHERS_M) * measure
         for _ in range(8):
@@ -234,4 +240,4 @@ class MotionPlane:
                 break
         if agreeing < LEAST_AGREEING:
             return plane, f"only {100.0 * agreeing:.0f} % of the corners of the road move as a plane does"
-        return plane_of(state[:3], np.linalg.inv(normal_equations)[:3, :3]), ""
+        return plane_of(state[:3], np.asarray(np.linalg.inv(normal_equations)[:3, :3], np.float64)), ""

@@ -26,8 +26,8 @@ from scene_completion_ros.inference.cell_query import (
     Pixels,
     PredictedCells,
 )
-from scene_completion_ros.inference.cells import scaled_depth
-from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
+from scene_completion_ros.inference.depth_correction import corrected_depth
+from scene_completion_ros.inference.evidence import Standing
 from scene_completion_ros.inference.label_query import NO_WORDS, Labelled, LabelQuery, Words
 from scene_completion_ros.inference.march import March
 from scene_completion_ros.inference.query_kernel import VoxelQuery, sample_bilinear
@@ -39,8 +39,8 @@ from scene_completion_ros.voxels.semantic_voxels import PhraseMatches
 class CellNetworks(Protocol):
     """Runs the encoder and the decoder of a student that completes cells; what they give is overwritten by the next."""
 
-    def see(self, image_rgb: Bytes, ground: Floats) -> Pixels:
-        """What the pixels of a canonical image show, uint8 [H, W, 3] RGB; `ground`: of `stated_ground`."""
+    def see(self, image_rgb: Bytes) -> Pixels:
+        """What the pixels of a canonical image show, uint8 [H, W, 3] RGB."""
         ...
 
     def complete(self, local: Floats, columns: Floats) -> PredictedCells:
@@ -94,20 +94,16 @@ class CellDecoder:
     def __init__(self, networks: CellNetworks, lift: CellLift, threads: int | None = None) -> None:
         self.networks, self.lift, self.threads = networks, lift, threads
 
-    def see(self, image_rgb: Bytes, upright_from_camera: RigidTransform | None) -> Pixels:
-        """What the pixels of a canonical image show, uint8 [H, W, 3] RGB, of a camera that is stated to stand so."""
-        return self.networks.see(image_rgb, self.lift.stated(self.lift.place(upright_from_camera)))
+    def see(self, image_rgb: Bytes) -> Pixels:
+        """What the pixels of a canonical image show, uint8 [H, W, 3] RGB."""
+        return self.networks.see(image_rgb)
 
-    def decode(self, pixels: Pixels, evidence: Evidence) -> tuple[Floats, PredictedCells, CameraPlace]:
-        """Surfaces, scaled by the evidence, as `CellLift` takes them; what is predicted of cells; the camera's place.
-
-        A pose that the evidence does not have is unknown.
-        """
-        code, deviation = pixels.surfaces[..., 0], pixels.surfaces[..., 1]
-        spec, volume, place = self.lift.spec, self.lift.volume, self.lift.place(evidence.upright_from_camera)
-        stated = self.lift.stated(place)
-        of_pixels = spec.inverse_depth(code), deviation, pixels.classes[..., volume.label], stated
-        inverse, deviation = scaled_depth(*of_pixels, spec, volume.ground, evidence.measured(code.shape))
+    def decode(self, pixels: Pixels, standing: Standing) -> tuple[Floats, PredictedCells, CameraPlace]:
+        """Corrected surfaces, as `CellLift` takes them; what is predicted of cells; and the camera's place."""
+        spec, place = self.lift.spec, self.lift.place(standing.upright_from_camera)
+        seen = spec.inverse_depth(pixels.surfaces[..., 0]), pixels.surfaces[..., 1]
+        correction = standing.numbers, standing.covariance
+        inverse, deviation = corrected_depth(*seen, *correction, spec, self.lift.volume.measure)
         log_depth = -np.log(np.maximum(inverse, 0.5 / spec.far))
         surfaces = np.stack([log_depth, deviation], axis=-1).astype(np.float32)
         with kernel_threads(self.threads):
@@ -207,17 +203,14 @@ class SceneImage(NamedTuple):
     image_rgb: Bytes  # a canonical image, uint8 [H, W, 3] RGB
     words: Words = NO_WORDS  # what voxels are compared with, in a feature space of the student
     pixels: Pixels | None = None  # what `SceneQuery.see` gave of the image
-    evidence: Evidence = NO_EVIDENCE  # what else is known, of a student that takes it; all, also what is stated
+    standing: Standing | None = None  # of a student that takes evidence
 
 
 class SceneQuery(Protocol):
     """Answers for one camera, grid and pose in that; belongs to the thread of its networks."""
 
-    def see(self, image_rgb: Bytes, upright_from_camera: RigidTransform | None) -> Pixels | None:
-        """What the pixels of a canonical image show, uint8 [H, W, 3] RGB; None of a field student.
-
-        `upright_from_camera`: what is stated of the camera, see `Evidence`; None for nothing.
-        """
+    def see(self, image_rgb: Bytes) -> Pixels | None:
+        """What the pixels of a canonical image show, uint8 [H, W, 3] RGB; None of a field student."""
         ...
 
     def __call__(self, given: SceneImage) -> SceneAnswer:
@@ -283,7 +276,7 @@ class HostFieldQuery(_HostQuery):
         assert isinstance(prepared.query, VoxelQuery)
         self._encode, self._query = encode, prepared.query
 
-    def see(self, image_rgb: Bytes, upright_from_camera: RigidTransform | None) -> None:
+    def see(self, image_rgb: Bytes) -> None:
         """See `SceneQuery`."""
 
     def __call__(self, given: SceneImage) -> SceneAnswer:
@@ -316,8 +309,9 @@ class HostCellQuery(_HostQuery):
     def __call__(self, given: SceneImage) -> SceneAnswer:
         """See `SceneQuery`."""
         query, rays, clock = self._query, self._prepared.march.camera, StageClock()
-        seen = given.pixels or self.see(given.image_rgb, given.evidence.upright_from_camera)
-        surfaces, predicted, place = self._decode(seen, given.evidence)
+        seen = given.pixels or self.see(given.image_rgb)
+        assert given.standing is not None
+        surfaces, predicted, place = self._decode(seen, given.standing)
         clock.lap("encode")
         with kernel_threads(self._threads):
             alpha, stands = query.opacity(surfaces, predicted, place)

@@ -8,14 +8,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from scene_completion_ros.arrays import Bytes, Floats
+from scene_completion_ros.arrays import Bytes
 from scene_completion_ros.errors import BundleError, CameraError, GpuError, ImageError, in_words
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.resampling import decoder_shrink
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, SeenImage
-from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, EvidenceEstimator
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, EvidenceEstimator, OwnView
 from scene_completion_ros.inference.label_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.messages.drop_reasons import DropReason
@@ -35,10 +35,11 @@ MOST_WAITING = 30  # images whose pose has not come yet; older ones are left out
 @dataclass(frozen=True, eq=False)
 class _Seen:
     image: Bytes
-    depth: Floats
+    own: OwnView
     stamp_ns: int
     grid_from_camera: RigidTransform
     pose: PoseToCome | RigidTransform | NotYetError  # of the grid in the odometry frame
+    stated: RigidTransform | None  # `Completer.upright_from_camera`
 
 
 @dataclass(eq=False)
@@ -50,10 +51,10 @@ class _Measured:
 
 
 class ScaleEstimator:
-    """Gives the scale measured from the images before, and measures that of each image once it was published.
+    """Gives scale and plane measured from the images before, and measures those of each image once it was published.
 
-    Belongs to the inference thread. What was measured of another epoch, student or frame is forgotten. An image
-    is scaled by those before it alone: no image waits for a measurement that has not begun.
+    Belongs to the inference thread. What was measured of another epoch, student or frame is forgotten. What is known of
+    an image comes from those before it alone: no image waits for a measurement that has not begun.
     """
 
     def __init__(self, record: InferenceRecord) -> None:
@@ -66,7 +67,7 @@ class ScaleEstimator:
 
         Corners want the pose of the frame, and none waits for it.
         """
-        if frame.parameters.scale_from == "off" or seen.own_depth is None:
+        if frame.parameters.scale_from == "off" or seen.own is None:
             if self._measured is not None:
                 self._measured = None
                 self._pool.submit(setattr, self._record, "scale", None)  # behind what is measured now
@@ -78,20 +79,23 @@ class ScaleEstimator:
         measured.estimator.corners = frame.parameters.scale_from == "corners"
         try:
             pose = _pose_of(frame) or "the pose has not come"
-            return measured.estimator.evidence(seen.image, seen.own_depth, pose, frame.stamp_ns)
+            return measured.estimator.evidence(
+                seen.image, seen.own, pose, frame.stamp_ns, completer.upright_from_camera
+            )
         except Exception as error:  # a failed measurement must not cost an image
             measured.estimator.forget(in_words(error))
             return Evidence(measured.estimator.scale)
 
     def follow(self, frame: Frame) -> None:
         """Measure an image, as soon as it is known where its camera was."""
-        measured, depth = self._measured, frame.completion.own_depth
-        if measured is None or depth is None:
+        measured, own = self._measured, frame.completion.own
+        if measured is None or own is None:
             return
         unknown = NotYetError("the camera's motion is unknown", may_come=False)
         pose = frame.placement.odometry_from_grid or frame.pose or unknown
         image, grid_from_camera = frame.completion.image, frame.placement.grid_from_camera
-        measured.waiting.append(_Seen(image, depth, frame.stamp_ns, grid_from_camera, pose))
+        stated = frame.placement.upright_from_camera(frame.parameters)
+        measured.waiting.append(_Seen(image, own, frame.stamp_ns, grid_from_camera, pose, stated))
         self._begin(measured)
 
     def _finish(self, measured: _Measured) -> None:
@@ -113,7 +117,7 @@ class ScaleEstimator:
     def _measure(self, estimator: EvidenceEstimator, seen: _Seen, grid: RigidTransform | NotYetError) -> None:
         pose = grid.what if isinstance(grid, NotYetError) else grid @ seen.grid_from_camera
         try:
-            estimator.add(seen.image, seen.depth, pose, seen.stamp_ns)
+            estimator.follow(seen.image, seen.own, pose, seen.stamp_ns, seen.stated)
         except Exception as error:  # a failed measurement must not cost an image
             estimator.forget(in_words(error))
         self._record.scale = estimator.scale

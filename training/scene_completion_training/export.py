@@ -20,7 +20,7 @@ from scene_completion_ros.errors import BundleError, ConfigurationError, GpuErro
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference import bundle as student_bundle
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.cells import STRIDE, stated_ground
+from scene_completion_ros.inference.cells import STRIDE
 from scene_completion_ros.inference.encoder import cpu_has_bf16, cpu_networks
 from scene_completion_ros.inference.gpu.parity import BF16, measure_voxels
 from scene_completion_ros.inference.head import HeadWeights
@@ -31,6 +31,7 @@ from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField, DistanceCode, link_calibration, part_of
 from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.networks.pixel_head import no_ground
 from scene_completion_training.networks.scene_decoder import SceneDecoder
 from scene_completion_training.networks.trunk import DepthAnythingTrunk
 from scene_completion_training.stages.completion import SceneField
@@ -184,7 +185,7 @@ def export_scene(file: Path, folder: Path, *, name: str, licence: str, provenanc
     weights |= {f"trunk.{key}": trunk.state_dict()[key] for key in learned_weights(trunk)}
     halves = {key: value.detach().numpy().astype(np.float16) for key, value in weights.items() if key != _HELD}
     stored_weights = halves | {_HELD: weights[_HELD].numpy()}
-    ground = torch.from_numpy(stated_ground(field.camera, field.spec, field.volume.level, None))[None]
+    ground = no_ground(stored.viewpoint, 1)
     image = {"image": torch.zeros(1, 3, field.camera.height, field.camera.width), "ground": ground}
     pixels = graph_of(ExportedPixels(field, trunk), image, list(student_bundle.PIXEL_OUTPUTS), int8=True)
     return bundle.save(folder, pixels, stored_weights, decoder_onnx(field))

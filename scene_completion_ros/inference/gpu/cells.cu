@@ -1,28 +1,23 @@
-// The cells of a student: the scale of what pixels see, what cells look up, the voxels that follow, and their classes.
-// Readable twins: scaled_depth, and SceneDecoder of the training; the CPU's are in cell_kernels.py.
+// The cells of a student: corrected depths of what pixels see, what cells look up, the voxels that follow, and their classes.
+// Readable twins: corrected_depth, and SceneDecoder of the training; the CPU's are in cell_kernels.py.
 
 #define STRIDE 2  // voxels to a cell, along every axis
 #define SUBS (STRIDE * STRIDE * STRIDE)
 #define SCALES 3  // on which a place is compared with the surface that its pixel sees
 #define LOOKED_UP (CONTEXT + 3 + 2 * SCALES)
 #define OF_CELL (SUBS + 1 + CLASSES + 1)
-#define SUM_THREADS 1024  // of the one block that sums over an image
 
 #define CERTAIN 1e-4f
 #define LEAST_CLASS 1e-3f
 #define LEAST_INVERSE 1e-3f
-#define MOST_OFF 0.5f
 #define FARTHEST_FROM_LEVEL 1.5f
 #define STANDS_M 0.35f
 #define PRIOR_EDGE 8
-#define STATED_OFF 0.03f
+#define NUMBERS 4  // of the correction of depth
+#define MIDDLE_M 12.0f
+#define LEAST_LOG -2.0f
+#define MOST_LOG 1.8f
 #define FAR_OFF 0.005f
-#define LEAST_GROUND 0.01f
-#define SENSED_OFF 0.1f
-#define SENSED_SCALE_OFF 0.02f
-#define FEW_SENSED 20.0f
-#define SENSED_REST 0.5f
-#define WINDOWS 3
 
 // What depends on a student, and on where its camera stands in its volume: poses [3, 4] of that, for one image.
 struct Volume {
@@ -39,7 +34,6 @@ struct Volume {
     float base, measure;          // bottom above the expected ground, metres; lengths over those of a street
     float code_scale, code_zero;  // inverse depth by its code, per metre
     float far;                    // metres
-    float scale_deviation;        // of the depth of unknown streets, a share
     int ground;                   // class of the ground
 };
 
@@ -51,18 +45,6 @@ static __device__ __forceinline__ float below(float x) { return 0.5f * erfcf(-0.
 // Unlike fminf and fmaxf it keeps what is not a number.
 static __device__ __forceinline__ float limited(float value, float least, float most) {
     return value < least ? least : (value > most ? most : value);
-}
-
-// Sum over the block, for all its threads; they take part together.
-static __device__ __forceinline__ float sum_of_block(float value) {
-    __shared__ float of_warp[SUM_THREADS / 32];
-    for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(WARP, value, step);
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = value;
-    __syncthreads();
-    float sum = 0.0f;
-    for (int warp = 0; warp < SUM_THREADS / 32; ++warp) sum += of_warp[warp];
-    return sum;
 }
 
 static __device__ __forceinline__ bool is_number(float value) { return value > -infinity() && value < infinity(); }
@@ -113,121 +95,32 @@ static __device__ __forceinline__ Seen seen_cell(const Volume& volume, int cell)
         STRIDE * (float(cell % heights) + 0.5f));
 }
 
-static __device__ __forceinline__ float positive(float inverse) { return limited(inverse, LEAST_INVERSE, infinity()); }
-
-// The scale of what pixels see, by the ground and by motion, see `scaled_depth`; one block of SUM_THREADS threads.
-//   surfaces [h w, 2], code of inverse depth and deviation; classes [h w, CLASSES + 1]; level [h w, 2]: logarithm of the
-//   stated ground's inverse depth, and the weight of a pixel that shows it. sensed [2, h w] or null, and motion: see
-//   `Measured`. scale [2]: the factor on inverse depths, and the variance of its logarithm.
-extern "C" __global__ void __launch_bounds__(SUM_THREADS) scale_depth(
-    const float* __restrict__ surfaces, const float* __restrict__ classes, const Volume* __restrict__ of_volume,
-    const float* __restrict__ level, const float* __restrict__ sensed, float motion, float motion_precision,
-    float* __restrict__ scale) {
-    const Volume& volume = *of_volume;
-    const int pixels = volume.width * volume.height;
-    float mean[2] = {0.0f, 0.0f}, seen[2] = {0.0f, 0.0f};  // by the ground, and by corners
-    const float spread[2] = {STATED_OFF, SENSED_OFF};
-    for (int again = 0; again < 3; ++again) {
-        float total[2] = {0.0f, 0.0f}, weighed[2] = {0.0f, 0.0f}, whole[2] = {0.0f, 0.0f};
-        for (int pixel = threadIdx.x; pixel < pixels; pixel += SUM_THREADS) {
-            const float own = logf(positive(inverse_depth(volume, surfaces[2 * pixel])));
-            const bool known = sensed && sensed[pixels + pixel] > 0.0f;
-            const float off[2] = {own - level[2 * pixel], known ? sensed[pixel] + own : 0.0f};
-            const float on_ground = 2.0f * classes[pixel * (CLASSES + 1) + volume.ground] - 1.0f;
-            const float weight[2] = {
-                fabsf(off[0]) < MOST_OFF ? level[2 * pixel + 1] * limited(on_ground, 0.0f, 1.0f) : 0.0f,
-                known ? 1.0f : 0.0f};
-            for (int kind = 0; kind < 2; ++kind) {
-                const float apart = (off[kind] - mean[kind]) / spread[kind];
-                const float fitting = again ? weight[kind] / (1.0f + apart * apart) : weight[kind];
-                total[kind] += fitting;
-                weighed[kind] += fitting * off[kind];
-                whole[kind] += weight[kind];
-            }
-        }
-        for (int kind = 0; kind < 2; ++kind) {
-            mean[kind] = sum_of_block(weighed[kind]) / limited(sum_of_block(total[kind]), 1e-6f, infinity());
-            seen[kind] = sum_of_block(whole[kind]);
-        }
-    }
-    const float prior = volume.scale_deviation * volume.scale_deviation, share = seen[0] / float(pixels);
-    const float gain = prior / (prior + STATED_OFF * STATED_OFF) * share / (share + LEAST_GROUND);
-    const float of_ground = gain / (1.0f - gain) / prior;
-    const float of_sensor = seen[1] / (seen[1] + FEW_SENSED) / (SENSED_SCALE_OFF * SENSED_SCALE_OFF);
-    const float total = 1.0f / prior + of_ground + motion_precision + of_sensor;
-    const float weighed = of_ground * mean[0] + motion_precision * motion + of_sensor * mean[1];
-    if (threadIdx.x == 0) {
-        scale[0] = expf(-weighed / total);
-        scale[1] = 1.0f / total;
-    }
-}
-
-// Pixels across the windows around a pixel, from far to near.
-static __device__ __forceinline__ int half_window(int number) { return number == 0 ? 24 : (number == 1 ? 8 : 2); }
-
-// Sums along rows of the windows around each pixel, of what corners know and what the network is off there.
-//   sums [h w, 2 WINDOWS]; the others are as for scale_depth.
-extern "C" __global__ void __launch_bounds__(THREADS) sum_rows(
-    const float* __restrict__ surfaces, const Volume* __restrict__ of_volume, const float* __restrict__ sensed,
-    const float* __restrict__ scale, float* __restrict__ sums) {
+// Logarithm of depth and its deviation, corrected: out [h w, 2].
+//   surfaces [h w, 2], code of inverse depth and deviation; correction: the four numbers, and their covariance [4, 4].
+//   broken: set where a number is none.
+extern "C" __global__ void __launch_bounds__(THREADS) correct_depth(
+    const float* __restrict__ surfaces, const Volume* __restrict__ of_volume, const float* __restrict__ correction,
+    float* __restrict__ out, int* __restrict__ broken) {
     const Volume& volume = *of_volume;
     const int pixels = volume.width * volume.height, pixel = blockIdx.x * blockDim.x + threadIdx.x;
     if (pixel >= pixels) return;
-    const int column = pixel % volume.width;
-    float count[WINDOWS] = {0.0f, 0.0f, 0.0f}, off[WINDOWS] = {0.0f, 0.0f, 0.0f};
-    for (int step = -half_window(0); step <= half_window(0); ++step) {
-        const int other = pixel + step;
-        if (column + step < 0 || column + step >= volume.width || !(sensed[pixels + other] > 0.0f)) continue;
-        const float found = sensed[other] + logf(positive(inverse_depth(volume, surfaces[2 * other]) * scale[0]));
-        for (int number = 0; number < WINDOWS; ++number) {
-            if (abs(step) > half_window(number)) continue;
-            count[number] += 1.0f;
-            off[number] += found;
+    const float inverse = inverse_depth(volume, surfaces[2 * pixel]), deviation = surfaces[2 * pixel + 1];
+    const float half = 0.5f * float(volume.width);
+    const float across = (float(pixel % volume.width) - half + 0.5f) / half;
+    const float log = -logf(limited(inverse, LEAST_INVERSE, infinity()));
+    const float away = limited(log - logf(MIDDLE_M * volume.measure), LEAST_LOG, MOST_LOG);
+    const float terms[NUMBERS] = {1.0f, across, away, across * away};
+    float added = 0.0f, variance = 0.0f;
+    for (int row = 0; row < NUMBERS; ++row) {
+        added += correction[row] * terms[row];
+        for (int column = 0; column < NUMBERS; ++column) {
+            variance += terms[row] * correction[NUMBERS * (row + 1) + column] * terms[column];
         }
     }
-    for (int number = 0; number < WINDOWS; ++number) {
-        sums[(2 * WINDOWS) * pixel + 2 * number] = count[number];
-        sums[(2 * WINDOWS) * pixel + 2 * number + 1] = off[number];
-    }
-}
-
-// Logarithm of depth and its deviation, by the scale and by corners at and around their pixels: out [h w, 2].
-//   sums: of sum_rows, or null as sensed. broken: set where a number is none.
-extern "C" __global__ void __launch_bounds__(THREADS) finish_depth(
-    const float* __restrict__ surfaces, const Volume* __restrict__ of_volume, const float* __restrict__ sensed,
-    const float* __restrict__ scale, const float* __restrict__ sums, float* __restrict__ out, int* __restrict__ broken) {
-    const Volume& volume = *of_volume;
-    const int pixels = volume.width * volume.height, pixel = blockIdx.x * blockDim.x + threadIdx.x;
-    if (pixel >= pixels) return;
-    float inverse = inverse_depth(volume, surfaces[2 * pixel]), deviation = surfaces[2 * pixel + 1];
     const float far = FAR_OFF / limited(inverse, 1.0f / volume.far, infinity());
-    deviation = sqrtf(deviation * deviation + scale[1] + far * far);
-    inverse *= scale[0];
-    if (sensed) {
-        const int row = pixel / volume.width;
-        const float precision = sensed[pixels + pixel], known = precision > 0.0f ? 1.0f : 0.0f;
-        float aside = 0.0f, trusted = 0.0f;
-        for (int number = 0; number < WINDOWS; ++number) {
-            float count = 0.0f, off = 0.0f;
-            for (int step = -half_window(number); step <= half_window(number); ++step) {
-                if (row + step < 0 || row + step >= volume.height) continue;
-                const int other = (2 * WINDOWS) * (pixel + step * volume.width) + 2 * number;
-                count += sums[other];
-                off += sums[other + 1];
-            }
-            trusted = count / (count + 1.0f);
-            aside += trusted * (off / limited(count, 1.0f, infinity()) - aside);
-        }
-        const float off = known > 0.0f ? sensed[pixel] + logf(positive(inverse)) : 0.0f;
-        const float doubt = deviation * (1.0f - (1.0f - SENSED_REST) * trusted), own = 1.0f / (doubt * doubt);
-        const float total = own + precision;
-        const float moved = aside + precision / total * (off - aside) * known;
-        inverse = (trusted + known > 0.0f ? positive(inverse) : inverse) * expf(-moved);
-        deviation = 1.0f / sqrtf(total);
-    }
-    out[2 * pixel] = -logf(limited(inverse, 0.5f / volume.far, infinity()));
-    out[2 * pixel + 1] = deviation;
-    if (!(is_number(out[2 * pixel]) && is_number(deviation))) *broken = 1;
+    out[2 * pixel] = -logf(limited(inverse * expf(-added), 0.5f / volume.far, infinity()));
+    out[2 * pixel + 1] = sqrtf(deviation * deviation + variance + far * far);
+    if (!(is_number(out[2 * pixel]) && is_number(out[2 * pixel + 1]))) *broken = 1;
 }
 
 // Four taps of a map of rows of `channels` numbers: the first of them, and their weights.

@@ -3,7 +3,8 @@
 All that depends on camera and grid is uploaded once; how the camera stands above the road, with each image. What a
 frame needs is allocated before, room for words when they are first given. A frame is waited for once, and where pixels
 are seen by themselves, once after that. Over the bus go the image, what is known besides, the depth image, the state of
-every voxel, and index, probability, label and confidence of the occupied ones. Opacity and probability of all voxels stay on the device.
+every voxel, and index, probability, label and confidence of the occupied ones. Opacity and probability of all voxels
+stay on the device.
 """
 
 import functools
@@ -18,13 +19,11 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.arrays import Bytes, Floats
 from scene_completion_ros.errors import GpuError
-from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.cell_query import CameraPlace, CellVoxels, Pixels, kernel_pose
-from scene_completion_ros.inference.cells import stated_level
-from scene_completion_ros.inference.evidence import Evidence
+from scene_completion_ros.inference.evidence import Standing
 from scene_completion_ros.inference.gpu.device import PrimaryContext, release
 from scene_completion_ros.inference.gpu.half_precision import DevicePorts
-from scene_completion_ros.inference.gpu.kernels import Argument, Buffer, KernelDevice, padded_units
+from scene_completion_ros.inference.gpu.kernels import Argument, Buffer, KernelDevice, SharedBuffer, padded_units
 from scene_completion_ros.inference.graphs import FEATURES, IMAGE
 from scene_completion_ros.inference.label_query import FoldedVocabulary, Words, matches_of
 from scene_completion_ros.inference.march import March
@@ -34,7 +33,7 @@ from scene_completion_ros.inference.text_bank import MOST_QUERIED, MOST_ROWS
 from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 
 # As in voxels.cu, field.cu and cells.cu; a test compares them.
-LANES, RUN, SPAN, THREADS, SUM_THREADS, WINDOWS = 8, 8, 1024, 256, 1024, 3
+LANES, RUN, SPAN, THREADS = 8, 8, 1024, 256
 # Blocks that label the voxels between them, at most: the number of voxels is known on the device only.
 LABEL_BLOCKS = 1024
 # Groups of phrases for whose cosines room is taken at first; then for the most that there can be.
@@ -50,7 +49,7 @@ def _struct(members: str) -> np.dtype[np.void]:
 SCENE = _struct("3i4 size, i4 width, i4 height, f4 edge, 4f4 intrinsics, 12f4 pose, 3f4 camera")
 VOLUME = _struct(
     "3i4 size, i4 width, i4 height, 4f4 pinhole, f4 nearest, 12f4 pose, 12f4 camera, 12f4 grid, f4 known, i4 low, "
-    "f4 bottom, f4 edge, f4 base, f4 measure, f4 code_scale, f4 code_zero, f4 far, f4 scale_deviation, i4 ground"
+    "f4 bottom, f4 edge, f4 base, f4 measure, f4 code_scale, f4 code_zero, f4 far, i4 ground"
 )
 Arguments: TypeAlias = tuple[Argument, ...]
 NOTHING = np.zeros((0, 0, 0), np.float32)
@@ -133,26 +132,31 @@ class DeviceScene:
         (size, kind) = engines[0].ports.given[IMAGE]
         self._image, self._image_on_host = device.empty(size, kind), device.shared(size, kind)
         pixels = engines[0].outputs.get("surfaces")
-        self._surfaces = None if pixels is None else (pixels, device.shared(pixels.shape, np.float32))
+        self._pixels: list[tuple[Buffer, SharedBuffer]] = []
+        if pixels is not None:  # what evidence is found with
+            of_host = pixels, engines[0].outputs["classes"]
+            self._pixels = [(one, device.shared(one.shape, np.float32)) for one in of_host]
         self._voxels = np.int32(voxels)
         self._rows: dict[str, _Rows] = {}
         self._cosines: Buffer | None = None
 
-    def see(self, image_rgb: Bytes, upright_from_camera: RigidTransform | None) -> Pixels | None:
-        """See `SceneQuery`; classes and context stay on the device. Raises GpuError where the GPU failed."""
-        if self._surfaces is None:
+    def see(self, image_rgb: Bytes) -> Pixels | None:
+        """See `SceneQuery`; the context stays on the device. Raises GpuError where the GPU failed."""
+        if not self._pixels:
             return None
         with self._context.work("seeing an image"):
             self._device.begin()
-            self._see(image_rgb, upright_from_camera)
-            self._device.copy(*self._surfaces)
+            self._see(image_rgb)
+            for each in self._pixels:
+                self._device.copy(*each)
             self._device.synchronise()
-        return Pixels(self._surfaces[1].array[0].copy(), NOTHING, NOTHING)
+        surfaces, classes = (shared.array[0].copy() for _, shared in self._pixels)
+        return Pixels(surfaces, classes, NOTHING)
 
-    def _see(self, image_rgb: Bytes, upright_from_camera: RigidTransform | None) -> None:
+    def _see(self, image_rgb: Bytes) -> None:
         self._image_on_host.array[0] = image_rgb
         self._device.fill(self._image, self._image_on_host)
-        self._steps.see(self._image, upright_from_camera)
+        self._steps.see(self._image)
 
     def __call__(self, given: SceneImage) -> SceneAnswer:
         """See `SceneQuery`. Raises GpuError where the GPU failed."""
@@ -162,8 +166,8 @@ class DeviceScene:
             self._broken.array[:] = 0
             device.begin()
             if given.pixels is None:
-                self._see(given.image_rgb, given.evidence.upright_from_camera)
-            self._steps.query(given.evidence)
+                self._see(given.image_rgb)
+            self._steps.query(given.standing)
             self._list(words)
             for buffer, shared in self._whole.values():
                 device.copy(buffer, shared)
@@ -289,13 +293,13 @@ class _FieldSteps:
             self.unit_count = head.label_hidden
             self.label_weights = device.upload(labels.scores.weight), device.upload(labels.scores.bias)
 
-    def see(self, image: Buffer, upright_from_camera: RigidTransform | None) -> None:
+    def see(self, image: Buffer) -> None:
         """Asks for what pixels show; it is the same wherever the camera stands."""
         self._engine.enqueue({IMAGE: image})
         self._device.lap("encode")
 
-    def query(self, evidence: Evidence) -> None:
-        """Asks for opacities and rays, after `see`; there is no evidence for a field."""
+    def query(self, standing: Standing | None) -> None:
+        """Asks for opacities and rays, after `see`; a field takes no evidence."""
         if self._count:
             self._device.launch("query_density", _blocks(-(-self._count // RUN) * LANES), THREADS, *self._density)
         self._device.lap("query")
@@ -326,22 +330,18 @@ class _CellSteps:
         self._size = lift.map_size
         count = self._size[0] * self._size[1]
         self._voxels = voxels
-        # What depends on how the camera stands: what the encoder is given, and the scale and the kernels.
-        self._ground = _Sent(device, (2, count), np.float32)
-        self._level, self._volume = _Sent(device, (count, 2), np.float32), _Sent(device, (VOLUME.itemsize,), np.uint8)
-        volume = self._volume.there
-        surfaces, scale = device.empty((count, 2), np.float32), device.empty((2,), np.float32)
-        self._scaled = seen, classes, volume, self._level.there
-        self._found = seen, volume
-        self._scale, self.surfaces = scale, surfaces
-        self._sensed = _Sent(device, (2, count), np.float32)
-        self._sums = device.empty((count, 2 * WINDOWS), np.float32)
-        self._broken = broken
+        self._ground = device.empty((2, count), np.float32)  # an input of the encoder that nothing is given for
+        device.clear(self._ground)
+        # What depends on how the camera stands.
+        self._volume, self._correction = _Sent(device, (VOLUME.itemsize,), np.uint8), _Sent(device, (20,), np.float32)
+        volume, surfaces = self._volume.there, device.empty((count, 2), np.float32)
+        self._corrected: Arguments = seen, volume, self._correction.there, surfaces, broken
+        self.surfaces = surfaces
         self.given = {"local": device.empty(self._decoder.ports.given["local"][0], np.float32)}
         self.given["columns"] = device.upload(lift.columns)
         self._of_cells = {"around": decoded["around"], "local": self.given["local"], "mean": decoded["mean"]}
-        self._cells, (self._column_count, stride) = self.given["local"].shape[0], lift.columns.shape
-        stride, columns = np.int32(stride), self.given["columns"]
+        self._cells, self._column_count = self.given["local"].shape[0], lift.columns.shape[0]
+        stride, columns = np.int32(lift.columns.shape[1]), self.given["columns"]
         self._looked_up: Arguments = (
             surfaces, context, volume, np.int32(self._cells), stride, self.given["local"], columns,
         )  # fmt: skip
@@ -364,33 +364,18 @@ class _CellSteps:
         self.label_weights: Arguments = ()
         self.own_results = {"ground": ground}
 
-    def see(self, image: Buffer, upright_from_camera: RigidTransform | None) -> None:
+    def see(self, image: Buffer) -> None:
         """Asks for what pixels show."""
-        lift = self._voxels.query.lift
-        self._ground.send(lift.stated(lift.place(upright_from_camera)))
-        self._encoder.enqueue({IMAGE: image, "ground": self._ground.there})
+        self._encoder.enqueue({IMAGE: image, "ground": self._ground})
 
-    def query(self, evidence: Evidence) -> None:
+    def query(self, standing: Standing | None) -> None:
         """Asks for cells, opacities and rays, after `see`."""
-        device, measured, lift = self._device, evidence.measured(self._size), self._voxels.query.lift
-        place = lift.place(evidence.upright_from_camera)
-        level, weight = stated_level(lift.stated(place), lift.spec, lift.volume.ground)
-        self._level.send(np.stack([np.log(level), weight], axis=-1))
+        assert standing is not None
+        device, place = self._device, self._voxels.query.lift.place(standing.upright_from_camera)
         made, between = _volume(self._voxels, place)
         self._volume.send(made.view(np.uint8))
-        motion, sensed, sums = (np.float32(0.0), np.float32(0.0)), None, None
-        blocks = _blocks(self._size[0] * self._size[1])
-        if measured is not None:
-            motion = np.float32(measured.scale[0]), np.float32(measured.scale[1])
-        if evidence.sensed is not None:
-            sensed, sums = self._sensed.there, self._sums
-            self._sensed.send(evidence.sensed)
-        device.launch("scale_depth", 1, SUM_THREADS, *self._scaled, sensed, *motion, self._scale)
-        if sums is not None:
-            device.launch("sum_rows", blocks, THREADS, *self._found, sensed, self._scale, sums)
-        device.launch(
-            "finish_depth", blocks, THREADS, *self._found, sensed, self._scale, sums, self.surfaces, self._broken
-        )
+        self._correction.send(np.concatenate([standing.numbers, standing.covariance.reshape(-1)]))
+        device.launch("correct_depth", _blocks(self._size[0] * self._size[1]), THREADS, *self._corrected)
         device.launch("lift_cells", _blocks(self._cells), THREADS, *self._looked_up)
         device.launch("find_lowest", _blocks(self._column_count), THREADS, *self._lowest)
         self._decoder.enqueue(self.given)
@@ -474,7 +459,7 @@ def _volume(voxels: CellVoxels, place: CameraPlace) -> tuple[NDArray[np.void], b
     made["base"] = grid.origin[2] - volume.level
     made["code_zero"] = spec.inverse_depth(0.0)
     made["code_scale"] = spec.inverse_depth(1.0) - spec.inverse_depth(0.0)
-    made["far"], made["scale_deviation"], made["ground"] = spec.far, volume.ground.scale_deviation, volume.label
+    made["far"], made["ground"] = spec.far, volume.label
     return made, between
 
 

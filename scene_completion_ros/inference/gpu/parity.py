@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -10,15 +10,14 @@ import numpy as np
 
 from scene_completion_ros.arrays import Bytes
 from scene_completion_ros.errors import GpuError, ImageError
-from scene_completion_ros.geometry.transforms import RigidTransform, rotation_of_angles
+from scene_completion_ros.geometry.road_plane import RoadPlane
+from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
-from scene_completion_ros.inference.motion_scale import Scale
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, Standing
 from scene_completion_ros.inference.scene_query import Networks, PreparedScene, SceneImage, prepare_scene
 from scene_completion_ros.picture_files import read_rgb
 
-TILTED = rotation_of_angles(math.radians(3.0), math.radians(1.0), 0.0)
-SENSED_PRECISION = 100.0  # of the depths that the gate makes up, one over the variance of their logarithms
+TILTED, CORRECTED = (math.radians(3.0), math.radians(1.0)), (0.1, -0.08, 0.06, 0.05)  # roll, pitch; see `Correction`
 GATE_IMAGES = Path(__file__).resolve().parent / "gate_images"
 # How what was measured is called; of the latter two, the limit is the least.
 WORDS = {
@@ -65,19 +64,15 @@ DEVICE = Gate("the GPU", "the CPU", {"probability_mean": 3e-3, "occupied_iou": 0
 
 
 def device_parity(bundle: StudentBundle, found: Networks, right: Networks) -> dict[str, float]:
-    """What `measure_voxels` finds, at worst, also with all evidence, a tilted camera and another grid, of cells."""
+    """What `measure_voxels` finds, at worst, also with corrected depths, a tilted camera and another grid, of cells."""
     numbers = measure_voxels(bundle, found, right)
     if bundle.volume is None:
         return numbers
-    height = bundle.height_above_ground
-    upright = RigidTransform(TILTED @ bundle.grid_from_camera.rotation, np.array([0.0, 0.0, height]))
-    rows, columns = bundle.canonical.height // 2, bundle.canonical.width // 2
-    sensed = np.zeros((2, rows, columns), np.float32)  # in a corner: around it, it hides what motion does
-    of_corner = np.array([np.log(0.2 * bundle.point_code.far), SENSED_PRECISION])
-    sensed[:, : rows // 3 : 8, : columns // 3 : 8] = of_corner[:, None, None]
+    plane = RoadPlane(*TILTED, bundle.height_above_ground, np.eye(3) * 1e-6)
+    tilted = replace(Standing.of(bundle, None, NO_EVIDENCE, None), numbers=np.array(CORRECTED), plane=plane)
     aside = RigidTransform(np.eye(3), np.full(3, bundle.grid.voxel_size / 3.0)) @ bundle.grid_from_camera
     prepared = prepare_scene(bundle, bundle.grid, aside)
-    others = measure_voxels(bundle, found, right, prepared, Evidence(Scale(1.2, 0.01), sensed, upright))
+    others = measure_voxels(bundle, found, right, prepared, tilted)
     worst = {name: np.min if name in AT_LEAST else np.max for name in numbers}  # NaN is worse than any
     return {name: float(worst[name]([numbers[name], others[name]])) for name in numbers}
 
@@ -87,7 +82,7 @@ def measure_voxels(
     found: Networks,
     right: Networks,
     prepared: PreparedScene | None = None,  # None for the student's grid
-    evidence: Evidence = NO_EVIDENCE,
+    standing: Standing | None = None,  # None for that of which nothing is known
 ) -> dict[str, float]:
     """What voxels in view of a grid are off on the images of the gate; the numbers that gates limit.
 
@@ -97,8 +92,10 @@ def measure_voxels(
     prepared = prepared or prepare_scene(bundle, bundle.grid, bundle.grid_from_camera)
     ours, theirs, in_view = found.scene(prepared), right.scene(prepared), prepared.query.in_view
     off, both, either, same = list[float](), 0, 0, 0
+    if standing is None and bundle.takes_evidence:
+        standing = Standing.of(bundle, None, NO_EVIDENCE, None)
     for image in gate_images(bundle.canonical.height, bundle.canonical.width):
-        one, other = (scene(SceneImage(image, evidence=evidence)) for scene in (ours, theirs))
+        one, other = (scene(SceneImage(image, standing=standing)) for scene in (ours, theirs))
         difference = np.abs(one.dense.probability - other.dense.probability)[in_view]
         off.append(float(difference.mean()) if one.finite else float("nan"))
         common, at_ours, at_theirs = np.intersect1d(one.occupied, other.occupied, True, return_indices=True)

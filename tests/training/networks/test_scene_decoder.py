@@ -14,23 +14,13 @@ from torch.nn import functional
 
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
-from scene_completion_ros.geometry.transforms import rotation_of_angles
+from scene_completion_ros.geometry.road_plane import RoadPlane
+from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, rotation_of_angles
 from scene_completion_ros.inference.cell_query import CellLift, CellQuery, PredictedCells
-from scene_completion_ros.inference.cells import (
-    FAR_OFF,
-    PRIOR_EDGE,
-    ROAD,
-    STANDS_M,
-    STRIDE,
-    CellVolume,
-    Measured,
-    ground_code,
-    scaled_depth,
-    volume_pose,
-)
+from scene_completion_ros.inference.cells import PRIOR_EDGE, ROAD, STANDS_M, STRIDE, CellVolume, volume_pose
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training.export import ExportedCells, ExportedColumns
-from scene_completion_training.networks.pixel_head import PixelHead, PixelView, scaled
+from scene_completion_training.networks.pixel_head import PixelHead, PixelView, corrected
 from scene_completion_training.networks.scene_decoder import (
     Look,
     Lookups,
@@ -174,45 +164,39 @@ def test_a_voxel_is_what_its_pixel_sees_or_lies_before_or_behind_it() -> None:
 
 def test_a_level_road_is_met_where_it_lies() -> None:
     """0.2 m above the usual level, seen exactly, by columns whose road the image shows."""
-    depth = 1.0 / SPEC.inverse_depth(ground_code(CAMERA, SPEC, pose()[None], -0.8)).clamp_min(0.05)
+    fall = ((torch.arange(CAMERA.height) - CAMERA.cy) / CAMERA.fy)[:, None].expand(-1, CAMERA.width)
+    depth = 1.0 / (fall / 0.8).clamp_min(0.05)[None, None]
     height = completed(decoder(below=(0.0, 0.0, 50.0)), depth, 1e-3).height[0]
     np.testing.assert_allclose(height[2:, 3:5], -0.8, atol=0.05)
     assert height[0, 0] > 0.0  # outside the image, where nothing is seen to be free
 
 
-def test_a_road_says_the_scale_of_what_is_seen() -> None:
-    """A level road predicted a tenth too near is put right where the mounting is known, but for a part of it."""
-    camera = Camera(fx=20.0, fy=20.0, cx=15.5, cy=7.5, width=32, height=32)
-    plane = ground_code(camera, SPEC, pose()[None], -1.65)
+def test_a_road_says_how_far_what_is_seen_lies() -> None:
+    """A level road predicted a tenth too near is put right where the mounting is known; the mirrored one alike."""
+    viewpoint = Viewpoint()
+    camera, spec = viewpoint.camera.resized(320, 96), viewpoint.volume.point_code
+    stands = RigidTransform(rotation_of_angles(0.04, 0.02, 0.0), np.array([0.0, 0.0, 1.5]))
+    plane = RoadPlane.of_mounting(stands @ OPTICAL_FROM_FORWARD.inverse())
+    rays = camera.unproject(camera.pixel_centres())
+    true = torch.from_numpy(np.maximum(rays @ plane.down / plane.height, 1e-3)).float()[None, None]
     road = COMMON_CLASSES.index("road") - 1
-    classes = torch.zeros(1, len(COMMON_CLASSES), 32, 32)
-    classes[:, road, 10:] = 9.0
-    true = SPEC.inverse_depth(plane)
-    true[:, :, 20:24, 12:16] = 0.8  # something stands on it
-    view = PixelView(
-        SPEC.depth_code_of_inverse(true / 0.9), torch.full_like(true, 0.02), classes, torch.ones(1, 1, 1, 1)
-    )
-    known, unknown = (torch.cat([plane * share, torch.full_like(plane, share)], dim=1) for share in (1.0, 0.0))
-    right, same = (scaled(view, SPEC, ground, ROAD, road) for ground in (known, unknown))
-    assert (SPEC.inverse_depth(right.code) / true).mean().item() == pytest.approx(1.0, abs=0.03)
-    torch.testing.assert_close(same.code, view.code)
-    far = FAR_OFF / (true / 0.9).clamp_min(1.0 / SPEC.far)
-    torch.testing.assert_close(
-        same.deviation, (0.02**2 + ROAD.scale_deviation**2 + far**2).sqrt(), rtol=1e-3, atol=1e-3
-    )
-    near = far < 0.06  # metres say little of these, the road does
-    assert right.deviation[near].mean() < same.deviation[near].mean() / 1.9
-    without = scaled(view._replace(classes=torch.zeros_like(classes)), SPEC, known, ROAD, road)
+    classes = torch.zeros(1, len(COMMON_CLASSES), 96, 320)
+    classes[:, road][true[:, 0] > 0.02] = 9.0
+    seen = spec.depth_code_of_inverse(true / 0.9)
+    view = PixelView(seen, torch.full_like(true, 0.02), classes, torch.zeros(1, 1, 1, 1))
+    pose = torch.from_numpy(volume_pose(plane.upright_from_camera, 1.65).matrix).float()[None]
+    yes, no = torch.tensor([True]), torch.tensor([False])
+    right, doubtful = (corrected(view, viewpoint, pose, known, no, ROAD, road) for known in (yes, no))
+    near = (true > 0.1) & (true < 0.3)
+    ratio = (spec.inverse_depth(right.code) / true)[near]
+    assert ratio.mean().item() == pytest.approx(1.0, abs=0.05) and ratio.mean() < 1.06
+    assert right.known_mounting.item() == 1.0 and doubtful.known_mounting.item() == 0.0
+    assert right.deviation[near].mean() < doubtful.deviation[near].mean()
+    flipped = PixelView(*(part.flip(-1) for part in view))
+    mirrored = corrected(flipped, viewpoint, pose, yes, yes, ROAD, road)
+    torch.testing.assert_close(mirrored.code.flip(-1), right.code, rtol=1e-4, atol=1e-4)
+    without = corrected(view._replace(classes=torch.zeros_like(classes)), viewpoint, pose, yes, no, ROAD, road)
     assert without.deviation.mean() > right.deviation.mean()  # no road, less to go by
-
-
-def test_a_level_ground_is_as_far_as_its_height_says() -> None:
-    """0.5 m below a level camera, a ray that falls by 0.25 m each metre meets it after two; the sky never does."""
-    code = ground_code(CAMERA, SPEC, pose()[None], -0.5)[0, 0]
-    row = int(CAMERA.cy + 0.5 + 0.25 * CAMERA.fy)
-    fall = (row - CAMERA.cy) / CAMERA.fy
-    assert 1.0 / SPEC.inverse_depth(code[row, 3].item()) == pytest.approx(0.5 / fall, rel=1e-4)
-    assert SPEC.inverse_depth(code[: int(CAMERA.cy)]).max() < 1e-6
 
 
 def test_a_head_for_pixels_sees_one_distance_until_it_learned() -> None:
@@ -237,12 +221,6 @@ def test_a_head_for_pixels_sees_one_distance_until_it_learned() -> None:
     torch.nn.init.normal_(alone.naming[-1].weight)
     one, other = (alone(fused, each, plane) for each in (tokens, tokens.flip(0)))  # such tokens name pixels alone
     assert torch.equal(one.code, other.code) and not torch.allclose(one.classes, other.classes)
-
-
-def test_numpy_and_torch_see_the_same_ground() -> None:
-    tilted = pose(0.05, -0.3)[None]
-    code = ground_code(CAMERA, SPEC, tilted.numpy(), -1.0)
-    np.testing.assert_allclose(ground_code(CAMERA, SPEC, tilted, -1.0).numpy(), code, atol=1e-5)
 
 
 def test_a_volume_stands_upright_and_looks_where_the_camera_looks() -> None:
@@ -286,26 +264,6 @@ def test_a_cell_that_trusts_its_pixel_is_called_what_that_is() -> None:
     assert inside.any() and not inside.all()
     torch.testing.assert_close(added[0][:, inside], expected.expand(-1, int(inside.sum())))
     assert not added[0][:, ~inside].any()
-
-
-def test_what_motion_and_sensors_know_counts_by_its_precision() -> None:
-    """Encoder: 1 / 0.1² = 100, motion: a factor of e^0.2 with 300, together e^0.15; a pixel is what a sensor saw."""
-    level, nothing = torch.full((1, 32, 32), 0.25), torch.zeros(1, 2, 32, 32)  # all is 4 m away
-    given = level, torch.full_like(level, 0.1), torch.zeros_like(level), nothing, SPEC, ROAD
-
-    def depth(scale: list[float], sensed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        inverse, deviation = scaled_depth(*given, Measured(torch.tensor([scale]), sensed))
-        return 1.0 / inverse[0], deviation[0]
-
-    moved, deviation = depth([0.2, 300.0], nothing)
-    torch.testing.assert_close(moved, torch.full_like(moved, 4.0 * math.exp(0.15)))
-    expected = math.sqrt(0.1**2 + 1.0 / 400.0 + (FAR_OFF * 4.0) ** 2)
-    assert deviation[0, 0].item() == pytest.approx(expected, rel=1e-3)
-    sensed = nothing.clone()
-    sensed[:, 0, ::8], sensed[:, 1, ::8] = math.log(5.0), 0.01**-2
-    joined, surer = depth([0.0, 0.0], sensed)
-    assert joined[::8].sub(5.0).abs().max() < 0.05 and surer[::8].max() < 0.0101
-    assert joined[4].sub(5.0).abs().max() < 0.3 and surer[4].max() < deviation.min()  # between its rows
 
 
 @pytest.mark.parametrize("known", [False, True])

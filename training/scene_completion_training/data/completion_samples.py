@@ -24,7 +24,7 @@ from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, Rigi
 from scene_completion_ros.geometry.cameras import camera_of
 from scene_completion_ros.geometry.transforms import rotation_of_angles
 from scene_completion_ros.inference.bundle import MANIFEST, open_student, shipped_students, student_folder
-from scene_completion_ros.inference.cells import stated_ground, volume_pose
+from scene_completion_ros.inference.cells import volume_pose
 from scene_completion_ros.inference.encoder import CellGraphs, cpu_engine, cpu_networks
 from scene_completion_ros.jit import kernel
 from scene_completion_ros.sequences import posed_sequence
@@ -200,10 +200,9 @@ def _classes_of_student(named: str, viewpoint: Viewpoint) -> PixelClasses:
     viewpoint.refuse_other(Viewpoint.of_bundle(bundle), where)
     networks = cpu_networks(bundle, cpu_engine())
     assert isinstance(networks, CellGraphs)
-    ground = stated_ground(bundle.canonical, bundle.point_code, bundle.volume.level, None)
 
     def segment(image: Bytes) -> Bytes:
-        found = networks.see(image, ground).classes
+        found = networks.see(image).classes
         classes = np.where(found.max(axis=2) >= SURE, 1 + found.argmax(axis=2), INVALID).astype(np.uint8)
         return classes.repeat(STRIDE, axis=0).repeat(STRIDE, axis=1)
 

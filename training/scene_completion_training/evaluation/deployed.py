@@ -25,7 +25,7 @@ from scene_completion_ros.inference.cell_query import CameraPlace, CellLift, Cel
 from scene_completion_ros.inference.cells import ground_surface
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.inference.encoder import CellGraphs, FieldEncoder, cpu_networks
-from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, EvidenceEstimator, own_depth
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, EvidenceEstimator, OwnView, Standing
 from scene_completion_ros.inference.query_kernel import FieldKernel, hidden_reference
 from scene_completion_ros.inference.scene_query import CellDecoder, predicted_depth
 from scene_completion_ros.jit import kernel_threads
@@ -119,7 +119,7 @@ class DeployedStudent(Predictor):
             completer = self._completer_of(sequence, index, name, truth)
             self._follow(sequence, index, name)
             seen = completer.see(sequence.image(index, name))
-            evidence = self._evidence(sequence, index, name, seen.image, seen.own_depth)
+            evidence = self._evidence(sequence, index, name, seen.image, seen.own)
             return completer.complete(seen, sequence.frames[index].stamp_ns, evidence=evidence)
 
         def completed(truth: VoxelTruth) -> tuple[SemanticVoxels, Floats, Floats]:
@@ -173,18 +173,19 @@ class DeployedStudent(Predictor):
             return _FieldFrame(self._field, networks(self._image(sequence, index, camera)), self._threads)
         self._follow(sequence, index, camera)
         image, pixels, own = self._see(sequence, index, camera)
-        evidence = self._evidence(sequence, index, camera, image, own).standing(mounting(sequence, camera, index))
-        decoded = self._decoder.decode(pixels, evidence)
+        evidence = self._evidence(sequence, index, camera, image, own)
+        standing = Standing.of(self.bundle, own, evidence, mounting(sequence, camera, index))
+        decoded = self._decoder.decode(pixels, standing)
         return _CellFrame(CellQuery(self._decoder.lift), *decoded, pixels, self._threads)
 
     def _image(self, sequence: PosedSequence, index: int, camera: str) -> Bytes:
         return self._resampler(sequence.cameras[camera])(sequence.image(index, camera))
 
-    def _see(self, sequence: PosedSequence, index: int, camera: str) -> tuple[Bytes, Pixels, Floats]:
-        """The canonical image of a frame, what its pixels show, and their `own_depth`."""
+    def _see(self, sequence: PosedSequence, index: int, camera: str) -> tuple[Bytes, Pixels, OwnView]:
+        """The canonical image of a frame, and what its pixels show before any evidence."""
         image = self._image(sequence, index, camera)
-        pixels = self._decoder.see(image, mounting(sequence, camera, index))
-        return image, pixels, own_depth(self.bundle.point_code, pixels.surfaces)
+        pixels = self._decoder.see(image)
+        return image, pixels, OwnView.of(self.bundle, pixels)
 
     @cached_property
     def _decoder(self) -> CellDecoder:
@@ -204,20 +205,23 @@ class DeployedStudent(Predictor):
         if last is None or last[:2] != (sequence, camera) or not 0 <= index - last[2] <= MOST_EARLIER:
             covered = self._resampler(sequence.cameras[camera]).validity
             corners = self._scale_from == "corners"
-            estimator = EvidenceEstimator(self.bundle.canonical, self.bundle.grid, covered, corners=corners)
+            estimator = EvidenceEstimator(self.bundle, covered, corners=corners)
             last = sequence, camera, max(0, index - MOST_EARLIER), estimator
         _, _, start, estimator = last
         for one in range(start, index):
             (image, _, own), pose = self._see(sequence, one, camera), sequence.world_from_camera(one, camera)
-            estimator.add(image, own, pose, sequence.frames[one].stamp_ns)
+            estimator.follow(image, own, pose, sequence.frames[one].stamp_ns, mounting(sequence, camera, one))
         self._earlier = sequence, camera, index, estimator
 
-    def _evidence(self, sequence: PosedSequence, index: int, camera: str, image: Bytes, own: Floats | None) -> Evidence:
+    def _evidence(
+        self, sequence: PosedSequence, index: int, camera: str, image: Bytes, own: OwnView | None
+    ) -> Evidence:
         """Evidence of the frames before, which were followed."""
         if self._earlier is None or own is None:
             return NO_EVIDENCE
         pose = sequence.world_from_camera(index, camera)
-        return self._earlier[3].evidence(image, own, pose, sequence.frames[index].stamp_ns)
+        given = image, own, pose, sequence.frames[index].stamp_ns, mounting(sequence, camera, index)
+        return self._earlier[3].evidence(*given)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.cells import Ground, ground_code, scaled_depth
+from scene_completion_ros.geometry.grids import measure_of
+from scene_completion_ros.geometry.road_plane import STATED, UNSTATED
+from scene_completion_ros.inference.cells import Ground
+from scene_completion_ros.inference.depth_correction import PlaneMaps, corrected_depth, depth_correction, plane_maps
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training.networks.encoder_decoder import pixel_places
 from scene_completion_training.networks.trunk import STRIDE
@@ -33,11 +36,10 @@ class PixelView(NamedTuple):
 class PixelHead(nn.Module):
     """From the maps of a `DepthAnythingTrunk` to a `PixelView` at half the resolution of the image.
 
-    Most of it computes at the size of the trunk's fused map, a third of which is half the resolution. The logarithm of
-    depth is that of each pixel plus one for the image, since cameras stand at many heights. Where the mounting is
-    known, the depth of a level ground is an input of each pixel. Tokens of the last block hold what things are; classes
-    have a branch of their own on them, wide enough for those that few pixels show. Tokens may be kept from depth: the
-    size of rendered things, which they learn, does not hold for real ones.
+    Most of it computes at the size of the trunk's fused map, a third of which is half the resolution. The logarithm
+    of depth is that of each pixel plus one for the image, since cameras stand at many heights. Tokens of the last
+    block hold what things are; classes have a branch of their own on them, wide enough for those that few pixels
+    show. Tokens may be kept from depth: the size of rendered things, which they learn, does not hold for real ones.
     """
 
     def __init__(
@@ -119,25 +121,39 @@ def _resized(maps: Tensor, size: torch.Size) -> Tensor:
     return functional.interpolate(maps, (int(size[0]), int(size[1])), mode="bilinear", align_corners=False)
 
 
-def scaled(view: PixelView, spec: PointCodeSpec, ground: Tensor, kind: Ground, label: int) -> PixelView:
-    """The view with all depths scaled by the mounting, see `scaled_depth`.
+def corrected(
+    view: PixelView, viewpoint: Viewpoint, pose: Tensor, known: Tensor, mirrored: Tensor, kind: Ground, label: int
+) -> PixelView:
+    """The view with depths corrected by the road where the mounting puts it, see `depth_correction`.
 
-    `ground`: as `PixelHead.forward` has it; `label`: number of its class in those of the view.
+    `pose`: stated one of the camera in the volume [B, 4, 4]; `known`, `mirrored`: bool [B], whether it is known, and
+    whether the image is mirrored from left to right; `label`: number of the ground's class in those of the view.
     """
-    on_ground = view.classes.detach().softmax(dim=1)[:, label]
-    inverse, deviation = scaled_depth(
-        spec.inverse_depth(view.code)[:, 0], view.deviation[:, 0], on_ground, ground, spec, kind
+    spec, measure = viewpoint.volume.point_code, measure_of(viewpoint.volume.grid)
+    down = -pose[:, 2, :3]
+    height = (pose[:, 2, 3] + viewpoint.height_above_ground).clamp_min(1e-3)
+    state = torch.stack([torch.atan2(down[:, 0], down[:, 1]), down[:, 2].clamp(-1.0, 1.0).asin(), height.log()], dim=1)
+    stated, unstated = (torch.tensor(one, dtype=torch.double, device=state.device) for one in (STATED, UNSTATED))
+    deviations = torch.where(known[:, None], stated, unstated)
+    maps = plane_maps(_half(viewpoint), state, torch.diag_embed(deviations**-2), kind)
+    log_depth, counts, slopes = (
+        torch.where(mirrored.reshape(-1, *[1] * (one.ndim - 1)), one.flip(-1), one) for one in maps[:3]
     )
-    return view._replace(code=spec.depth_code_of_inverse(inverse)[:, None], deviation=deviation[:, None])
+    inverse, on_ground = spec.inverse_depth(view.code)[:, 0], view.classes.detach().softmax(dim=1)[:, label]
+    correction = depth_correction(
+        inverse, on_ground, PlaneMaps(log_depth, counts, slopes, maps.precision), kind, measure
+    )
+    given = view.deviation[:, 0], correction.numbers, correction.covariance
+    inverse, deviation = corrected_depth(inverse, *given, spec, measure)
+    found = {"code": spec.depth_code_of_inverse(inverse)[:, None], "deviation": deviation[:, None]}
+    return view._replace(**found, known_mounting=known.to(inverse)[:, None, None, None])
 
 
-def stated_ground(viewpoint: Viewpoint, volume_from_camera: Tensor, known: Tensor, mirrored: Tensor) -> Tensor:
-    """Input of `PixelHead` for the ground [B, 2, h, w], from the stated pose of the camera [B, 4, 4] where it is known.
+def _half(viewpoint: Viewpoint) -> Camera:
+    return viewpoint.camera.resized(viewpoint.camera.width // STRIDE, viewpoint.camera.height // STRIDE)
 
-    `known`, `mirrored`: bool [B], whether it is known, and whether the image is mirrored from left to right.
-    """
-    half: Camera = viewpoint.camera.resized(viewpoint.camera.width // STRIDE, viewpoint.camera.height // STRIDE)
-    plane = ground_code(half, viewpoint.volume.point_code, volume_from_camera, -viewpoint.height_above_ground)
-    plane = torch.where(mirrored[:, None, None, None], plane.flip(-1), plane)
-    share = known.float()[:, None, None, None].expand_as(plane)
-    return torch.cat([plane * share, share], dim=1)
+
+def no_ground(viewpoint: Viewpoint, batch: int, device: torch.device | None = None) -> Tensor:
+    """What `PixelHead` is given of the ground [B, 2, h, w]: nothing. Networks overrate what is stated."""
+    half = _half(viewpoint)
+    return torch.zeros(batch, 2, half.height, half.width, device=device)

@@ -31,7 +31,7 @@ from scene_completion_training.data.taught_voxels import UNKNOWN
 from scene_completion_training.data.voxel_evidence import OF_NO_CLASS
 from scene_completion_training.losses import class_terms, occupancy_cross_entropy, surface_likelihood, taught_occupancy
 from scene_completion_training.networks.density_field import part_of
-from scene_completion_training.networks.pixel_head import PixelHead, PixelView, scaled, stated_ground
+from scene_completion_training.networks.pixel_head import PixelHead, PixelView, corrected, no_ground
 from scene_completion_training.networks.scene_decoder import CompletedCells, Look, SceneDecoder, look_up
 from scene_completion_training.randomness import drawn
 from scene_completion_training.stages import pixels as pixel_stage
@@ -144,13 +144,10 @@ class SceneField(nn.Module):
         widths = (context.shape[1], *(len(state[name]) for name in coarser))
         return cls(viewpoint, names, pixels, widths=widths, context=len(context) // heights, reduced=len(reduce))
 
-    def stated_ground(self, volume_from_camera: Tensor, known: Tensor, mirrored: Tensor) -> Tensor:
-        """Input of `PixelHead` for the ground, see `stated_ground`."""
-        return stated_ground(self.viewpoint, volume_from_camera, known, mirrored)
-
-    def scaled(self, view: PixelView, ground: Tensor) -> PixelView:
-        """The view with depths in metres, scaled by the mounting."""
-        return scaled(view, self.spec, ground, self.ground, self.names.index(self.ground.name))
+    def corrected(self, view: PixelView, pose: Tensor, known: Tensor, mirrored: Tensor) -> PixelView:
+        """The view with depths corrected by the road, see `corrected`."""
+        label = self.names.index(self.ground.name)
+        return corrected(view, self.viewpoint, pose, known, mirrored, self.ground, label)
 
     def complete(self, view: PixelView, volume_from_camera: Tensor, mirrored: Tensor, cells: Tensor) -> CompletedCells:
         """What cells of these numbers hold, see `SceneDecoder.complete`."""
@@ -220,11 +217,10 @@ class CompletionStage(pixel_stage.SeenStage):
         """Losses of voxels, of their classes, and of the ground."""
         pose, mirrored = batch["volume_from_camera"], batch["mirrored"]
         maps = [batch[name].float().contiguous(memory_format=torch.channels_last) for name in ("fused", "tokens")]
-        ground = self.field.stated_ground(pose, batch["known"], mirrored)
         with torch.no_grad():
-            view = self.field.pixels(*maps, ground)
+            view = self.field.pixels(*maps, no_ground(self.viewpoint, len(pose), pose.device))
         with torch.autocast(self.device.type, enabled=False):
-            shown = self._shown(view, ground, batch)
+            shown = self._shown(view, batch)
             labels = in_cells(batch["label"], INVALID)
             if self.training:
                 whole = batch["known"] & (batch["label"] == EMPTY).flatten(1).any(dim=1)  # a pair knows nothing free
@@ -245,7 +241,7 @@ class CompletionStage(pixel_stage.SeenStage):
         keys = torch.where(weight > 0.0, keys.log() / weight, -torch.inf)
         return keys.topk(min(self.settings.cells, keys.shape[1])).indices
 
-    def _shown(self, view: PixelView, ground: Tensor, batch: dict[str, Tensor]) -> PixelView:
+    def _shown(self, view: PixelView, batch: dict[str, Tensor]) -> PixelView:
         """The view as the decoder gets it: depths as on other streets, no gradient through them; or the truth."""
         spec, depth = self.field.spec, batch["depth"][:, None]
         off = functional.interpolate(batch["off"], view.code.shape[2:], mode="bilinear", align_corners=True)
@@ -264,7 +260,8 @@ class CompletionStage(pixel_stage.SeenStage):
         count = len(self.field.names)
         hot = functional.one_hot((classes - 1).clamp(0, count), count + 1).permute(0, 3, 1, 2)
         code, shown = spec.depth_code_of_inverse(inverse), torch.where(named, CERTAIN * hot, view.classes)
-        return self.field.scaled(view._replace(code=code, deviation=deviation, classes=shown), ground)
+        view = view._replace(code=code, deviation=deviation, classes=shown)
+        return self.field.corrected(view, *(batch[name] for name in ("volume_from_camera", "known", "mirrored")))
 
     def _of_voxels(
         self, found: CompletedCells, labels: Tensor, chosen: Tensor, batch: dict[str, Tensor]

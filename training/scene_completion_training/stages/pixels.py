@@ -25,7 +25,7 @@ from scene_completion_training.data.completion_samples import CompletionData, Co
 from scene_completion_training.data.pack import Pack
 from scene_completion_training.losses import class_terms, depth_likelihood
 from scene_completion_training.networks.density_field import part_of
-from scene_completion_training.networks.pixel_head import PixelHead, PixelView, stated_ground
+from scene_completion_training.networks.pixel_head import PixelHead, PixelView, no_ground
 from scene_completion_training.networks.trunk import DEPTH_ANYTHING, DepthAnythingTrunk, named_as_here
 from scene_completion_training.stage import Stage
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
@@ -163,10 +163,12 @@ class PixelStage(SeenStage):
 
     def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Losses of depth and classes."""
-        ground = stated_ground(self.viewpoint, batch["volume_from_camera"], batch["known"], batch["mirrored"])
         grid, first = batch["states"].float(), batch["first"].float()  # [B, T, D, rows, columns], [B, T, D]
         states = torch.cat([first[:, :, None], grid.flatten(3).transpose(2, 3)], dim=2)
-        view = self.field(*self.trunk.maps(list(states.unbind(dim=1)), *grid.shape[3:]), ground)
+        view = self.field(
+            *self.trunk.maps(list(states.unbind(dim=1)), *grid.shape[3:]),
+            no_ground(self.viewpoint, len(grid), grid.device),
+        )
         with torch.autocast(self.device.type, enabled=False):
             return self._of_pixels(view, batch)
 
