@@ -75,7 +75,7 @@ class CompletionDataSettings:
     root: str = "."  # folder that the sources are relative to
     sources: list[CompletionSource] = field(default_factory=list)
     validation: list[CompletionSource] = field(default_factory=list)  # watched only
-    cache: str = "completion_samples"  # folder for maps and voxels of the frames: about ten megabytes a sample
+    cache: str = "completion_samples"  # folder for what is prepared: 2.4 MB a frame, and up to 2 MB a look
     pack: str = ""  # `train --pack` sets it: a pack, in place of recordings, teachers, `segmentation` and the trunk
     # Weights of ESPNetv2, or a student that completes cells (a bundle, or a name as of the package), for the classes of
     # pixels where there is no truth.
@@ -129,17 +129,18 @@ class FrozenEncoder:
         """Gives what it sees in frames, by their numbers, and what is true of the pixels that it sees."""
         canonical = viewpoint.camera
         small, wide = map_camera(canonical), margined(map_camera(canonical))
-        size = small.height, small.width
 
         def made(indices: Sequence[int]) -> Iterator[Arrays]:
             for index, image in images(indices):
                 chance = np.random.default_rng((augmentation, index, crc32(name.encode())))
-                known, shown = mapped_arrays(truths[index]), np.ones(size, np.bool_)
+                known, shown = mapped_arrays(truths[index]), np.ones((small.height, small.width), np.bool_)
                 view = turns.drawn(chance, camera, canonical) if augmentation else TurnedView()
                 picture = view.picture(image, camera, canonical)
                 if augmentation:
                     whole = view.shown(camera, canonical)
-                    picture, shown = jittered(picture, chance) * whole[..., None], turned_views.blocks(whole, STRIDE)
+                    picture = jittered(picture, chance) * whole[..., None]
+                    blocks = whole.reshape(small.height, STRIDE, small.width, STRIDE)
+                    shown = np.asarray(blocks.all(axis=(1, 3)))
                 seen = self.see(torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float())
                 depth = view.depth(known["wide_depth"].astype(np.float32), wide, small)
                 classes = view.classes(np.array(known["wide_classes"]), wide, small, INVALID)
@@ -565,8 +566,8 @@ class CompletionSamples(FileSamples[Files]):
             data[name] @ camera_from_volume for name in ("truth_from_camera", "volume_from_camera")
         )
         view = camera, stated, data["shown"]
-        served = {"label": resampled_labels(np.array(data["label"]), truth, truth_from_volume, grid, *view)}
-        served["height"] = np.full(grid.shape[:2], np.nan, np.float32)
+        label = resampled_labels(np.array(data["label"]), truth, truth_from_volume, grid, *view)
+        served: dict[str, NDArray[Any]] = {"label": label, "height": np.full(grid.shape[:2], np.nan, np.float32)}
         if "ground" in data:
             level = -self.viewpoint.height_above_ground
             served["height"] = resampled_ground(data["ground"], truth, truth_from_volume, grid, level)
