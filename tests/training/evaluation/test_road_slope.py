@@ -118,6 +118,7 @@ def test_the_command_scores_slopes(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--data", str(tmp_path / "plain")], "no frame has a road that LiDAR or exact depth knows"),
         (["--data", str(tmp_path / "road"), "--depth"], "--turned: scores the road"),
         (["--data", str(tmp_path / "road"), "--scale-from", "odometry"], "a turned picture has no frames before it"),
+        (["--data", str(tmp_path / "road"), "--at", "3"], "has no frame 3, but 1 frames"),
         (["--data", str(tmp_path / "road"), "--controls"], "Leave out --depth and --turned"),
     ):
         assert main([*line[:-1], str(tmp_path / "other"), *extra]) != 0

@@ -11,7 +11,6 @@ import numpy as np
 
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.evaluation.scan_voxels import ground_of_scans
-from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Resampler, RigidTransform
 from scene_completion_ros.sequences.opening import depth_truth
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence, reference_camera, stored_classes
@@ -22,7 +21,7 @@ from scene_completion_training.evaluation.predictor import Predictor
 
 ROLL, PITCH = np.radians(2.0), np.radians(1.0)
 TURNS = ((0.0, 0.0), (ROLL, 0.0), (-ROLL, 0.0), (0.0, PITCH), (0.0, -PITCH))  # roll and pitch of pictures
-PLACES = ("pixels", "voxels")
+PLACES, ROAD = ("pixels", "voxels"), "road"
 _AHEAD_M, _ASIDE_M = (3.0, 12.0), 4.0  # the road that counts, ahead and to each side
 _SURFACE_M = 15.0  # how far ahead the ground of voxels counts
 # Raw SemanticKITTI ids of the road, parking and lane markings; without ids, what lies so near to the lowest returns.
@@ -60,11 +59,11 @@ def road_frames(sequence: PosedSequence, indices: Sequence[int]) -> Iterator[Roa
 
 def _known_road(sequence: PosedSequence, index: int) -> Doubles:
     name = reference_camera(sequence)
-    label, points = sequence.asset(index, "label"), sequence.lidar(index)
-    if label is not None and "depth" in sequence.frames[index].assets:
+    label, points, classes = sequence.asset(index, "label"), sequence.lidar(index), stored_classes(sequence)
+    if label is not None and "depth" in sequence.frames[index].assets and ROAD in classes.target:
         known = depth_truth(sequence, index, name)
         assert known is not None
-        road = (stored_classes(sequence).apply(label) == COMMON_CLASSES.index("road")) & np.isfinite(known.depth)
+        road = (classes.apply(label) == classes.target.index(ROAD)) & np.isfinite(known.depth)
         return np.asarray(known.camera.unproject(known.camera.pixel_centres()[road]) * known.depth[road][:, None])
     if points is None:
         return np.zeros((0, 3))
@@ -94,9 +93,8 @@ def turned_sequence(sequence: PosedSequence, index: int, roll: float, pitch: flo
     picture = view.picture(image, camera, camera)
     pose = sequence.rig_from_camera[name] @ RigidTransform(rotation, np.zeros(3))
     frame = Frame(sequence.frames[index].stamp_ns, {name: lambda: picture}, sequence.frames[index].world_from_rig)
-    return PosedSequence(sequence.name, {name: camera}, {name: pose}, [frame], sequence.pose_source), view.shown(
-        camera, camera
-    )
+    alone = PosedSequence(sequence.name, {name: camera}, {name: pose}, [frame], sequence.pose_source)
+    return alone, view.shown(camera, camera)
 
 
 def slopes(model: Predictor, frame: RoadFrame) -> Slopes:
