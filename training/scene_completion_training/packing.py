@@ -64,9 +64,9 @@ class _Source:
 def write_pack(configuration: TrainingConfiguration, part: Path, most_bytes: int | None) -> dict[str, object]:
     """Writes all that the trainings of a configuration need into an empty folder, and returns rows that say what.
 
-    Images are stored as PNG, or as JPEG of quality 95 where they would not fit; if they still do not, fewer frames are
-    taken of every source, more of one of which more samples are drawn. The trunk is stored in half precision, in which
-    trunks are compared. `most_bytes`: of all files; None for any number.
+    Images are stored as recorded, as PNG, or as JPEG of quality 95 where they would not fit; if they still do not,
+    fewer frames are taken of every source, more of one of which more samples are drawn. The trunk is stored in half
+    precision, in which trunks are compared. `most_bytes`: of all files; None for any number.
 
     Raises ConfigurationError where the stage is none of those, it starts from other trainings, or not even one frame of
     each source fits; or as of `CompletionData.setup`.

@@ -28,6 +28,7 @@ from scene_completion_training.data.completion_samples import (
 )
 from scene_completion_training.data.store import Entry, mapped_arrays
 from scene_completion_training.data.taught_voxels import UNKNOWN, TaughtVoxels, cells_of
+from scene_completion_training.data.turned_views import TurnedView, turned
 from scene_completion_training.foundation import class_probabilities
 from scene_completion_training.viewpoint import Viewpoint, Volume
 from tests.inference.known_mounting_bundle import CAMERA, GRID, HEIGHT, make_known_mounting_bundle, wall_from
@@ -35,7 +36,7 @@ from tests.inference.small_bundle import make_small_bundle
 
 VOLUME = Volume(ahead=12.8, sideways=4.0, below=2.0, above=1.6, voxel_size=0.4)
 VIEWPOINT = Viewpoint(camera=CAMERA, height_above_ground=HEIGHT, volume=VOLUME)
-CELLS = cells_of(VOLUME.grid)
+CELLS, TURNED = cells_of(VOLUME.grid), TurnedView(turned(0.05, -0.03), 1.1)
 Stored = dict[str, NDArray[Any]]
 
 
@@ -172,7 +173,7 @@ def sample_files(folder: Path, exact: RigidTransform, **more: NDArray[np.uint8])
         "truth_from_camera": exact.matrix,
         "origin": np.array([*VOLUME.grid.origin, VOLUME.voxel_size]),
         "volume_from_camera": exact.matrix,
-        "camera_from_seen": np.eye(4),
+        "camera_from_seen": TURNED.camera_from_seen,
         "shown": half == 0.0,
         **more,
     }
@@ -196,7 +197,7 @@ def test_it_is_served_where_the_camera_is_stated_to_stand(tmp_path: Path) -> Non
         inverse = np.linalg.inv(stated)
         optical = centres @ inverse[:3, :3].T + inverse[:3, 3]
         _, shown = CAMERA.project(optical)
-        index, inside = CELLS.index_of(exact.apply(optical))
+        index, inside = CELLS.index_of(exact.apply(optical @ TURNED.camera_from_seen[:3, :3].T))
         known = (shown & inside).reshape(CELLS.shape)
         flat = np.where(inside[:, None], index, 0).T
         for name, values in (("taught", taught), ("doubt", doubt)):

@@ -21,22 +21,31 @@ from scene_completion_training.evaluation.road_slope import SLOPE, road_frames, 
 from tests.inference.known_mounting_bundle import make_known_mounting_bundle
 
 CAMERA = Camera(fx=200.0, fy=200.0, cx=191.5, cy=59.5, width=384, height=128)
+GRID = {"origin": [0, -8, -2], "voxel_size": 0.2, "shape": [80, 80, 20], "around": "camera"}
 HEIGHT, TILT = 1.6, rotation_of_angles(np.radians(1.2), np.radians(0.6), 0.0)
 
 
-def road(*, labelled: bool) -> PosedSequence:
+def road(known: str = "labels") -> PosedSequence:
     """A frame of a camera that rolls by 1.2° and looks 0.6° down at a flat road, with LiDAR of that and of walls."""
     random = np.random.default_rng(0)
     places = np.column_stack([random.uniform(2.0, 20.0, 6000), random.uniform(-8.0, 8.0, 6000), np.zeros(6000)])
     places[np.abs(places[:, 1]) > 3.5, 2] = 1.0  # a wall
     pose = RigidTransform(TILT, np.array([0.0, 0.0, HEIGHT])) @ OPTICAL_FROM_FORWARD.inverse()
     assets = {"lidar": lambda: places.astype(np.float32)}
-    if labelled:
+    if known == "labels":
         ids = np.where(places[:, 2] > 0.0, 50, 40).astype(np.uint16)
         assets["lidar_semantic"] = lambda: ids
+    if known == "depth":  # exact, as that of rendered towns: a wall stands to each side
+        fall = -CAMERA.unproject(CAMERA.pixel_centres()) @ pose.rotation[2]
+        aside = np.abs(np.arange(CAMERA.width) - CAMERA.cx) > 150.0
+        label = np.where((fall > 0.02) & ~aside, 9, np.where(aside, 13, 0)).astype(np.uint8)
+        depth = np.where(label == 9, HEIGHT / np.maximum(fall, 1e-3), np.where(label == 13, 8.0, np.inf))
+        assets = {"depth": lambda: depth.astype(np.float32), "label": lambda: label}
     image = random.integers(0, 255, (CAMERA.height, CAMERA.width, 3)).astype(np.uint8)
     frame = Frame(0, {"camera": lambda: image}, RigidTransform.identity(), assets)
-    return PosedSequence("road", {"camera": CAMERA}, {"camera": pose}, [frame], "by hand")
+    return PosedSequence(
+        "road", {"camera": CAMERA}, {"camera": pose}, [frame], "by hand", provenance={"voxel_grid": GRID}
+    )
 
 
 class Follower(Predictor):
@@ -65,10 +74,10 @@ class Follower(Predictor):
         return Prediction(CAMERA, lambda points: density, depth_at=depth_at, ground=ground if voxel_up else None)
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-def test_gain_is_the_share_by_which_a_plane_follows(labelled: bool) -> None:
+@pytest.mark.parametrize("known", ["labels", "scan", "depth"])
+def test_gain_is_the_share_by_which_a_plane_follows(known: str) -> None:
     """One of the whole turn is right; one that is always level is off by what the road is."""
-    (frame,) = road_frames(road(labelled=labelled), [0])
+    (frame,) = road_frames(road(known), [0])
     assert len(frame.road) > 200 and (frame.road[:, 2] < 12.0).all()
     scores = Scores([SLOPE])
     for model in (Follower("right", 1.0, 0.5), Follower("blind", 0.0, None)):
@@ -85,21 +94,21 @@ def test_gain_is_the_share_by_which_a_plane_follows(labelled: bool) -> None:
 
 def test_a_turned_frame_is_one_of_a_camera_that_stands_so() -> None:
     """Nothing tells how; and a lens is rectified."""
-    sequence, _ = turned_sequence(road(labelled=True), 0, np.radians(2.0), np.radians(-1.0))
+    sequence, _ = turned_sequence(road(), 0, np.radians(2.0), np.radians(-1.0))
     angles = np.degrees(roll_and_pitch(sequence.world_from_camera(0, "camera")))
     assert angles == pytest.approx((3.2, -0.4), abs=0.05)
     assert sequence.image(0, "camera").shape == (128, 384, 3) and not sequence.frames[0].assets
     assert not sequence.provenance
     lens = replace(CAMERA, distortion_model="plumb_bob", distortion=(-0.2, 0.05, 0.0, 0.0, 0.0))
-    bent = replace(road(labelled=True), cameras={"camera": lens})
+    bent = replace(road(), cameras={"camera": lens})
     assert turned_sequence(bent, 0, 0.0, 0.0)[0].cameras["camera"] == CAMERA
 
 
 def test_the_command_scores_slopes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And says where there is no road, and what cannot be asked with it."""
-    road(labelled=True).save(tmp_path / "road")
-    plain = replace(road(labelled=True).frames[0], assets={})
-    replace(road(labelled=True), frames=[plain]).save(tmp_path / "plain")
+    road().save(tmp_path / "road")
+    plain = replace(road().frames[0], assets={})
+    replace(road(), frames=[plain]).save(tmp_path / "plain")
     make_known_mounting_bundle(tmp_path / "tiny")
     line = ["evaluate", "geometry", "--turned", "--bundle", str(tmp_path / "tiny"), "--output", str(tmp_path / "out")]
     assert main([*line, "--data", str(tmp_path / "road")]) == 0
@@ -109,6 +118,7 @@ def test_the_command_scores_slopes(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--data", str(tmp_path / "plain")], "no frame has a road that LiDAR or exact depth knows"),
         (["--data", str(tmp_path / "road"), "--depth"], "--turned: scores the road"),
         (["--data", str(tmp_path / "road"), "--scale-from", "odometry"], "a turned picture has no frames before it"),
+        (["--data", str(tmp_path / "road"), "--at", "3"], "has no frame 3, but 1 frames"),
         (["--data", str(tmp_path / "road"), "--controls"], "Leave out --depth and --turned"),
     ):
         assert main([*line[:-1], str(tmp_path / "other"), *extra]) != 0

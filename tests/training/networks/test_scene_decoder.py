@@ -184,18 +184,18 @@ def test_a_road_says_how_far_what_is_seen_lies() -> None:
     classes[:, road][true[:, 0] > 0.02] = 9.0
     seen = spec.depth_code_of_inverse(true / 0.9)
     view = PixelView(seen, torch.full_like(true, 0.02), classes, torch.zeros(1, 1, 1, 1))
-    pose = torch.from_numpy(volume_pose(plane.upright_from_camera, 1.65).matrix).float()[None]
+    stated = torch.from_numpy(plane.state).float()[None]
     yes, no = torch.tensor([True]), torch.tensor([False])
-    right, doubtful = (corrected(view, viewpoint, pose, known, no, ROAD, road) for known in (yes, no))
+    right, doubtful = (corrected(view, viewpoint, stated, known, no, ROAD, road) for known in (yes, no))
     near = (true > 0.1) & (true < 0.3)
     ratio = (spec.inverse_depth(right.code) / true)[near]
     assert ratio.mean().item() == pytest.approx(1.0, abs=0.05) and ratio.mean() < 1.06
     assert right.known_mounting.item() == 1.0 and doubtful.known_mounting.item() == 0.0
     assert right.deviation[near].mean() < doubtful.deviation[near].mean()
     flipped = PixelView(*(part.flip(-1) for part in view))
-    mirrored = corrected(flipped, viewpoint, pose, yes, yes, ROAD, road)
+    mirrored = corrected(flipped, viewpoint, stated, yes, yes, ROAD, road)
     torch.testing.assert_close(mirrored.code.flip(-1), right.code, rtol=1e-4, atol=1e-4)
-    without = corrected(view._replace(classes=torch.zeros_like(classes)), viewpoint, pose, yes, no, ROAD, road)
+    without = corrected(view._replace(classes=torch.zeros_like(classes)), viewpoint, stated, yes, no, ROAD, road)
     assert without.deviation.mean() > right.deviation.mean()  # no road, less to go by
 
 

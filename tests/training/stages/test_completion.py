@@ -306,8 +306,10 @@ def seen_by_torch(trained: Path, sequence: PosedSequence, known: bool) -> tuple[
     matrix = torch.from_numpy(own.matrix).float()[None]
     with torch.inference_mode():
         maps = trunk(CanonicalImages(field.camera, False)(sequence, 0, camera)[None])
-        ground = field.stated_ground(matrix, torch.tensor([known]), no)
-        view = field.scaled(field.pixels(*maps, ground), ground)
+        view, stated = field.pixels(*maps, no_ground(field.viewpoint, 1)), torch.tensor([known])
+        usual = RoadPlane(0.0, 0.0, field.viewpoint.height_above_ground, np.eye(3))
+        plane = RoadPlane.of_mounting(upright) if known else usual
+        view = field.corrected(view, torch.from_numpy(plane.state).float()[None], stated, no)
         return whole_scene(field.spatial, view, field.look(matrix, no)), own
 
 

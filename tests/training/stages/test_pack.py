@@ -65,7 +65,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sources = [CompletionSource("towns/*", last=0.5), CompletionSource("other", last=0.5, share=4.0)]
     watched = [CompletionSource("other", first=0.5)]
     data = CompletionDataSettings(str(folder), sources, watched, str(folder / "cache"))
-    data = dataclasses.replace(data, teachers=["tiny"], workers=0)
+    data = dataclasses.replace(data, teachers=["tiny"], augmentations=2, workers=0)
     configuration = configured(folder / "other", folder / "whole", data=data, camera=CAMERA, volume=VOLUME)
     configuration.pixels.data.augmentations = 2
     configuration.encoder_weights, configuration.validate_every = str(folder / "trunk"), 2

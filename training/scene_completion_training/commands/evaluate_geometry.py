@@ -69,14 +69,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _draw_profiles(args: argparse.Namespace) -> int:
     from scene_completion_ros.report.pictures import write_picture
-    from scene_completion_training.evaluation.geometry import listed_frames
+    from scene_completion_training.evaluation.geometry import chosen_frames
     from scene_completion_training.evaluation.profiles import profile_picture
 
     recordings, split, _ = arguments.open_listed(args)
     models = arguments.open_models(args)
     for sequence in recordings:
-        indices = range(len(sequence)) if args.at is None else [args.at]
-        for index in listed_frames(sequence, split) if split else indices[:: args.every]:
+        for index in chosen_frames(sequence, split, args.every, args.at):
             file = args.output / f"profile_{sequence.name.replace('/', '_')}_{index:06d}.png"
             write_picture(file, profile_picture(sequence, index, models))
             print_lines(file.name)
@@ -106,15 +105,14 @@ def _run_depth(args: argparse.Namespace) -> int:
 def _run_turned(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.progress import watched
-    from scene_completion_training.evaluation.geometry import listed_frames
+    from scene_completion_training.evaluation.geometry import chosen_frames
     from scene_completion_training.evaluation.road_slope import SLOPE, road_frames, slopes
 
     recordings, split, found = arguments.open_listed(args)
     models, scores = arguments.open_models(args), Scores([SLOPE])
     for sequence in recordings:
-        indices = range(len(sequence))[:: args.every] if args.at is None else [args.at]
-        listed = listed_frames(sequence, split) if split else indices
-        for frame in watched(road_frames(sequence, listed), "frame"):
+        chosen = chosen_frames(sequence, split, args.every, args.at)
+        for frame in watched(road_frames(sequence, chosen), "frame"):
             for model in models:
                 scores.add("recordings", model, slopes(model, frame))
     names = [sequence.name for sequence in recordings]

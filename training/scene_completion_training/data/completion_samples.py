@@ -23,6 +23,7 @@ from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.cameras import camera_of
 from scene_completion_ros.geometry.transforms import rotation_of_angles
+from scene_completion_ros.geometry.road_plane import STATED, RoadPlane
 from scene_completion_ros.inference.bundle import MANIFEST, open_student, shipped_students, student_folder
 from scene_completion_ros.inference.cells import volume_pose
 from scene_completion_ros.inference.encoder import CellGraphs, cpu_engine, cpu_networks
@@ -75,7 +76,7 @@ class CompletionDataSettings:
     root: str = "."  # folder that the sources are relative to
     sources: list[CompletionSource] = field(default_factory=list)
     validation: list[CompletionSource] = field(default_factory=list)  # watched only
-    cache: str = "completion_samples"  # folder for maps and voxels of the frames: about ten megabytes a sample
+    cache: str = "completion_samples"  # folder for what is prepared: 2.4 MB a frame, and up to 2 MB a look
     pack: str = ""  # `train --pack` sets it: a pack, in place of recordings, teachers, `segmentation` and the trunk
     # Weights of ESPNetv2, or a student that completes cells (a bundle, or a name as of the package), for the classes of
     # pixels where there is no truth.
@@ -129,17 +130,18 @@ class FrozenEncoder:
         """Gives what it sees in frames, by their numbers, and what is true of the pixels that it sees."""
         canonical = viewpoint.camera
         small, wide = map_camera(canonical), margined(map_camera(canonical))
-        size = small.height, small.width
 
         def made(indices: Sequence[int]) -> Iterator[Arrays]:
             for index, image in images(indices):
                 chance = np.random.default_rng((augmentation, index, crc32(name.encode())))
-                known, shown = mapped_arrays(truths[index]), np.ones(size, np.bool_)
+                known, shown = mapped_arrays(truths[index]), np.ones((small.height, small.width), np.bool_)
                 view = turns.drawn(chance, camera, canonical) if augmentation else TurnedView()
                 picture = view.picture(image, camera, canonical)
                 if augmentation:
                     whole = view.shown(camera, canonical)
-                    picture, shown = jittered(picture, chance) * whole[..., None], turned_views.blocks(whole, STRIDE)
+                    picture = jittered(picture, chance) * whole[..., None]
+                    blocks = whole.reshape(small.height, STRIDE, small.width, STRIDE)
+                    shown = np.asarray(blocks.all(axis=(1, 3)))
                 seen = self.see(torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float())
                 depth = view.depth(known["wide_depth"].astype(np.float32), wide, small)
                 classes = view.classes(np.array(known["wide_classes"]), wide, small, INVALID)
@@ -535,13 +537,15 @@ class CompletionSamples(FileSamples[Files]):
             files = [files for group in self.groups for files in group][number]
         data = {name: values for file in files for name, values in mapped_arrays(file).items()}
         known = self.plain or generator.random() >= self.settings.unknown_pose
-        stated, off = self._stated(self._pose(data), known, generator), self._misjudged(generator)
+        exact, off = self._pose(data), self._misjudged(generator)
+        stated, plane = self._stated(exact, known, generator), self._plane(exact, known, generator)
         maps = (*MAPS, UNPLACED, "classes", "shown")
         sample = {
             **{name: torch.from_numpy(np.array(data[name])) for name in maps if name in data},
             "depth": torch.from_numpy(np.array(data["depth"], np.float32)),
             **(self._in_space(data, stated) if self.voxels else {}),
             "volume_from_camera": torch.from_numpy(stated).float(),
+            "plane": torch.from_numpy(plane).float(),
             "known": torch.tensor(known),
             "off": torch.from_numpy(off),
             "exact": torch.tensor(not self.plain and generator.random() < self.settings.exact and "scan" not in data),
@@ -564,8 +568,8 @@ class CompletionSamples(FileSamples[Files]):
             data[name] @ camera_from_volume for name in ("truth_from_camera", "volume_from_camera")
         )
         view = camera, stated, data["shown"]
-        served = {"label": resampled_labels(np.array(data["label"]), truth, truth_from_volume, grid, *view)}
-        served["height"] = np.full(grid.shape[:2], np.nan, np.float32)
+        label = resampled_labels(np.array(data["label"]), truth, truth_from_volume, grid, *view)
+        served: dict[str, NDArray[Any]] = {"label": label, "height": np.full(grid.shape[:2], np.nan, np.float32)}
         if "ground" in data:
             level = -self.viewpoint.height_above_ground
             served["height"] = resampled_ground(data["ground"], truth, truth_from_volume, grid, level)
@@ -594,6 +598,12 @@ class CompletionSamples(FileSamples[Files]):
         out[:3, :3] = rotation_of_angles(roll, pitch, 0.0) @ pose.rotation
         out[2, 3] += above * settings.stated_height * generator.normal() * known
         return out
+
+    def _plane(self, exact: RigidTransform, known: bool, generator: np.random.Generator) -> Doubles:
+        """The plane of the road as a rig states it, or the usual one: a `RoadPlane.state` [3]."""
+        above = RigidTransform(np.eye(3), np.array([0.0, 0.0, self.viewpoint.height_above_ground]))
+        found = RoadPlane.of_mounting(above @ (exact if known else DEFAULT_GRID_FROM_CAMERA)).state
+        return found if self.plain or not known else found + np.array(STATED) * generator.normal(size=3)
 
     @staticmethod
     def _mirrored(sample: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from scene_completion_ros.evaluation.semantic_classes import INVALID
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints, Random, Reals
+from scene_completion_training.data.fitted_planes import LEAST_POINTS, fitted_mounting, roll_and_pitch
 from scene_completion_training.data.prepared import Drive, PreparedFrame
 from scene_completion_training.data.voxel_evidence import POINT_UNIT
 from scene_completion_training.viewpoint import STREET_HEIGHT_M, Viewpoint
@@ -222,9 +223,6 @@ def as_tensor(array: NDArray[np.generic]) -> Tensor:
 
 
 _FRAMES = 12
-_FITS = 10
-_TOLERANCE = 0.05
-_FEWEST_POINTS = 50
 _STEEPEST = 0.1  # a fit that is steeper met a wall or a kerb
 
 
@@ -240,24 +238,16 @@ def ground_roll(frames: Drive, viewpoint: Viewpoint) -> float:
 
 
 def _slope(frame: PreparedFrame, viewpoint: Viewpoint) -> float | None:
-    """Slope along x of a plane fitted to occupied voxels of the road ahead, by reweighted least squares."""
+    """Slope along x of a plane fitted to occupied voxels of the road ahead; None without one."""
     scale = viewpoint.height_above_ground / STREET_HEIGHT_M
     points = frame.points[frame.target > 180] * POINT_UNIT
     ahead = (points[:, 2] > 4.0 * scale) & (points[:, 2] < 20.0 * scale)
     road = points[ahead & (np.abs(points[:, 0]) < 5.0 * scale)]
     # The road is the lowest big thing: what lies well above the median of the lower half is no road.
     road = road[road[:, 1] > 0.5 * scale]
-    if len(road) < _FEWEST_POINTS:
+    if len(road) < LEAST_POINTS:
         return None
     height = np.median(road[road[:, 1] >= np.median(road[:, 1]), 1])
     road = road[np.abs(road[:, 1] - height) < max(0.4 * scale, 2.0 * viewpoint.volume.voxel_size)]
-    if len(road) < _FEWEST_POINTS:
-        return None
-    plane: Doubles = np.stack([road[:, 0], road[:, 2], np.ones(len(road))], axis=-1)
-    weight = np.ones(len(road))
-    coefficients = np.zeros(3)
-    for _ in range(_FITS):
-        coefficients = np.linalg.lstsq(plane * weight[:, None], road[:, 1] * weight, rcond=None)[0]
-        residual = road[:, 1] - plane @ coefficients
-        weight = 1.0 / np.sqrt(1.0 + (residual / _TOLERANCE) ** 2)
-    return float(coefficients[0])
+    mounting = fitted_mounting(road)
+    return None if mounting is None else -float(np.tan(roll_and_pitch(mounting)[0]))

@@ -106,8 +106,8 @@ class TurnedView:
     def shown(self, camera: Camera, canonical: Camera) -> Mask:
         """Which pixels [H, W] of the picture lie within a pinhole camera's image, and within the edges that crop it."""
         lens, whole = self.lens(canonical), np.ones((camera.height, camera.width), np.uint8)
-        rotations = (self.rotation, *self.edges)
-        return np.all([nearest_values(whole, camera, lens, rotation) for rotation in rotations], axis=0)
+        each = [nearest_values(whole, camera, lens, rotation) for rotation in (self.rotation, *self.edges)]
+        return np.asarray(np.all(each, axis=0))
 
     def classes(self, classes: Bytes, camera: Camera, canonical: Camera, beyond: int) -> Bytes:
         """Classes [h, w] of a pinhole camera's pixels in the view, of the size of the canonical camera."""
@@ -158,11 +158,5 @@ def turned_pose(volume_from_camera: RigidTransform, camera_from_seen: Doubles, l
 def margined(camera: Camera) -> Camera:
     """A pinhole with a tenth of its width more to each side: what comes into view where it is turned and zoomed."""
     more = camera.width // 10
-    size = {"width": camera.width + 2 * more, "height": camera.height + 2 * more}
-    return replace(camera, cx=camera.cx + more, cy=camera.cy + more, **size)
-
-
-def blocks(mask: Mask, stride: int) -> Mask:
-    """Which blocks [h, w] of so many pixels a side are true as a whole, of [H, W]."""
-    height, width = mask.shape
-    return np.asarray(mask.reshape(height // stride, stride, width // stride, stride).all(axis=(1, 3)))
+    width, height = camera.width + 2 * more, camera.height + 2 * more
+    return replace(camera, cx=camera.cx + more, cy=camera.cy + more, width=width, height=height)

@@ -234,10 +234,7 @@ def scored_frames(
     the first one of a labelled window does not have. Raises SequenceError where there is no frame `at`.
     """
     if at is not None:
-        if at >= len(sequence):
-            what = f"has no frame {at}, but {len(sequence)} frames"
-            raise SequenceError(what, where=sequence.name, cure="Name an earlier one with --at")
-        later = opening.truth_later(sequence, at)
+        later = opening.truth_later(sequence, *chosen_frames(sequence, at=at))
         if later is not None:
             yield Frame(sequence, at, FrameTruth(later, None))
         return
@@ -267,6 +264,18 @@ def scan_frames(sequence: PosedSequence, every: int) -> Iterator[Frame]:
         known = opening.scan_voxels(sequence, index)
         if known is not None:
             yield Frame(sequence, index, FrameTruth(known, None))
+
+
+def chosen_frames(
+    sequence: PosedSequence, split: FrameSplit | None = None, every: int = 1, at: int | None = None
+) -> list[int]:
+    """Those that a list names, or the one `at`, or each so many-th; a SequenceError where there is no frame `at`."""
+    if at is not None and at >= len(sequence):
+        what = f"has no frame {at}, but {len(sequence)} frames"
+        raise SequenceError(what, where=sequence.name, cure="Name an earlier one with --at")
+    if split is not None:
+        return listed_frames(sequence, split)
+    return [*range(0, len(sequence), every)] if at is None else [at]
 
 
 def listed_frames(sequence: PosedSequence, split: FrameSplit) -> list[int]:

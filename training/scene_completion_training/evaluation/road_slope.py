@@ -11,18 +11,17 @@ import numpy as np
 
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.evaluation.scan_voxels import ground_of_scans
-from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
-from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, Resampler, RigidTransform
+from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Resampler, RigidTransform
 from scene_completion_ros.sequences.opening import depth_truth
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence, reference_camera, stored_classes
-from scene_completion_training.arrays import Doubles, Mask, Reals
+from scene_completion_training.arrays import Doubles, Mask
 from scene_completion_training.data.fitted_planes import LEAST_POINTS, fitted_mounting, roll_and_pitch
 from scene_completion_training.data.turned_views import TurnedView, turned
 from scene_completion_training.evaluation.predictor import Predictor
 
 ROLL, PITCH = np.radians(2.0), np.radians(1.0)
 TURNS = ((0.0, 0.0), (ROLL, 0.0), (-ROLL, 0.0), (0.0, PITCH), (0.0, -PITCH))  # roll and pitch of pictures
-PLACES = ("pixels", "voxels")
+PLACES, ROAD = ("pixels", "voxels"), "road"
 _AHEAD_M, _ASIDE_M = (3.0, 12.0), 4.0  # the road that counts, ahead and to each side
 _SURFACE_M = 15.0  # how far ahead the ground of voxels counts
 # Raw SemanticKITTI ids of the road, parking and lane markings; without ids, what lies so near to the lowest returns.
@@ -60,27 +59,22 @@ def road_frames(sequence: PosedSequence, indices: Sequence[int]) -> Iterator[Roa
 
 def _known_road(sequence: PosedSequence, index: int) -> Doubles:
     name = reference_camera(sequence)
-    label, points = sequence.asset(index, "label"), sequence.lidar(index)
-    if label is not None and "depth" in sequence.frames[index].assets:
+    label, points, classes = sequence.asset(index, "label"), sequence.lidar(index), stored_classes(sequence)
+    if label is not None and "depth" in sequence.frames[index].assets and ROAD in classes.target:
         known = depth_truth(sequence, index, name)
         assert known is not None
-        road = (stored_classes(sequence).apply(label) == COMMON_CLASSES.index("road")) & np.isfinite(known.depth)
-        return _points(known.camera, np.argwhere(road)[:, ::-1], known.depth[road])
+        road = (classes.apply(label) == classes.target.index(ROAD)) & np.isfinite(known.depth)
+        return np.asarray(known.camera.unproject(known.camera.pixel_centres()[road]) * known.depth[road][:, None])
     if points is None:
         return np.zeros((0, 3))
     optical = np.asarray(sequence.rig_from_camera[name].inverse().apply(points), np.float64)
     ids = sequence.asset(index, "lidar_semantic")
     if ids is not None:
-        return optical[np.isin(ids, _ROAD_IDS)]
+        return np.asarray(optical[np.isin(ids, _ROAD_IDS)])
     placed = np.asarray(DEFAULT_GRID_FROM_CAMERA.apply(optical))
     cells, inside = DEFAULT_GRID.index_of(placed)
     ground = ground_of_scans(placed, DEFAULT_GRID)[tuple(cells[inside][:, :2].T)]
-    return optical[inside][np.abs(placed[inside, 2] - ground) < _ON_GROUND_M]
-
-
-def _points(camera: Camera, pixels: Reals, depth: Reals) -> Doubles:
-    """Points [N, 3] of pixels [N, 2] (u, v) with z-depths [N]."""
-    return np.asarray(camera.unproject(pixels.astype(np.float64)) * depth[:, None], np.float64)
+    return np.asarray(optical[inside][np.abs(placed[inside, 2] - ground) < _ON_GROUND_M])
 
 
 def turned_sequence(sequence: PosedSequence, index: int, roll: float, pitch: float) -> tuple[PosedSequence, Mask]:
@@ -99,9 +93,8 @@ def turned_sequence(sequence: PosedSequence, index: int, roll: float, pitch: flo
     picture = view.picture(image, camera, camera)
     pose = sequence.rig_from_camera[name] @ RigidTransform(rotation, np.zeros(3))
     frame = Frame(sequence.frames[index].stamp_ns, {name: lambda: picture}, sequence.frames[index].world_from_rig)
-    return PosedSequence(sequence.name, {name: camera}, {name: pose}, [frame], sequence.pose_source), view.shown(
-        camera, camera
-    )
+    alone = PosedSequence(sequence.name, {name: camera}, {name: pose}, [frame], sequence.pose_source)
+    return alone, view.shown(camera, camera)
 
 
 def slopes(model: Predictor, frame: RoadFrame) -> Slopes:
@@ -114,7 +107,7 @@ def slopes(model: Predictor, frame: RoadFrame) -> Slopes:
         pixels, inside = camera.project(frame.road @ turned(*turn))
         column, row = np.round(pixels[inside]).astype(int).T
         seen = pixels[inside][shown[row.clip(0, camera.height - 1), column.clip(0, camera.width - 1)]]
-        found[0, number] = _plane(_points(camera, seen, prediction.depth(seen)))
+        found[0, number] = _plane(camera.unproject(seen) * prediction.depth(seen)[:, None])
         if prediction.ground is not None:
             ground = prediction.ground()
             near = (ground[:, 2] > _AHEAD_M[0]) & (ground[:, 2] < _SURFACE_M) & (np.abs(ground[:, 0]) < _ASIDE_M)
@@ -142,9 +135,8 @@ class SlopeTally(Tally):
 
     def rows(self) -> Iterator[Row]:
         """By where the plane is seen, as far as the predictor has such."""
-        found = np.array([answer.found for answer in self._answers])
-        off = np.abs(found[:, :, 0] - np.array([answer.true for answer in self._answers])[:, None])
-        off /= np.array([answer.true for answer in self._answers])[:, None] ** (0, 0, 1)
+        true, found = (np.array([getattr(one, name) for one in self._answers]) for name in ("true", "found"))
+        off = np.abs(found[:, :, 0] - true[:, None]) / true[:, None] ** (0, 0, 1)
         gain = np.stack([found[:, :, 1, 0] - found[:, :, 2, 0], found[:, :, 3, 1] - found[:, :, 4, 1]], axis=-1)
         gain /= 2.0 * np.array([ROLL, PITCH])
         for number, place in enumerate(PLACES):

@@ -122,20 +122,16 @@ def _resized(maps: Tensor, size: torch.Size) -> Tensor:
 
 
 def corrected(
-    view: PixelView, viewpoint: Viewpoint, pose: Tensor, known: Tensor, mirrored: Tensor, kind: Ground, label: int
+    view: PixelView, viewpoint: Viewpoint, plane: Tensor, known: Tensor, mirrored: Tensor, kind: Ground, label: int
 ) -> PixelView:
     """The view with depths corrected by the road where the mounting puts it, see `depth_correction`.
 
-    `pose`: stated one of the camera in the volume [B, 4, 4]; `known`, `mirrored`: bool [B], whether it is known, and
-    whether the image is mirrored from left to right; `label`: number of the ground's class in those of the view.
+    `plane`: as stated, `RoadPlane.state` [B, 3]; `known`, `mirrored`: bool [B], whether it was stated, and whether the image is mirrored from left to right; `label`: number of the ground's class in those of the view.
     """
     spec, measure = viewpoint.volume.point_code, measure_of(viewpoint.volume.grid)
-    down = -pose[:, 2, :3]
-    height = (pose[:, 2, 3] + viewpoint.height_above_ground).clamp_min(1e-3)
-    state = torch.stack([torch.atan2(down[:, 0], down[:, 1]), down[:, 2].clamp(-1.0, 1.0).asin(), height.log()], dim=1)
-    stated, unstated = (torch.tensor(one, dtype=torch.double, device=state.device) for one in (STATED, UNSTATED))
+    stated, unstated = (torch.tensor(one, dtype=torch.double, device=plane.device) for one in (STATED, UNSTATED))
     deviations = torch.where(known[:, None], stated, unstated)
-    maps = plane_maps(_half(viewpoint), state, torch.diag_embed(deviations**-2), kind)
+    maps = plane_maps(_half(viewpoint), plane, torch.diag_embed(deviations**-2), kind)
     log_depth, counts, slopes = (
         torch.where(mirrored.reshape(-1, *[1] * (one.ndim - 1)), one.flip(-1), one) for one in maps[:3]
     )

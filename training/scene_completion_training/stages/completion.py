@@ -144,10 +144,10 @@ class SceneField(nn.Module):
         widths = (context.shape[1], *(len(state[name]) for name in coarser))
         return cls(viewpoint, names, pixels, widths=widths, context=len(context) // heights, reduced=len(reduce))
 
-    def corrected(self, view: PixelView, pose: Tensor, known: Tensor, mirrored: Tensor) -> PixelView:
+    def corrected(self, view: PixelView, plane: Tensor, known: Tensor, mirrored: Tensor) -> PixelView:
         """The view with depths corrected by the road, see `corrected`."""
         label = self.names.index(self.ground.name)
-        return corrected(view, self.viewpoint, pose, known, mirrored, self.ground, label)
+        return corrected(view, self.viewpoint, plane, known, mirrored, self.ground, label)
 
     def complete(self, view: PixelView, volume_from_camera: Tensor, mirrored: Tensor, cells: Tensor) -> CompletedCells:
         """What cells of these numbers hold, see `SceneDecoder.complete`."""
@@ -261,7 +261,7 @@ class CompletionStage(pixel_stage.SeenStage):
         hot = functional.one_hot((classes - 1).clamp(0, count), count + 1).permute(0, 3, 1, 2)
         code, shown = spec.depth_code_of_inverse(inverse), torch.where(named, CERTAIN * hot, view.classes)
         view = view._replace(code=code, deviation=deviation, classes=shown)
-        return self.field.corrected(view, *(batch[name] for name in ("volume_from_camera", "known", "mirrored")))
+        return self.field.corrected(view, *(batch[name] for name in ("plane", "known", "mirrored")))
 
     def _of_voxels(
         self, found: CompletedCells, labels: Tensor, chosen: Tensor, batch: dict[str, Tensor]
