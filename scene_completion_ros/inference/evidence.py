@@ -20,7 +20,7 @@ from scene_completion_ros.inference.depth_correction import Measured, depth_corr
 from scene_completion_ros.inference.motion_plane import MotionPlane
 from scene_completion_ros.inference.motion_scale import MotionScale, Scale
 
-# What `Standing.summary` names.
+# What summaries name.
 SCALE, DEVIATION, WHY = "scale", "scale deviation", "scale not measured"
 WARNING = "warning"  # `Completion.warning`
 CORNERS = "corners with a depth by motion"
@@ -70,6 +70,24 @@ class Evidence:
         if sensed is None and not scale.any():
             return None
         return Measured(scale, np.zeros((2, *size), np.float32) if sensed is None else sensed)
+
+    def summary(self) -> dict[str, float | str]:
+        """What was applied to an image, as a node publishes it and a report shows it; empty where nothing was asked.
+
+        `SCALE` and `DEVIATION`, see `Scale`, are missing where the scale is unknown; `WHY` is why the last image
+        gave no measurement, `NO_PLANE` the same of the road. `CORNERS` is the number of pixels with a depth by motion.
+        """
+        summary: dict[str, float | str] = {}
+        if self.scale is not None:
+            if math.isfinite(self.scale.deviation):
+                summary |= {SCALE: round(self.scale.factor, 4), DEVIATION: round(self.scale.deviation, 4)}
+            if self.scale.why:
+                summary[WHY] = self.scale.why
+        if self.sensed is not None and (corners := int(np.count_nonzero(self.sensed[1]))):
+            summary[CORNERS] = corners
+        if self.why:
+            summary[NO_PLANE] = self.why
+        return summary
 
 
 NO_EVIDENCE = Evidence()
@@ -128,33 +146,19 @@ class Standing:
         off = np.abs(self.plane.state - self.stated.state)[:2]
         if off.max() <= CONTRADICTS:
             return ""
-        (roll, pitch), (sees_roll, sees_pitch) = (np.degrees(one.state[:2]).round(1) + 0.0 for one in (self.stated, self.plane))
+        both = (np.degrees(one.state[:2]).round(1) + 0.0 for one in (self.stated, self.plane))
+        (roll, pitch), (sees_roll, sees_pitch) = both
         return (
             f"the camera is stated to pitch by {pitch:.1f}° and to roll by {roll:.1f}°, while the road that it sees "
             f"says {sees_pitch:.1f}° and {sees_roll:.1f}°: check tf, or camera height, pitch and roll"
         )
 
     def summary(self) -> dict[str, float | str]:
-        """What was applied to an image, as a node publishes it and a report shows it; empty where nothing was asked.
-
-        `SCALE` and `DEVIATION`, see `Scale`, are missing where the scale is unknown; `WHY` is why the last image
-        gave no measurement. `CORNERS` is the number of pixels with a depth by motion. `HEIGHT` (metres), `PITCH` and
-        `ROLL` (degrees) are those of the camera above the road, `NO_PLANE` is why the last image did not tell them.
-        """
-        summary: dict[str, float | str] = {}
-        evidence = self.evidence
-        if evidence.scale is not None:
-            if math.isfinite(evidence.scale.deviation):
-                summary |= {SCALE: round(evidence.scale.factor, 4), DEVIATION: round(evidence.scale.deviation, 4)}
-            if evidence.scale.why:
-                summary[WHY] = evidence.scale.why
-        if evidence.sensed is not None and (corners := int(np.count_nonzero(evidence.sensed[1]))):
-            summary[CORNERS] = corners
-        if evidence.plane is not None:
+        """`Evidence.summary`, and where motion knows the road `HEIGHT`, metres, `PITCH` and `ROLL`, degrees."""
+        summary = self.evidence.summary()
+        if self.evidence.plane is not None:
             roll, pitch = (round(math.degrees(angle), 2) for angle in (self.plane.roll, self.plane.pitch))
             summary |= {HEIGHT: round(self.plane.height, 3), PITCH: pitch, ROLL: roll}
-        if evidence.why:
-            summary[NO_PLANE] = evidence.why
         return summary
 
 

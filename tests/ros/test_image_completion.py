@@ -11,7 +11,7 @@ import pytest
 
 from scene_completion_ros.geometry import DEFAULT_GRID, RigidTransform
 from scene_completion_ros.inference.completer import Completer, SeenImage
-from scene_completion_ros.inference.evidence import WHY, EvidenceEstimator
+from scene_completion_ros.inference.evidence import NO_PLANE, WHY, EvidenceEstimator, OwnView
 from scene_completion_ros.inference.motion_scale import MotionScale, Scale
 from scene_completion_ros.ros.frame import Epoch, Frame, NotYetError, PoseToCome
 from scene_completion_ros.ros.health.diagnostics import InferenceRecord
@@ -28,13 +28,14 @@ class Bench:
         self.record, self.number = SimpleNamespace(scale=None), 0
         self.scaling = ScaleEstimator(cast(InferenceRecord, self.record))
         covered = np.ones((CAMERA.height, CAMERA.width), np.bool_)
+        about = {"canonical": CAMERA, "grid": DEFAULT_GRID, "height_above_ground": 1.65}
+        bundle = SimpleNamespace(takes_evidence=takes_evidence, class_names=("road", "building"), **about)
         self.completer = cast(
             Completer,
             SimpleNamespace(
-                bundle=SimpleNamespace(
-                    takes_evidence=takes_evidence, canonical=CAMERA, class_names=("road", "building")
-                ),
-                evidence_estimator=partial(EvidenceEstimator, CAMERA, DEFAULT_GRID, covered),
+                bundle=bundle,
+                upright_from_camera=None,
+                evidence_estimator=partial(EvidenceEstimator, cast(Any, bundle), covered),
             ),
         )
 
@@ -56,17 +57,21 @@ class Bench:
         image, depth = seen_from(place, floor=1.5)
         depth = 1.0 / cv2.resize(1.0 / depth, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         odometry = RigidTransform(np.eye(3), place) if pose is None else None
+        own = OwnView((depth / 1.2).astype(np.float32), np.zeros(depth.shape, np.float32))  # of no road
         frame: Any = SimpleNamespace(
             frame_id=frame_id,
             stamp_ns=(1 + self.number) * STEP_NS,
             parameters=SimpleNamespace(scale_from=scale_from),
-            placement=SimpleNamespace(odometry_from_grid=odometry, grid_from_camera=RigidTransform.identity()),
-            completion=SimpleNamespace(image=image, own_depth=depth / 1.2),
+            placement=SimpleNamespace(
+                odometry_from_grid=odometry,
+                grid_from_camera=RigidTransform.identity(),
+                upright_from_camera=lambda _: None,
+            ),
+            completion=SimpleNamespace(image=image, own=own),
             epoch=epoch,
             pose=pose,
         )
-        own = (depth / 1.2).astype(np.float32) if self.completer.bundle.takes_evidence else None
-        seen = SeenImage(image, None, own, {})
+        seen = SeenImage(image, None, own if self.completer.bundle.takes_evidence else None, {})
         evidence = self.evidence = self.scaling.evidence(cast(Frame, frame), self.completer, seen)
         self.corners = evidence.sensed
         self.scaling.follow(cast(Frame, frame))
@@ -135,7 +140,7 @@ def test_no_image_waits_for_its_pose() -> None:
     work = bench.measured.work
     assert work is not None and work.result() is None and "no odometry: no transform" in bench.scale.why
     assert bench.image() == 1.0
-    assert bench.evidence.summary() == {WHY: "no odometry: no transform from odom"}
+    assert bench.evidence.summary() == dict.fromkeys((WHY, NO_PLANE), "no odometry: no transform from odom")
 
 
 def test_corners_are_followed_where_that_is_wanted_once_the_pose_has_come() -> None:

@@ -88,8 +88,7 @@ def test_a_student_that_completes_cells_takes_no_memory_for_a_frame_and_may_be_m
         launched = len(cuda.launched)
         found = on_gpu.complete(on_gpu.see(wall_from(0.1)), 7, evidence=evidence)
         assert found.alpha.any() and found.ground is not None
-        asked = [name for name in kernels.OF_CELLS if name != "sum_rows" or evidence.sensed is not None]
-        assert cuda.launched[launched:] == [*asked, *kernels.SHARED, "query_labels"]
+        assert cuda.launched[launched:] == [*kernels.OF_CELLS, *kernels.SHARED, "query_labels"]
     assert cuda.allocations == allocations
     assert on_gpu.mounted(None).complete(wall_from(0.1)).alpha.any()
     away = on_gpu.placed(RigidTransform(np.eye(3), np.array([500.0, 0.0, 0.0])) @ on_gpu.grid_from_camera)
@@ -121,9 +120,9 @@ MUTANTS = {
 }
 
 
-def test_a_wrong_scale_of_depth_is_refused(compiler: HostCompiler, tensorrt: HostTensorRt, tmp_path: Path) -> None:
-    """Only evidence and a stated mounting show it."""
-    compiler.changed = (("motion_precision * motion +", ""),)
+def test_a_wrong_correction_of_depth_is_refused(compiler: HostCompiler, tensorrt: HostTensorRt, tmp_path: Path) -> None:
+    """Only depths that are corrected show it."""
+    compiler.changed = (("correction[row] * terms[row]", "0.0f * terms[row]"),)
     bundle = make_known_mounting_bundle(tmp_path / "student", depth=9.0)
     with pytest.raises(GpuError, match="the GPU does not compute what the CPU computes"):
         device_networks.DeviceNetworks(bundle, lambda: encoder.cpu_networks(bundle, "onnxruntime", threads=1))

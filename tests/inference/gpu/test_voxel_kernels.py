@@ -16,11 +16,12 @@ import pytest
 
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.geometry.road_plane import RoadPlane
 from scene_completion_ros.geometry.transforms import about
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cell_query import CellLift, CellQuery, CellVoxels, Pixels, PredictedCells
 from scene_completion_ros.inference.cells import PRIOR_EDGE, ROAD, CellVolume
-from scene_completion_ros.inference.evidence import Evidence
+from scene_completion_ros.inference.evidence import Standing
 from scene_completion_ros.inference.gpu import device_scene
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.device_networks import check_loads
@@ -30,7 +31,6 @@ from scene_completion_ros.inference.gpu.kernels import Buffer, KernelDevice, Ker
 from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec
 from scene_completion_ros.inference.label_query import NO_WORDS, FoldedVocabulary, LabelQuery, Words
 from scene_completion_ros.inference.march import March
-from scene_completion_ros.inference.motion_scale import Scale
 from scene_completion_ros.inference.query_kernel import VoxelQuery, hidden_reference
 from scene_completion_ros.inference.scene_query import (
     CellDecoder,
@@ -334,7 +334,7 @@ class Cells(NamedTuple):
     pixels: Pixels
     predicted: PredictedCells
 
-    def see(self, image_rgb: np.ndarray, ground: np.ndarray) -> Pixels:
+    def see(self, image_rgb: np.ndarray) -> Pixels:
         return self.pixels
 
     def complete(self, local: np.ndarray, columns: np.ndarray) -> PredictedCells:
@@ -387,23 +387,17 @@ def scene_of(
     return kernels, engines, DeviceScene(cast(Any, engines), device.lent(kernels), device.context, prepared)
 
 
-def sensed_by(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """Depths of a sensor at one pixel in ten."""
-    known = rng.uniform(size=size) < 0.1
-    return np.stack([np.log(rng.uniform(3.0, 16.0, size)) * known, 2500.0 * known]).astype(np.float32)
-
-
-EVIDENCE = ("nothing", "motion", "a sensor", "both")
-
-
-@pytest.mark.parametrize(("seed", "known"), enumerate(EVIDENCE), ids=EVIDENCE)
-@pytest.mark.parametrize("stated", [True, False], ids=["mounting stated", "mounting unknown"])
-def test_students_that_complete_cells(seed: int, known: str, stated: bool, device: Devices) -> None:
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("stated", [True, False], ids=["plane known", "plane unknown"])
+def test_students_that_complete_cells(seed: int, stated: bool, device: Devices) -> None:
     """Each step against the kernels of the CPU: depths and what cells look up, then voxels, rays, labels and words."""
     student, rng = Cells.drawn(seed), np.random.default_rng(seed)
-    volume, camera, size = student.volume, student.camera, student.pixels.surfaces.shape[:2]
-    tilted = RigidTransform(np.eye(3), np.array([0.0, 0.0, 1.8])) @ rotated(3.0, 1.0, 2.0, (0.0, 0.0, 0.0)).inverse()
-    upright = tilted if stated else None
+    volume, camera = student.volume, student.camera
+    numbers, doubt = rng.normal(0.0, 0.1, 4) * (seed > 0), rng.normal(0.0, 0.1, (4, 4))
+    plane = RoadPlane(np.radians(3.0), np.radians(1.0), 1.8, np.eye(3) * (1e-6 if stated else 1.0))
+    standing = Standing(numbers, doubt @ doubt.T, plane)
+    upright = standing.upright_from_camera
+    assert (upright is not None) == stated
     lift = CellLift(volume, camera, CODE, HEIGHT)
     native = seed == 0 and not stated
     pose = FORWARD if native else rotated(3.0, 4.0, 10.0, (0.4, -0.3, 0.2))
@@ -416,18 +410,17 @@ def test_students_that_complete_cells(seed: int, known: str, stated: bool, devic
     march_of = March(grid, pose, rays, ground, far=FAR, obstacle_from=obstacle)
     classifier = VoxelClassifier(grid, pose, rays, voxels.in_view, CALIBRATION, thresholds)
     prepared = PreparedScene(voxels, march_of, classifier)
-    scale = Scale(1.2, 0.05) if known in ("motion", "both") else None
-    evidence = Evidence(scale, sensed_by(rng, size) if known in ("a sensor", "both") else None, upright)
     on_host = HostCellQuery(student, prepared)
     kernels, engines, scene = scene_of(device, student, prepared)
     given = engines[1].ports.given
 
-    shown = scene.see(BLANK, upright)
+    shown = scene.see(BLANK)
     assert shown is not None
     np.testing.assert_array_equal(shown.surfaces, student.pixels.surfaces)
-    expected = on_host(SceneImage(BLANK, evidence=evidence))
-    found = scene(SceneImage(BLANK, pixels=shown, evidence=evidence))
-    surfaces, _, place = CellDecoder(student, lift).decode(student.pixels, evidence)
+    np.testing.assert_array_equal(shown.classes, student.pixels.classes)
+    expected = on_host(SceneImage(BLANK, standing=standing))
+    found = scene(SceneImage(BLANK, pixels=shown, standing=standing))
+    surfaces, _, place = CellDecoder(student, lift).decode(student.pixels, standing)
     steps = cast(Any, scene)._steps
     with device.context:
         made = {name: kernels.download(buffer) for name, buffer in (*steps.given.items(), ("surfaces", steps.surfaces))}
@@ -449,7 +442,7 @@ def test_students_that_complete_cells(seed: int, known: str, stated: bool, devic
     used = FoldedVocabulary.of(random_vocabulary(20, 30, background=3, dimension=24), space)
     asked = FoldedVocabulary.of(random_query(2, 5, background=4, dimension=24, seed=1), space)
     for words in (Words(used, asked), Words(None, asked), Words(labels=False)):
-        found, expected = (one(SceneImage(BLANK, words, evidence=evidence)) for one in (scene, on_host))
+        found, expected = (one(SceneImage(BLANK, words, standing=standing)) for one in (scene, on_host))
         check_labels(found, expected)
         assert [len(one.voxels) for one in found.matches] == pytest.approx(
             [len(one.voxels) for one in expected.matches], rel=0.02, abs=3
@@ -473,17 +466,18 @@ def test_cells_that_are_no_numbers_are_found(device: Devices) -> None:
     classifier = VoxelClassifier(grid, FORWARD, RAYS, voxels.in_view, CALIBRATION, Thresholds(0.5, 0.5))
     prepared = PreparedScene(voxels, marched, classifier)
     _, (seen, _, completing), scene = scene_of(device, student, prepared)
-    assert scene(SceneImage(BLANK)).finite
+    image = SceneImage(BLANK, standing=Standing(np.zeros(4), np.zeros((4, 4)), RoadPlane(0.0, 0.0, HEIGHT, np.eye(3))))
+    assert scene(image).finite
     in_view = np.flatnonzero(lift(student.pixels.surfaces, student.pixels.context, lift.place(None))[0].any(axis=1))[0]
     for value in (np.nan, np.inf):
         broken = cells.others.copy()
         broken[in_view, 0] = value
         with device.context:
             completing.change("others", broken)
-        assert not scene(SceneImage(BLANK)).finite
+        assert not scene(image).finite
     with device.context:
         completing.change("others", cells.others)
         surfaces = student.pixels.surfaces.copy()
         surfaces[0, 0, 1] = np.inf
         seen.change("surfaces", surfaces)
-    assert not scene(SceneImage(BLANK)).finite
+    assert not scene(image).finite

@@ -17,7 +17,6 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, INVALID, ROOM_CLASSES
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle, open_student
-from scene_completion_ros.inference.cells import stated_ground
 from scene_completion_ros.inference.encoder import CellGraphs, cpu_engine, cpu_networks
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
@@ -170,8 +169,7 @@ def test_classes_are_what_the_student_is_sure_of(student: Path, pair: Path) -> N
     found = classes(np.ascontiguousarray(image))
     networks = cpu_networks(bundle, cpu_engine())
     assert isinstance(networks, CellGraphs) and bundle.volume is not None
-    ground = stated_ground(bundle.canonical, bundle.point_code, bundle.volume.level, None)
-    share = networks.see(np.ascontiguousarray(image), ground).classes
+    share = networks.see(np.ascontiguousarray(image)).classes
     expected = np.where(share.max(axis=2) >= 0.5, share.argmax(axis=2) + 1, INVALID)
     assert found.shape == (64, 128) and classes.names == COMMON_CLASSES
     np.testing.assert_array_equal(found[::2, ::2], expected)

@@ -22,8 +22,8 @@ from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMP
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.cameras import camera_of
-from scene_completion_ros.geometry.transforms import rotation_of_angles
 from scene_completion_ros.geometry.road_plane import STATED, RoadPlane
+from scene_completion_ros.geometry.transforms import rotation_of_angles
 from scene_completion_ros.inference.bundle import MANIFEST, open_student, shipped_students, student_folder
 from scene_completion_ros.inference.cells import volume_pose
 from scene_completion_ros.inference.encoder import CellGraphs, cpu_engine, cpu_networks

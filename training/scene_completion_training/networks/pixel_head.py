@@ -126,7 +126,8 @@ def corrected(
 ) -> PixelView:
     """The view with depths corrected by the road where the mounting puts it, see `depth_correction`.
 
-    `plane`: as stated, `RoadPlane.state` [B, 3]; `known`, `mirrored`: bool [B], whether it was stated, and whether the image is mirrored from left to right; `label`: number of the ground's class in those of the view.
+    `plane`: as stated, `RoadPlane.state` [B, 3]; `known`, `mirrored`: bool [B], whether it was stated, and whether
+    the image is mirrored from left to right; `label`: number of the ground's class in those of the view.
     """
     spec, measure = viewpoint.volume.point_code, measure_of(viewpoint.volume.grid)
     stated, unstated = (torch.tensor(one, dtype=torch.double, device=plane.device) for one in (STATED, UNSTATED))
