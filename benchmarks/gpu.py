@@ -55,7 +55,7 @@ def run(bundle: StudentBundle, context: PrimaryContext, reference: Networks, fra
         began_s = time.perf_counter()
         answer = scene(SceneImage(image))
         whole_s = time.perf_counter()
-        pixels = scene.see(image)
+        pixels = scene.see(image, None)
         seen_s = time.perf_counter()
         if pixels is not None:
             scene(SceneImage(image, pixels=pixels))

@@ -92,9 +92,7 @@ class CellLift:
     @cached_property
     def _local(self) -> Floats:
         """What cells are given; a GPU has its own."""
-        local = aligned_empty(math.prod(self.volume.cells), self.volume.looked_up)
-        local[:] = 0.0
-        return local
+        return aligned_empty(math.prod(self.volume.cells), self.volume.looked_up)
 
     def place(self, upright_from_camera: RigidTransform | None) -> CameraPlace:
         """The place of a camera; see `Evidence`."""

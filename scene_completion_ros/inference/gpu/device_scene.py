@@ -3,7 +3,8 @@
 All that depends on camera and grid is uploaded once; how the camera stands above the road, with each image. What a
 frame needs is allocated before, room for words when they are first given. A frame is waited for once, and where pixels
 are seen by themselves, once after that. Over the bus go the image, what is known besides, the depth image, the state of
-every voxel, and index, probability, label and confidence of the occupied ones. Opacity and probability of all voxels stay on the device.
+every voxel, and index, probability, label and confidence of the occupied ones. Opacity and probability of all voxels
+stay on the device.
 """
 
 import functools
@@ -340,8 +341,8 @@ class _CellSteps:
         self.given = {"local": device.empty(self._decoder.ports.given["local"][0], np.float32)}
         self.given["columns"] = device.upload(lift.columns)
         self._of_cells = {"around": decoded["around"], "local": self.given["local"], "mean": decoded["mean"]}
-        self._cells, (self._column_count, stride) = self.given["local"].shape[0], lift.columns.shape
-        stride, columns = np.int32(stride), self.given["columns"]
+        self._cells, (self._column_count, of_column) = self.given["local"].shape[0], lift.columns.shape
+        stride, columns = np.int32(of_column), self.given["columns"]
         self._looked_up: Arguments = (
             surfaces, context, volume, np.int32(self._cells), stride, self.given["local"], columns,
         )  # fmt: skip
