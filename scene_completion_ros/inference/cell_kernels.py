@@ -1,6 +1,6 @@
 """Compiled loops over cells and voxels of a volume: what cells look up in the image, and what voxels follow from.
 
-`CellLift` and `CellQuery` call them; `SceneDecoder` of the training is their readable twin. Taps are gathered one place
+`CellSampler` calls them; `SceneDecoder` of the training is their readable twin. Taps are gathered one place
 after the other into a block; the arithmetic on a block runs in vector lanes.
 """
 
@@ -39,7 +39,7 @@ PRIOR, OF_PRIOR = ROWS + 3, ROWS + 4  # behind the shares
 BEHIND, GEOMETRY_ROW = 2, 3
 AFTER, AT, DOUBTED = GEOMETRY_ROW, GEOMETRY_ROW + 1, GEOMETRY_ROW + 2
 TO_RIGHT, DOWN, IN_VIEW, AWAY = range(GEOMETRY_ROW + cells.GEOMETRY, GEOMETRY_ROW + cells.GEOMETRY + 4)
-NEAREST, LAST_COLUMN, LAST_ROW = 4, 5, 6  # of `CellLift.view`, behind the pinhole
+NEAREST, LAST_COLUMN, LAST_ROW = 4, 5, 6  # of `CellSampler.view`, behind the pinhole
 
 
 @inlined
@@ -143,8 +143,8 @@ def first_tap(across: Any, along: Any, view: Any) -> Any:
 def look_up(surfaces, context, view, camera, shape, measure, columns, out) -> None:  # type: ignore[no-untyped-def]
     """What cells look up: context of their pixels, and how they lie against the surfaces there.
 
-    `surfaces`: logarithm of depth and its deviation, of pixels [h w, 2]; `context`: [h w, C]; `view`: see `CellLift`;
-    `camera`: see `CameraPlace`; `shape`: cells along each axis; `measure`: see `CellVolume`; `columns`: [x y, any],
+    `surfaces`: logarithm of depth and its deviation, of pixels [h w, 2]; `context`: [h w, C]; `view`: of `CellSampler`;
+    `camera`: of `CameraPlace`; `shape`: cells along each axis; `measure`: see `CellVolume`; `columns`: [x y, any],
     which first say what cells of a column are in view; `out`: [x y z, C + GEOMETRY], 0 out of view.
     """
     count, channels, width = len(out), context.shape[1], np.int32(view[LAST_COLUMN]) + 1

@@ -18,14 +18,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import Array, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.cell_query import (
-    CameraPlace,
-    CellLift,
-    CellQuery,
-    CellVoxels,
-    Pixels,
-    PredictedCells,
-)
+from scene_completion_ros.inference.cell_query import CameraPlace, CellSampler, CellVoxels, Pixels, PredictedCells
 from scene_completion_ros.inference.cells import scaled_depth
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
 from scene_completion_ros.inference.label_query import NO_WORDS, Labelled, LabelQuery, Words
@@ -44,7 +37,7 @@ class CellNetworks(Protocol):
         ...
 
     def complete(self, local: Floats, columns: Floats) -> PredictedCells:
-        """What is predicted of cells; arguments: see `CellLift`."""
+        """What is predicted of cells; arguments: see `CellSampler`."""
         ...
 
 
@@ -102,27 +95,27 @@ class CellDecoder:
     `threads`: CPU threads of the kernels; None for all that this process may use. Belongs to its networks' thread.
     """
 
-    def __init__(self, networks: CellNetworks, lift: CellLift, threads: int | None = None) -> None:
-        self.networks, self.lift, self.threads = networks, lift, threads
+    def __init__(self, networks: CellNetworks, sampler: CellSampler, threads: int | None = None) -> None:
+        self.networks, self.sampler, self.threads = networks, sampler, threads
 
     def see(self, image_rgb: Bytes, upright_from_camera: RigidTransform | None) -> Pixels:
         """What the pixels of a canonical image show, uint8 [H, W, 3] RGB, of a camera that is stated to stand so."""
-        return self.networks.see(image_rgb, self.lift.stated(self.lift.place(upright_from_camera)))
+        return self.networks.see(image_rgb, self.sampler.stated(self.sampler.place(upright_from_camera)))
 
     def decode(self, pixels: Pixels, evidence: Evidence) -> tuple[Floats, PredictedCells, CameraPlace]:
-        """Surfaces, scaled by the evidence, as `CellLift` takes them; what is predicted of cells; the camera's place.
+        """Surfaces, scaled by the evidence, as `CellSampler` takes them; what is predicted of cells; the place.
 
         A pose that the evidence does not have is unknown.
         """
         code, deviation = pixels.surfaces[..., 0], pixels.surfaces[..., 1]
-        spec, volume, place = self.lift.spec, self.lift.volume, self.lift.place(evidence.upright_from_camera)
-        stated = self.lift.stated(place)
+        spec, volume, place = self.sampler.spec, self.sampler.volume, self.sampler.place(evidence.upright_from_camera)
+        stated = self.sampler.stated(place)
         of_pixels = spec.inverse_depth(code), deviation, pixels.classes[..., volume.label], stated
         inverse, deviation = scaled_depth(*of_pixels, spec, volume.ground, evidence.measured(code.shape))
         log_depth = -np.log(np.maximum(inverse, 0.5 / spec.far))
         surfaces = np.stack([log_depth, deviation], axis=-1).astype(np.float32)
         with kernel_threads(self.threads):
-            given = self.lift(surfaces, pixels.context, place)
+            given = self.sampler.look_up(surfaces, pixels.context, place)
         return surfaces, self.networks.complete(*given), place
 
 
@@ -140,7 +133,6 @@ def prepare_scene(
     bundle: StudentBundle,
     grid: VoxelGrid,
     grid_from_camera: RigidTransform,
-    lift: CellLift | None = None,  # of a student that completes cells; None for a new one
     coverage: Mask | None = None,  # see `view_of`
 ) -> PreparedScene:
     """Prepare a grid for a student."""
@@ -148,8 +140,8 @@ def prepare_scene(
     query: VoxelQuery | CellVoxels
     labels = None
     if bundle.volume is not None:
-        lift = lift or CellLift(bundle.volume, bundle.canonical, bundle.point_code, bundle.height_above_ground)
-        query = CellVoxels(CellQuery(lift), bundle.point_code, bundle.canonical, *place, coverage=coverage)
+        sampler = CellSampler(bundle.volume, bundle.canonical, bundle.point_code, bundle.height_above_ground)
+        query = CellVoxels(sampler, bundle.point_code, bundle.canonical, *place, coverage=coverage)
     else:
         student = bundle.field_head, bundle.point_code, bundle.canonical, bundle.feature_size
         query = VoxelQuery(*student, *place, coverage=coverage)
@@ -321,7 +313,7 @@ class HostCellQuery(_HostQuery):
         super().__init__(prepared, threads)
         assert isinstance(prepared.query, CellVoxels)
         self._query = prepared.query
-        decoder = CellDecoder(networks, self._query.query.lift, threads)
+        decoder = CellDecoder(networks, self._query.sampler, threads)
         self.see, self._decode = decoder.see, decoder.decode
 
     def __call__(self, given: SceneImage) -> SceneAnswer:

@@ -21,7 +21,7 @@ from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMP
 from scene_completion_ros.evaluation.truth import FrameTruth, VoxelTruth
 from scene_completion_ros.geometry import Resampler
 from scene_completion_ros.inference.bundle import StudentBundle, open_student
-from scene_completion_ros.inference.cell_query import CameraPlace, CellLift, CellQuery, Pixels, PredictedCells
+from scene_completion_ros.inference.cell_query import CameraPlace, CellSampler, Pixels, PredictedCells
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.inference.encoder import CellGraphs, FieldEncoder, cpu_networks
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, EvidenceEstimator, own_depth
@@ -166,7 +166,7 @@ class DeployedStudent(Predictor):
         image, pixels, own = self._see(sequence, index, camera)
         evidence = self._evidence(sequence, index, camera, image, own).standing(mounting(sequence, camera, index))
         decoded = self._decoder.decode(pixels, evidence)
-        return _CellFrame(CellQuery(self._decoder.lift), *decoded, pixels, self._threads)
+        return _CellFrame(self._decoder.sampler, *decoded, pixels, self._threads)
 
     def _image(self, sequence: PosedSequence, index: int, camera: str) -> Bytes:
         return self._resampler(sequence.cameras[camera])(sequence.image(index, camera))
@@ -181,8 +181,8 @@ class DeployedStudent(Predictor):
     def _decoder(self) -> CellDecoder:
         networks, bundle = self._networks, self.bundle
         assert isinstance(networks, CellGraphs) and bundle.volume is not None
-        lift = CellLift(bundle.volume, bundle.canonical, bundle.point_code, bundle.height_above_ground)
-        return CellDecoder(networks, lift, self._threads)
+        sampler = CellSampler(bundle.volume, bundle.canonical, bundle.point_code, bundle.height_above_ground)
+        return CellDecoder(networks, sampler, self._threads)
 
     def _follow(self, sequence: PosedSequence, index: int, camera: str) -> None:
         """Remember the frames before, as a robot that drives through the recording would know them.
@@ -237,7 +237,7 @@ class _FieldFrame:
 class _CellFrame:
     """A frame of a student that completes cells at points [N, 3] in the optical frame, metres."""
 
-    query: CellQuery
+    sampler: CellSampler
     surfaces: Floats
     predicted: PredictedCells
     place: CameraPlace
@@ -246,15 +246,15 @@ class _CellFrame:
 
     def density(self, points: Doubles) -> Floats:
         density = np.empty(len(points), dtype=np.float32)
-        samples = self.query.prepare(points, np.arange(len(points), dtype=np.int32))
+        samples = np.ascontiguousarray(points.T, np.float32), np.arange(len(points), dtype=np.int32)
         with kernel_threads(self.threads):
-            self.query(self.surfaces, self.predicted, self.place, samples, density)
+            self.sampler.query(self.surfaces, self.predicted, self.place, *samples, density)
         return density
 
     def units(self, points: Floats) -> Floats:
         with kernel_threads(self.threads):
-            chosen = self.query.cells_of(points, self.place.pose)
-            return self.query.classes(self.predicted.others, self.pixels.classes, self.place, chosen)[0]
+            chosen = self.sampler.cells_of(points, self.place.pose)
+            return self.sampler.classes(self.predicted.others, self.pixels.classes, self.place, chosen)[0]
 
 
 def _in_parts(density: Callable[[Doubles], Floats], points: Floats) -> Floats:
