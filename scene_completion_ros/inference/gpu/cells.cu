@@ -438,10 +438,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) see_rays(
 }
 
 // Where classes are read: others [cells, OF_CELL] of PredictedCells, and of_pixels [h w, CLASSES + 1]; of the cells of
-// voxels of a scene.
+// voxels of a scene. Poses are not restricted: kept from voxel to voxel, they would take more registers than there are.
 #define UNIT_SOURCE                                                                                                    \
-    const float *__restrict__ others, const float *__restrict__ of_pixels, const Volume *__restrict__ of_volume, \
-        const Scene *__restrict__ of_scene
+    const float *__restrict__ others, const float *__restrict__ of_pixels, const Volume *of_volume, const Scene *of_scene
 #define UNIT_VALUES others, of_pixels, of_volume, of_scene
 
 // What one lane has of the probabilities of the classes of a voxel; 0 for units without a class.
