@@ -13,6 +13,7 @@ from benchmarks.measuring import canonical_image, option_parser
 from scene_completion_ros.evaluation.metric import table
 from scene_completion_ros.inference.bundle import StudentBundle, open_student, shipped_students
 from scene_completion_ros.inference.encoder import cpu_engine, cpu_networks
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, Standing
 from scene_completion_ros.inference.gpu.device import PrimaryContext, release
 from scene_completion_ros.inference.gpu.device_networks import provide_student
 from scene_completion_ros.inference.gpu.parity import DEVICE, measure_voxels
@@ -49,16 +50,17 @@ def run(bundle: StudentBundle, context: PrimaryContext, reference: Networks, fra
     image = canonical_image(bundle)
     prepared = prepare_scene(bundle, bundle.grid, bundle.grid_from_camera)
     scene = student.scene(prepared)
+    standing = Standing.of(bundle, None, NO_EVIDENCE, None) if bundle.takes_evidence else None
     times: dict[str, list[float]] = {name: [] for name in (*STAGES, "image to voxels", "after see")}
     until_s, occupied = time.perf_counter() + WARM_UP_S, 0
     while len(times["image to voxels"]) < frames:
         began_s = time.perf_counter()
-        answer = scene(SceneImage(image))
+        answer = scene(SceneImage(image, standing=standing))
         whole_s = time.perf_counter()
         pixels = scene.see(image)
         seen_s = time.perf_counter()
         if pixels is not None:
-            scene(SceneImage(image, pixels=pixels))
+            scene(SceneImage(image, pixels=pixels, standing=standing))
         ended_s, occupied = time.perf_counter(), len(answer.occupied)
         if began_s < until_s and times["image to voxels"] == []:
             continue

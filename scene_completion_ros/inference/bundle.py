@@ -141,7 +141,7 @@ class StudentBundle:
         Of a field student it gives ``features`` float32 [1, h, w, C + E]: the first C channels are those of the
         density, the last E those of the label units, see `HeadWeights`. Of one that completes cells it also takes
         ``ground`` [1, 2, H / 2, W / 2], which is 0, and gives `PIXEL_OUTPUTS`. Its decoder takes
-        ``local`` and ``columns``, see `CellLift`, and gives `COLUMN_OUTPUTS` and `PRIOR`. A third graph takes
+        ``local`` and ``columns``, see `CellSampler`, and gives `COLUMN_OUTPUTS` and `PRIOR`. A third graph takes
         ``around``, ``local`` and ``mean`` of `CELL_ROWS` cells, and gives `CELL_OUTPUTS`.
         """
         if self.folder is None:

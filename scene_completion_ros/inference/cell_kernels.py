@@ -1,6 +1,6 @@
 """Compiled loops over cells and voxels of a volume: what cells look up in the image, and what voxels follow from.
 
-`CellLift` and `CellQuery` call them; `SceneDecoder` of the training is their readable twin. Taps are gathered one place
+`CellSampler` calls them; `SceneDecoder` of the training is their readable twin. Taps are gathered one place
 after the other into a block; the arithmetic on a block runs in vector lanes.
 """
 
@@ -16,7 +16,6 @@ from scene_completion_ros.voxels import occupancy_kernel
 from scene_completion_ros.voxels.occupancy_kernel import HALF, L_3, L_5, L_7, LN_2, ONE, TWO, ZERO, exp_negative
 
 BLOCK = 512
-LANES = 64  # into which columns are dealt out: those far ahead see more, and cores are to have as much to do
 # Rational approximation of erf, absolute errors below 1e-6 in float32 (Abramowitz and Stegun 1964, 7.1.28).
 A_1, A_2, A_3, A_4, A_5, A_6 = (
     np.float32(value) for value in (0.0705230784, 0.0422820123, 0.0092705272, 1.520143e-4, 2.765672e-4, 4.30638e-5)
@@ -39,7 +38,8 @@ PRIOR, OF_PRIOR = ROWS + 3, ROWS + 4  # behind the shares
 # Of a block of cells, behind the first two: metres behind the surface, and then how they lie against it.
 BEHIND, GEOMETRY_ROW = 2, 3
 AFTER, AT, DOUBTED = GEOMETRY_ROW, GEOMETRY_ROW + 1, GEOMETRY_ROW + 2
-NEAREST, LAST_COLUMN, LAST_ROW = 4, 5, 6  # of `CellLift.view`, behind the pinhole
+TO_RIGHT, DOWN, IN_VIEW, AWAY = range(GEOMETRY_ROW + cells.GEOMETRY, GEOMETRY_ROW + cells.GEOMETRY + 4)
+NEAREST, LAST_COLUMN, LAST_ROW = 4, 5, 6  # of `CellSampler.view`, behind the pinhole
 
 
 @inlined
@@ -124,11 +124,11 @@ def seen(x: Any, y: Any, z: Any, camera: Any, view: Any) -> Any:
 
 
 @inlined
-def cell_seen(column: Any, height: Any, shape: Any, camera: Any, view: Any) -> Any:
-    """Where in the map the middle of a cell is seen, whether the image shows it, and its depth, metres."""
-    x = np.float32(STRIDE) * (np.float32(column // shape[1]) + HALF)
-    y = np.float32(STRIDE) * (np.float32(column % shape[1]) + HALF)
-    return seen(x, y, np.float32(STRIDE) * (np.float32(height) + HALF), camera, view)
+def cell_seen(cell: Any, shape: Any, camera: Any, view: Any) -> Any:
+    """As `seen`, of the middle of a cell."""
+    column, edge = cell // shape[2], np.float32(STRIDE)
+    x, y, z = np.float32(column // shape[1]), np.float32(column % shape[1]), np.float32(cell % shape[2])
+    return seen(edge * (x + HALF), edge * (y + HALF), edge * (z + HALF), camera, view)
 
 
 @inlined
@@ -143,61 +143,49 @@ def first_tap(across: Any, along: Any, view: Any) -> Any:
 def look_up(surfaces, context, view, camera, shape, measure, columns, out) -> None:  # type: ignore[no-untyped-def]
     """What cells look up: context of their pixels, and how they lie against the surfaces there.
 
-    `surfaces`: logarithm of depth and its deviation, of pixels [h w, 2]; `context`: [h w, C]; `view`: see `CellLift`;
-    `camera`: see `CameraPlace`; `shape`: cells along each axis; `measure`: see `CellVolume`; `columns`: [x y, any],
-    which first say what cells of a column are in view; `out`: [cells, C + GEOMETRY], 0 out of view. Both are to be as
-    the last call left them, or all 0.
+    `surfaces`: logarithm of depth and its deviation, of pixels [h w, 2]; `context`: [h w, C]; `view`: of `CellSampler`;
+    `camera`: of `CameraPlace`; `shape`: cells along each axis; `measure`: see `CellVolume`; `columns`: [x y, any],
+    which first say what cells of a column are in view; `out`: [x y z, C + GEOMETRY], 0 out of view.
     """
-    channels, heights, count = context.shape[1], shape[2], shape[0] * shape[1]
-    together, width = max(1, BLOCK // heights), np.int32(view[LAST_COLUMN]) + 1
-    for lane in prange(LANES):
-        part = np.empty((GEOMETRY_ROW + cells.GEOMETRY, together * heights), np.float32)
-        share = np.empty((3, together * heights), np.float32)  # of the taps to the right and below; and the depth
-        here = np.empty((4, heights), np.float32)  # of a column: where its cells are seen, whether, and how far
-        place = np.empty((2, together * heights), np.int32)  # of cells in view: their numbers, first of four taps
-        for start in range(lane * together, count, LANES * together):
-            places = 0
-            for column in range(start, min(start + together, count)):
-                for k in range(heights):
-                    found = cell_seen(column, k, shape, camera, view)
-                    here[0, k], here[1, k], here[2, k], here[3, k] = found
-                for k in range(heights):
-                    cell = column * heights + k
-                    if here[2, k] > ZERO:
-                        place[0, places] = cell
-                        place[1, places], share[0, places], share[1, places] = first_tap(here[0, k], here[1, k], view)
-                        share[2, places] = here[3, k]
-                        places += 1
-                    elif columns[column, k] > ZERO:
-                        out[cell] = ZERO
-                    columns[column, k] = here[2, k]
-            for i in range(places):
-                at = np.uint32(place[1, i])
-                right, lower = share[0, i], share[1, i]
-                left, upper = ONE - right, ONE - lower
-                w_0, w_1, w_2, w_3 = left * upper, right * upper, left * lower, right * lower
-                at_1, at_2, at_3 = at + np.uint32(1), at + np.uint32(width), at + np.uint32(width + 1)
-                row, s_0, s_1, s_2, s_3 = out[place[0, i]], surfaces[at], surfaces[at_1], surfaces[at_2], surfaces[at_3]
-                tap_0, tap_1, tap_2, tap_3 = context[at], context[at_1], context[at_2], context[at_3]
-                part[LOG, i] = w_0 * s_0[0] + w_1 * s_1[0] + w_2 * s_2[0] + w_3 * s_3[0]
-                part[DEVIATION, i] = w_0 * s_0[1] + w_1 * s_1[1] + w_2 * s_2[1] + w_3 * s_3[1]
-                for c in range(channels):
-                    row[c] = w_0 * tap_0[c] + w_1 * tap_1[c] + w_2 * tap_2[c] + w_3 * tap_3[c]
+    count, channels, width = len(out), context.shape[1], np.int32(view[LAST_COLUMN]) + 1
+    for block in prange((count + BLOCK - 1) // BLOCK):
+        start = block * BLOCK
+        places = min(count - start, BLOCK)
+        part, first = np.empty((AWAY + 1, BLOCK), np.float32), np.empty(BLOCK, np.int32)
+        for j in range(places):
+            across, along, part[IN_VIEW, j], part[AWAY, j] = cell_seen(start + j, shape, camera, view)
+            first[j], part[TO_RIGHT, j], part[DOWN, j] = first_tap(across, along, view)
+        for j in range(places):
+            if part[IN_VIEW, j] == ZERO:
+                out[start + j] = part[LOG, j] = ZERO
+                part[DEVIATION, j] = ONE
+                continue
+            at, right, lower = np.uint32(first[j]), part[TO_RIGHT, j], part[DOWN, j]
+            left, upper = ONE - right, ONE - lower
+            w_0, w_1, w_2, w_3 = left * upper, right * upper, left * lower, right * lower
+            at_1, at_2, at_3 = at + np.uint32(1), at + np.uint32(width), at + np.uint32(width + 1)
+            row, s_0, s_1, s_2, s_3 = out[start + j], surfaces[at], surfaces[at_1], surfaces[at_2], surfaces[at_3]
+            tap_0, tap_1, tap_2, tap_3 = context[at], context[at_1], context[at_2], context[at_3]
+            part[LOG, j] = w_0 * s_0[0] + w_1 * s_1[0] + w_2 * s_2[0] + w_3 * s_3[0]
+            part[DEVIATION, j] = w_0 * s_0[1] + w_1 * s_1[1] + w_2 * s_2[1] + w_3 * s_3[1]
+            for c in range(channels):
+                row[c] = w_0 * tap_0[c] + w_1 * tap_1[c] + w_2 * tap_2[c] + w_3 * tap_3[c]
+        for j in range(places):
+            depth = part[AWAY, j]
+            part[BEHIND, j] = (depth - exponential(part[LOG, j])) / measure
+            off = (logarithm(max(depth, HALF * measure)) - part[LOG, j]) / part[DEVIATION, j]
+            part[AFTER, j], part[AT, j] = sigmoid(STEEP * off), bell(ROOT_HALF * off)
+            part[DOUBTED, j] = FOUR * part[DEVIATION, j]
+        for number in range(SCALES.size):
             for j in range(places):
-                depth = share[2, j]
-                part[BEHIND, j] = (depth - exponential(part[LOG, j])) / measure
-                off = (logarithm(max(depth, HALF * measure)) - part[LOG, j]) / part[DEVIATION, j]
-                part[AFTER, j], part[AT, j] = sigmoid(STEEP * off), bell(ROOT_HALF * off)
-                part[DOUBTED, j] = FOUR * part[DEVIATION, j]
-            for number in range(SCALES.size):
-                for j in range(places):
-                    behind = part[BEHIND, j] / SCALES[number]
-                    part[GEOMETRY_ROW + 3 + 2 * number, j] = tangent(behind)
-                    part[GEOMETRY_ROW + 4 + 2 * number, j] = bell(behind)
-            for i in range(places):
-                row = out[place[0, i]]
+                behind = part[BEHIND, j] / SCALES[number]
+                part[GEOMETRY_ROW + 3 + 2 * number, j] = tangent(behind)
+                part[GEOMETRY_ROW + 4 + 2 * number, j] = bell(behind)
+        for j in range(places):
+            columns[(start + j) // shape[2], (start + j) % shape[2]] = part[IN_VIEW, j]
+            if part[IN_VIEW, j] > ZERO:
                 for number in range(cells.GEOMETRY):
-                    row[channels + number] = part[GEOMETRY_ROW + number, i]
+                    out[start + j, channels + number] = part[GEOMETRY_ROW + number, j]
 
 
 @kernel(inlines=(occupancy_kernel, cells))
@@ -208,48 +196,30 @@ def find_lowest(surfaces, view, camera, shape, low, base, size, measure, out) ->
     out of view counts as behind. `shape`: voxels along each axis; `low`: see `CellVolume`; `base`: bottom of the grid,
     metres above the expected ground; `size`: of voxels, metres; the others are as of `look_up`.
     """
-    least, farthest = np.float32(0.1) * measure, FARTHEST * measure
+    least, farthest, width = np.float32(0.1) * measure, FARTHEST * measure, np.int32(view[LAST_COLUMN]) + 1
     count_x, count_y = (shape[0] + STRIDE - 1) // STRIDE, (shape[1] + STRIDE - 1) // STRIDE
-    count, width = count_x * count_y, np.int32(view[LAST_COLUMN]) + 1
-    together = max(1, BLOCK // (STRIDE * STRIDE * low))
-    for lane in prange(LANES):
-        work = np.empty((ROWS, together * STRIDE * STRIDE * low), np.float32)
-        here, total = np.empty((2, low), np.float32), np.empty(together, np.float32)
-        pixel, owner = np.empty(low, np.int32), np.empty(together * STRIDE * STRIDE * low, np.int32)
-        for start in range(lane * together, count, LANES * together):
-            voxels, stop = 0, min(start + together, count)
-            for column in range(start, stop):
-                first_x, first_y = STRIDE * (column // count_y), STRIDE * (column % count_y)
-                total[column - start] = ZERO
-                for x in range(first_x, min(first_x + STRIDE, shape[0])):
-                    for y in range(first_y, min(first_y + STRIDE, shape[1])):
-                        for k in range(low):
-                            middle = np.float32(x) + HALF, np.float32(y) + HALF, np.float32(k) + HALF
-                            across, along, here[0, k], here[1, k] = seen(*middle, camera, view)
-                            pixel[k] = np.int32(np.rint(along)) * width + np.int32(np.rint(across))
-                        for k in range(low):
-                            if here[0, k] > ZERO:
-                                surface = surfaces[np.uint32(pixel[k])]
-                                work[LOG, voxels], work[DEVIATION, voxels] = surface[0], surface[1]
-                                work[DEPTH, voxels], owner[voxels] = here[1, k], column - start
-                                voxels += 1
-                            else:
-                                total[column - start] += ONE
+    for c_x in prange(count_x):
+        work, pixel = np.empty((ROWS, SUBS * low), np.float32), np.empty(SUBS * low, np.int32)
+        for c_y in range(count_y):
+            voxels, total = 0, ZERO
+            for x in range(STRIDE * c_x, min(STRIDE * c_x + STRIDE, shape[0])):
+                for y in range(STRIDE * c_y, min(STRIDE * c_y + STRIDE, shape[1])):
+                    for z in range(low):
+                        middle = np.float32(x) + HALF, np.float32(y) + HALF, np.float32(z) + HALF
+                        across, along, work[SHOWN, voxels + z], work[DEPTH, voxels + z] = seen(*middle, camera, view)
+                        pixel[voxels + z] = np.int32(np.rint(along)) * width + np.int32(np.rint(across))
+                    voxels += low
             for j in range(voxels):
-                near = logarithm(max(work[DEPTH, j] - size, least))
-                far = logarithm(max(work[DEPTH, j] + size, least))
-                work[NEAR_EDGE, j] = (near - work[LOG, j]) / work[DEVIATION, j]
-                work[FAR_EDGE, j] = (far - work[LOG, j]) / work[DEVIATION, j]
-            for row in range(NEAR_EDGE, FAR_EDGE + 1):
-                for j in range(voxels):
-                    work[row, j] = below(work[row, j])
+                surface = surfaces[np.uint32(pixel[j])]
+                work[LOG, j], work[DEVIATION, j] = surface[0], surface[1]
+            for j in range(voxels):
+                near, far = logarithm(max(work[DEPTH, j] - size, least)), logarithm(max(work[DEPTH, j] + size, least))
+                work[NEAR_EDGE, j] = below((near - work[LOG, j]) / work[DEVIATION, j])
+                work[FAR_EDGE, j] = below((far - work[LOG, j]) / work[DEVIATION, j])
             for j in range(voxels):  # behind, and half of what is there
-                total[owner[j]] += HALF * (work[NEAR_EDGE, j] + work[FAR_EDGE, j])
-            for column in range(start, stop):
-                wide = min(STRIDE, shape[0] - STRIDE * (column // count_y))
-                wide *= min(STRIDE, shape[1] - STRIDE * (column % count_y))
-                found = base + size / np.float32(wide) * total[column - start]
-                out[column] = min(max(found, -farthest), farthest)
+                total += ONE - work[SHOWN, j] * (ONE - HALF * (work[NEAR_EDGE, j] + work[FAR_EDGE, j]))
+            metres = size * np.float32(low) / np.float32(voxels)
+            out[c_x * count_y + c_y] = min(max(base + metres * total, -farthest), farthest)
 
 
 @inlined
@@ -394,7 +364,7 @@ def classify_cells(others, first, of_pixels, view, camera, shape, chosen, units,
     classes, width = units.shape[1], np.int32(view[LAST_COLUMN]) + 1
     for i in prange(chosen.size):
         row, unit = others[chosen[i]], units[i]
-        across, along, shown, _ = cell_seen(chosen[i] // shape[2], chosen[i] % shape[2], shape, camera, view)
+        across, along, shown, _ = cell_seen(chosen[i], shape, camera, view)
         trust, largest, best = row[first + classes], -np.float32(np.inf), 0
         for k in range(classes):
             unit[k] = row[first + k]
@@ -428,7 +398,6 @@ def find_cells(points, pose, shape, out) -> None:  # type: ignore[no-untyped-def
     count_y, count_z = (shape[1] + STRIDE - 1) // STRIDE, (shape[2] + STRIDE - 1) // STRIDE
     for i in prange(len(points)):
         x, y, z = np.float32(points[i, 0]), np.float32(points[i, 1]), np.float32(points[i, 2])
-        v_x = np.int32(volume_place(x, y, z, pose, 0, shape[0]))
-        v_y = np.int32(volume_place(x, y, z, pose, 1, shape[1]))
-        v_z = np.int32(volume_place(x, y, z, pose, 2, shape[2]))
-        out[i], _ = cell_of(v_x, v_y, v_z, count_y, count_z)
+        v_x, v_y = volume_place(x, y, z, pose, 0, shape[0]), volume_place(x, y, z, pose, 1, shape[1])
+        v_z = volume_place(x, y, z, pose, 2, shape[2])
+        out[i], _ = cell_of(np.int32(v_x), np.int32(v_y), np.int32(v_z), count_y, count_z)

@@ -1,13 +1,12 @@
 """Cells look up the image, and voxels follow from their pixels and cells: grid sampling before and behind the network.
 
-Where the voxels of a grid lie before the camera is computed once (`CellSamples`). The volume is levelled anew for each
+Where the voxels of a grid lie before the camera is computed once (`CellVoxels`). The volume is levelled anew for each
 image (`CameraPlace`): kernels find for themselves where its cells look at the image. A voxel is what its pixel sees,
 with a probability that follows from depth and its deviation, or lies before or behind that; for the latter two the
 network predicts the occupancy. The ground is a surface of its own: a cell of 0.2 m cannot hold five centimetres.
 """
 
 import math
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.arrays import Bytes, Doubles, Floats, Integers, Mask, Reals
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.cell_kernels import classify_cells, find_cells, find_lowest, look_up, query_voxels
 from scene_completion_ros.inference.cells import CellVolume, volume_pose
@@ -51,26 +50,18 @@ class PredictedCells(NamedTuple):
     prior: Floats = np.zeros((0, 1), np.float32)
 
 
-@dataclass(frozen=True, eq=False)
-class CellSamples:
-    """Points whose voxels are wanted again and again."""
-
-    points: Floats  # [3, N], in the camera's optical frame, metres
-    target: NDArray[np.int32]  # [N], where each result is written
-
-
 class CameraPlace(NamedTuple):
     """Where a camera stands in the volume of a student, for one image."""
 
-    volume_from_camera: RigidTransform  # see `volume_pose`; the usual one where it is unknown
+    volume_from_camera: RigidTransform  # see `volume_pose`
     known: bool  # whether it is known: the network learns so
     # As kernels take them, rows of [3, 4]: voxel coordinates of the volume from the camera, and the other way round.
     pose: tuple[np.float32, ...]
     camera: tuple[np.float32, ...]
 
 
-class CellLift:
-    """What the cells of a student's volume look up in an image, wherever the camera of that stands in the volume.
+class CellSampler:
+    """Samples an image for the cells of a student's volume, and these for voxels, wherever the camera stands in it.
 
     `spec`: point code of the depths; `height_above_ground`: of the student.
     """
@@ -92,19 +83,15 @@ class CellLift:
     @cached_property
     def _local(self) -> Floats:
         """What cells are given; a GPU has its own."""
-        local = aligned_empty(math.prod(self.volume.cells), self.volume.looked_up)
-        local[:] = 0.0
-        return local
+        return aligned_empty(math.prod(self.volume.cells), self.volume.looked_up)
 
     def place(self, upright_from_camera: RigidTransform | None) -> CameraPlace:
         """The place of a camera; see `Standing`."""
-        known, grid = upright_from_camera is not None, self.volume.grid
-        pose = volume_pose(upright_from_camera, self._height) if upright_from_camera else DEFAULT_GRID_FROM_CAMERA
-        to_voxels = voxels_from_metres(grid)
+        pose, to_voxels = volume_pose(upright_from_camera, self._height), voxels_from_metres(self.volume.grid)
         matrices = to_voxels @ pose.matrix, pose.inverse().matrix @ np.linalg.inv(to_voxels)
-        return CameraPlace(pose, known, *map(kernel_pose, matrices))
+        return CameraPlace(pose, upright_from_camera is not None, *map(kernel_pose, matrices))
 
-    def __call__(self, surfaces: Floats, context: Floats, place: CameraPlace) -> tuple[Floats, Floats]:
+    def look_up(self, surfaces: Floats, context: Floats, place: CameraPlace) -> tuple[Floats, Floats]:
         """What cells [x y z, L] and columns [x y, z + 4] are given; overwritten by the next call.
 
         `surfaces`: logarithm of depth and its deviation, of the pixels of an image at half its size, float32 [h, w, 2];
@@ -118,36 +105,13 @@ class CellLift:
         self.columns[:, -2] = place.known
         return self._local, self.columns
 
-
-def voxels_from_metres(grid: VoxelGrid) -> Doubles:
-    """The matrix [4, 4] that takes points of a grid, metres, to its voxel coordinates."""
-    matrix = np.diag([1.0 / grid.voxel_size] * 3 + [1.0])
-    matrix[:3, 3] = -np.asarray(grid.origin) / grid.voxel_size
-    return matrix
-
-
-def kernel_pose(matrix: Doubles) -> tuple[np.float32, ...]:
-    """The first three rows of a matrix [4, 4] as kernels take them: numbers, not arrays."""
-    return tuple(matrix[:3].astype(np.float32).reshape(-1))
-
-
-class CellQuery:
-    """Voxels of one student's cells, at any points before its camera."""
-
-    def __init__(self, lift: CellLift) -> None:
-        self.lift, self.volume = lift, lift.volume
-
-    @staticmethod
-    def prepare(points_camera: Doubles, target: NDArray[np.int32]) -> CellSamples:
-        """Prepares points [N, 3] (optical frame, metres) whose results go to ``target`` [N]."""
-        return CellSamples(np.ascontiguousarray(points_camera.T, np.float32), target)
-
-    def __call__(
+    def query(
         self,
-        surfaces: Floats,  # as `CellLift` takes them
+        surfaces: Floats,  # as `look_up` takes them
         predicted: PredictedCells,
         place: CameraPlace,
-        samples: CellSamples,
+        points: Floats,  # float32 [3, N], in the camera's optical frame, metres
+        target: NDArray[np.int32],  # [N], where each result is written
         out: Floats,  # float32 [M], flat
         length: float = 0.0,  # metres; alpha = 1 - exp(-sigma length) is written where it is positive
         stands: Mask | None = None,  # bool [M], flat: what lies `STANDS_M` above the predicted ground
@@ -157,9 +121,9 @@ class CellQuery:
         grid = self.volume.grid
         of_grid = (np.float32(value) for value in (grid.origin[2], grid.voxel_size, self.volume.measure, length))
         query_voxels(
-            *(surfaces.reshape(-1, 2), *predicted, grid.shape, samples.points, self.lift.view, place.pose, *of_grid),
+            *(surfaces.reshape(-1, 2), *predicted, grid.shape, points, self.view, place.pose, *of_grid),
             *(np.float32(grid.origin[2] - self.volume.level), max(self.volume.prior, 1)),
-            *(between, samples.target, out, np.empty(0, np.bool_) if stands is None else stands),
+            *(between, target, out, np.empty(0, np.bool_) if stands is None else stands),
         )
 
     def cells_of(self, points: Reals, pose: tuple[np.float32, ...]) -> NDArray[np.int32]:
@@ -181,9 +145,21 @@ class CellQuery:
         count, classes = len(chosen), self.volume.classes
         found = np.empty((count, classes), np.float32), np.empty(count, np.uint8), np.empty(count, np.float32)
         flat = of_pixels.reshape(-1, classes + 1)
-        looking = self.lift.view, place.camera, self.volume.cells
+        looking = self.view, place.camera, self.volume.cells
         classify_cells(others, self.volume.of_cell - classes - 1, flat, *looking, chosen, *found)
         return found
+
+
+def voxels_from_metres(grid: VoxelGrid) -> Doubles:
+    """The matrix [4, 4] that takes points of a grid, metres, to its voxel coordinates."""
+    matrix = np.diag([1.0 / grid.voxel_size] * 3 + [1.0])
+    matrix[:3, 3] = -np.asarray(grid.origin) / grid.voxel_size
+    return matrix
+
+
+def kernel_pose(matrix: Doubles) -> tuple[np.float32, ...]:
+    """The first three rows of a matrix [4, 4] as kernels take them: numbers, not arrays."""
+    return tuple(matrix[:3].astype(np.float32).reshape(-1))
 
 
 class CellVoxels:
@@ -191,7 +167,7 @@ class CellVoxels:
 
     def __init__(
         self,
-        query: CellQuery,
+        sampler: CellSampler,
         spec: PointCodeSpec,
         canonical: Camera,
         grid: VoxelGrid,
@@ -199,22 +175,24 @@ class CellVoxels:
         *,
         coverage: Mask | None = None,  # see `view_of`
     ) -> None:
-        volume = query.volume.grid
-        self.query, self.grid = query, grid
+        volume = sampler.volume.grid
+        self.sampler, self.grid = sampler, grid
         self._camera_from_voxels = camera_from_grid.matrix @ np.linalg.inv(voxels_from_metres(grid))
         self.far = min(spec.far, _BEYOND * (volume.origin[0] + volume.voxel_size * (volume.shape[0] - 0.5)))
-        prepared = view_of(canonical, grid, camera_from_grid, self.far, coverage, query.prepare)
+        prepared = view_of(
+            canonical, grid, camera_from_grid, self.far, coverage, lambda *part: (part[0].astype(np.float32).T, part[1])
+        )
         self.in_view, self.too_far, parts = prepared
-        target = np.concatenate([part.target for part in parts])
-        points = np.concatenate([part.points for part in parts], axis=1)
-        self.samples = CellSamples(points, target)
-        classes = query.volume.classes
+        points, targets = zip(*parts, strict=True)
+        # Of voxels in view: points [3, N] in the camera's optical frame, metres, and their numbers [N].
+        self.points, self.target = np.concatenate(points, axis=1), np.concatenate(targets)
+        classes = sampler.volume.classes
         itself = np.eye(classes, dtype=np.float32), np.zeros(classes, np.float32)
         self._scores = WordScores(label_kernel(0, classes, computed=True), *itself)
 
     def pose(self, place: CameraPlace) -> tuple[Doubles, bool]:
         """Voxel coordinates of the volume from those of the grid [4, 4]; and whether voxels lie between its centres."""
-        pose = voxels_from_metres(self.query.volume.grid) @ place.volume_from_camera.matrix @ self._camera_from_voxels
+        pose = voxels_from_metres(self.sampler.volume.grid) @ place.volume_from_camera.matrix @ self._camera_from_voxels
         shifted = np.eye(4)  # by whole voxels
         shifted[:, 3] = np.rint(pose[:, 3])
         return pose, bool((np.abs(pose - shifted) @ (*self.grid.shape, 1.0)).max() > _AT_CENTRE)
@@ -222,28 +200,28 @@ class CellVoxels:
     def opacity(self, surfaces: Floats, predicted: PredictedCells, place: CameraPlace) -> tuple[Floats, Mask]:
         """Opacity over an edge of every voxel, 0 outside the view, and what stands on the ground, both [X, Y, Z].
 
-        See `CellQuery`.
+        See `CellSampler.query`.
         """
         out, stands = np.zeros(self.grid.shape, np.float32), np.zeros(self.grid.shape, np.bool_)
         flat = out.reshape(-1), self.grid.voxel_size, stands.reshape(-1)
-        self.query(surfaces, predicted, place, self.samples, *flat, self.pose(place)[1])
+        self.sampler.query(surfaces, predicted, place, self.points, self.target, *flat, self.pose(place)[1])
         return out, stands
 
     def labels(
         self, others: Floats, of_pixels: Floats, place: CameraPlace, targets: Integers, words: Words = NO_WORDS
     ) -> Labelled:
-        """Labels and matches of voxels in view [N], rising flat indices: of their cells; see `CellQuery.classes`."""
+        """Labels and matches of voxels in view [N], rising flat indices: of their cells; see `CellSampler.classes`."""
         if not words.labels and words.queried is None:
             return Labelled(np.zeros(len(targets), np.uint8), np.ones(len(targets), np.float32))
         voxels = axis_indices(targets, self.grid.shape).astype(np.float32) + np.float32(0.5)
-        cell = self.query.cells_of(voxels, kernel_pose(self.pose(place)[0])).astype(np.intp)  # as NumPy wants indices
+        cell = self.sampler.cells_of(voxels, kernel_pose(self.pose(place)[0])).astype(np.intp)  # as NumPy wants indices
         wanted = np.zeros(len(others), np.bool_)  # each cell once: it has several voxels
         wanted[cell] = True
         chosen = np.flatnonzero(wanted).astype(np.int32)
         number = np.empty(len(others), np.int32)
         number[chosen] = np.arange(len(chosen), dtype=np.int32)
         row = number.take(cell)
-        units, label, confidence = self.query.classes(others, of_pixels, place, chosen)
+        units, label, confidence = self.sampler.classes(others, of_pixels, place, chosen)
         read = units, 0, *(np.zeros((2, 0), np.float32) for _ in range(3))
         taps = np.zeros(0, np.int32), np.zeros((0, 2), np.float32), np.zeros((0, 3), np.float32)
         points = Units(read, (row, np.arange(len(row), dtype=np.int32), *taps))

@@ -13,7 +13,7 @@ import numpy as np
 
 from scene_completion_ros.arrays import Floats
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import VoxelGrid, measure_of
+from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid, measure_of
 from scene_completion_ros.geometry.transforms import RigidTransform
 
 STRIDE = 2  # voxels to a cell of the volume, along every axis
@@ -98,12 +98,15 @@ class CellVolume:
 ROAD, FLOOR = Ground("road", 2.0, 12.0, 0.1), Ground("floor", 0.3, 6.0, 0.2)
 
 
-def volume_pose(upright_from_camera: RigidTransform, height: float) -> RigidTransform:
+def volume_pose(upright_from_camera: RigidTransform | None, height: float) -> RigidTransform:
     """Pose of a camera in a volume that stands upright below it and looks where the camera looks.
 
-    `upright_from_camera`: its pose in a frame whose z axis points up and begins on the ground; `height`: of the
-    volume's origin above the ground, metres: that of the cameras of the training.
+    `upright_from_camera`: its pose in a frame whose z axis points up and begins on the ground; None where it is
+    unknown, for which the usual one is taken; `height`: of the volume's origin above the ground, metres: that of the
+    cameras of the training.
     """
+    if upright_from_camera is None:
+        return DEFAULT_GRID_FROM_CAMERA
     return RigidTransform(np.eye(3), np.array([0.0, 0.0, -height])) @ upright_from_camera.levelled()
 
 

@@ -18,8 +18,8 @@ from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference import scene_query
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.cell_query import CellLift, Pixels
-from scene_completion_ros.inference.cells import GroundSurface, ground_surface
+from scene_completion_ros.inference.cell_query import Pixels
+from scene_completion_ros.inference.cells import GroundSurface, ground_surface, volume_pose
 from scene_completion_ros.inference.encoder import cpu_networks, make_networks
 from scene_completion_ros.inference.evidence import (
     NO_EVIDENCE,
@@ -187,10 +187,7 @@ class Completer:
             self.warnings.append(f"{what}, farther than the student predicts: they stay unobserved")
 
     def _open(self, encoder: scene_query.Networks, grid_from_camera: RigidTransform) -> None:
-        self.encoder, self.engine, bundle = encoder, encoder.name, self.bundle
-        self._lift: CellLift | None = None
-        if bundle.volume is not None:
-            self._lift = CellLift(bundle.volume, bundle.canonical, bundle.point_code, bundle.height_above_ground)
+        self.encoder, self.engine = encoder, encoder.name
         self._place(grid_from_camera)
         first = self.complete(np.zeros((self.camera.height, self.camera.width, 3), dtype=np.uint8))
         if not np.isfinite(first.alpha.sum()):
@@ -255,7 +252,7 @@ class Completer:
         self.grid_from_camera = grid_from_camera
         try:
             coverage = self._resampler.validity
-            prepared = scene_query.prepare_scene(self.bundle, self.grid, grid_from_camera, self._lift, coverage)
+            prepared = scene_query.prepare_scene(self.bundle, self.grid, grid_from_camera, coverage)
         except MemoryError as error:
             what = f"there is not enough memory for {'x'.join(map(str, self.grid.shape))} voxels"
             raise GridError(what, where="grid", cure="Take larger voxels, or a smaller part of the space") from error
@@ -346,9 +343,9 @@ class Completer:
             **legend,
         )
         ground: GroundSurface | None = None
-        if answer.ground is not None and self._lift is not None and standing is not None:
-            place = self._lift.place(standing.upright_from_camera).volume_from_camera
-            ground = ground_surface(answer.ground, self._lift.volume, self.bundle.canonical, place)
+        if answer.ground is not None and self.bundle.volume is not None and standing is not None:
+            place = volume_pose(standing.upright_from_camera, self.bundle.height_above_ground)
+            ground = ground_surface(answer.ground, self.bundle.volume, self.bundle.canonical, place)
         assembling.lap("assemble")
         times_ms = {**seen.timings_ms, **answer.times_ms}
         times_ms["encode"] += seen.timings_ms["encode"] + evidence_ms

@@ -20,8 +20,7 @@ from scene_completion_ros.geometry.transforms import Array, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cell_query import (
     CameraPlace,
-    CellLift,
-    CellQuery,
+    CellSampler,
     CellVoxels,
     Pixels,
     PredictedCells,
@@ -44,7 +43,7 @@ class CellNetworks(Protocol):
         ...
 
     def complete(self, local: Floats, columns: Floats) -> PredictedCells:
-        """What is predicted of cells; arguments: see `CellLift`."""
+        """What is predicted of cells; arguments: see `CellSampler`."""
         ...
 
 
@@ -91,23 +90,23 @@ class CellDecoder:
     `threads`: CPU threads of the kernels; None for all that this process may use. Belongs to its networks' thread.
     """
 
-    def __init__(self, networks: CellNetworks, lift: CellLift, threads: int | None = None) -> None:
-        self.networks, self.lift, self.threads = networks, lift, threads
+    def __init__(self, networks: CellNetworks, sampler: CellSampler, threads: int | None = None) -> None:
+        self.networks, self.sampler, self.threads = networks, sampler, threads
 
     def see(self, image_rgb: Bytes) -> Pixels:
         """What the pixels of a canonical image show, uint8 [H, W, 3] RGB."""
         return self.networks.see(image_rgb)
 
     def decode(self, pixels: Pixels, standing: Standing) -> tuple[Floats, PredictedCells, CameraPlace]:
-        """Corrected surfaces, as `CellLift` takes them; what is predicted of cells; and the camera's place."""
-        spec, place = self.lift.spec, self.lift.place(standing.upright_from_camera)
+        """Corrected surfaces, as `CellSampler` takes them; what is predicted of cells; and the camera's place."""
+        spec, place = self.sampler.spec, self.sampler.place(standing.upright_from_camera)
         seen = spec.inverse_depth(pixels.surfaces[..., 0]), pixels.surfaces[..., 1]
         correction = standing.numbers, standing.covariance
-        inverse, deviation = corrected_depth(*seen, *correction, spec, self.lift.volume.measure)
+        inverse, deviation = corrected_depth(*seen, *correction, spec, self.sampler.volume.measure)
         log_depth = -np.log(np.maximum(inverse, 0.5 / spec.far))
         surfaces = np.stack([log_depth, deviation], axis=-1).astype(np.float32)
         with kernel_threads(self.threads):
-            given = self.lift(surfaces, pixels.context, place)
+            given = self.sampler.look_up(surfaces, pixels.context, place)
         return surfaces, self.networks.complete(*given), place
 
 
@@ -125,7 +124,6 @@ def prepare_scene(
     bundle: StudentBundle,
     grid: VoxelGrid,
     grid_from_camera: RigidTransform,
-    lift: CellLift | None = None,  # of a student that completes cells; None for a new one
     coverage: Mask | None = None,  # see `view_of`
 ) -> PreparedScene:
     """Prepare a grid for a student."""
@@ -133,8 +131,8 @@ def prepare_scene(
     query: VoxelQuery | CellVoxels
     labels = None
     if bundle.volume is not None:
-        lift = lift or CellLift(bundle.volume, bundle.canonical, bundle.point_code, bundle.height_above_ground)
-        query = CellVoxels(CellQuery(lift), bundle.point_code, bundle.canonical, *place, coverage=coverage)
+        sampler = CellSampler(bundle.volume, bundle.canonical, bundle.point_code, bundle.height_above_ground)
+        query = CellVoxels(sampler, bundle.point_code, bundle.canonical, *place, coverage=coverage)
     else:
         student = bundle.field_head, bundle.point_code, bundle.canonical, bundle.feature_size
         query = VoxelQuery(*student, *place, coverage=coverage)
@@ -303,7 +301,7 @@ class HostCellQuery(_HostQuery):
         super().__init__(prepared, threads)
         assert isinstance(prepared.query, CellVoxels)
         self._query = prepared.query
-        decoder = CellDecoder(networks, self._query.query.lift, threads)
+        decoder = CellDecoder(networks, self._query.sampler, threads)
         self.see, self._decode = decoder.see, decoder.decode
 
     def __call__(self, given: SceneImage) -> SceneAnswer:

@@ -11,14 +11,17 @@ import pytest
 from onnx import helper, numpy_helper
 
 from scene_completion_ros.errors import BundleError
-from scene_completion_ros.geometry import RigidTransform
+from scene_completion_ros.geometry import RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
+from scene_completion_ros.geometry.transforms import rotation_of_angles
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.cell_query import CellLift, CellQuery, PredictedCells
-from scene_completion_ros.inference.cells import ROAD
+from scene_completion_ros.inference.cell_query import CellSampler, PredictedCells
+from scene_completion_ros.inference.cells import ROAD, STRIDE, volume_pose
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import make_networks
+from scene_completion_ros.inference.evidence import Evidence
 from scene_completion_ros.inference.head import PointCodeSpec
+from scene_completion_ros.inference.query_kernel import sample_bilinear
 from scene_completion_ros.inference.scene_query import predicted_depth
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.inference.known_mounting_bundle import (
@@ -43,11 +46,46 @@ def test_points_beyond_the_volume_are_as_its_outer_cells() -> None:
     ground = np.tile(np.float32([-9.0, 0.1]), (VOLUME.cells[0] * VOLUME.cells[1], 1))
     surfaces = np.tile(np.float32([math.log(20.0), 0.05]), (96, 256, 1))
     points = DEFAULT_GRID_FROM_CAMERA.inverse().apply(np.array([[14.6, 0, 0.2], [40.0, 0, 0.2], [13.8, 0, 0.2]]))
-    lift, density = CellLift(VOLUME, CAMERA, PointCodeSpec(), HEIGHT), np.empty(3, np.float32)
-    query, place = CellQuery(lift), lift.place(None)
-    samples = query.prepare(points, np.arange(3, dtype=np.int32))
-    query(surfaces, PredictedCells(hidden, others, ground), place, samples, density)
+    sampler, density = CellSampler(VOLUME, CAMERA, PointCodeSpec(), HEIGHT), np.empty(3, np.float32)
+    samples = np.ascontiguousarray(points.T, np.float32), np.arange(3, dtype=np.int32)
+    sampler.query(surfaces, PredictedCells(hidden, others, ground), sampler.place(None), *samples, density)
     np.testing.assert_allclose(density, np.log1p(np.exp([3.0, 3.0, -1.0])), atol=1e-3)
+
+
+def upright_at(height: float, roll: float, pitch: float) -> RigidTransform:
+    """A camera that looks ahead; degrees."""
+    turn = rotation_of_angles(math.radians(roll), math.radians(pitch), 0.7)  # where to does not count
+    return RigidTransform(turn @ DEFAULT_GRID_FROM_CAMERA.rotation, np.array([3.0, -2.0, height]))
+
+
+# Level, tilted, and as no camera of a vehicle is: on its side, upside down, down at its feet, far below the ground.
+PLACES = (1.7, 0.0, 0.0), (1.6, 4.0, -3.0), (1.7, 60.0, 0.0), (1.7, 180.0, 0.0), (1.7, 0.0, 90.0), (-1e9, 0.0, 0.0)
+
+
+def test_what_cells_look_up_follows_the_place_of_each_image_alone() -> None:
+    """Whatever was looked up before. By hand: the first cell on the left in the middle of the volume."""
+    made = CellSampler(VOLUME, CAMERA, PointCodeSpec(), HEIGHT)
+    rng, size = np.random.default_rng(0), (CAMERA.height // 2, CAMERA.width // 2)
+    surfaces = rng.uniform(0.5, 3.0, (*size, 2)).astype(np.float32)
+    context = rng.uniform(0.5, 1.0, (*size, 1)).astype(np.float32)
+    for place in (*PLACES, PLACES[0]):
+        upright = upright_at(*place)
+        again, alone = made, CellSampler(VOLUME, CAMERA, PointCodeSpec(), HEIGHT)
+        found, expected = (one.look_up(surfaces, context, one.place(upright)) for one in (again, alone))
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+            assert np.isfinite(ours).all()
+        local, columns = found
+        edge = GRID.voxel_size * STRIDE
+        cells = VoxelGrid(GRID.origin, edge, VOLUME.cells, GRID.frame).centres().reshape(-1, 3).astype(np.float64)
+        points = volume_pose(upright, HEIGHT).inverse().apply(cells)
+        pixels, shown = CAMERA.resized(size[1], size[0]).project(points)
+        np.testing.assert_array_equal(columns[:, : VOLUME.cells[2]].reshape(-1) > 0.0, shown)
+        np.testing.assert_array_equal(local[:, 0] > 0.0, shown)
+        if place == PLACES[1]:
+            assert 0.2 < shown.mean() < 0.9
+            at = sample_bilinear(context, (2.0 * pixels[shown] + 1.0) / size[::-1] - 1.0)[:, 0]
+            np.testing.assert_allclose(local[shown, 0], at, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +94,29 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
     volume = np.full(GRID.shape, -SURE, np.float32)
     volume[20:25, 12:17, 3:6] = SURE
     return make_known_mounting_bundle(tmp_path_factory.mktemp("student"), volume=volume, depth=PREDICTED_DEPTH)
+
+
+def test_a_pose_of_an_image_is_as_one_of_the_completer(student: StudentBundle) -> None:
+    """Poses take turns, also those of no camera on a vehicle; none of them is left for the next image."""
+    completer, image = Completer(student, CAMERA, engine="onnxruntime", threads=1), wall_from(0.0)
+    level = completer.complete(image)
+    for place in PLACES:
+        upright = upright_at(*place)
+        found = completer.complete(image, evidence=Evidence(upright_from_camera=upright))
+        made = Completer(student, CAMERA, engine="onnxruntime", threads=1, upright_from_camera=upright)
+        for expected in (made.complete(image), completer.mounted(upright).complete(image)):
+            np.testing.assert_array_equal(found.alpha, expected.alpha)
+            np.testing.assert_array_equal(found.voxels.label, expected.voxels.label)
+            np.testing.assert_array_equal(found.voxels.index, expected.voxels.index)
+            assert found.ground is not None and expected.ground is not None
+            np.testing.assert_array_equal(found.ground.points, expected.ground.points)
+        between = completer.complete(image)
+        np.testing.assert_array_equal(between.alpha, level.alpha)
+        np.testing.assert_array_equal(between.voxels.label, level.voxels.label)
+    # 4 m to the left and 11 m ahead, a volume that rolls by 4° is 0.28 m higher or lower.
+    rolled = completer.complete(image, evidence=Evidence(upright_from_camera=upright_at(HEIGHT, 12.0, 0.0)))
+    top, rolled_top = (np.asarray([one.voxels.index[:, 2].mean()]) for one in (level, rolled))
+    assert abs(rolled_top - top) > 0.5
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.14])

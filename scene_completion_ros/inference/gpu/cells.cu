@@ -63,9 +63,6 @@ static __device__ __forceinline__ float turned(const float* pose, int axis, floa
 struct Seen {
     float across, along, depth;
     bool shown;
-    __device__ __forceinline__ int pixel(const Volume& volume) const {
-        return int(rintf(along)) * volume.width + int(rintf(across));
-    }
 };
 
 static __device__ __forceinline__ Seen seen_in_camera(const Volume& volume, float x, float y, float z) {
@@ -177,10 +174,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) lift_cells(
 
 // How much of a voxel lies behind the surface of its pixel: from its near to its far edge.
 static __device__ __forceinline__ void edges(
-    const Volume& volume, float log_depth, float deviation, float depth, float& near_edge, float& far_edge) {
+    const Volume& volume, const float* __restrict__ surfaces, const Seen& place, float& near_edge, float& far_edge) {
+    const float* surface = surfaces + 2 * (int(rintf(place.along)) * volume.width + int(rintf(place.across)));
     const float least = 0.1f * volume.measure;
-    near_edge = below((logf(fmaxf(depth - volume.edge, least)) - log_depth) / deviation);
-    far_edge = below((logf(fmaxf(depth + volume.edge, least)) - log_depth) / deviation);
+    near_edge = below((logf(fmaxf(place.depth - volume.edge, least)) - surface[0]) / surface[1]);
+    far_edge = below((logf(fmaxf(place.depth + volume.edge, least)) - surface[0]) / surface[1]);
 }
 
 // Where the rays of pixels meet the columns of cells, metres above the expected ground: the last of `stride` numbers of
@@ -200,8 +198,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) find_lowest(
             for (int z = 0; z < volume.low; ++z) {
                 const Seen place = seen_in_volume(
                     volume, float(first_x + x) + 0.5f, float(first_y + y) + 0.5f, float(z) + 0.5f);
-                const float* surface = surfaces + 2 * place.pixel(volume);
-                edges(volume, surface[0], surface[1], place.depth, near_edge, far_edge);
+                edges(volume, surfaces, place, near_edge, far_edge);
                 total += place.shown ? 0.5f * (near_edge + far_edge) : 1.0f;
             }
         }
@@ -238,8 +235,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) query_cells(
     const float x = points[i], y = points[count + i], z = points[2 * count + i];
     const Seen place = seen_in_camera(volume, x, y, z);
     const float shown = place.shown ? 1.0f : 0.0f;
-    const float* surface = surfaces + 2 * place.pixel(volume);
-
     const float v_x = volume_place(volume.pose, 0, volume.size_x, x, y, z);
     const float v_y = volume_place(volume.pose, 1, volume.size_y, x, y, z);
     const float v_z = volume_place(volume.pose, 2, volume.size_z, x, y, z);
@@ -268,7 +263,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) query_cells(
     const float level = floor.at(0), doubt = floor.at(1);
 
     float near_edge, far_edge;
-    edges(volume, surface[0], surface[1], z, near_edge, far_edge);
+    edges(volume, surfaces, place, near_edge, far_edge);
     const float up = volume.bottom + volume.edge * v_z - level;
     const float top = below((up + 0.5f * volume.edge) / doubt), under = below((up - 0.5f * volume.edge) / doubt);
     const float rest = sigmoid(before), at = shown * (far_edge - near_edge);
@@ -336,10 +331,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) see_rays(
 }
 
 // Where classes are read: others [cells, OF_CELL] of PredictedCells, and of_pixels [h w, CLASSES + 1]; of the cells of
-// voxels of a scene.
+// voxels of a scene. Poses are not restricted: kept from voxel to voxel, they would take more registers than there are.
 #define UNIT_SOURCE                                                                                                    \
-    const float *__restrict__ others, const float *__restrict__ of_pixels, const Volume *__restrict__ of_volume, \
-        const Scene *__restrict__ of_scene
+    const float *__restrict__ others, const float *__restrict__ of_pixels, const Volume *of_volume, const Scene *of_scene
 #define UNIT_VALUES others, of_pixels, of_volume, of_scene
 
 // What one lane has of the probabilities of the classes of a voxel; 0 for units without a class.

@@ -308,7 +308,7 @@ class _FieldSteps:
 
 
 class _CellSteps:
-    """A student that completes cells: scale of its depths, lift, decoder, voxels, and rays to what pixels see."""
+    """A student that completes cells: scale of its depths, sampler, decoder, voxels, and rays to what pixels see."""
 
     def __init__(
         self,
@@ -322,12 +322,12 @@ class _CellSteps:
         broken: Buffer,
         stands: Buffer,
     ) -> None:
-        lift = voxels.query.lift
+        sampler = voxels.sampler
         self._device, (self._encoder, self._decoder, self._complete) = device, engines
         pixels, decoded = self._encoder.outputs, self._decoder.outputs
         seen, classes, context = pixels["surfaces"], pixels["classes"], pixels["context"]
         (hidden, others), ground = self._complete.outputs.values(), decoded["ground"]
-        self._size = lift.map_size
+        self._size = sampler.map_size
         count = self._size[0] * self._size[1]
         self._voxels = voxels
         self._ground = device.empty((2, count), np.float32)  # an input of the encoder that nothing is given for
@@ -338,19 +338,18 @@ class _CellSteps:
         self._corrected: Arguments = seen, volume, self._correction.there, surfaces, broken
         self.surfaces = surfaces
         self.given = {"local": device.empty(self._decoder.ports.given["local"][0], np.float32)}
-        self.given["columns"] = device.upload(lift.columns)
+        self.given["columns"] = device.upload(sampler.columns)
         self._of_cells = {"around": decoded["around"], "local": self.given["local"], "mean": decoded["mean"]}
-        self._cells, self._column_count = self.given["local"].shape[0], lift.columns.shape[0]
-        stride, columns = np.int32(lift.columns.shape[1]), self.given["columns"]
+        self._cells, self._column_count = self.given["local"].shape[0], sampler.columns.shape[0]
+        stride, columns = np.int32(sampler.columns.shape[1]), self.given["columns"]
         self._looked_up: Arguments = (
             surfaces, context, volume, np.int32(self._cells), stride, self.given["local"], columns,
         )  # fmt: skip
         self._lowest: Arguments = surfaces, volume, np.int32(self._column_count), stride, columns
-        samples = voxels.samples
-        self._count = len(samples.target)
+        self._count = len(voxels.target)
         self._queried: Arguments = (
             surfaces, hidden, others, ground, decoded.get("prior"), volume,
-            *_uploaded(device, samples.points, samples.target), np.int32(self._count),
+            *_uploaded(device, voxels.points, voxels.target), np.int32(self._count),
         )  # fmt: skip
         self._to_voxels: Arguments = np.float32(voxels.grid.voxel_size), alpha, stands, broken
         self._ray_count = march.camera.width * march.camera.height
@@ -359,7 +358,7 @@ class _CellSteps:
             *_uploaded(device, *march.rays[1:-1]),
             np.int32(self._ray_count), *rays,
         )  # fmt: skip
-        self.unit_count = padded_units(lift.volume.classes)
+        self.unit_count = padded_units(sampler.volume.classes)
         self.units: Arguments = others, classes, volume, scene
         self.label_weights: Arguments = ()
         self.own_results = {"ground": ground}
@@ -371,7 +370,7 @@ class _CellSteps:
     def query(self, standing: Standing | None) -> None:
         """Asks for cells, opacities and rays, after `see`."""
         assert standing is not None
-        device, place = self._device, self._voxels.query.lift.place(standing.upright_from_camera)
+        device, place = self._device, self._voxels.sampler.place(standing.upright_from_camera)
         made, between = _volume(self._voxels, place)
         self._volume.send(made.view(np.uint8))
         self._correction.send(np.concatenate([standing.numbers, standing.covariance.reshape(-1)]))
@@ -448,10 +447,10 @@ def _scene(march: March, classifier: VoxelClassifier) -> NDArray[np.void]:
 
 def _volume(voxels: CellVoxels, place: CameraPlace) -> tuple[NDArray[np.void], bool]:
     """What kernels read of the volume, for a place; and whether voxels lie between those of the volume."""
-    lift, made = voxels.query.lift, np.zeros(1, dtype=VOLUME)
-    volume, spec, grid = lift.volume, lift.spec, lift.volume.grid
-    made["size"], made["pinhole"], made["nearest"] = grid.shape, lift.view[:4], lift.view[4]
-    made["height"], made["width"] = lift.map_size
+    sampler, made = voxels.sampler, np.zeros(1, dtype=VOLUME)
+    volume, spec, grid = sampler.volume, sampler.spec, sampler.volume.grid
+    made["size"], made["pinhole"], made["nearest"] = grid.shape, sampler.view[:4], sampler.view[4]
+    made["height"], made["width"] = sampler.map_size
     of_grid, between = voxels.pose(place)
     made["pose"], made["camera"], made["grid"] = place.pose, place.camera, kernel_pose(of_grid)
     made["known"], made["low"] = place.known, volume.low

@@ -19,7 +19,7 @@ from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, Rigi
 from scene_completion_ros.geometry.road_plane import RoadPlane
 from scene_completion_ros.geometry.transforms import about
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.cell_query import CellLift, CellQuery, CellVoxels, Pixels, PredictedCells
+from scene_completion_ros.inference.cell_query import CellSampler, CellVoxels, Pixels, PredictedCells
 from scene_completion_ros.inference.cells import PRIOR_EDGE, ROAD, CellVolume
 from scene_completion_ros.inference.evidence import Standing
 from scene_completion_ros.inference.gpu import device_scene
@@ -398,12 +398,12 @@ def test_students_that_complete_cells(seed: int, stated: bool, device: Devices) 
     standing = Standing(numbers, doubt @ doubt.T, plane)
     upright = standing.upright_from_camera
     assert (upright is not None) == stated
-    lift = CellLift(volume, camera, CODE, HEIGHT)
+    sampler = CellSampler(volume, camera, CODE, HEIGHT)
     native = seed == 0 and not stated
     pose = FORWARD if native else rotated(3.0, 4.0, 10.0, (0.4, -0.3, 0.2))
     grid = volume.grid if native else VoxelGrid((1.0, -5.0, -2.0), 0.3, (31, 30, 11), "camera_forward")
-    voxels = CellVoxels(CellQuery(lift), CODE, camera, grid, pose)
-    assert voxels.pose(lift.place(upright))[1] != native
+    voxels = CellVoxels(sampler, CODE, camera, grid, pose)
+    assert voxels.pose(sampler.place(upright))[1] != native
     rays = camera.resized(60, 31)
     thresholds = Thresholds(THRESHOLD, 0.5 * THRESHOLD)
     ground, obstacle = map(CALIBRATION.occupied_from, thresholds)
@@ -420,12 +420,12 @@ def test_students_that_complete_cells(seed: int, stated: bool, device: Devices) 
     np.testing.assert_array_equal(shown.classes, student.pixels.classes)
     expected = on_host(SceneImage(BLANK, standing=standing))
     found = scene(SceneImage(BLANK, pixels=shown, standing=standing))
-    surfaces, _, place = CellDecoder(student, lift).decode(student.pixels, standing)
+    surfaces, _, place = CellDecoder(student, sampler).decode(student.pixels, standing)
     steps = cast(Any, scene)._steps
     with device.context:
         made = {name: kernels.download(buffer) for name, buffer in (*steps.given.items(), ("surfaces", steps.surfaces))}
     np.testing.assert_allclose(made["surfaces"].reshape(surfaces.shape), surfaces, rtol=1e-4, atol=1e-5)
-    for name, right in zip(given, lift(surfaces, student.pixels.context, place), strict=True):
+    for name, right in zip(given, sampler.look_up(surfaces, student.pixels.context, place), strict=True):
         assert right.any()
         np.testing.assert_allclose(made[name], right, rtol=1e-3, atol=2e-4, err_msg=name)
     np.testing.assert_allclose(found.dense.alpha, expected.dense.alpha, atol=1e-4)
@@ -459,16 +459,18 @@ def check_labels(found: SceneAnswer, expected: SceneAnswer) -> None:
 
 def test_cells_that_are_no_numbers_are_found(device: Devices) -> None:
     student = Cells.drawn(0)
-    lift = CellLift(student.volume, student.camera, CODE, HEIGHT)
+    sampler = CellSampler(student.volume, student.camera, CODE, HEIGHT)
     grid, cells = student.volume.grid, student.predicted
-    voxels = CellVoxels(CellQuery(lift), CODE, student.camera, grid, FORWARD)
+    voxels = CellVoxels(sampler, CODE, student.camera, grid, FORWARD)
     marched = March(grid, FORWARD, RAYS, 0.1, far=FAR)
     classifier = VoxelClassifier(grid, FORWARD, RAYS, voxels.in_view, CALIBRATION, Thresholds(0.5, 0.5))
     prepared = PreparedScene(voxels, marched, classifier)
     _, (seen, _, completing), scene = scene_of(device, student, prepared)
     image = SceneImage(BLANK, standing=Standing(np.zeros(4), np.zeros((4, 4)), RoadPlane(0.0, 0.0, HEIGHT, np.eye(3))))
     assert scene(image).finite
-    in_view = np.flatnonzero(lift(student.pixels.surfaces, student.pixels.context, lift.place(None))[0].any(axis=1))[0]
+    in_view = np.flatnonzero(
+        sampler.look_up(student.pixels.surfaces, student.pixels.context, sampler.place(None))[0].any(axis=1)
+    )[0]
     for value in (np.nan, np.inf):
         broken = cells.others.copy()
         broken[in_view, 0] = value

@@ -16,7 +16,7 @@ from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.road_plane import RoadPlane
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, rotation_of_angles
-from scene_completion_ros.inference.cell_query import CellLift, CellQuery, PredictedCells
+from scene_completion_ros.inference.cell_query import CellSampler, PredictedCells
 from scene_completion_ros.inference.cells import PRIOR_EDGE, ROAD, STANDS_M, STRIDE, CellVolume, volume_pose
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training.export import ExportedCells, ExportedColumns
@@ -278,7 +278,8 @@ def test_kernels_around_the_exported_graph_compute_what_the_decoder_does(known: 
     made.hold(torch.rand(9, *grid.shape) < torch.rand(grid.shape), torch.rand(9, *grid.shape) < 0.5)
     for parameter in (made.occupied.weight, made.named.weight, made.trust.weight, made.ground.weight, made.mean):
         torch.nn.init.normal_(parameter)
-    upright = RigidTransform.from_matrix(pose(0.06, -0.3).double().numpy().round(12)) if known else None
+    turn = RigidTransform(rotation_of_angles(0.05, 0.06, 0.0), np.array([0.0, 0.0, -0.3]))
+    upright = turn @ DEFAULT_GRID_FROM_CAMERA if known else None  # it rolls, and looks down
     matrix = torch.from_numpy((upright or DEFAULT_GRID_FROM_CAMERA).matrix).float()[None]
     coarse = torch.rand(1, 2 + CLASSES + 1, 4, 8)
     maps = functional.interpolate(coarse, (CAMERA.height, CAMERA.width), mode="bilinear")
@@ -289,25 +290,24 @@ def test_kernels_around_the_exported_graph_compute_what_the_decoder_does(known: 
         torch.full((1, 1, 1, 1), float(known)),
     )
     volume = CellVolume(grid, -1.0, ROAD, 0, CLASSES, 4, 4, PRIOR_EDGE * known)
-    lift = CellLift(volume, canonical, SPEC, 1.6)
+    sampler = CellSampler(volume, canonical, SPEC, 1.6)
     # Volumes begin so far above the ground; the pose does not turn about the vertical.
-    place = lift.place(upright and RigidTransform(np.eye(3), np.array([0.0, 0.0, 1.6])) @ upright)
-    query = CellQuery(lift)
+    place = sampler.place(upright and RigidTransform(np.eye(3), np.array([0.0, 0.0, 1.6])) @ upright)
     with torch.no_grad():
         scene = whole_scene(made, view, looking(matrix[0], camera=canonical))
         classes = view.classes.softmax(dim=1)
         surfaces = torch.cat([-SPEC.inverse_depth(view.code).log(), view.deviation], dim=1)
         looked_at = (part[0].permute(1, 2, 0).contiguous().numpy() for part in (surfaces, made.reduce(classes)))
-        given = lift(*looked_at, place)
+        given = sampler.look_up(*looked_at, place)
         local, columns = map(torch.from_numpy, given)
         around, mean, *of_columns = ExportedColumns(made)(local, columns)
         cells_alone = [part.numpy() for part in ExportedCells(made)(around, local, mean)]
         predicted = PredictedCells(*cells_alone, *(part.numpy() for part in of_columns))
     points = place.volume_from_camera.inverse().apply(grid.centres().reshape(-1, 3))
     density = np.empty(len(points), np.float32)
-    samples = query.prepare(points, np.arange(len(points), dtype=np.int32))
+    samples = np.ascontiguousarray(points.T, np.float32), np.arange(len(points), dtype=np.int32)
     stands = np.empty(len(points), np.bool_)
-    query(surfaces[0].permute(1, 2, 0).numpy(), predicted, place, samples, density, stands=stands)
+    sampler.query(surfaces[0].permute(1, 2, 0).numpy(), predicted, place, *samples, density, stands=stands)
     height = functional.interpolate(scene.height[:, None], scale_factor=STRIDE, mode="bilinear")[0, 0].numpy()
     up = grid.centres()[..., 2] - height[: grid.shape[0], : grid.shape[1], None]
     clear = np.abs(up - STANDS_M).reshape(-1) > 1e-4
@@ -318,7 +318,7 @@ def test_kernels_around_the_exported_graph_compute_what_the_decoder_does(known: 
     assert scene.occupied.sigmoid().std() > 0.1
     chosen = np.arange(math.prod(volume.cells), dtype=np.int32)
     of_pixels = classes[0].permute(1, 2, 0).contiguous().numpy()
-    units, label, _ = query.classes(predicted.others, of_pixels, place, chosen)
+    units, label, _ = sampler.classes(predicted.others, of_pixels, place, chosen)
     expected = scene.classes.softmax(dim=1)[0].permute(2, 3, 1, 0).reshape(-1, CLASSES).numpy()
     np.testing.assert_allclose(units, expected, atol=1e-4)
     np.testing.assert_array_equal(label, expected.argmax(axis=1))

@@ -351,9 +351,22 @@ def test_the_robot_completes_what_torch_completes(
     moved = completer.placed(shifted)
     other, both = moved.complete(image), inside[1:] & moved.in_view[:-1]
     np.testing.assert_allclose(other.probability[:-1][both], found.probability[1:][both], atol=1e-4)
-    if not known:  # the mounting makes a difference, and can be given later
+    if not known:  # the mounting makes a difference, and can be given later, or with an image alone
         later = completer.mounted(upright).complete(image)
         assert np.abs(later.probability[inside] - found.probability[inside]).max() > 0.01
+        seen = completer.see(image)
+        stated, alone, unknown = (
+            completer.mounted(upright).complete(seen),
+            completer.complete(seen, evidence=Evidence(upright_from_camera=upright)),
+            completer.complete(seen),
+        )
+        assert alone.ground is not None and stated.ground is not None
+        np.testing.assert_array_equal(alone.probability, stated.probability)
+        np.testing.assert_array_equal(alone.voxels.label, stated.voxels.label)
+        np.testing.assert_array_equal(alone.ground.points, stated.ground.points)
+        np.testing.assert_array_equal(alone.depth, stated.depth)
+        np.testing.assert_array_equal(unknown.probability, found.probability)
+        assert np.abs(unknown.probability[inside] - alone.probability[inside]).max() > 0.01
 
 
 def test_what_is_known_of_depth_moves_what_the_robot_completes(bundle: StudentBundle, town: Path) -> None:
@@ -544,7 +557,7 @@ def test_a_prior_of_no_numbers_is_refused(bundle: StudentBundle, tmp_path: Path)
 
 
 def test_the_node_gives_a_student_the_mounting_of_its_camera(bundle: StudentBundle, town: Path) -> None:
-    """When it becomes known, and again when the camera moved by more than the grid's own tolerance."""
+    """That of each image; the same encoder and voxels go on."""
     sequence = open_recording(town)
     name = reference_camera(sequence)
     upright = mounting(sequence, name)
@@ -560,11 +573,11 @@ def test_the_node_gives_a_student_the_mounting_of_its_camera(bundle: StudentBund
     first = completer(None)
     assert first.upright_from_camera is None and completer(None) is first
     known = completer(upright)
-    assert known is not first and known.upright_from_camera is upright
-    assert completer(RigidTransform(np.eye(3), np.array([5.0, 3.0, 0.0])) @ upright) is known  # the robot drives on
-    assert completer(RigidTransform(np.eye(3), np.array([0.0, 0.0, 0.02])) @ upright) is known  # and sways
-    raised = RigidTransform(np.eye(3), np.array([0.0, 0.0, 0.3])) @ upright
+    assert known.upright_from_camera is upright and completer(upright) is known
+    raised = RigidTransform(np.eye(3), np.array([0.0, 0.0, 0.02])) @ upright
     assert completer(raised).upright_from_camera is raised
+    assert completer(None).upright_from_camera is None
+    assert known.encoder is first.encoder and known.in_view is first.in_view
 
 
 def test_a_student_of_rooms_has_their_classes_and_reach(trunk: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMP
 from scene_completion_ros.evaluation.truth import FrameTruth, VoxelTruth
 from scene_completion_ros.geometry import Resampler
 from scene_completion_ros.inference.bundle import StudentBundle, open_student
-from scene_completion_ros.inference.cell_query import CameraPlace, CellLift, CellQuery, Pixels, PredictedCells
+from scene_completion_ros.inference.cell_query import CameraPlace, CellSampler, Pixels, PredictedCells
 from scene_completion_ros.inference.cells import ground_surface
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.inference.encoder import CellGraphs, FieldEncoder, cpu_networks
@@ -110,7 +110,7 @@ class DeployedStudent(Predictor):
         def ground() -> Floats:
             frame = field()
             assert isinstance(frame, _CellFrame)
-            given = frame.query.lift.volume, self.bundle.canonical, frame.place.volume_from_camera
+            given = frame.sampler.volume, self.bundle.canonical, frame.place.volume_from_camera
             surface = ground_surface(frame.predicted.ground, *given)
             return surface.points.reshape(-1, 3)
 
@@ -176,7 +176,7 @@ class DeployedStudent(Predictor):
         evidence = self._evidence(sequence, index, camera, image, own)
         standing = Standing.of(self.bundle, own, evidence, mounting(sequence, camera, index))
         decoded = self._decoder.decode(pixels, standing)
-        return _CellFrame(CellQuery(self._decoder.lift), *decoded, pixels, self._threads)
+        return _CellFrame(self._decoder.sampler, *decoded, pixels, self._threads)
 
     def _image(self, sequence: PosedSequence, index: int, camera: str) -> Bytes:
         return self._resampler(sequence.cameras[camera])(sequence.image(index, camera))
@@ -191,8 +191,8 @@ class DeployedStudent(Predictor):
     def _decoder(self) -> CellDecoder:
         networks, bundle = self._networks, self.bundle
         assert isinstance(networks, CellGraphs) and bundle.volume is not None
-        lift = CellLift(bundle.volume, bundle.canonical, bundle.point_code, bundle.height_above_ground)
-        return CellDecoder(networks, lift, self._threads)
+        sampler = CellSampler(bundle.volume, bundle.canonical, bundle.point_code, bundle.height_above_ground)
+        return CellDecoder(networks, sampler, self._threads)
 
     def _follow(self, sequence: PosedSequence, index: int, camera: str) -> None:
         """Remember the frames before, as a robot that drives through the recording would know them.
@@ -250,7 +250,7 @@ class _FieldFrame:
 class _CellFrame:
     """A frame of a student that completes cells at points [N, 3] in the optical frame, metres."""
 
-    query: CellQuery
+    sampler: CellSampler
     surfaces: Floats
     predicted: PredictedCells
     place: CameraPlace
@@ -259,15 +259,15 @@ class _CellFrame:
 
     def density(self, points: Doubles) -> Floats:
         density = np.empty(len(points), dtype=np.float32)
-        samples = self.query.prepare(points, np.arange(len(points), dtype=np.int32))
+        samples = np.ascontiguousarray(points.T, np.float32), np.arange(len(points), dtype=np.int32)
         with kernel_threads(self.threads):
-            self.query(self.surfaces, self.predicted, self.place, samples, density)
+            self.sampler.query(self.surfaces, self.predicted, self.place, *samples, density)
         return density
 
     def units(self, points: Floats) -> Floats:
         with kernel_threads(self.threads):
-            chosen = self.query.cells_of(points, self.place.pose)
-            return self.query.classes(self.predicted.others, self.pixels.classes, self.place, chosen)[0]
+            chosen = self.sampler.cells_of(points, self.place.pose)
+            return self.sampler.classes(self.predicted.others, self.pixels.classes, self.place, chosen)[0]
 
 
 def _in_parts(density: Callable[[Doubles], Floats], points: Floats) -> Floats:
