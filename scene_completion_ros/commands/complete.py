@@ -36,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--camera-height", type=float, metavar="METRES", help=meaning)
     meaning = "degrees by which the camera looks down, with --camera-height (default: 0)"
     parser.add_argument("--camera-pitch", type=float, metavar="DEGREES", help=meaning)
+    meaning = "how far its right side is lower (default: 0)"
+    parser.add_argument("--camera-roll", type=float, metavar="DEGREES", help=meaning)
     meaning = "YAML with origin, voxel_size, shape and grid_from_camera (4x4, row by row) of another grid to query"
     parser.add_argument("--grid", type=Path, metavar="FILE", help=meaning)
     arguments.add_student_arguments(parser)
@@ -61,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     bundle = open_student(args.bundle)
     words = arguments.chosen_words(args.words, bundle)
     grid, grid_from_camera = read_grid(args.grid) if args.grid else (None, None)
-    upright = upright_camera(args.camera_height, args.camera_pitch)
+    upright = upright_camera(args.camera_height, args.camera_pitch, args.camera_roll)
     progress.line(f"Completing {args.image} ({bundle.name}) ...")
     completer = Completer(
         bundle, camera, grid=grid, grid_from_camera=grid_from_camera, engine=args.engine, upright_from_camera=upright
@@ -102,8 +104,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def upright_camera(height: float | None, pitch: float | None) -> "RigidTransform | None":
-    """Pose of the optical frame above the ground of a camera at a height, metres, that looks down, degrees.
+def upright_camera(height: float | None, pitch: float | None, roll: float | None = None) -> "RigidTransform | None":
+    """Pose of the optical frame above the ground of a camera at a height, metres, that looks down and rolls, degrees.
 
     None where no height is given. Raises SceneCompletionError where the numbers make no sense.
     """
@@ -112,16 +114,23 @@ def upright_camera(height: float | None, pitch: float | None) -> "RigidTransform
     import numpy as np
 
     from scene_completion_ros.errors import SceneCompletionError
+    from scene_completion_ros.geometry.road_plane import MOST_ROLL_DEG
     from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform, rotation_of_angles
 
     if height is None:
-        if pitch is not None:
-            raise SceneCompletionError("has no meaning alone", where="--camera-pitch", cure="Give --camera-height, too")
+        for name, angle in (("pitch", pitch), ("roll", roll)):
+            if angle is not None:
+                cure = "Give --camera-height, too"
+                raise SceneCompletionError("has no meaning alone", where=f"--camera-{name}", cure=cure)
         return None
+    if abs(roll or 0.0) > MOST_ROLL_DEG:
+        what = f"a camera that rolls by {roll:g} degrees shows the road on its side"
+        cure = f"Turn the image upright, and give up to {MOST_ROLL_DEG:g} degrees"
+        raise SceneCompletionError(what, where="--camera-roll", cure=cure)
     if not (0.0 < height <= 100.0 and abs(pitch or 0.0) <= 90.0):
         what = f"a camera {height:g} m above the ground that looks {pitch or 0.0:g} degrees down"
         raise SceneCompletionError(what, where="--camera-height, --camera-pitch", cure="Give metres and degrees")
-    down = rotation_of_angles(0.0, math.radians(pitch or 0.0), 0.0)
+    down = rotation_of_angles(math.radians(roll or 0.0), math.radians(pitch or 0.0), 0.0)
     return RigidTransform(down, np.array([0.0, 0.0, height])) @ OPTICAL_FROM_FORWARD.inverse()
 
 

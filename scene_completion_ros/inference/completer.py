@@ -15,6 +15,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid, ray_camera
 from scene_completion_ros.geometry.plausible_motion import LOOKS_UP, body_axes
 from scene_completion_ros.geometry.resampling import Resampler
+from scene_completion_ros.geometry.road_plane import MOST_ROLL_DEG, RoadPlane
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference import scene_query
 from scene_completion_ros.inference.bundle import StudentBundle
@@ -406,6 +407,9 @@ def mounting_warnings(
         )
     down = -float(np.degrees(np.arcsin(np.clip(upright_from_camera.rotation[2, 2], -1.0, 1.0))))
     low, high = np.degrees(bundle.pitch_range)
+    roll = math.degrees(RoadPlane.of_mounting(upright_from_camera).roll)
+    if MOST_ROLL_DEG < abs(roll) < 180.0 - MOST_ROLL_DEG:
+        warnings.append(f"the camera rolls by {roll:.0f}°: images on their side are not completed; turn them upright")
     if body_axes(upright_from_camera.rotation[2:], np.zeros((0, 3))):
         warnings.append(f"the camera {LOOKS_UP}")
     elif not low - PITCH_TOLERANCE_DEG <= down <= high + PITCH_TOLERANCE_DEG:

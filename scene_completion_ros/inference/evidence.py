@@ -24,7 +24,8 @@ from scene_completion_ros.inference.motion_scale import MotionScale, Scale
 SCALE, DEVIATION, WHY = "scale", "scale deviation", "scale not measured"
 WARNING = "warning"  # `Completion.warning`
 CORNERS = "corners with a depth by motion"
-HEIGHT, PITCH, ROLL, NO_PLANE = "camera height", "camera pitch", "camera roll", "road not measured"
+HEIGHT, PITCH, ROLL = "camera height in m", "camera pitch in °", "camera roll in °"
+NO_PLANE = "road not measured"
 # Standard deviation of roll and pitch up to which a volume is levelled, radians: a worse one tilts it as often as not.
 LEVEL = math.radians(1.0)
 CONTRADICTS = math.radians(5.0)  # between a stated mounting and the picture

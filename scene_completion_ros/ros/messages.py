@@ -21,7 +21,7 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.cells import GroundSurface
-from scene_completion_ros.inference.evidence import WARNING, WHY
+from scene_completion_ros.inference.evidence import NO_PLANE, WARNING, WHY
 from scene_completion_ros.mapping.ground_map import GroundMap, voxels_to_bytes
 from scene_completion_ros.ros import conversions
 from scene_completion_ros.ros.conversions import with_data
@@ -91,7 +91,7 @@ def evidence_of(message: Any) -> dict[str, float | str]:
     """The `Completion.summary` of the image in such a message."""
     statuses = (status for status in message.status if status.name == EVIDENCE)
     values = [(value.key, value.value) for status in statuses for value in status.values]
-    return {key: value if key in (WARNING, WHY) else float(value) for key, value in values}
+    return {key: value if key in (WARNING, WHY, NO_PLANE) else float(value) for key, value in values}
 
 
 def odometry_message(pose: RigidTransform, stamp_ns: int, frame_id: str, child_frame_id: str) -> Any:

@@ -138,11 +138,18 @@ def test_a_student_takes_the_mounting_of_the_camera(tmp_path: Path, capsys: pyte
         (("--camera-height", "1.7", "--camera-pitch", "2"), []),
         (("--camera-height", "0.2"), ["the camera stands 0.20 m above the ground"]),
         (("--camera-height", "1.7", "--camera-pitch", "60"), ["the camera looks 60.0° down"]),
+        (("--camera-height", "1.7", "--camera-roll", "3"), []),
     ):
         assert complete(image, student, *more, "--overwrite") == 0
         error = capsys.readouterr().err
         assert error.count("warning: the ") == len(said) and all(text in error for text in said)
-    for more in (("--camera-pitch", "2"), ("--camera-height", "-1"), ("--camera-height", "nan")):
+    alone = ("--camera-pitch", "2"), ("--camera-roll", "2")
+    for more in (
+        *alone,
+        ("--camera-height", "-1"),
+        ("--camera-height", "nan"),
+        ("--camera-height", "2", "--camera-roll", "50"),
+    ):
         assert complete(image, student, *more, "--overwrite") == 2
         assert more[0] in capsys.readouterr().err
 

@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.geometry import RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
+from scene_completion_ros.geometry.road_plane import RoadPlane
 from scene_completion_ros.geometry.transforms import rotation_of_angles
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cell_query import CellSampler, PredictedCells
@@ -102,7 +103,7 @@ def test_a_pose_of_an_image_is_as_one_of_the_completer(student: StudentBundle) -
     level = completer.complete(image)
     for place in PLACES:
         upright = upright_at(*place)
-        found = completer.complete(image, evidence=Evidence(upright_from_camera=upright))
+        found = completer.complete(image, evidence=Evidence(plane=RoadPlane.of_mounting(upright)))
         made = Completer(student, CAMERA, engine="onnxruntime", threads=1, upright_from_camera=upright)
         for expected in (made.complete(image), completer.mounted(upright).complete(image)):
             np.testing.assert_array_equal(found.alpha, expected.alpha)
@@ -114,7 +115,8 @@ def test_a_pose_of_an_image_is_as_one_of_the_completer(student: StudentBundle) -
         np.testing.assert_array_equal(between.alpha, level.alpha)
         np.testing.assert_array_equal(between.voxels.label, level.voxels.label)
     # 4 m to the left and 11 m ahead, a volume that rolls by 4° is 0.28 m higher or lower.
-    rolled = completer.complete(image, evidence=Evidence(upright_from_camera=upright_at(HEIGHT, 12.0, 0.0)))
+    rolled_by = upright_at(HEIGHT, 12.0, 0.0)
+    rolled = completer.complete(image, evidence=Evidence(plane=RoadPlane.of_mounting(rolled_by)))
     top, rolled_top = (np.asarray([one.voxels.index[:, 2].mean()]) for one in (level, rolled))
     assert abs(rolled_top - top) > 0.5
 
