@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.geometry import RigidTransform
-from scene_completion_ros.geometry.road_plane import RoadPlane, normal, normal_slopes
+from scene_completion_ros.geometry.road_plane import STATED, RoadPlane, normal, normal_slopes
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, about, rotation_of_angles
 
 CERTAIN = np.eye(3) * 1e-6
@@ -23,7 +23,7 @@ def test_a_plane_is_that_of_its_mounting() -> None:
     assert (plane.roll, plane.pitch, plane.height) == pytest.approx((0.05, 0.2, 1.3))
     np.testing.assert_allclose(plane.upright_from_camera.matrix, pose.matrix, atol=1e-12)
     np.testing.assert_allclose(plane.down, -pose.rotation[2])
-    np.testing.assert_allclose(plane.deviations, [np.radians(1.0), np.radians(1.0), 0.03])
+    np.testing.assert_allclose(plane.deviations, STATED)
 
 
 def test_slopes_of_the_normal_are_its_differences() -> None:
