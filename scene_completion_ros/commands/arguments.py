@@ -30,8 +30,10 @@ def add_scale_argument(
     parser: argparse._ActionsContainer, motion: str, default: str | None, by_default: str = "%(default)s"
 ) -> None:
     """Declare --scale-from. `motion`: the source of the camera's motion; `by_default`: the value without the option."""
-    meaning = "scale depths by how far the camera moved since earlier images: `odometry`, for which that is "
-    meaning += f"{motion}; `corners`: single corners also get a depth by that; or `off` (default: {by_default})"
+    meaning = (
+        "correct depths and level the road by how the camera moved since earlier images: `odometry`, for which that "
+    )
+    meaning += f"is {motion}; `corners`: single corners also get a depth by that; or `off` (default: {by_default})"
     parser.add_argument("--scale-from", choices=SCALE_FROM, default=default, help=meaning)
 
 

@@ -197,9 +197,9 @@ class NodeParameters:
     )
     scale_from: ScaleSource = _live(
         "corners",
-        "`odometry`: depths of `street` and `room` are scaled by how far the camera moved in `odometry.frame`, where "
-        "that is known. `corners`: single corners also get a depth by that, where the pose of the image has come when "
-        "the network has seen it. `off`: neither.",
+        "`odometry`: depths of `street` and `room`, and the plane of the road, follow from how the camera moved in "
+        "`odometry.frame`, where that is known. `corners`: single corners also get a depth by that, where the pose of "
+        "the image has come when the network has seen it. `off`: neither.",
         choices=ScaleSource,
     )
     scale_wait: bool = _live(

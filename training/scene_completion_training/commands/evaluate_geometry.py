@@ -163,9 +163,6 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigurationError(what, where="--profiles", cure=cure)
     if args.turned and (args.depth or args.profiles):
         raise ConfigurationError("scores the road", where="--turned", cure="Leave out --depth and --profiles")
-    if args.turned and args.scale_from != "off":
-        what = "a turned picture has no frames before it"
-        raise ConfigurationError(what, where="--turned", cure="Leave out --scale-from")
     for option in ("bodies", "controls"):
         if (args.depth or args.turned) and getattr(args, option):
             raise ConfigurationError("are of voxels", where=f"--{option}", cure="Leave out --depth and --turned")

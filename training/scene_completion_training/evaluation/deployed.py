@@ -20,6 +20,7 @@ from scene_completion_ros.evaluation.occupancy import SCORE_BINS, best_iou, fit_
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, ROOM_CLASSES
 from scene_completion_ros.evaluation.truth import FrameTruth, VoxelTruth
 from scene_completion_ros.geometry import Resampler
+from scene_completion_ros.geometry.road_plane import RoadPlane
 from scene_completion_ros.inference.bundle import StudentBundle, open_student
 from scene_completion_ros.inference.cell_query import CameraPlace, CellSampler, Pixels, PredictedCells
 from scene_completion_ros.inference.cells import ground_surface
@@ -114,6 +115,11 @@ class DeployedStudent(Predictor):
             surface = ground_surface(frame.predicted.ground, *given)
             return surface.points.reshape(-1, 3)
 
+        def plane() -> RoadPlane:
+            frame = field()
+            assert isinstance(frame, _CellFrame)
+            return frame.standing.plane
+
         @lru_cache(maxsize=1)
         def completion(truth: VoxelTruth) -> Completion:
             completer = self._completer_of(sequence, index, name, truth)
@@ -140,6 +146,7 @@ class DeployedStudent(Predictor):
             labels=labels,
             completed=completed,
             ground=ground if self.bundle.takes_evidence else None,
+            plane=plane if self.bundle.takes_evidence else None,
         )
 
     @cached_property
@@ -176,7 +183,7 @@ class DeployedStudent(Predictor):
         evidence = self._evidence(sequence, index, camera, image, own)
         standing = Standing.of(self.bundle, own, evidence, mounting(sequence, camera, index))
         decoded = self._decoder.decode(pixels, standing)
-        return _CellFrame(self._decoder.sampler, *decoded, pixels, self._threads)
+        return _CellFrame(self._decoder.sampler, *decoded, pixels, standing, self._threads)
 
     def _image(self, sequence: PosedSequence, index: int, camera: str) -> Bytes:
         return self._resampler(sequence.cameras[camera])(sequence.image(index, camera))
@@ -255,6 +262,7 @@ class _CellFrame:
     predicted: PredictedCells
     place: CameraPlace
     pixels: Pixels
+    standing: Standing
     threads: int | None
 
     def density(self, points: Doubles) -> Floats:

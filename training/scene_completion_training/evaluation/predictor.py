@@ -21,6 +21,7 @@ from scene_completion_ros.evaluation.metric import VoxelAnswer
 from scene_completion_ros.evaluation.semantic_classes import INVALID, SEMANTIC_KITTI_TO_COMMON, ClassMap
 from scene_completion_ros.evaluation.truth import INTERIORS, FrameTruth, VoxelTruth
 from scene_completion_ros.geometry import Camera
+from scene_completion_ros.geometry.road_plane import RoadPlane
 from scene_completion_ros.inference.scene_query import inverse_distance_samples
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import Calibration, Thresholds, composite, density_of_opacity, opacity
@@ -64,6 +65,8 @@ class Prediction:
     completed: Callable[[VoxelTruth], tuple[SemanticVoxels, Floats, Floats]] | None = None
     # Points of the ground ahead [N, 3], metres, NaN where the image does not show them, of students that predict it.
     ground: Callable[[], Floats] | None = None
+    # Plane of the road by all that is known, not by these pixels alone, of students that level their volume by it.
+    plane: Callable[[], RoadPlane] | None = None
 
     def depth(self, pixels: Doubles, *, samples: int = 64) -> Floats:
         """z-depth [N] of rays through pixels [N, 2] (u, v), metres: predicted by itself, or rendered."""

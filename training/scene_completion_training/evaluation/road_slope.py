@@ -12,6 +12,7 @@ import numpy as np
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.evaluation.scan_voxels import ground_of_scans
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Resampler, RigidTransform
+from scene_completion_ros.geometry.road_plane import RoadPlane
 from scene_completion_ros.sequences.opening import depth_truth
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence, reference_camera, stored_classes
 from scene_completion_training.arrays import Doubles, Mask
@@ -21,7 +22,7 @@ from scene_completion_training.evaluation.predictor import Predictor
 
 ROLL, PITCH = np.radians(2.0), np.radians(1.0)
 TURNS = ((0.0, 0.0), (ROLL, 0.0), (-ROLL, 0.0), (0.0, PITCH), (0.0, -PITCH))  # roll and pitch of pictures
-PLACES, ROAD = ("pixels", "voxels"), "road"
+PLACES, ROAD = ("pixels", "voxels", "together"), "road"
 _AHEAD_M, _ASIDE_M = (3.0, 12.0), 4.0  # the road that counts, ahead and to each side
 _SURFACE_M = 15.0  # how far ahead the ground of voxels counts
 # Raw SemanticKITTI ids of the road, parking and lane markings; without ids, what lies so near to the lowest returns.
@@ -112,7 +113,16 @@ def slopes(model: Predictor, frame: RoadFrame) -> Slopes:
             ground = prediction.ground()
             near = (ground[:, 2] > _AHEAD_M[0]) & (ground[:, 2] < _SURFACE_M) & (np.abs(ground[:, 0]) < _ASIDE_M)
             found[1, number] = _plane(ground[near].astype(np.float64))
+        if prediction.plane is not None:
+            found[2, number] = _of_plane(prediction.plane())
+    itself = model.complete(frame.sequence, frame.index)
+    if itself.plane is not None:  # with its mounting, and the frames before it
+        found[2, 0] = _of_plane(itself.plane())
     return Slopes(_plane(frame.road), found)
+
+
+def _of_plane(plane: RoadPlane) -> Doubles:
+    return np.array([plane.roll, plane.pitch, plane.height])
 
 
 def _plane(points: Doubles) -> Doubles:
@@ -152,9 +162,10 @@ class SlopeTally(Tally):
 SLOPE = Metric(
     "road_slope",
     "The plane of the road 3 to 12 m ahead, in voxels of the predicted ground up to 15 m: medians over frames. Gains "
-    "say by how much of it the plane follows where pictures are turned by ±2° of roll and ±1° of pitch. Errors are "
-    "those of the picture as it is, against LiDAR or the exact road: roll and pitch in degrees, height in percent. The "
-    "mounting is unknown.",
+    "say by how much of it the plane follows where pictures are turned by ±2° of roll and ±1° of pitch, of which the "
+    "mounting is unknown. Errors are those of the picture as it is, against LiDAR or the exact road: roll and pitch in "
+    "degrees, height in percent; `together` of the plane that volumes are levelled by, which also follows from the "
+    "mounting as it is stated and, with --scale-from, from the frames before.",
     (
         Column("gain_roll", "gain of roll", percent=False),
         Column("gain_pitch", "gain of pitch", percent=False),
