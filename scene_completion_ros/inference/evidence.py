@@ -26,8 +26,8 @@ WARNING = "warning"  # `Completion.warning`
 CORNERS = "corners with a depth by motion"
 HEIGHT, PITCH, ROLL = "camera height in m", "camera pitch in °", "camera roll in °"
 NO_PLANE = "road not measured"
-# Standard deviation of roll and pitch up to which a volume is levelled, radians: a worse one tilts it as often as not.
-LEVEL = math.radians(1.2)
+# Standard deviation of roll and pitch up to which a volume is levelled, radians: that of what is stated.
+LEVEL = math.radians(2.1)
 CONTRADICTS = math.radians(5.0)  # between a stated mounting and the picture
 
 
@@ -100,7 +100,9 @@ class Standing:
 
     Attributes:
         numbers, covariance: See `Correction`, float64 [4] and [4, 4].
-        plane: Of the road.
+        plane: Of the road, by all that is known.
+        level: The same without what the pixels of this image show: on unknown streets, they show another one by 1 to 2
+            degrees. None where motion tells nothing and nothing is stated.
         evidence: What it follows from.
         stated: The mounting as it was stated; None where it was not.
     """
@@ -108,6 +110,7 @@ class Standing:
     numbers: Doubles
     covariance: Doubles
     plane: RoadPlane
+    level: RoadPlane | None = None
     evidence: Evidence = NO_EVIDENCE
     stated: RoadPlane | None = None
 
@@ -123,21 +126,25 @@ class Standing:
         assert bundle.volume is not None
         stated = None if upright_from_camera is None else RoadPlane.of_mounting(upright_from_camera)
         usual = RoadPlane(0.0, 0.0, bundle.height_above_ground, np.diag(np.square(UNSTATED)))
-        plane, kind, measure = evidence.plane or stated or usual, bundle.volume.ground, bundle.volume.measure
+        level, kind, measure = evidence.plane or stated, bundle.volume.ground, bundle.volume.measure
+        plane = level or usual
         if own is None:
-            return cls(np.zeros(4), np.diag(1.0 / np.array(usual_precision(kind))), plane, evidence, stated)
+            return cls(np.zeros(4), np.diag(1.0 / np.array(usual_precision(kind))), plane, level, evidence, stated)
         height, width = own.depth.shape
         camera = bundle.canonical.resized(width, height)
         maps = plane_maps(camera, plane.state.astype(np.float32), np.linalg.inv(plane.covariance), kind)
+        if level is None:  # a road of which nothing is known tells nothing
+            maps = maps._replace(counts=np.zeros_like(maps.counts))
         measured = evidence.measured((height, width))
         found = depth_correction(1.0 / own.depth, own.on_ground, maps, kind, measure, measured)
         fused = plane_of(plane.state + found.plane, found.plane_covariance)
-        return cls(found.numbers, found.covariance, fused, evidence, stated)
+        return cls(found.numbers, found.covariance, fused, level, evidence, stated)
 
     @property
     def upright_from_camera(self) -> RigidTransform | None:
         """Pose of the camera above the road that its volume is levelled by; None where it is too doubtful."""
-        return self.plane.upright_from_camera if self.plane.deviations[:2].max() <= LEVEL else None
+        known = self.level is not None and self.level.deviations[:2].max() <= LEVEL
+        return self.level.upright_from_camera if self.level is not None and known else None
 
     @property
     def warning(self) -> str:

@@ -69,13 +69,16 @@ def test_a_volume_is_levelled_by_what_is_known_well(bundle: StudentBundle) -> No
 
 
 def test_what_is_stated_is_moved_by_what_pixels_show(bundle: StudentBundle) -> None:
-    """Stated level at 1.65 m, while the road pitches by 2 degrees: the truth lies between, and depth hardly moves."""
+    """Stated level at 1.65 m, while the road pitches by 2 degrees: it lies between, but levels no volume."""
     own = road_seen(bundle, RoadPlane(0.0, math.radians(2.0), 1.65, SURE))
     stated = RoadPlane(0.0, 0.0, 1.65, SURE).upright_from_camera
     found = Standing.of(bundle, own, NO_EVIDENCE, stated)
     assert 0.3 < math.degrees(found.plane.pitch) < 2.0
     assert np.abs(found.numbers).max() < 0.1
-    assert found.warning == ""
+    assert found.warning == "" and found.upright_from_camera is not None
+    np.testing.assert_allclose(found.upright_from_camera.matrix, stated.matrix, atol=1e-9)
+    unknown = Standing.of(bundle, own, NO_EVIDENCE, None)
+    assert not unknown.numbers.any() and unknown.upright_from_camera is None
 
 
 @pytest.mark.parametrize(("roll", "pitch"), [(0.0, 8.0), (7.0, 0.0)])

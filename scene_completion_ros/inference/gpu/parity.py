@@ -69,7 +69,7 @@ def device_parity(bundle: StudentBundle, found: Networks, right: Networks) -> di
     if bundle.volume is None:
         return numbers
     plane = RoadPlane(*TILTED, bundle.height_above_ground, np.eye(3) * 1e-6)
-    tilted = replace(Standing.of(bundle, None, NO_EVIDENCE, None), numbers=np.array(CORRECTED), plane=plane)
+    tilted = replace(Standing.of(bundle, None, NO_EVIDENCE, None), numbers=np.array(CORRECTED), level=plane)
     aside = RigidTransform(np.eye(3), np.full(3, bundle.grid.voxel_size / 3.0)) @ bundle.grid_from_camera
     prepared = prepare_scene(bundle, bundle.grid, aside)
     others = measure_voxels(bundle, found, right, prepared, tilted)

@@ -395,7 +395,7 @@ def test_students_that_complete_cells(seed: int, stated: bool, device: Devices) 
     volume, camera = student.volume, student.camera
     numbers, doubt = rng.normal(0.0, 0.1, 4) * (seed > 0), rng.normal(0.0, 0.1, (4, 4))
     plane = RoadPlane(np.radians(3.0), np.radians(1.0), 1.8, np.eye(3) * (1e-6 if stated else 1.0))
-    standing = Standing(numbers, doubt @ doubt.T, plane)
+    standing = Standing(numbers, doubt @ doubt.T, plane, plane)
     upright = standing.upright_from_camera
     assert (upright is not None) == stated
     sampler = CellSampler(volume, camera, CODE, HEIGHT)

@@ -50,7 +50,7 @@ def road(known: str = "labels") -> PosedSequence:
 
 
 class Follower(Predictor):
-    """Sees a level road turned by a share of what the camera is: in pixels, by another one in voxels, by 0.75 in all."""
+    """Sees a level road turned by a share of what the camera is: in pixels, by another in voxels, by 0.75 in all."""
 
     def __init__(self, name: str, pixels: float, voxels: float | None) -> None:
         self.name, self.shares = name, (pixels, voxels)

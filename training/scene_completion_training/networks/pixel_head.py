@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.geometry.grids import measure_of
-from scene_completion_ros.geometry.road_plane import STATED, UNSTATED
+from scene_completion_ros.geometry.road_plane import STATED
 from scene_completion_ros.inference.cells import Ground
 from scene_completion_ros.inference.depth_correction import PlaneMaps, corrected_depth, depth_correction, plane_maps
 from scene_completion_ros.inference.head import PointCodeSpec
@@ -130,15 +130,14 @@ def corrected(
     the image is mirrored from left to right; `label`: number of the ground's class in those of the view.
     """
     spec, measure = viewpoint.volume.point_code, measure_of(viewpoint.volume.grid)
-    stated, unstated = (torch.tensor(one, dtype=torch.double, device=plane.device) for one in (STATED, UNSTATED))
-    deviations = torch.where(known[:, None], stated, unstated)
+    deviations = torch.tensor(STATED, dtype=torch.double, device=plane.device).expand(len(plane), -1)
     maps = plane_maps(_half(viewpoint), plane, torch.diag_embed(deviations**-2), kind)
     log_depth, counts, slopes = (
         torch.where(mirrored.reshape(-1, *[1] * (one.ndim - 1)), one.flip(-1), one) for one in maps[:3]
     )
     inverse, on_ground = spec.inverse_depth(view.code)[:, 0], view.classes.detach().softmax(dim=1)[:, label]
     correction = depth_correction(
-        inverse, on_ground, PlaneMaps(log_depth, counts, slopes, maps.precision), kind, measure
+        inverse, on_ground, PlaneMaps(log_depth, counts * known[:, None, None], slopes, maps.precision), kind, measure
     )
     given = view.deviation[:, 0], correction.numbers, correction.covariance
     inverse, deviation = corrected_depth(inverse, *given, spec, measure)
