@@ -27,7 +27,7 @@ CORNERS = "corners with a depth by motion"
 HEIGHT, PITCH, ROLL = "camera height in m", "camera pitch in °", "camera roll in °"
 NO_PLANE = "road not measured"
 # Standard deviation of roll and pitch up to which a volume is levelled, radians: that of what is stated.
-LEVEL = math.radians(2.1)
+LEVEL = math.radians(3.1)
 CONTRADICTS = math.radians(5.0)  # between a stated mounting and the picture
 
 
