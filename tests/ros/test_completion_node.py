@@ -51,6 +51,10 @@ class Built:
 
     set_query = set_vocabulary
 
+    def mounted(self, upright_from_camera: object) -> "Built":
+        """It takes no mounting."""
+        return self
+
     def out_of_view(self) -> None:
         """The camera sees the grid."""
 
