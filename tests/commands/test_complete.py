@@ -148,7 +148,7 @@ def test_a_student_takes_the_mounting_of_the_camera(tmp_path: Path, capsys: pyte
         *alone,
         ("--camera-height", "-1"),
         ("--camera-height", "nan"),
-        ("--camera-height", "2", "--camera-roll", "50"),
+        ("--camera-roll", "50", "--camera-height", "2"),
     ):
         assert complete(image, student, *more, "--overwrite") == 2
         assert more[0] in capsys.readouterr().err
