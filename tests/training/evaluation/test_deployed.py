@@ -15,6 +15,7 @@ from scene_completion_ros.evaluation.obstacles import FIXED, OBSTACLES
 from scene_completion_ros.evaluation.occupancy import CALIBRATION, OCCUPANCY
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import RigidTransform
+from scene_completion_ros.geometry.road_plane import RoadPlane
 from scene_completion_ros.geometry.transforms import rotation_of_angles
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.cells import ROAD
@@ -167,7 +168,7 @@ def test_a_student_is_scored_with_the_pose_that_its_evidence_has(
     every = np.ones(GRID.shape, np.bool_)
     truth = VoxelTruth("exact", GRID, student.grid_from_camera, occupied=~every, known=every, in_view=every)
     turn = RigidTransform(rotation_of_angles(math.radians(8.0), 0.0, 0.0), np.array([0.0, 0.0, HEIGHT]))
-    evidence = Evidence(upright_from_camera=turn @ student.grid_from_camera)
+    evidence = Evidence(plane=RoadPlane.of_mounting(turn @ student.grid_from_camera))
     completer, found = Completer(student, WALL_CAMERA, engine="onnxruntime"), []
     for known in (NO_EVIDENCE, evidence):
         monkeypatch.setattr(DeployedStudent, "_evidence", lambda *_, known=known: known)

@@ -357,7 +357,7 @@ def test_the_robot_completes_what_torch_completes(
         seen = completer.see(image)
         stated, alone, unknown = (
             completer.mounted(upright).complete(seen),
-            completer.complete(seen, evidence=Evidence(upright_from_camera=upright)),
+            completer.complete(seen, evidence=Evidence(plane=RoadPlane.of_mounting(upright))),
             completer.complete(seen),
         )
         assert alone.ground is not None and stated.ground is not None
