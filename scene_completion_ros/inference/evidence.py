@@ -16,7 +16,15 @@ from scene_completion_ros.geometry.road_plane import UNSTATED, RoadPlane, plane_
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cell_query import Pixels
-from scene_completion_ros.inference.depth_correction import Measured, depth_correction, plane_maps, usual_precision
+from scene_completion_ros.inference.depth_correction import (
+    Measured,
+    corrected_depth,
+    depth_correction,
+    plane_maps,
+    usual_precision,
+    with_corners,
+)
+from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_ros.inference.motion_plane import MotionPlane
 from scene_completion_ros.inference.motion_scale import MotionScale, Scale
 
@@ -139,6 +147,18 @@ class Standing:
         found = depth_correction(1.0 / own.depth, own.on_ground, maps, kind, measure, measured)
         fused = plane_of(plane.state + found.plane, found.plane_covariance)
         return cls(found.numbers, found.covariance, fused, level, evidence, stated)
+
+    def surfaces(self, spec: PointCodeSpec, measure: float, seen: Floats) -> Floats:
+        """Logarithm of the corrected depth of pixels, metres, and its deviation, float32 [h, w, 2].
+
+        `spec`, `measure`: of the student; `seen`: its `Pixels.surfaces`.
+        """
+        given = spec.inverse_depth(seen[..., 0]), seen[..., 1], self.numbers, self.covariance
+        inverse, deviation = corrected_depth(*given, spec, measure)
+        log_depth = -np.log(np.maximum(inverse, 0.5 / spec.far))
+        if self.evidence.sensed is not None:
+            log_depth, deviation = with_corners(log_depth, deviation, self.evidence.sensed)
+        return np.stack([log_depth, deviation], axis=-1).astype(np.float32)
 
     @property
     def upright_from_camera(self) -> RigidTransform | None:

@@ -25,7 +25,6 @@ from scene_completion_ros.inference.cell_query import (
     Pixels,
     PredictedCells,
 )
-from scene_completion_ros.inference.depth_correction import corrected_depth
 from scene_completion_ros.inference.evidence import Standing
 from scene_completion_ros.inference.label_query import NO_WORDS, Labelled, LabelQuery, Words
 from scene_completion_ros.inference.march import March
@@ -99,12 +98,8 @@ class CellDecoder:
 
     def decode(self, pixels: Pixels, standing: Standing) -> tuple[Floats, PredictedCells, CameraPlace]:
         """Corrected surfaces, as `CellSampler` takes them; what is predicted of cells; and the camera's place."""
-        spec, place = self.sampler.spec, self.sampler.place(standing.upright_from_camera)
-        seen = spec.inverse_depth(pixels.surfaces[..., 0]), pixels.surfaces[..., 1]
-        correction = standing.numbers, standing.covariance
-        inverse, deviation = corrected_depth(*seen, *correction, spec, self.sampler.volume.measure)
-        log_depth = -np.log(np.maximum(inverse, 0.5 / spec.far))
-        surfaces = np.stack([log_depth, deviation], axis=-1).astype(np.float32)
+        sampler, place = self.sampler, self.sampler.place(standing.upright_from_camera)
+        surfaces = standing.surfaces(sampler.spec, sampler.volume.measure, pixels.surfaces)
         with kernel_threads(self.threads):
             given = self.sampler.look_up(surfaces, pixels.context, place)
         return surfaces, self.networks.complete(*given), place

@@ -1,5 +1,5 @@
-// The cells of a student: corrected depths of what pixels see, what cells look up, the voxels that follow, and their classes.
-// Readable twins: corrected_depth, and SceneDecoder of the training; the CPU's are in cell_kernels.py.
+// The cells of a student: what they look up, the voxels that follow, and their classes.
+// Readable twin: SceneDecoder of the training; the CPU's are in cell_kernels.py.
 
 #define STRIDE 2  // voxels to a cell, along every axis
 #define SUBS (STRIDE * STRIDE * STRIDE)
@@ -9,15 +9,9 @@
 
 #define CERTAIN 1e-4f
 #define LEAST_CLASS 1e-3f
-#define LEAST_INVERSE 1e-3f
 #define FARTHEST_FROM_LEVEL 1.5f
 #define STANDS_M 0.35f
 #define PRIOR_EDGE 8
-#define NUMBERS 4  // of the correction of depth
-#define MIDDLE_M 12.0f
-#define LEAST_LOG -2.0f
-#define MOST_LOG 1.8f
-#define FAR_OFF 0.005f
 
 // What depends on a student, and on where its camera stands in its volume: poses [3, 4] of that, for one image.
 struct Volume {
@@ -32,9 +26,6 @@ struct Volume {
     int low;                      // voxels of a column, from below, in which a ground may be seen
     float bottom, edge;           // of the volume and of its voxels, metres
     float base, measure;          // bottom above the expected ground, metres; lengths over those of a street
-    float code_scale, code_zero;  // inverse depth by its code, per metre
-    float far;                    // metres
-    int ground;                   // class of the ground
 };
 
 static __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
@@ -48,10 +39,6 @@ static __device__ __forceinline__ float limited(float value, float least, float 
 }
 
 static __device__ __forceinline__ bool is_number(float value) { return value > -infinity() && value < infinity(); }
-
-static __device__ __forceinline__ float inverse_depth(const Volume& volume, float code) {
-    return volume.code_scale * code + volume.code_zero;
-}
 
 // A coordinate of a point that a pose [3, 4] moves.
 static __device__ __forceinline__ float turned(const float* pose, int axis, float x, float y, float z) {
@@ -92,34 +79,6 @@ static __device__ __forceinline__ Seen seen_cell(const Volume& volume, int cell)
         STRIDE * (float(cell % heights) + 0.5f));
 }
 
-// Logarithm of depth and its deviation, corrected: out [h w, 2].
-//   surfaces [h w, 2], code of inverse depth and deviation; correction: the four numbers, and their covariance [4, 4].
-//   broken: set where a number is none.
-extern "C" __global__ void __launch_bounds__(THREADS) correct_depth(
-    const float* __restrict__ surfaces, const Volume* __restrict__ of_volume, const float* __restrict__ correction,
-    float* __restrict__ out, int* __restrict__ broken) {
-    const Volume& volume = *of_volume;
-    const int pixels = volume.width * volume.height, pixel = blockIdx.x * blockDim.x + threadIdx.x;
-    if (pixel >= pixels) return;
-    const float inverse = inverse_depth(volume, surfaces[2 * pixel]), deviation = surfaces[2 * pixel + 1];
-    const float half = 0.5f * float(volume.width);
-    const float across = (float(pixel % volume.width) - half + 0.5f) / half;
-    const float log = -logf(limited(inverse, LEAST_INVERSE, infinity()));
-    const float away = limited(log - logf(MIDDLE_M * volume.measure), LEAST_LOG, MOST_LOG);
-    const float terms[NUMBERS] = {1.0f, across, away, across * away};
-    float added = 0.0f, variance = 0.0f;
-    for (int row = 0; row < NUMBERS; ++row) {
-        added += correction[row] * terms[row];
-        for (int column = 0; column < NUMBERS; ++column) {
-            variance += terms[row] * correction[NUMBERS * (row + 1) + column] * terms[column];
-        }
-    }
-    const float far = FAR_OFF / limited(inverse, 1.0f / volume.far, infinity());
-    out[2 * pixel] = -logf(limited(inverse * expf(-added), 0.5f / volume.far, infinity()));
-    out[2 * pixel + 1] = sqrtf(deviation * deviation + variance + far * far);
-    if (!(is_number(out[2 * pixel]) && is_number(out[2 * pixel + 1]))) *broken = 1;
-}
-
 // Four taps of a map of rows of `channels` numbers: the first of them, and their weights.
 struct Taps {
     const float* first;
@@ -140,7 +99,7 @@ static __device__ __forceinline__ Taps taps_of(
 }
 
 // What cells look up: context of their pixels, and how they lie against the surfaces there.
-//   surfaces [h w, 2] of finish_depth; context [h w, CONTEXT]; local [count, LOOKED_UP], 0 out of view; columns [x y,
+//   surfaces [h w, 2] of `Standing`; context [h w, CONTEXT]; local [count, LOOKED_UP], 0 out of view; columns [x y,
 //   stride], which first say what cells of a column are in view.
 extern "C" __global__ void __launch_bounds__(THREADS) lift_cells(
     const float* __restrict__ surfaces, const float* __restrict__ context, const Volume* __restrict__ of_volume,
@@ -288,7 +247,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) query_cells(
 }
 
 // Depth that pixels of the rays' camera see, and where the rays end: there, or at the first occupied voxel before.
-//   surfaces [h w, 2] of finish_depth; direction [R, 3], cosine, first, stop [R] of GridRays; see March.
+//   surfaces [h w, 2] of `Standing`; direction [R, 3], cosine, first, stop [R] of GridRays; see March.
 extern "C" __global__ void __launch_bounds__(THREADS) see_rays(
     const float* __restrict__ surfaces, const Volume* __restrict__ of_volume, const float* __restrict__ alpha,
     const byte* __restrict__ stands, const Scene* __restrict__ of_scene, float occupied_from, float obstacle_from,

@@ -49,7 +49,7 @@ def _struct(members: str) -> np.dtype[np.void]:
 SCENE = _struct("3i4 size, i4 width, i4 height, f4 edge, 4f4 intrinsics, 12f4 pose, 3f4 camera")
 VOLUME = _struct(
     "3i4 size, i4 width, i4 height, 4f4 pinhole, f4 nearest, 12f4 pose, 12f4 camera, 12f4 grid, f4 known, i4 low, "
-    "f4 bottom, f4 edge, f4 base, f4 measure, f4 code_scale, f4 code_zero, f4 far, i4 ground"
+    "f4 bottom, f4 edge, f4 base, f4 measure"
 )
 Arguments: TypeAlias = tuple[Argument, ...]
 NOTHING = np.zeros((0, 0, 0), np.float32)
@@ -161,13 +161,14 @@ class DeviceScene:
     def __call__(self, given: SceneImage) -> SceneAnswer:
         """See `SceneQuery`. Raises GpuError where the GPU failed."""
         started_s, device, words = time.perf_counter(), self._device, given.words
+        seen = given.pixels or self.see(given.image_rgb)
         with self._context.work("completing an image"):
             self._answers += 1  # from here on the former answer may be overwritten, also where this one fails
             self._broken.array[:] = 0
             device.begin()
-            if given.pixels is None:
+            if seen is None:
                 self._see(given.image_rgb)
-            self._steps.query(given.standing)
+            finite = self._steps.query(given.standing, seen)
             self._list(words)
             for buffer, shared in self._whole.values():
                 device.copy(buffer, shared)
@@ -193,7 +194,7 @@ class DeviceScene:
             dense=DenseField(functools.partial(self.fetch, answer=self._answers)),
             times_ms=times_ms,
             matches=matches,
-            finite=not self._broken.array[0],
+            finite=finite and not self._broken.array[0],
         )
         # Copies over the bus and in memory, and what the host took to ask for it all.
         times_ms["assemble"] += max(0.0, 1e3 * (time.perf_counter() - started_s) - sum(times_ms.values()))
@@ -298,13 +299,14 @@ class _FieldSteps:
         self._engine.enqueue({IMAGE: image})
         self._device.lap("encode")
 
-    def query(self, standing: Standing | None) -> None:
+    def query(self, standing: Standing | None, pixels: Pixels | None) -> bool:
         """Asks for opacities and rays, after `see`; a field takes no evidence."""
         if self._count:
             self._device.launch("query_density", _blocks(-(-self._count // RUN) * LANES), THREADS, *self._density)
         self._device.lap("query")
         self._device.launch("march_rays", _blocks(self._ray_count), THREADS, *self._rays)
         self._device.lap("march")
+        return True
 
 
 class _CellSteps:
@@ -325,7 +327,7 @@ class _CellSteps:
         sampler = voxels.sampler
         self._device, (self._encoder, self._decoder, self._complete) = device, engines
         pixels, decoded = self._encoder.outputs, self._decoder.outputs
-        seen, classes, context = pixels["surfaces"], pixels["classes"], pixels["context"]
+        classes, context = pixels["classes"], pixels["context"]
         (hidden, others), ground = self._complete.outputs.values(), decoded["ground"]
         self._size = sampler.map_size
         count = self._size[0] * self._size[1]
@@ -333,9 +335,11 @@ class _CellSteps:
         self._ground = device.empty((2, count), np.float32)  # an input of the encoder that nothing is given for
         device.clear(self._ground)
         # What depends on how the camera stands.
-        self._volume, self._correction = _Sent(device, (VOLUME.itemsize,), np.uint8), _Sent(device, (20,), np.float32)
-        volume, surfaces = self._volume.there, device.empty((count, 2), np.float32)
-        self._corrected: Arguments = seen, volume, self._correction.there, surfaces, broken
+        self._volume, self._surfaces = (
+            _Sent(device, (VOLUME.itemsize,), np.uint8),
+            _Sent(device, (count, 2), np.float32),
+        )
+        volume, surfaces = self._volume.there, self._surfaces.there
         self.surfaces = surfaces
         self.given = {"local": device.empty(self._decoder.ports.given["local"][0], np.float32)}
         self.given["columns"] = device.upload(sampler.columns)
@@ -367,14 +371,15 @@ class _CellSteps:
         """Asks for what pixels show."""
         self._encoder.enqueue({IMAGE: image, "ground": self._ground})
 
-    def query(self, standing: Standing | None) -> None:
-        """Asks for cells, opacities and rays, after `see`."""
-        assert standing is not None
+    def query(self, standing: Standing | None, pixels: Pixels | None) -> bool:
+        """Asks for cells, opacities and rays, after `see`; tells if depths are numbers."""
+        assert standing is not None and pixels is not None
         device, place = self._device, self._voxels.sampler.place(standing.upright_from_camera)
         made, between = _volume(self._voxels, place)
         self._volume.send(made.view(np.uint8))
-        self._correction.send(np.concatenate([standing.numbers, standing.covariance.reshape(-1)]))
-        device.launch("correct_depth", _blocks(self._size[0] * self._size[1]), THREADS, *self._corrected)
+        sampler = self._voxels.sampler
+        surfaces = standing.surfaces(sampler.spec, sampler.volume.measure, pixels.surfaces)
+        self._surfaces.send(surfaces)
         device.launch("lift_cells", _blocks(self._cells), THREADS, *self._looked_up)
         device.launch("find_lowest", _blocks(self._column_count), THREADS, *self._lowest)
         self._decoder.enqueue(self.given)
@@ -386,6 +391,7 @@ class _CellSteps:
         device.lap("query")
         device.launch("see_rays", _blocks(self._ray_count), THREADS, *self._rays)
         device.lap("march")
+        return bool(np.isfinite(surfaces).all())
 
 
 class _Sent:
@@ -448,7 +454,7 @@ def _scene(march: March, classifier: VoxelClassifier) -> NDArray[np.void]:
 def _volume(voxels: CellVoxels, place: CameraPlace) -> tuple[NDArray[np.void], bool]:
     """What kernels read of the volume, for a place; and whether voxels lie between those of the volume."""
     sampler, made = voxels.sampler, np.zeros(1, dtype=VOLUME)
-    volume, spec, grid = sampler.volume, sampler.spec, sampler.volume.grid
+    volume, grid = sampler.volume, sampler.volume.grid
     made["size"], made["pinhole"], made["nearest"] = grid.shape, sampler.view[:4], sampler.view[4]
     made["height"], made["width"] = sampler.map_size
     of_grid, between = voxels.pose(place)
@@ -456,9 +462,6 @@ def _volume(voxels: CellVoxels, place: CameraPlace) -> tuple[NDArray[np.void], b
     made["known"], made["low"] = place.known, volume.low
     made["bottom"], made["edge"], made["measure"] = grid.origin[2], grid.voxel_size, volume.measure
     made["base"] = grid.origin[2] - volume.level
-    made["code_zero"] = spec.inverse_depth(0.0)
-    made["code_scale"] = spec.inverse_depth(1.0) - spec.inverse_depth(0.0)
-    made["far"], made["ground"] = spec.far, volume.label
     return made, between
 
 

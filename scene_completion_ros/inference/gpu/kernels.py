@@ -22,7 +22,7 @@ from scene_completion_ros.inference.gpu.device import GpuFailureError, PrimaryCo
 FOLDER = Path(__file__).parent
 SHARED = ("classify", "offsets", "compact")  # kernels of all students; those of the two kinds; and of those with labels
 OF_FIELDS = ("query_density", "march_rays")
-OF_CELLS = ("correct_depth", "lift_cells", "find_lowest", "query_cells", "see_rays")
+OF_CELLS = ("lift_cells", "find_lowest", "query_cells", "see_rays")
 OF_LABELS = ("query_labels", "query_phrases")
 STANDARD = "--std=c++17"
 CHANNEL_TILE = 32  # units that a warp's threads take at a time; their number must be a multiple of it

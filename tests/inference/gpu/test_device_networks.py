@@ -120,14 +120,6 @@ MUTANTS = {
 }
 
 
-def test_a_wrong_correction_of_depth_is_refused(compiler: HostCompiler, tensorrt: HostTensorRt, tmp_path: Path) -> None:
-    """Only depths that are corrected show it."""
-    compiler.changed = (("correction[row] * terms[row]", "0.0f * terms[row]"),)
-    bundle = make_known_mounting_bundle(tmp_path / "student", depth=9.0)
-    with pytest.raises(GpuError, match="the GPU does not compute what the CPU computes"):
-        device_networks.DeviceNetworks(bundle, lambda: encoder.cpu_networks(bundle, "onnxruntime", threads=1))
-
-
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_kernels_that_compute_something_else_are_refused_with_the_numbers(
     build_anew: Build, compiler: HostCompiler, tmp_path: Path, mutant: str

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scene_completion_ros.errors import GpuError
-from scene_completion_ros.inference import cells, depth_correction, march
+from scene_completion_ros.inference import cells, march
 from scene_completion_ros.inference.bundle import open_student, shipped_students
 from scene_completion_ros.inference.gpu import device_scene, kernels
 from scene_completion_ros.inference.gpu.device import explain_failure
@@ -49,16 +49,12 @@ def test_no_kernel_of_any_student_spills_on_any_gpu(capability: tuple[int, int])
 
 def test_numbers_of_the_kernels_are_those_of_their_twins() -> None:
     text = "\n".join(path.read_text() for path in sorted(kernels.FOLDER.glob("*.cu")))
-    defined = {name: float(value) for name, value in re.findall(r"#define (\w+) (-?[\d.]+(?:e-?\d+)?)f?\s", text)}
+    defined = {name: float(value) for name, value in re.findall(r"#define (\w+) ([\d.]+(?:e-?\d+)?)f?\s", text)}
     expected: dict[str, float] = {
         **{name: getattr(device_scene, name) for name in ("LANES", "RUN", "SPAN", "THREADS")},
         **{
             name: getattr(cells, name)
             for name in ("STRIDE", "CERTAIN", "LEAST_CLASS", "FARTHEST_FROM_LEVEL", "PRIOR_EDGE", "STANDS_M")
-        },
-        **{
-            name: getattr(depth_correction, name)
-            for name in ("NUMBERS", "MIDDLE_M", "LEAST_LOG", "MOST_LOG", "FAR_OFF", "LEAST_INVERSE")
         },
         "SCALES": len(cells.DISTANCES_M),
         "COARSE": occupancy_kernel.COARSE,
