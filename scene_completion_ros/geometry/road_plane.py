@@ -5,17 +5,18 @@ with a covariance, so that what is stated of a mounting, what motion shows and w
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from scene_completion_ros.arrays import Doubles
+from scene_completion_ros.arrays import Doubles, Reals
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform, rotation_of_angles
 
 # Standard deviations of what is stated of a mounting: of roll and pitch, radians, and of the height, a share. Vehicles
 # are loaded, roads are crowned and banked: on KITTI's, a calibration in a hall is off by up to 2.6 and 2 degrees, and
 # the more it is trusted for depth, the worse that is (04, second half of 0005).
 STATED = math.radians(3.0), math.radians(3.0), 0.05
+LEAST_POINTS, FIT_STEPS, ROUGH_M = 60, 20, 0.03  # of a fit; by how much the ground is off a plane, metres
 MOST_ROLL_DEG = 45.0  # beyond it an image shows the road on its side
 UNSTATED = math.radians(1.5), math.radians(3.0), 0.3  # the same of a camera that usually stands level, at some height
 
@@ -34,7 +35,7 @@ class RoadPlane:
     roll: float
     pitch: float
     height: float
-    covariance: Doubles
+    covariance: Doubles = field(default_factory=lambda: np.zeros((3, 3)))
 
     @classmethod
     def of_mounting(
@@ -46,9 +47,14 @@ class RoadPlane:
             upright_from_camera: Pose of the camera's optical frame in a frame whose z axis points up.
             deviations: Standard deviations of roll and pitch, radians, and of the logarithm of the height.
         """
-        down, height = -upright_from_camera.rotation[2], float(upright_from_camera.translation[2])
-        roll, pitch = _angles(down)
-        return cls(roll, pitch, max(height, 1e-3), np.diag(np.square(deviations)))
+        below = cls.below(-upright_from_camera.rotation[2], float(upright_from_camera.translation[2]))
+        return replace(below, covariance=np.diag(np.square(deviations)))
+
+    @classmethod
+    def below(cls, down: Doubles, height: float) -> "RoadPlane":
+        """The plane of a `RoadPlane.down` [3] and a height, metres."""
+        pitch = math.asin(min(max(float(down[2]), -1.0), 1.0))
+        return cls(math.atan2(down[0], down[1]), pitch, max(height, 1e-3))
 
     @property
     def state(self) -> Doubles:
@@ -75,11 +81,11 @@ class RoadPlane:
         """The same plane below a camera that moved; `now_from_then`: its former pose in its optical frame of now."""
         down = now_from_then.rotation @ self.down
         height = self.height + float(down @ now_from_then.translation)
-        return RoadPlane(*_angles(down), max(height, 1e-3), self.covariance)
+        return replace(RoadPlane.below(down, height), covariance=self.covariance)
 
     def widened(self, variances: Doubles) -> "RoadPlane":
         """The plane with more variance [3] of its `state`."""
-        return RoadPlane(self.roll, self.pitch, self.height, self.covariance + np.diag(variances))
+        return replace(self, covariance=self.covariance + np.diag(variances))
 
     def joined(self, other: "RoadPlane") -> "RoadPlane":
         """The most probable plane of two independent ones: product of normal distributions."""
@@ -107,6 +113,20 @@ def normal_slopes(roll: float, pitch: float) -> Doubles:
     return np.array([by_roll, (-sin_roll * sin_pitch, -cos_roll * sin_pitch, cos_pitch)])
 
 
-def _angles(down: Doubles) -> tuple[float, float]:
-    """Roll and pitch, radians, of a `RoadPlane.down`."""
-    return math.atan2(down[0], down[1]), math.asin(min(max(float(down[2]), -1.0), 1.0))
+def fitted_plane(points: Reals) -> RoadPlane | None:
+    """The plane of most points [N, 3], optical frame, metres; None where there are too few, or it lies above.
+
+    Of those that stand on the road each counts less than one of the road (soft L1 by reweighted least squares).
+    """
+    x, y, z = np.asarray(points, np.float64).T
+    if len(x) < LEAST_POINTS:
+        return None
+    terms = np.stack([x, z, np.ones_like(x)], axis=-1)
+    found, weight = np.array([0.0, 0.0, np.median(y)]), np.ones_like(x)
+    for _ in range(FIT_STEPS):
+        weight = 1.0 / np.sqrt(1.0 + ((y - terms @ found) / ROUGH_M) ** 2)
+        weighted = terms * weight[:, None]
+        found = np.linalg.lstsq(weighted.T @ terms, weighted.T @ y, rcond=None)[0]
+    aside, ahead, below = found.tolist()  # y = aside x + ahead z + below
+    length = math.sqrt(aside**2 + ahead**2 + 1.0)
+    return RoadPlane.below(np.array([-aside, 1.0, -ahead]) / length, below / length) if below > 0.0 else None

@@ -10,13 +10,14 @@ plane along the way (Kalman 1960), and what is stated of the mounting, or what p
 
 import math
 from collections import deque
+from dataclasses import replace
 
 import cv2
 import numpy as np
 
 from scene_completion_ros.arrays import Bytes, Doubles, Floats, Mask
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.road_plane import UNSTATED, RoadPlane, normal, normal_slopes, plane_of
+from scene_completion_ros.geometry.road_plane import UNSTATED, RoadPlane, fitted_plane, normal, normal_slopes, plane_of
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.motion_scale import CornerFollower, PosedImage, odometry_jump
 
@@ -56,21 +57,10 @@ def plane_of_pixels(camera: Camera, depth: Floats, on_ground: Floats, measure: f
         measure: Lengths here over those of a street.
     """
     rows, columns = np.nonzero((on_ground > SURELY) & (depth > NEAREST_M * measure) & (depth < FARTHEST_M * measure))
-    if len(rows) < 10 * FEWEST:
-        return None
     z = depth[rows, columns].astype(np.float64)
     x, y = (columns - camera.cx) / camera.fx * z, (rows - camera.cy) / camera.fy * z
-    terms, weight = np.stack([x, z, np.ones_like(z)], axis=-1), np.ones_like(z)
-    found: Doubles = np.zeros(3)
-    for _ in range(5):  # Cauchy weights; y = aside x + ahead z + below
-        found = np.asarray(np.linalg.lstsq(terms * weight[:, None], y * weight, rcond=None)[0], np.float64)
-        weight = 1.0 / np.sqrt(1.0 + ((y - terms @ found) / (0.03 * measure)) ** 2)
-    aside, ahead, below = found.tolist()
-    length = math.sqrt(aside**2 + ahead**2 + 1.0)
-    if below <= 0.0:
-        return None
-    state = np.array([math.atan2(-aside, 1.0), math.asin(-ahead / length), math.log(below / length)])
-    return plane_of(state, np.diag(np.square(SHOWN)))
+    found = fitted_plane(np.stack([x, y, z], axis=-1)) if len(z) > 10 * FEWEST else None
+    return None if found is None else replace(found, covariance=np.diag(np.square(SHOWN)))
 
 
 class MotionPlane:

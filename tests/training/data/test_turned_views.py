@@ -14,6 +14,7 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, INVALID
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.depth_images import sparse_depth
+from scene_completion_ros.geometry.road_plane import RoadPlane, fitted_plane
 from scene_completion_ros.geometry.transforms import rotation_of_angles
 from scene_completion_training import CONFIGS
 from scene_completion_training.configuration import read_configuration
@@ -24,7 +25,6 @@ from scene_completion_training.data.completion_samples import (
     map_camera,
     resampled_ground,
 )
-from scene_completion_training.data.fitted_planes import camera_above, fitted_mounting, roll_and_pitch
 from scene_completion_training.data.store import Entry, mapped_arrays
 from scene_completion_training.data.turned_views import TurnedView, Turns, margined, turned, turned_pose
 from scene_completion_training.stages.completion import CompletionConfiguration
@@ -49,14 +49,14 @@ def test_a_plane_stays_one(roll: float, pitch: float, zoom: float) -> None:
     """That of the turned camera; as the canonical one has it, it is as far below, and as steep times the zoom."""
     view = TurnedView(turned(np.radians(roll), np.radians(pitch)), zoom)
     found = view.depth(plane_depth(RECORDED, LEVEL, HEIGHT), RECORDED, CANONICAL)
-    pose = turned_pose(camera_above(LEVEL, HEIGHT), view.camera_from_seen, 0.0)
+    pose = turned_pose(RoadPlane(0.0, 0.0, HEIGHT).upright_from_camera, view.camera_from_seen, 0.0)
     expected = plane_depth(CANONICAL, pose.rotation[2], float(pose.translation[2]))
     near = (found > 0.0) & (expected < 40.0)
     assert near.mean() > 0.25
     off = np.abs(found[near] / expected[near] - 1.0)
     assert (off < 1e-4).mean() > 0.96 and off.max() < 0.1  # but where the image ends, and far away where rows are
     assert (np.isinf(found) == np.isinf(expected))[found > 0.0].mean() > 0.99
-    assert np.degrees(roll_and_pitch(pose)) == pytest.approx((roll, pitch * zoom), abs=0.03)
+    assert np.degrees(RoadPlane.of_mounting(pose).state[:2]) == pytest.approx((roll, pitch * zoom), abs=0.03)
     assert pose.translation[2] == pytest.approx(HEIGHT, rel=2e-3)
 
 
@@ -121,7 +121,7 @@ def test_no_view_is_wider_than_its_image() -> None:
         zooms = [view.zoom for view in drawn]
         assert least <= min(zooms) < least * 1.02 and 1.17 < max(zooms) <= 1.2
         angles = np.degrees(
-            [roll_and_pitch(turned_pose(camera_above(LEVEL, 1.0), v.camera_from_seen, 0.0)) for v in drawn]
+            [RoadPlane.of_mounting(turned_pose(level, v.camera_from_seen, 0.0)).state[:2] for v in drawn]
         )
         assert (np.abs(angles[:, 0]) < 4.05).all() and (np.abs(angles[:, 1]) < 3.0 * 1.21).all()
         assert (np.abs(angles).max(axis=0) > (3.7, 2.7)).all()
@@ -166,10 +166,10 @@ def test_the_plane_of_most_points_is_found() -> None:
     random = np.random.default_rng(0)
     places = np.column_stack([random.uniform(3.0, 12.0, 400), random.uniform(-3.0, 3.0, 400), np.zeros(400)])
     places[:, 2] = -1.5 + np.where(random.random(400) < 0.2, random.uniform(0.3, 1.5, 400), 0.0)
-    found = fitted_mounting(pose.inverse().apply(places))
-    assert found is not None and found.translation[2] == pytest.approx(1.5, abs=0.02)
-    assert roll_and_pitch(found) == pytest.approx((0.03, -0.02), abs=3e-3)
-    assert fitted_mounting(places[:5]) is None
+    found = fitted_plane(pose.inverse().apply(places))
+    assert found is not None and found.height == pytest.approx(1.5, abs=0.02)
+    assert found.state[:2] == pytest.approx((0.03, -0.02), abs=3e-3)
+    assert fitted_plane(places[:5]) is None
 
 
 VIEWPOINT = Viewpoint(
@@ -268,7 +268,7 @@ def test_a_mirrored_sample_is_the_turned_one_from_the_other_side(tmp_path: Path)
     assert (plain["depth"][hidden] == 0.0).all() and (plain["classes"][hidden] == INVALID).all()
     pose = RigidTransform.from_matrix(plain["volume_from_camera"].double().numpy())
     assert pose.translation[2] == pytest.approx(0.0, abs=0.01)
-    assert np.abs(np.degrees(roll_and_pitch(pose))).max() > 0.5
+    assert np.abs(np.degrees(RoadPlane.of_mounting(pose).state[:2])).max() > 0.5
     fall = plane_depth(map_camera(CANONICAL), pose.rotation[2], HEIGHT + float(pose.translation[2]))
     depth = plain["depth"].numpy()
     road = (depth > 0.0) & (fall < 7.5)

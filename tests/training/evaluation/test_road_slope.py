@@ -16,7 +16,6 @@ from scene_completion_ros.geometry.road_plane import RoadPlane
 from scene_completion_ros.geometry.transforms import rotation_of_angles
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_training.arrays import Doubles, Floats
-from scene_completion_training.data.fitted_planes import roll_and_pitch
 from scene_completion_training.evaluation.predictor import Prediction, Predictor
 from scene_completion_training.evaluation.road_slope import SLOPE, road_frames, slopes, turned_sequence
 from tests.inference.known_mounting_bundle import make_known_mounting_bundle
@@ -57,7 +56,8 @@ class Follower(Predictor):
 
     def complete(self, sequence: PosedSequence, index: int) -> Prediction:
         """By the pose of the camera, which a picture tells to those that can see."""
-        roll, pitch = roll_and_pitch(sequence.world_from_camera(index, "camera"))
+        seen = RoadPlane.of_mounting(sequence.world_from_camera(index, "camera"))
+        roll, pitch = seen.roll, seen.pitch
         up = [rotation_of_angles(share * roll, share * pitch, 0.0)[2] for share in self.shares if share is not None]
         pixel_up, *voxel_up = (np.array([-y, -z, x]) for x, y, z in up)
 
@@ -98,7 +98,7 @@ def test_gain_is_the_share_by_which_a_plane_follows(known: str) -> None:
 def test_a_turned_frame_is_one_of_a_camera_that_stands_so() -> None:
     """Nothing tells how; and a lens is rectified."""
     sequence, _ = turned_sequence(road(), 0, np.radians(2.0), np.radians(-1.0))
-    angles = np.degrees(roll_and_pitch(sequence.world_from_camera(0, "camera")))
+    angles = np.degrees(RoadPlane.of_mounting(sequence.world_from_camera(0, "camera")).state[:2])
     assert angles == pytest.approx((3.2, -0.4), abs=0.05)
     assert sequence.image(0, "camera").shape == (128, 384, 3) and not sequence.frames[0].assets
     assert not sequence.provenance

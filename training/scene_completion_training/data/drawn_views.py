@@ -12,8 +12,8 @@ from torch import Tensor
 
 from scene_completion_ros.evaluation.semantic_classes import INVALID
 from scene_completion_ros.geometry import Camera, RigidTransform
+from scene_completion_ros.geometry.road_plane import LEAST_POINTS, fitted_plane
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints, Random, Reals
-from scene_completion_training.data.fitted_planes import LEAST_POINTS, fitted_mounting, roll_and_pitch
 from scene_completion_training.data.prepared import Drive, PreparedFrame
 from scene_completion_training.data.voxel_evidence import POINT_UNIT
 from scene_completion_training.viewpoint import STREET_HEIGHT_M, Viewpoint
@@ -249,5 +249,5 @@ def _slope(frame: PreparedFrame, viewpoint: Viewpoint) -> float | None:
         return None
     height = np.median(road[road[:, 1] >= np.median(road[:, 1]), 1])
     road = road[np.abs(road[:, 1] - height) < max(0.4 * scale, 2.0 * viewpoint.volume.voxel_size)]
-    mounting = fitted_mounting(road)
-    return None if mounting is None else -float(np.tan(roll_and_pitch(mounting)[0]))
+    plane = fitted_plane(road)
+    return None if plane is None else -float(np.tan(plane.roll))

@@ -18,10 +18,10 @@ import numpy as np
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.geometry.depth_images import sparse_depth
+from scene_completion_ros.geometry.road_plane import RoadPlane
 from scene_completion_ros.geometry.transforms import about
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Mask, Random, Reals
 from scene_completion_training.data.drawn_views import canonical_image, homography, nearest_values
-from scene_completion_training.data.fitted_planes import camera_above
 
 _MOST_DEGREES, _ZOOMS = 15.0, (0.5, 2.0)
 _EDGES = 2  # of other views, by which pictures are cropped: where one ends would tell by how much it is turned
@@ -151,7 +151,8 @@ def turned_pose(volume_from_camera: RigidTransform, camera_from_seen: Doubles, l
     """
     up = volume_from_camera.rotation[2] @ camera_from_seen[:3, :3]
     stretch = float(np.linalg.norm(up))
-    above = camera_above(up / stretch, (volume_from_camera.translation[2] - level) / stretch)
+    height = float(volume_from_camera.translation[2] - level) / stretch
+    above = RoadPlane.below(-up / stretch, height).upright_from_camera
     return RigidTransform(above.rotation, above.translation + (0.0, 0.0, level))
 
 

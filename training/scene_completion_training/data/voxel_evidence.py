@@ -22,11 +22,11 @@ from scene_completion_ros.evaluation.scan_voxels import grazed, ground_of_scans,
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
 from scene_completion_ros.evaluation.truth import FREE
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.geometry.road_plane import fitted_plane
 from scene_completion_ros.geometry.transforms import about
 from scene_completion_ros.sequences.opening import sensor_pose, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, PosedSequence, cameras_ahead
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints, Mask, Random, Reals
-from scene_completion_training.data.fitted_planes import fitted_mounting
 from scene_completion_training.data.stereo import Meter, depth_meter
 from scene_completion_training.viewpoint import Volume
 
@@ -394,7 +394,8 @@ def mounting_above(ground: Reals) -> RigidTransform | None:
     Returns its pose above the plane nearest to those close by; None where there are too few. `ground`: points of the
     ground [N, 3] in the camera's optical frame, metres.
     """
-    return fitted_mounting(ground[(ground[:, 2] < _NEAR_M) & (np.abs(ground[:, 0]) < _ASIDE_M)])
+    found = fitted_plane(ground[(ground[:, 2] < _NEAR_M) & (np.abs(ground[:, 0]) < _ASIDE_M)])
+    return None if found is None else found.upright_from_camera
 
 
 def _ground(points: Doubles, cells: NDArray[np.intp], grid: VoxelGrid) -> Floats:

@@ -12,11 +12,10 @@ import numpy as np
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.evaluation.scan_voxels import ground_of_scans
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Resampler, RigidTransform
-from scene_completion_ros.geometry.road_plane import RoadPlane
+from scene_completion_ros.geometry.road_plane import LEAST_POINTS, RoadPlane, fitted_plane
 from scene_completion_ros.sequences.opening import depth_truth
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence, reference_camera, stored_classes
 from scene_completion_training.arrays import Doubles, Mask
-from scene_completion_training.data.fitted_planes import LEAST_POINTS, fitted_mounting, roll_and_pitch
 from scene_completion_training.data.turned_views import TurnedView, turned
 from scene_completion_training.evaluation.predictor import Predictor
 
@@ -126,10 +125,8 @@ def _of_plane(plane: RoadPlane) -> Doubles:
 
 
 def _plane(points: Doubles) -> Doubles:
-    mounting = fitted_mounting(points[np.isfinite(points).all(axis=1)])
-    if mounting is None:
-        return np.full(3, np.nan)
-    return np.array([*roll_and_pitch(mounting), mounting.translation[2]])
+    plane = fitted_plane(points[np.isfinite(points).all(axis=1)])
+    return np.full(3, np.nan) if plane is None else _of_plane(plane)
 
 
 class SlopeTally(Tally):
