@@ -120,6 +120,7 @@ def test_no_view_is_wider_than_its_image() -> None:
         drawn = [Turns().drawn(np.random.default_rng(seed), recorded, CANONICAL) for seed in range(200)]
         zooms = [view.zoom for view in drawn]
         assert least <= min(zooms) < least * 1.02 and 1.17 < max(zooms) <= 1.2
+        level = RoadPlane(0.0, 0.0, 1.0).upright_from_camera
         angles = np.degrees(
             [RoadPlane.of_mounting(turned_pose(level, v.camera_from_seen, 0.0)).state[:2] for v in drawn]
         )
