@@ -20,6 +20,7 @@ from scene_completion_ros.geometry.transforms import rotation_of_angles
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.cells import ROAD
 from scene_completion_ros.inference.completer import Completer, SequentialCompleter
+from scene_completion_ros.inference.depth_correction import corrected_depth
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
 from scene_completion_ros.sequences.frame_lists import part_of_recording
 from scene_completion_ros.sequences.opening import open_recording
@@ -141,19 +142,20 @@ def test_evaluation_and_replay_have_one_factor(tmp_path: Path) -> None:
     for number in range(8):
         stamp_ns, pose = (1 + number) * 100_000_000, RigidTransform(np.eye(3), np.array([0.4 * number, 0.0, 0.0]))
         frames.append(Frame(stamp_ns, {"camera": partial(wall_from, 0.4 * number)}, pose))
-        expected.append(in_order.complete(wall_from(0.4 * number), stamp_ns, pose).evidence.summary())
+        expected.append(in_order.complete(wall_from(0.4 * number), stamp_ns, pose).standing)
     identity = {"camera": RigidTransform.identity()}
     drive = PosedSequence("along the wall", {"camera": WALL_CAMERA}, identity, frames, "by hand")
-    assert expected[-1]["scale"] == pytest.approx(FACTOR, rel=0.02)
+    assert expected[-1].evidence.scale.factor == pytest.approx(FACTOR, rel=0.02)
     pixels = np.array([[100.0, 60.0], [400.0, 120.0]])
     alone, scaled = (DeployedStudent(student, engine="onnxruntime", scale_from=one) for one in ("off", "odometry"))
     for index in (2, 5, 7, 4):  # one out of order begins anew
         np.testing.assert_allclose(alone.complete(drive, index).depth(pixels), WALL_M / FACTOR, rtol=1e-5)
         depth = scaled.complete(drive, index).depth(pixels)
-        known = float(expected[index].get("scale deviation", np.inf)) ** -2
-        share = known / (known + ROAD.scale_deviation**-2)  # of what motion knows, against what the network saw
-        factor = float(expected[index].get("scale") or 1.0) ** share
-        np.testing.assert_allclose(depth, WALL_M / FACTOR * factor, rtol=1e-3)
+        numbers, before = expected[index].numbers, np.full((96, 256), FACTOR / WALL_M)
+        inverse, _ = corrected_depth(before, 0.0, numbers, np.zeros((4, 4)), student.point_code, 1.0)
+        column, row = (pixels / 2).astype(int).T
+        np.testing.assert_allclose(depth, 1.0 / inverse[row, column], rtol=1e-3)
+    assert expected[-1].numbers[0] > 0.05
 
 
 def test_a_student_is_scored_with_the_pose_that_its_evidence_has(
