@@ -104,6 +104,14 @@ def depth_likelihood(log_depth: Tensor, deviation: Tensor, true: Tensor) -> Tens
     return weighted_mean(((log_depth - wanted).abs() / deviation).clamp_max(10.0) + deviation.log(), known)
 
 
+def plane_likelihood(plane: Tensor, true: Tensor) -> Tensor:
+    """The same of `RoadPlane.state` and deviations [B, 3, 2], at most 10 σ off; true states [B, 3], NaN unknown."""
+    state, deviation = plane.unbind(dim=2)
+    known = torch.isfinite(true)
+    off = (state - true.nan_to_num()).abs() / deviation
+    return weighted_mean(off.clamp_max(10.0) + deviation.log(), known)
+
+
 def class_terms(logits: Tensor, classes: Tensor, weights: Tensor) -> Tensor:
     """Mean cross entropy of places [N, K] whose classes [N] are known, each class with its weight [K], in nats."""
     return weighted_mean(functional.cross_entropy(logits, classes, reduction="none"), weights[classes], least=1e-6)

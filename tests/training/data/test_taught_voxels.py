@@ -173,6 +173,7 @@ def sample_files(folder: Path, exact: RigidTransform, **more: NDArray[np.uint8])
         "truth_from_camera": exact.matrix,
         "origin": np.array([*VOLUME.grid.origin, VOLUME.voxel_size]),
         "volume_from_camera": exact.matrix,
+        "measured": np.array([False]),
         "camera_from_seen": TURNED.camera_from_seen,
         "shown": half == 0.0,
         **more,
@@ -218,3 +219,4 @@ def test_a_sample_without_teachers_has_only_doubt(tmp_path: Path) -> None:
     for name in ("taught", "doubt"):
         assert samples[0][name].dtype == torch.uint8 and samples[0][name].shape == CELLS.shape
     assert (samples[0]["doubt"] == UNKNOWN).all()
+    assert samples[0]["road"].isnan().all()  # where the road lies was not measured

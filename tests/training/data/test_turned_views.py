@@ -194,6 +194,7 @@ class Stored:
             "ground": np.full(truth.shape[:2], -HEIGHT, np.float16),
             "truth_from_camera": exact,
             "volume_from_camera": exact,
+            "measured": np.array([True]),
             "origin": np.array([*truth.origin, truth.voxel_size]),
             "wide_depth": np.minimum(plane_depth(wide, LEVEL, HEIGHT), 8.0).astype(np.float16),
             "wide_classes": np.full((wide.height, wide.width), ROAD, np.uint8),
@@ -263,6 +264,8 @@ def test_a_mirrored_sample_is_the_turned_one_from_the_other_side(tmp_path: Path)
         assert torch.equal(plain[name], mirrored[name].flip(-1))
     for name in ("label", "height"):
         torch.testing.assert_close(plain[name], mirrored[name].flip(1), equal_nan=True)
+    roll, *others = plain["road"].tolist()
+    assert mirrored["road"].tolist() == [-roll, *others]
     hidden = ~plain["shown"]
     assert 0.01 < hidden.float().mean() < 0.4
     assert (plain["fused"][0][hidden] == 0.0).float().mean() > 0.6 and (plain["fused"][0][~hidden] > 0.0).all()  # black
@@ -270,6 +273,8 @@ def test_a_mirrored_sample_is_the_turned_one_from_the_other_side(tmp_path: Path)
     pose = RigidTransform.from_matrix(plain["volume_from_camera"].double().numpy())
     assert pose.translation[2] == pytest.approx(0.0, abs=0.01)
     assert np.abs(np.degrees(RoadPlane.of_mounting(pose).state[:2])).max() > 0.5
+    above = RigidTransform(np.eye(3), np.array([0.0, 0.0, HEIGHT])) @ pose
+    np.testing.assert_allclose([roll, *others], RoadPlane.of_mounting(above).state, atol=1e-6)
     fall = plane_depth(map_camera(CANONICAL), pose.rotation[2], HEIGHT + float(pose.translation[2]))
     depth = plain["depth"].numpy()
     road = (depth > 0.0) & (fall < 7.5)

@@ -18,7 +18,6 @@ from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.geometry.road_plane import RoadPlane
 from scene_completion_ros.geometry.transforms import rotation_of_angles
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
-from scene_completion_ros.inference.cells import ROAD
 from scene_completion_ros.inference.completer import Completer, SequentialCompleter
 from scene_completion_ros.inference.depth_correction import corrected_depth
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence

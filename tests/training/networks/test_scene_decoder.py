@@ -76,7 +76,7 @@ def completed(made: SceneDecoder, depth: torch.Tensor | float, deviation: float,
     code = SPEC.depth_code_of_inverse(1.0 / torch.as_tensor(depth)).expand(1, 1, CAMERA.height, CAMERA.width)
     classes = 4.0 * functional.one_hot(torch.full(code.shape[2:], label), CLASSES + 1).permute(2, 0, 1)[None]
     with torch.no_grad():
-        view = PixelView(code, torch.full_like(code, deviation), classes, torch.ones(1, 1, 1, 1))
+        view = PixelView(code, torch.full_like(code, deviation), classes, torch.ones(1, 1, 1, 1), torch.zeros(1, 3, 2))
         return whole_scene(made, view, looking(pose()))
 
 
@@ -183,7 +183,7 @@ def test_a_road_says_how_far_what_is_seen_lies() -> None:
     classes = torch.zeros(1, len(COMMON_CLASSES), 96, 320)
     classes[:, road][true[:, 0] > 0.02] = 9.0
     seen = spec.depth_code_of_inverse(true / 0.9)
-    view = PixelView(seen, torch.full_like(true, 0.02), classes, torch.zeros(1, 1, 1, 1))
+    view = PixelView(seen, torch.full_like(true, 0.02), classes, torch.zeros(1, 1, 1, 1), torch.zeros(1, 3, 2))
     stated = torch.from_numpy(plane.state).float()[None]
     yes, no = torch.tensor([True]), torch.tensor([False])
     right, doubtful = (corrected(view, viewpoint, stated, known, no, ROAD, road) for known in (yes, no))
@@ -238,9 +238,8 @@ def test_chosen_cells_are_those_of_the_whole_scene() -> None:
     torch.manual_seed(0)
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    view = PixelView(
-        torch.rand(1, 1, 16, 32), torch.full((1, 1, 16, 32), 0.1), torch.randn(1, 4, 16, 32), torch.ones(1, 1, 1, 1)
-    )
+    seen = torch.rand(1, 1, 16, 32), torch.full((1, 1, 16, 32), 0.1), torch.randn(1, 4, 16, 32)
+    view = PixelView(*seen, torch.ones(1, 1, 1, 1), torch.zeros(1, 3, 2))
     chosen = torch.randperm(256)[None, :40]
     with torch.no_grad():
         whole, some = whole_scene(made, view, looking(pose())), made.complete(view, looking(pose()), chosen)
@@ -288,6 +287,7 @@ def test_kernels_around_the_exported_graph_compute_what_the_decoder_does(known: 
         0.03 + 0.1 * maps[:, 1:2],
         8.0 * maps[:, 2:],
         torch.full((1, 1, 1, 1), float(known)),
+        torch.zeros(1, 3, 2),
     )
     volume = CellVolume(grid, -1.0, ROAD, 0, CLASSES, 4, 4, PRIOR_EDGE * known)
     sampler = CellSampler(volume, canonical, SPEC, 1.6)

@@ -51,7 +51,7 @@ PARTS = (3, 8)  # rows and columns of the parts of an image whose depth errors d
 # Raw SemanticKITTI ids of the ground: road, parking, sidewalk, other ground, lane marking, terrain.
 GROUND_IDS = (40, 44, 48, 49, 60, 72)
 _MOST_TILT = 10.0  # degrees; the ground would soon leave the volume
-_VERSION = 12  # raise FORMAT of pack.py with it
+_VERSION = 13  # raise FORMAT of pack.py with it
 _CITYSCAPES_TO_COMMON = ClassMap(
     "Cityscapes' train ids",
     (*semantic_classes.CITYSCAPES_CLASSES, "nothing"),
@@ -288,20 +288,25 @@ def _truth(
         arrays = {**_of_images(sequence, index, name, viewpoint, classes_of(image), classes_of.names)}
     else:
         raise SequenceError("has no voxels with classes", where=f"{sequence.name}, frame {index}")
-    return {**arrays, "volume_from_camera": _stands(sequence, index, name, viewpoint, arrays).matrix}
+    pose, measured = _stands(sequence, index, name, viewpoint, arrays)
+    return {**arrays, "volume_from_camera": pose.matrix, "measured": np.array([measured])}
 
 
-def _stands(sequence: PosedSequence, index: int, camera: str, viewpoint: Viewpoint, arrays: Arrays) -> RigidTransform:
-    """Pose of the camera in the volume: above the measured ground, where it is not known exactly."""
-    if "ground" in arrays and sequence.provenance.get("source") not in (TOWNS, ROOMS):
+def _stands(
+    sequence: PosedSequence, index: int, camera: str, viewpoint: Viewpoint, arrays: Arrays
+) -> tuple[RigidTransform, bool]:
+    """Pose of the camera in the volume: above the measured ground, where it is not known exactly; and if it is true."""
+    if sequence.provenance.get("source") in (TOWNS, ROOMS):
+        return level_pose(sequence, camera, viewpoint, index), True
+    if "ground" in arrays:
         row, column = np.nonzero(np.isfinite(arrays["ground"]))
         places = (np.stack([row, column], axis=-1) + 0.5) * arrays["origin"][3] + arrays["origin"][:2]
         ground = np.column_stack([places, arrays["ground"][row, column].astype(np.float64)])
         truth_from_camera = RigidTransform.from_matrix(arrays["truth_from_camera"])
         found = voxel_evidence.mounting_above(truth_from_camera.inverse().apply(ground))
         if found is not None:
-            return volume_pose(found, viewpoint.height_above_ground)
-    return level_pose(sequence, camera, viewpoint, index)
+            return volume_pose(found, viewpoint.height_above_ground), True
+    return level_pose(sequence, camera, viewpoint, index), False
 
 
 def _of_voxels(sequence: PosedSequence, index: int, name: str, truth: VoxelTruth) -> Arrays:
@@ -546,6 +551,7 @@ class CompletionSamples(FileSamples[Files]):
             **(self._in_space(data, stated) if self.voxels else {}),
             "volume_from_camera": torch.from_numpy(stated).float(),
             "plane": torch.from_numpy(plane).float(),
+            "road": torch.from_numpy(self._above(exact) if data["measured"].all() else np.full(3, np.nan)).float(),
             "known": torch.tensor(known),
             "off": torch.from_numpy(off),
             "exact": torch.tensor(not self.plain and generator.random() < self.settings.exact and "scan" not in data),
@@ -601,9 +607,13 @@ class CompletionSamples(FileSamples[Files]):
 
     def _plane(self, exact: RigidTransform, known: bool, generator: np.random.Generator) -> Doubles:
         """The plane of the road as a rig states it, or the usual one: a `RoadPlane.state` [3]."""
-        above = RigidTransform(np.eye(3), np.array([0.0, 0.0, self.viewpoint.height_above_ground]))
-        found = RoadPlane.of_mounting(above @ (exact if known else DEFAULT_GRID_FROM_CAMERA)).state
+        found = self._above(exact if known else DEFAULT_GRID_FROM_CAMERA)
         return found if self.plain or not known else found + np.array(STATED) * generator.normal(size=3)
+
+    def _above(self, volume_from_camera: RigidTransform) -> Doubles:
+        """The `RoadPlane.state` [3] of a camera in the volume."""
+        above = RigidTransform(np.eye(3), np.array([0.0, 0.0, self.viewpoint.height_above_ground]))
+        return RoadPlane.of_mounting(above @ volume_from_camera).state
 
     @staticmethod
     def _mirrored(sample: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -612,6 +622,7 @@ class CompletionSamples(FileSamples[Files]):
             sample[name] = sample[name].flip(-1)
         for name in {"label", "height", "taught", "doubt"} & sample.keys():
             sample[name] = sample[name].flip(1)
+        sample["road"] = sample["road"] * torch.tensor([-1.0, 1.0, 1.0])
         return sample | {"mirrored": torch.tensor(True)}
 
 

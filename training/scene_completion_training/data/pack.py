@@ -24,7 +24,7 @@ from scene_completion_training.arrays import Bytes
 from scene_completion_training.data.store import Arrays, keyed
 
 MANIFEST, CONFIGURATION, WEIGHTS = "manifest.json", "configuration.yaml", "model.safetensors"
-FORMAT = 3  # to be raised with `_VERSION` of `completion_samples`, and where keys of configurations go
+FORMAT = 4  # to be raised with `_VERSION` of `completion_samples`, and where keys of configurations go
 _MOST_BYTES = 2**31  # of a file, unpacked
 _MOST_MANIFEST = 2**28
 _MEMORY = 2**27  # bytes that unpacking takes besides

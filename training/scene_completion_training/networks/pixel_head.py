@@ -20,8 +20,11 @@ from scene_completion_training.viewpoint import Viewpoint
 
 TOKEN_WIDTH = 48  # channels that the tokens of the trunk are reduced to before they are brought to the size of the map
 FINE = 32  # channels at half the resolution of the image
+LAID_OUT = 8, 24  # rows and columns of the tokens that the plane of the road is read from
+PLANE_WIDTH = 48  # channels of these
 FARTHER = 8.0  # depths that can be predicted, in farthest ones of the point code: the sky is farther
 _LOG_DEVIATION = -1.0  # of the logarithm of depth, at the start
+_PLANE_DEVIATIONS = math.radians(2.0), math.radians(1.0), 0.2  # of roll, pitch and log height, at the start
 
 
 class PixelView(NamedTuple):
@@ -31,6 +34,8 @@ class PixelView(NamedTuple):
     deviation: Tensor  # standard deviation of the logarithm of depth [B, 1, h, w]
     classes: Tensor  # logits of the classes behind "empty", and of the sky behind them [B, K + 1, h, w]
     known_mounting: Tensor  # 1 where the mounting of the camera is known, otherwise 0 [B, 1, 1, 1]
+    # The plane of the road as the whole image shows it: `RoadPlane.state`, and the deviations of that [B, 3, 2].
+    plane: Tensor
 
 
 class PixelHead(nn.Module):
@@ -39,7 +44,9 @@ class PixelHead(nn.Module):
     Most of it computes at the size of the trunk's fused map, a third of which is half the resolution. The logarithm
     of depth is that of each pixel plus one for the image, since cameras stand at many heights. Tokens of the last
     block hold what things are; classes have a branch of their own on them, wide enough for those that few pixels
-    show. Tokens may be kept from depth: the size of rendered things, which they learn, does not hold for real ones.
+    show; so has the plane of the road, which follows from vanishing lines, walls and all else that stands upright,
+    and from where each of them is in the image. Tokens may be kept from depth: the size of rendered things, which
+    they learn, does not hold for real ones.
     """
 
     def __init__(
@@ -52,8 +59,10 @@ class PixelHead(nn.Module):
         width: int = 64,  # channels inside
         class_branch_channels: int = 192,  # channels of the branch that predicts classes from the tokens alone
         merging: bool = True,  # tokens go into what depth, its doubt and classes follow from
+        height: float = 1.65,  # usual height of cameras above the road, metres
     ) -> None:
         super().__init__()
+        self.register_load_state_dict_pre_hook(PixelHead._without_plane)  # type: ignore[no-untyped-call]
         self.spec = spec
         self.tokens = nn.Sequential(nn.Conv2d(tokens, TOKEN_WIDTH, 1), nn.GELU()) if merging else None
         self.merge = nn.Sequential(
@@ -76,10 +85,25 @@ class PixelHead(nn.Module):
             nn.GELU(),
             nn.Conv2d(class_branch_channels, classes + 1, 1),
         )
+        rows, columns = (count // 2 for count in LAID_OUT)
+        self.plane = nn.Sequential(
+            nn.Conv2d(tokens, PLANE_WIDTH, 1),
+            nn.GELU(),
+            nn.Conv2d(PLANE_WIDTH, PLANE_WIDTH, 3, 2, 1),
+            nn.GELU(),
+            nn.Flatten(),
+            nn.Dropout(0.2),
+            nn.Linear(PLANE_WIDTH * rows * columns, PLANE_WIDTH),
+            nn.GELU(),
+            nn.Linear(PLANE_WIDTH, 6),
+        )
+        usual = torch.tensor([0.0, 0.0, math.log(height)]), torch.tensor(_PLANE_DEVIATIONS)
+        self.usual_plane: Tensor = nn.Buffer(torch.stack(usual, dim=-1))  # state and deviations [3, 2]
         start = 0.5 * math.log(spec.near * spec.far)
         for layer, value in ((self.factor[2], 0.0), (self.depth, start), (self.deviation, _LOG_DEVIATION)):
             nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
             nn.init.constant_(layer.bias, value)  # type: ignore[arg-type]
+        nn.init.normal_(self.plane[-1].weight, std=0.01)  # type: ignore[arg-type]
 
     @classmethod
     def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, _: object = None) -> "PixelHead":
@@ -93,7 +117,14 @@ class PixelHead(nn.Module):
             width=narrow.shape[1],
             class_branch_channels=len(naming),
             merging=merging,
+            height=viewpoint.height_above_ground,
         )
+
+    def _without_plane(self, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+        """Heads of former versions knew no plane of the road: here it is then the usual one, with its doubt."""
+        for name, value in self.state_dict().items():
+            if name.split(".")[0] in ("plane", "usual_plane"):
+                state.setdefault(prefix + name, value)
 
     def forward(self, fused: Tensor, tokens: Tensor, ground: Tensor) -> PixelView:
         """Predictions from a trunk's fused map [B, C, h', w'] and last tokens [B, T, rows, columns].
@@ -114,7 +145,15 @@ class PixelHead(nn.Module):
         inverse = (-log).exp().clamp(1.0 / (FARTHER * self.spec.far), 1.0 / self.spec.minimum_depth)
         classes = self.classes(refined).float() + _resized(self.naming(tokens).float(), fine)
         deviation = self.deviation(refined).float().clamp(-4.0, 0.0).exp()
-        return PixelView(self.spec.depth_code_of_inverse(inverse), deviation, classes, ground[:, 1:, :1, :1])
+        code = self.spec.depth_code_of_inverse(inverse)
+        return PixelView(code, deviation, classes, ground[:, 1:, :1, :1], self._plane(tokens))
+
+    def _plane(self, tokens: Tensor) -> Tensor:
+        first, *others = self.plane
+        laid_out = functional.interpolate(first(tokens), LAID_OUT, mode="bilinear", align_corners=False)
+        off, doubt = nn.Sequential(*others)(laid_out).float().reshape(-1, 3, 2).unbind(dim=2)
+        state, usual = self.usual_plane.unbind(dim=1)
+        return torch.stack([state + usual * off, usual * doubt.clamp(-4.0, 1.0).exp()], dim=2)
 
 
 def _resized(maps: Tensor, size: torch.Size) -> Tensor:

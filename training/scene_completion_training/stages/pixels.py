@@ -15,21 +15,29 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, INVALID, ROOM_CLASSES
 from scene_completion_ros.inference.bundle import open_student
 from scene_completion_training.checkpoints import Checkpoint, TrainedWeights, trained_viewpoint
 from scene_completion_training.configuration import TrainingConfiguration
-from scene_completion_training.data.completion_samples import CompletionData, CompletionDataSettings, FrozenEncoder
+from scene_completion_training.data.completion_samples import (
+    PARTS,
+    CompletionData,
+    CompletionDataSettings,
+    FrozenEncoder,
+)
 from scene_completion_training.data.pack import Pack
-from scene_completion_training.losses import class_terms, depth_likelihood
+from scene_completion_training.losses import class_terms, depth_likelihood, plane_likelihood, weighted_mean
 from scene_completion_training.networks.density_field import part_of
 from scene_completion_training.networks.pixel_head import PixelHead, PixelView, no_ground
 from scene_completion_training.networks.trunk import DEPTH_ANYTHING, DepthAnythingTrunk, named_as_here
 from scene_completion_training.stage import Stage
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
 from scene_completion_training.workers import accelerator, computes_bfloat16
+
+LEAST_KNOWN = 0.02  # share of the pixels of a part whose depth is known for its error to count
 
 
 @dataclass
@@ -38,6 +46,7 @@ class PixelLosses:
 
     depth: float = 1.0  # likelihood of the depth of pixels
     pixels: float = 0.3  # cross entropy of the classes of pixels
+    plane: float = 0.1  # likelihood of the plane of the road
 
 
 @dataclass
@@ -131,6 +140,7 @@ class PixelStage(SeenStage):
             classes=len(settings.class_names),
             class_branch_channels=settings.class_branch_channels,
             merging=settings.merging,
+            height=self.viewpoint.height_above_ground,
         )
         self.shown: Tensor = nn.Buffer(torch.zeros(len(settings.class_names) + 1))  # pixels, those of the sky as well
         self.field.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -162,15 +172,44 @@ class PixelStage(SeenStage):
             seen.load_into(self.field, self.trunk)
 
     def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Losses of depth and classes."""
-        grid, first = batch["states"].float(), batch["first"].float()  # [B, T, D, rows, columns], [B, T, D]
-        states = torch.cat([first[:, :, None], grid.flatten(3).transpose(2, 3)], dim=2)
-        view = self.field(
-            *self.trunk.maps(list(states.unbind(dim=1)), *grid.shape[3:]),
-            no_ground(self.viewpoint, len(grid), grid.device),
-        )
+        """Losses of depth, of classes and of the plane of the road."""
+        view = self._view(batch)
         with torch.autocast(self.device.type, enabled=False):
             return self._of_pixels(view, batch)
+
+    def _view(self, batch: dict[str, Tensor]) -> PixelView:
+        grid, first = batch["states"].float(), batch["first"].float()  # [B, T, D, rows, columns], [B, T, D]
+        states = torch.cat([first[:, :, None], grid.flatten(3).transpose(2, 3)], dim=2)
+        maps = self.trunk.maps(list(states.unbind(dim=1)), *grid.shape[3:])
+        view: PixelView = self.field(*maps, no_ground(self.viewpoint, len(grid), grid.device))
+        return view
+
+    def validated(self, batch: dict[str, Tensor], number: int) -> dict[str, Tensor]:
+        """Adds how far depth and the plane of the road are off."""
+        with torch.no_grad():
+            view = self._view(batch)
+            found = view.plane[..., 0].float()
+            return super().validated(batch, number) | self._off(view, batch["depth"]) | road_off(found, batch["road"])
+
+    def _off(self, view: PixelView, depth: Tensor) -> dict[str, Tensor]:
+        """Mean relative error of known depths, of that in units of the deviation, and what is smooth of its logarithm.
+
+        The latter is the root mean square of the means over `PARTS` of an image.
+        """
+        spec = self.field.spec
+        known = (depth > 0.0) & (depth < spec.far)
+        if not known.any():
+            return {}
+        inverse = spec.inverse_depth(view.code.float())[:, 0]
+        off = torch.where(known, -(inverse * torch.where(known, depth, torch.ones_like(depth))).log(), 0.0)
+        count, total = (functional.adaptive_avg_pool2d(each[:, None].float(), PARTS) for each in (known, off))
+        smooth = weighted_mean((total / count.clamp_min(1e-9)) ** 2, count > LEAST_KNOWN, least=1e-9).sqrt()
+        relative, of_doubt = off.exp() - 1.0, off.abs() / view.deviation[:, 0].float()
+        return {
+            "abs_rel": weighted_mean(relative.abs(), known),
+            "error over deviation": weighted_mean(of_doubt, known),
+            "smooth error": smooth,
+        }
 
     def _of_pixels(self, view: PixelView, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         inverse = self.field.spec.inverse_depth(view.code)[:, 0].clamp_min(1e-3)
@@ -183,6 +222,7 @@ class PixelStage(SeenStage):
         return {
             "depth": depth_likelihood(-inverse.log(), view.deviation[:, 0], batch["depth"]),
             "pixels": class_terms(view.classes.permute(0, 2, 3, 1)[known], named, weights),
+            "plane": plane_likelihood(view.plane, batch["road"]),
         }
 
     def configure_optimizers(self) -> Any:
@@ -199,6 +239,13 @@ def rarity(seen: Tensor, power: float) -> Tensor:
     share = (seen + 1.0) / (seen + 1.0).sum()
     weight: Tensor = share.clamp_min(1e-4) ** -power
     return weight
+
+
+def road_off(found: Tensor, true: Tensor) -> dict[str, Tensor]:
+    """Mean error of roll and pitch, degrees, of `RoadPlane.state` [B, 3]; true: NaN where unknown."""
+    known = torch.isfinite(true).all(dim=1)
+    off = torch.rad2deg((found - true)[known].abs()).mean(dim=0)
+    return {"roll off": off[0], "pitch off": off[1]} if known.any() else {}
 
 
 def on_device(trunk: DepthAnythingTrunk, see: Any) -> Any:
