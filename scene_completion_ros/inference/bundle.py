@@ -73,6 +73,8 @@ CELL_ROWS = 8192  # cells that a run of the latter takes, where there are so man
 # same, the mean of their hidden voxels, logits [x y z, 8], and the prior of columns, where there is one; then what is
 # predicted of them, see `PredictedCells`.
 PIXEL_OUTPUTS = "surfaces", "classes", "context"
+SEEN_GROUND = "seen_ground"  # input of the decoder of those, `ground_pixels.seen_ground`
+PLANE = "plane"  # and where the whole image shows the plane of the road, this [1, 3, 2]
 COLUMN_OUTPUTS = "around", "mean", "ground"
 PRIOR = "prior"
 CELL_OUTPUTS = "hidden", "others"
@@ -362,6 +364,7 @@ def _manifest_of_volume(volume: CellVolume) -> dict[str, Any]:
     return {name: getattr(volume, name) for name in ("level", "context", "around")} | {
         "ground": volume.ground._asdict(),
         **({"prior": volume.prior} if volume.prior else {}),
+        **({"on_ground": [*volume.on_ground]} if volume.on_ground else {}),
     }
 
 
@@ -543,7 +546,11 @@ def _parse_volume(fields: JsonObject, grid: VoxelGrid, class_names: Sequence[str
         raise fields.object("grid").error("shape", what)
     if (prior := given.integer("prior") if "prior" in given.values else 0) not in (0, PRIOR_EDGE):
         raise given.error("prior", f"columns of {prior} voxels, this version has those of {PRIOR_EDGE}")
-    volume = CellVolume(grid, level, ground, class_names.index(ground.name), len(class_names), **channels, prior=prior)
+    on_ground = tuple(given.integers("on_ground")) if "on_ground" in given.values else ()
+    if not all(0 <= number < len(class_names) for number in on_ground):
+        raise given.error("on_ground", f"{[*on_ground]} are not all numbers of classes")
+    options: dict[str, Any] = {**channels, "prior": prior, "on_ground": on_ground}
+    volume = CellVolume(grid, level, ground, class_names.index(ground.name), len(class_names), **options)
     if not (abs(level) <= _METRES[1] and volume.low >= 1):
         raise fields.error("volume", f"a ground at {level} m lies below the grid")
     if math.prod(volume.cells) * (volume.around + volume.looked_up + volume.of_cell) > LARGEST_VOLUME:

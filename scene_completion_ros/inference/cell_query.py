@@ -20,6 +20,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.cell_kernels import classify_cells, find_cells, find_lowest, look_up, query_voxels
 from scene_completion_ros.inference.cells import CellVolume, volume_pose
 from scene_completion_ros.inference.field_kernels import label_kernel
+from scene_completion_ros.inference.ground_pixels import seen_ground
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_ros.inference.label_query import NO_WORDS, Labelled, Units, Words, WordScores
 from scene_completion_ros.inference.query_kernel import view_of
@@ -36,6 +37,7 @@ class Pixels(NamedTuple):
     surfaces: Floats  # float32 [h, w, 2], inverse depth code and deviation of the logarithm of depth
     classes: Floats  # float32 [h, w, K + 1], probabilities of the classes and of the sky
     context: Floats  # float32 [h, w, C], what else cells look up
+    plane: Floats | None = None  # float32 [3, 2], `RoadPlane.state` and its deviations; None where it is not seen
 
 
 class PredictedCells(NamedTuple):
@@ -73,9 +75,9 @@ class CellSampler:
         # follows; the last column and row.
         half = canonical.resized(width, height)
         view = half.fx, half.cx, half.fy, half.cy, spec.minimum_depth, width - 1, height - 1
-        self.view = tuple(map(np.float32, view))
+        self.view, self._camera = tuple(map(np.float32, view)), half
         (count_x, count_y, heights) = volume.cells
-        # What columns are given, float32 [x y, z + 4], of which all but the place across is written for each image.
+        # What columns are given, float32 [x y, `CellVolume.of_column`]: all but the place follows from each image.
         self.columns = np.zeros((count_x * count_y, volume.of_column), np.float32)
         across = (2.0 * (np.arange(count) + 0.5) / count - 1.0 for count in (count_x, count_y))
         self.columns[:, heights : heights + 2] = np.stack(np.meshgrid(*across, indexing="ij"), -1).reshape(-1, 2)
@@ -92,7 +94,7 @@ class CellSampler:
         return CameraPlace(pose, upright_from_camera is not None, *map(kernel_pose, matrices))
 
     def look_up(self, surfaces: Floats, context: Floats, place: CameraPlace) -> tuple[Floats, Floats]:
-        """What cells [x y z, L] and columns [x y, z + 4] are given; overwritten by the next call.
+        """What cells [x y z, L] and columns are given; overwritten by the next call.
 
         `surfaces`: logarithm of depth and its deviation, of the pixels of an image at half its size, float32 [h, w, 2];
         `context`: what the encoder gives of these, float32 [h, w, C].
@@ -101,9 +103,20 @@ class CellSampler:
         measure, base, size = map(np.float32, (volume.measure, grid.origin[2] - volume.level, grid.voxel_size))
         flat, context = surfaces.reshape(-1, 2), context.reshape(-1, volume.context)
         look_up(flat, context, *looking, volume.cells, measure, self.columns, self._local)
-        find_lowest(flat, *looking, grid.shape, volume.low, base, size, measure, self.columns[:, -1])
-        self.columns[:, -2] = place.known
+        if not volume.on_ground:
+            find_lowest(flat, *looking, grid.shape, volume.low, base, size, measure, self.columns[:, -1])
+        self.columns[:, volume.cells[2] + 2] = place.known
         return self._local, self.columns
+
+    def seen_ground(self, surfaces: Floats, classes: Floats, place: CameraPlace) -> Floats | None:
+        """What columns are given of the ground, see `seen_ground`; None of students that are given nothing of it.
+
+        `surfaces`: as of `look_up`; `classes`: see `Pixels`.
+        """
+        if not self.volume.on_ground:
+            return None
+        probability = classes[..., self.volume.on_ground].sum(axis=-1)
+        return seen_ground(surfaces, probability, self._camera, self.volume, place.volume_from_camera.matrix)
 
     def query(
         self,

@@ -51,6 +51,9 @@ class CellVolume:
     context: int  # channels that a cell looks up besides how it lies against the surface
     around: int = 0  # channels that say what is around a cell
     prior: int = 0  # voxels along the edge of columns that have one prior, see `PredictedCells`; 0 without one
+    # Numbers of the classes of the ground. Columns are given what their pixels show (`seen_ground`), and the image as a
+    # whole shows the plane of the road. Empty: columns are given where rays of pixels meet them, and no plane is seen.
+    on_ground: tuple[int, ...] = ()
 
     @property
     def cells(self) -> tuple[int, int, int]:
@@ -82,8 +85,8 @@ class CellVolume:
 
     @property
     def of_column(self) -> int:
-        """Numbers that a column of cells is given: which cells are in view, its place, the mounting, the ground."""
-        return self.cells[2] + 4
+        """Numbers that a column of cells is given: which cells are in view, its place, the mounting."""
+        return self.cells[2] + 3 + (not self.on_ground)
 
     @property
     def of_cell(self) -> int:

@@ -26,7 +26,7 @@ from scene_completion_ros.arrays import Bytes, Floats
 from scene_completion_ros.errors import BundleError, GpuError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference import scene_query
-from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.bundle import SEEN_GROUND, StudentBundle
 from scene_completion_ros.inference.cell_query import Pixels, PredictedCells
 from scene_completion_ros.inference.graphs import IMAGE, StepGraph, graphs_of
 from scene_completion_ros.jit import aligned_empty
@@ -110,9 +110,10 @@ class CellGraphs(scene_query.CellNetworks):
         found = self._see({IMAGE: np.ascontiguousarray(image_rgb)[None], "ground": nothing})
         return Pixels(*(part[0] for part in found))
 
-    def complete(self, local: Floats, columns: Floats) -> PredictedCells:
+    def complete(self, local: Floats, columns: Floats, seen_ground: Floats | None) -> PredictedCells:
         """See `CellNetworks`."""
-        around, mean, *of_columns = self._decode({"local": local, "columns": columns})
+        given = {"local": local, "columns": columns} | ({} if seen_ground is None else {SEEN_GROUND: seen_ground})
+        around, mean, *of_columns = self._decode(given)
         hidden, others = self._complete({"around": around, "local": local, "mean": mean})
         return PredictedCells(hidden, others, *of_columns)
 

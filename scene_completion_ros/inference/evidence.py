@@ -12,7 +12,7 @@ import numpy as np
 
 from scene_completion_ros.arrays import Bytes, Doubles, Floats, Mask
 from scene_completion_ros.geometry.grids import measure_of
-from scene_completion_ros.geometry.road_plane import UNSTATED, RoadPlane, plane_of
+from scene_completion_ros.geometry.road_plane import MOST_ROLL_DEG, UNSTATED, RoadPlane, plane_of
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cell_query import Pixels
@@ -36,6 +36,9 @@ HEIGHT, PITCH, ROLL = "camera height in m", "camera pitch in °", "camera roll i
 NO_PLANE = "road not measured"
 # Standard deviation of roll and pitch up to which a volume is levelled, radians: that of what is stated.
 LEVEL = math.radians(3.1)
+# Of the plane that an image shows: the standard deviation over the deviation that the network gives, and the largest
+# logarithm of a height, metres.
+SEEN_DOUBT, MOST_LOG_HEIGHT = 1.5, 3.5
 CONTRADICTS = math.radians(5.0)  # between a stated mounting and the picture
 
 
@@ -44,6 +47,7 @@ class OwnView(NamedTuple):
 
     depth: Floats  # z-depth [H / 2, W / 2], metres
     on_ground: Floats  # probabilities that they show the ground [H / 2, W / 2]
+    plane: RoadPlane | None = None  # of the road, as the whole image shows it; None of students that see none
 
     @classmethod
     def of(cls, bundle: StudentBundle, pixels: Pixels) -> "OwnView":
@@ -51,7 +55,16 @@ class OwnView(NamedTuple):
         spec, volume = bundle.point_code, bundle.volume
         assert volume is not None
         inverse = np.maximum(spec.inverse_depth(pixels.surfaces[..., 0]), 0.5 / spec.far)
-        return cls(np.asarray(1.0 / inverse, np.float32), pixels.classes[..., volume.label].astype(np.float32))
+        depth, on_ground = np.asarray(1.0 / inverse, np.float32), pixels.classes[..., volume.label].astype(np.float32)
+        return cls(depth, on_ground, None if pixels.plane is None else _plane_of(pixels.plane))
+
+
+def _plane_of(seen: Floats) -> RoadPlane:
+    """The plane of `Pixels.plane`; what roads or numbers cannot have counts as unknown."""
+    state, deviation = seen.astype(np.float64).T
+    limits = np.array([math.radians(MOST_ROLL_DEG), math.radians(MOST_ROLL_DEG), MOST_LOG_HEIGHT])
+    state, deviation = np.nan_to_num(state), np.nan_to_num(deviation, nan=math.inf)
+    return plane_of(np.clip(state, -limits, limits), np.diag(np.clip(SEEN_DOUBT * deviation, 1e-3, 10.0) ** 2))
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +122,8 @@ class Standing:
     Attributes:
         numbers, covariance: See `Correction`, float64 [4] and [4, 4].
         plane: Of the road, by all that is known.
-        level: The same without what the pixels of this image show: on unknown streets, they show another one by 1 to 2
-            degrees. None where motion tells nothing and nothing is stated.
+        level: The same without the depth of this image's pixels: on unknown streets, they show another one by 1 to 2
+            degrees. None where nothing else tells of it.
         evidence: What it follows from.
         stated: The mounting as it was stated; None where it was not.
     """
@@ -135,6 +148,8 @@ class Standing:
         stated = None if upright_from_camera is None else RoadPlane.of_mounting(upright_from_camera)
         usual = RoadPlane(0.0, 0.0, bundle.height_above_ground, np.diag(np.square(UNSTATED)))
         level, kind, measure = evidence.plane or stated, bundle.volume.ground, bundle.volume.measure
+        if evidence.plane is None and own is not None and own.plane is not None:
+            level = own.plane if stated is None else own.plane.joined(stated)
         plane = level or usual
         if own is None:
             return cls(np.zeros(4), np.diag(1.0 / np.array(usual_precision(kind))), plane, level, evidence, stated)
@@ -222,7 +237,11 @@ class EvidenceEstimator(MotionScale):
             found = self.depths(image_rgb, own.depth, pose, stamp_ns)
         assert self._plane is not None
         mounting = None if stated is None else RoadPlane.of_mounting(stated)
-        plane = self._plane.plane(*own, pose, stamp_ns, mounting) if self._plane.measured else None
+        plane = (
+            self._plane.plane(own.depth, own.on_ground, pose, stamp_ns, mounting, own.plane)
+            if self._plane.measured
+            else None
+        )
         return Evidence(self.scale, found, plane, self._plane.why)
 
     def follow(
@@ -237,4 +256,4 @@ class EvidenceEstimator(MotionScale):
         assert self._plane is not None
         self.add(image_rgb, own.depth, pose, stamp_ns)
         mounting = None if stated is None else RoadPlane.of_mounting(stated)
-        self._plane.add(image_rgb, *own, pose, stamp_ns, mounting)
+        self._plane.add(image_rgb, own.depth, own.on_ground, pose, stamp_ns, mounting, own.plane)

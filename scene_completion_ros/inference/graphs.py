@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeAlias
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference import bundle as student_bundle
 from scene_completion_ros.inference.cells import STRIDE
+from scene_completion_ros.inference.ground_pixels import SEEN
 
 IMAGE = "image"  # name of the input that takes an image, [1, 3, H, W] RGB 0..255
 FEATURES = "features"  # name of the output of a field student
@@ -68,8 +69,10 @@ def graphs_of(bundle: student_bundle.StudentBundle) -> Iterator[StepGraph]:
     shapes = [cells, volume.around], logits, [columns, 2]
     around, mean, ground = zip(student_bundle.COLUMN_OUTPUTS, shapes, strict=True)
     hidden, others = zip(student_bundle.CELL_OUTPUTS, (logits, [cells, volume.of_cell]), strict=True)
+    pixels += [(student_bundle.PLANE, [1, 3, 2])] if volume.on_ground else []
     yield StepGraph(path, bundle.read_encoder(), [image, ("ground", [1, 2, *size])], pixels)
     given = [local, ("columns", [columns, volume.of_column])]
+    given += [(student_bundle.SEEN_GROUND, [columns, SEEN])] if volume.on_ground else []
     made = [around, mean, ground, *([(student_bundle.PRIOR, [*volume.prior_shape])] if volume.prior else [])]
     yield StepGraph(path.with_name(student_bundle.DECODER), bundle.read_decoder(), given, made)
     given, rows = [around, local, mean], min(student_bundle.CELL_ROWS, cells)

@@ -97,15 +97,14 @@ class MotionPlane:
         pose: RigidTransform | str,  # of the optical frame in the odometry frame; or why it is unknown
         stamp_ns: int,
         stated: RoadPlane | None,  # of the mounting
+        seen: RoadPlane | None = None,  # as the whole image shows it, see `OwnView`
     ) -> RoadPlane:
-        """The plane of an image by those before it, by what is stated of the mounting, and by its pixels."""
-        return self._expected(own_depth, on_ground, pose, stamp_ns, stated).widened(np.square(ALWAYS))
+        """The plane of an image by those before it, by what is stated of the mounting, and by the image itself."""
+        shown = seen or plane_of_pixels(self._half, own_depth, on_ground, self._measure)
+        return self._expected(self._held(shown, stated), pose, stamp_ns).widened(np.square(ALWAYS))
 
-    def _expected(
-        self, own_depth: Floats, on_ground: Floats, pose: RigidTransform | str, stamp_ns: int, stated: RoadPlane | None
-    ) -> RoadPlane:
-        shown = plane_of_pixels(self._half, own_depth, on_ground, self._measure)
-        held = self._held(shown, stated)
+    def _expected(self, held: RoadPlane, pose: RigidTransform | str, stamp_ns: int) -> RoadPlane:
+        """The plane of an image, of which this is known without motion."""
         last, plane = self._last, self._plane
         if last is None or plane is None:
             return held
@@ -130,6 +129,7 @@ class MotionPlane:
         pose: RigidTransform | str,
         stamp_ns: int,
         stated: RoadPlane | None,
+        seen: RoadPlane | None = None,
     ) -> None:
         """Measures the plane of one more image."""
         if isinstance(pose, str):
@@ -138,7 +138,8 @@ class MotionPlane:
         last = self._last
         if last is not None and (jump := odometry_jump(last.pose, last.stamp_ns, pose, stamp_ns)):
             self.forget(jump)
-        plane = self._expected(own_depth, on_ground, pose, stamp_ns, stated)
+        shown = seen or plane_of_pixels(self._half, own_depth, on_ground, self._measure)
+        plane = self._expected(self._held(shown, stated), pose, stamp_ns)
         now = self._follower.posed(image_rgb, pose, stamp_ns)
         self.why = "the camera has not moved"  # the same images again would tell nothing new
         if not self._past or self._follower.apart(self._past[-1].pose, pose) > KEPT_APART_M:

@@ -41,7 +41,7 @@ class CellNetworks(Protocol):
         """What the pixels of a canonical image show, uint8 [H, W, 3] RGB."""
         ...
 
-    def complete(self, local: Floats, columns: Floats) -> PredictedCells:
+    def complete(self, local: Floats, columns: Floats, seen_ground: Floats | None) -> PredictedCells:
         """What is predicted of cells; arguments: see `CellSampler`."""
         ...
 
@@ -102,7 +102,8 @@ class CellDecoder:
         surfaces = standing.surfaces(sampler.spec, sampler.volume.measure, pixels.surfaces)
         with kernel_threads(self.threads):
             given = self.sampler.look_up(surfaces, pixels.context, place)
-        return surfaces, self.networks.complete(*given), place
+        seen = self.sampler.seen_ground(surfaces, pixels.classes, place)
+        return surfaces, self.networks.complete(*given, seen), place
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cells import STRIDE
 from scene_completion_ros.inference.encoder import cpu_has_bf16, cpu_networks
 from scene_completion_ros.inference.gpu.parity import BF16, measure_voxels
+from scene_completion_ros.inference.ground_pixels import SEEN
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.text_bank import FeatureSpace, TextBank, feature_space_for
 from scene_completion_training import clustering
@@ -60,13 +61,13 @@ class ExportedPixels(nn.Module):
         super().__init__()
         self.trunk, self.pixels, self.reduce = trunk, field.pixels, field.spatial.reduce
 
-    def forward(self, image: Tensor, ground: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See `PIXEL_OUTPUTS`."""
+    def forward(self, image: Tensor, ground: Tensor) -> tuple[Tensor, ...]:
+        """See `PIXEL_OUTPUTS` and `PLANE`."""
         view = self.pixels(*self.trunk(image), ground)
         classes = view.classes.softmax(dim=1)
         maps = torch.cat([view.code, view.deviation], dim=1), classes, self.reduce(classes)
         first, second, third = (part.permute(0, 2, 3, 1) for part in maps)
-        return first, second, third
+        return first, second, third, view.plane
 
 
 class _Upwards(nn.Module):
@@ -105,7 +106,7 @@ class ExportedColumns(nn.Module):
         self.register_buffer("prior", decoder.prior_rows() if decoder.prior > 0.0 else None)
         heights = decoder.cells[2]
         enter, bias = _of(decoder.enter[0])
-        looked_up = (enter.shape[1] - 4) // heights - 1
+        looked_up = (enter.shape[1] - decoder.of_column) // heights - 1
         local = enter[:, : looked_up * heights].reshape(-1, looked_up, heights).transpose(1, 2).flatten(1)
         self.enter_local = _linear(local, None)
         self.enter = _linear(enter[:, looked_up * heights :], bias)
@@ -116,16 +117,19 @@ class ExportedColumns(nn.Module):
         doubled = all(count % 2 ** len(decoder.up) == 0 for count in decoder.cells[:2])
         self.up = nn.ModuleList(map(_Upwards, decoder.up)) if doubled else None  # type: ignore[arg-type]
 
-    def forward(self, local: Tensor, columns: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, local: Tensor, columns: Tensor, seen_ground: Tensor | None = None) -> tuple[Tensor, ...]:
         """See `COLUMN_OUTPUTS` and `PRIOR`."""
         count_x, count_y, heights = self.decoder.cells
         count = count_x * count_y
+        below = columns[:, -1:] if seen_ground is None else seen_ground
+        columns = columns if seen_ground is None else torch.cat([columns, seen_ground], dim=1)
         entered = (self.enter_local(local.reshape(count, -1)) + self.enter(columns)).relu()
         x = self.decoder.enter[2](entered.reshape(1, count_x, count_y, -1).permute(0, 3, 1, 2))
         x = self.decoder.with_neighbours(x, self.up)
         around = self.around(x.permute(0, 2, 3, 1).reshape(count, -1)).reshape(count * heights, -1)
         mean = self.decoder.mean_of_cells().reshape(STRIDE**3, heights, count).permute(2, 1, 0).reshape(-1, STRIDE**3)
-        ground = self.decoder.ground_of(self.decoder.ground(x), columns[:, -1].reshape(1, 1, count_x, count_y))
+        below = below.T.reshape(1, -1, count_x, count_y)
+        ground = self.decoder.ground_of(self.decoder.ground(x), below)
         prior = () if self.prior is None else (self.prior.clone(),)
         return around, mean, ground.permute(0, 2, 3, 1).reshape(-1, 2), *prior
 
@@ -187,7 +191,8 @@ def export_scene(file: Path, folder: Path, *, name: str, licence: str, provenanc
     stored_weights = halves | {_HELD: weights[_HELD].numpy()}
     ground = no_ground(stored.viewpoint, 1)
     image = {"image": torch.zeros(1, 3, field.camera.height, field.camera.width), "ground": ground}
-    pixels = graph_of(ExportedPixels(field, trunk), image, list(student_bundle.PIXEL_OUTPUTS), int8=True)
+    outputs = [*student_bundle.PIXEL_OUTPUTS, student_bundle.PLANE]
+    pixels = graph_of(ExportedPixels(field, trunk), image, outputs, int8=True)
     return bundle.save(folder, pixels, stored_weights, decoder_onnx(field))
 
 
@@ -232,6 +237,8 @@ def decoder_onnx(field: SceneField) -> tuple[bytes, bytes]:
     cells = columns * volume.cells[2]
     local = {"local": torch.zeros(cells, volume.looked_up)}
     given = {**local, "columns": torch.zeros(columns, volume.of_column)}
+    if volume.on_ground:
+        given[student_bundle.SEEN_GROUND] = torch.zeros(columns, SEEN)
     made = [*student_bundle.COLUMN_OUTPUTS, *([student_bundle.PRIOR] if volume.prior else [])]
     around = graph_of(ExportedColumns(field.spatial), given, made)
     given = {"around": torch.zeros(cells, volume.around), **local, "mean": torch.zeros(cells, STRIDE**3)}

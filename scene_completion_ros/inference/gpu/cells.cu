@@ -100,7 +100,7 @@ static __device__ __forceinline__ Taps taps_of(
 
 // What cells look up: context of their pixels, and how they lie against the surfaces there.
 //   surfaces [h w, 2] of `Standing`; context [h w, CONTEXT]; local [count, LOOKED_UP], 0 out of view; columns [x y,
-//   stride], which first say what cells of a column are in view.
+//   stride], which first say what cells of a column are in view, and behind its place whether the pose is known.
 extern "C" __global__ void __launch_bounds__(THREADS) lift_cells(
     const float* __restrict__ surfaces, const float* __restrict__ context, const Volume* __restrict__ of_volume,
     int count, int stride, float* __restrict__ local, float* __restrict__ columns) {
@@ -110,6 +110,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) lift_cells(
     const Seen place = seen_cell(volume, cell);
     float* row = local + word(cell) * LOOKED_UP;
     columns[(cell / heights) * stride + cell % heights] = place.shown ? 1.0f : 0.0f;
+    if (cell % heights == 0) columns[(cell / heights) * stride + heights + 2] = volume.known;
     if (!place.shown) {
         for (int channel = 0; channel < LOOKED_UP; ++channel) row[channel] = 0.0f;
         return;
@@ -141,8 +142,7 @@ static __device__ __forceinline__ void edges(
 }
 
 // Where the rays of pixels meet the columns of cells, metres above the expected ground: the last of `stride` numbers of
-// each of `count` columns. What is out of view counts as behind. The number before says whether it is known how the
-// camera stands.
+// each of `count` columns. What is out of view counts as behind.
 extern "C" __global__ void __launch_bounds__(THREADS) find_lowest(
     const float* __restrict__ surfaces, const Volume* __restrict__ of_volume, int count, int stride,
     float* __restrict__ columns) {
@@ -164,7 +164,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) find_lowest(
     }
     const float farthest = FARTHEST_FROM_LEVEL * volume.measure, metres = volume.edge / float(wide * broad);
     columns[(column + 1) * stride - 1] = limited(volume.base + metres * total, -farthest, farthest);
-    columns[(column + 1) * stride - 2] = volume.known;
 }
 
 // A coordinate in voxels of the volume of a point that a pose moves, at its outer voxels where the point lies outside.

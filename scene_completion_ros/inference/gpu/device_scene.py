@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.arrays import Bytes, Floats
 from scene_completion_ros.errors import GpuError
+from scene_completion_ros.inference.bundle import PLANE, SEEN_GROUND
 from scene_completion_ros.inference.cell_query import CameraPlace, CellVoxels, Pixels, kernel_pose
 from scene_completion_ros.inference.evidence import Standing
 from scene_completion_ros.inference.gpu.device import PrimaryContext, release
 from scene_completion_ros.inference.gpu.half_precision import DevicePorts
 from scene_completion_ros.inference.gpu.kernels import Argument, Buffer, KernelDevice, SharedBuffer, padded_units
 from scene_completion_ros.inference.graphs import FEATURES, IMAGE
+from scene_completion_ros.inference.ground_pixels import SEEN
 from scene_completion_ros.inference.label_query import FoldedVocabulary, Words, matches_of
 from scene_completion_ros.inference.march import March
 from scene_completion_ros.inference.query_kernel import PositionalTables, VoxelQuery
@@ -134,7 +136,8 @@ class DeviceScene:
         pixels = engines[0].outputs.get("surfaces")
         self._pixels: list[tuple[Buffer, SharedBuffer]] = []
         if pixels is not None:  # what evidence is found with
-            of_host = pixels, engines[0].outputs["classes"]
+            plane = engines[0].outputs.get(PLANE)
+            of_host = pixels, engines[0].outputs["classes"], *([] if plane is None else [plane])
             self._pixels = [(one, device.shared(one.shape, np.float32)) for one in of_host]
         self._voxels = np.int32(voxels)
         self._rows: dict[str, _Rows] = {}
@@ -150,8 +153,8 @@ class DeviceScene:
             for each in self._pixels:
                 self._device.copy(*each)
             self._device.synchronise()
-        surfaces, classes = (shared.array[0].copy() for _, shared in self._pixels)
-        return Pixels(surfaces, classes, NOTHING)
+        surfaces, classes, *plane = (shared.array[0].copy() for _, shared in self._pixels)
+        return Pixels(surfaces, classes, NOTHING, *plane)
 
     def _see(self, image_rgb: Bytes) -> None:
         self._image_on_host.array[0] = image_rgb
@@ -349,6 +352,10 @@ class _CellSteps:
         self._looked_up: Arguments = (
             surfaces, context, volume, np.int32(self._cells), stride, self.given["local"], columns,
         )  # fmt: skip
+        self._seen_ground: _Sent | None = None
+        if sampler.volume.on_ground:
+            self._seen_ground = _Sent(device, (self._column_count, SEEN), np.float32)
+            self.given[SEEN_GROUND] = self._seen_ground.there
         self._lowest: Arguments = surfaces, volume, np.int32(self._column_count), stride, columns
         self._count = len(voxels.target)
         self._queried: Arguments = (
@@ -381,7 +388,11 @@ class _CellSteps:
         surfaces = standing.surfaces(sampler.spec, sampler.volume.measure, pixels.surfaces)
         self._surfaces.send(surfaces)
         device.launch("lift_cells", _blocks(self._cells), THREADS, *self._looked_up)
-        device.launch("find_lowest", _blocks(self._column_count), THREADS, *self._lowest)
+        seen = sampler.seen_ground(surfaces, pixels.classes, place)
+        if self._seen_ground is None or seen is None:
+            device.launch("find_lowest", _blocks(self._column_count), THREADS, *self._lowest)
+        else:
+            self._seen_ground.send(seen)
         self._decoder.enqueue(self.given)
         self._complete.enqueue(self._of_cells)
         device.lap("encode")

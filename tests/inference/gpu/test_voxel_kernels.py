@@ -18,7 +18,7 @@ from scene_completion_ros.errors import GpuError
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.road_plane import RoadPlane
 from scene_completion_ros.geometry.transforms import about
-from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.bundle import SEEN_GROUND, StudentBundle
 from scene_completion_ros.inference.cell_query import CellSampler, CellVoxels, Pixels, PredictedCells
 from scene_completion_ros.inference.cells import PRIOR_EDGE, ROAD, CellVolume
 from scene_completion_ros.inference.evidence import Standing
@@ -28,6 +28,7 @@ from scene_completion_ros.inference.gpu.device_networks import check_loads
 from scene_completion_ros.inference.gpu.device_scene import DeviceScene
 from scene_completion_ros.inference.gpu.half_precision import DevicePorts
 from scene_completion_ros.inference.gpu.kernels import Buffer, KernelDevice, KernelSizes, compile_kernels
+from scene_completion_ros.inference.ground_pixels import SEEN
 from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec
 from scene_completion_ros.inference.label_query import NO_WORDS, FoldedVocabulary, LabelQuery, Words
 from scene_completion_ros.inference.march import March
@@ -337,7 +338,7 @@ class Cells(NamedTuple):
     def see(self, image_rgb: np.ndarray) -> Pixels:
         return self.pixels
 
-    def complete(self, local: np.ndarray, columns: np.ndarray) -> PredictedCells:
+    def complete(self, local: np.ndarray, columns: np.ndarray, seen_ground: np.ndarray | None) -> PredictedCells:
         return self.predicted
 
     @classmethod
@@ -347,7 +348,8 @@ class Cells(NamedTuple):
         classes, context = ((15, 16), (33, 3))[seed % 2]
         camera = Camera(fx=110.0, fy=118.0, cx=90.0, cy=45.0, width=190, height=98)
         grid = VoxelGrid((0.5, -6.4, -2.6), 0.4, (29, 33, 13), "camera_forward")
-        volume = CellVolume(grid, -1.7, ROAD, 2, classes, context, prior=PRIOR_EDGE * (seed % 2))
+        more = {"prior": PRIOR_EDGE * (seed % 2), "on_ground": (2, 5) if seed % 2 else ()}
+        volume = CellVolume(grid, -1.7, ROAD, 2, classes, context, **more)
         size, (x, y, z) = (camera.height // 2, camera.width // 2), volume.cells
         across = cv2.resize(rng.uniform(3.0, 16.0, (5, 8)), size[::-1], interpolation=cv2.INTER_CUBIC).clip(2.0)
         depth = across.astype(np.float32)
@@ -356,11 +358,12 @@ class Cells(NamedTuple):
         logits[size[0] // 2 :, :, volume.label] += 6.0
         shown = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
         ground = np.stack([rng.normal(-1.7, 0.2, x * y), rng.uniform(0.02, 0.3, x * y)], axis=-1)
+        plane = [rng.normal(size=(3, 2))] if volume.on_ground else []
         prior = [rng.uniform(0.0, [*[0.4] * grid.shape[2], 0.5], volume.prior_shape)] if volume.prior else []
         return cls(
             volume,
             camera,
-            Pixels(*(part.astype(np.float32) for part in (surfaces, shown, rng.normal(size=(*size, context))))),
+            Pixels(*(one.astype(np.float32) for one in (surfaces, shown, rng.normal(size=(*size, context)), *plane))),
             PredictedCells(
                 rng.normal(-1.0, 2.0, (x * y * z, 8)).astype(np.float32),
                 rng.normal(-1.0, 2.0, (x * y * z, volume.of_cell)).astype(np.float32),
@@ -377,8 +380,9 @@ def scene_of(
     kernels, volume = device(KernelSizes.of(cast(Any, student))), student.volume
     hidden, others, ground, prior = student.predicted
     image = {"image": (1, 1, 1, 3), "ground": (1, 2, *student.pixels.surfaces.shape[:2])}
-    seen = {name: array[None] for name, array in student.pixels._asdict().items()}
+    seen = {name: array[None] for name, array in student.pixels._asdict().items() if array is not None}
     given = {"local": (len(hidden), volume.looked_up), "columns": (len(ground), volume.of_column)}
+    given |= {SEEN_GROUND: (len(ground), SEEN)} if volume.on_ground else {}
     decoded = {"around": np.zeros((len(hidden), 5), np.float32), "mean": np.zeros_like(hidden), "ground": ground}
     decoded |= {"prior": prior} if volume.prior else {}
     of_cells = {name: decoded[name].shape for name in ("around", "mean")} | {"local": given["local"]}
@@ -418,6 +422,7 @@ def test_students_that_complete_cells(seed: int, stated: bool, device: Devices) 
     assert shown is not None
     np.testing.assert_array_equal(shown.surfaces, student.pixels.surfaces)
     np.testing.assert_array_equal(shown.classes, student.pixels.classes)
+    np.testing.assert_array_equal(shown.plane, student.pixels.plane)  # type: ignore[arg-type]
     expected = on_host(SceneImage(BLANK, standing=standing))
     found = scene(SceneImage(BLANK, pixels=shown, standing=standing))
     surfaces, _, place = CellDecoder(student, sampler).decode(student.pixels, standing)
@@ -425,7 +430,9 @@ def test_students_that_complete_cells(seed: int, stated: bool, device: Devices) 
     with device.context:
         made = {name: kernels.download(buffer) for name, buffer in (*steps.given.items(), ("surfaces", steps.surfaces))}
     np.testing.assert_allclose(made["surfaces"].reshape(surfaces.shape), surfaces, rtol=1e-4, atol=1e-5)
-    for name, right in zip(given, sampler.look_up(surfaces, student.pixels.context, place), strict=True):
+    seen = sampler.seen_ground(surfaces, student.pixels.classes, place)
+    wanted = *sampler.look_up(surfaces, student.pixels.context, place), *([] if seen is None else [seen])
+    for name, right in zip(given, wanted, strict=True):
         assert right.any()
         np.testing.assert_allclose(made[name], right, rtol=1e-3, atol=2e-4, err_msg=name)
     np.testing.assert_allclose(found.dense.alpha, expected.dense.alpha, atol=1e-4)

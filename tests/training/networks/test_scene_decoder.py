@@ -57,10 +57,9 @@ def looked_up(volume_from_camera: torch.Tensor, side: float = 1.0) -> Lookups:
 
 def decoder(hidden: float = 0.0, before: float = 0.0, there: float = 0.0, **changes: Any) -> SceneDecoder:
     """Whatever it sees, it gives these logits to voxels behind a surface, before it and at it, and to the ground."""
-    ground = changes.pop("below", (-9.0, 0.0, -50.0))  # far below the grid
-    made = SceneDecoder(
-        GRID, SPEC, classes=CLASSES, reduced=4, widths=(8, 8), context=4, hidden=8, ground=-1.0, **changes
-    )
+    ground = changes.pop("below", (-9.0, 0.0))  # far below the grid
+    options: dict[str, Any] = {"reduced": 4, "widths": (8, 8), "context": 4, "hidden": 8, "ground": -1.0}
+    made = SceneDecoder(GRID, SPEC, classes=CLASSES, **options, sees_ground=len(ground) == 2, **changes)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.zero_()
@@ -114,7 +113,7 @@ def test_cells_of_a_mirrored_scene_look_at_the_same_pixels() -> None:
 
 def test_the_ground_fills_its_voxel_and_empties_those_below() -> None:
     """At -0.9 m with 0.1 m of doubt: Φ(1) − Φ(−3) of the voxel from -1.2 to -0.8 m."""
-    below = (0.1, 2.0 + math.log(math.expm1(0.08)), -50.0)
+    below = (0.1, 2.0 + math.log(math.expm1(0.08)))
     empty, solid = (
         completed(decoder(said, said, said, below=below), 3.0, 0.02).occupied.sigmoid()[0, 5, 5] for said in (-30, 30)
     )
@@ -125,7 +124,7 @@ def test_the_ground_fills_its_voxel_and_empties_those_below() -> None:
 
 def test_probabilities_are_a_mean_of_the_network_and_of_what_was_usual_there() -> None:
     """Below obstacles, at the same height above the ground, half a voxel higher here; where that was ever known."""
-    below = (0.2, -50.0, -50.0)  # half a voxel above the usual level
+    below = (0.2, -50.0)  # half a voxel above the usual level
     made, without = decoder(-1.0, -1.0, -1.0, below=below, prior=0.25), decoder(-1.0, -1.0, -1.0, below=below)
     known, occupied = torch.ones(2, *GRID.shape, dtype=torch.bool), torch.zeros(2, *GRID.shape, dtype=torch.bool)
     occupied[:, ..., 2:4], occupied[0, ..., 4] = True, True  # 1, 1 and 0.5 at three heights
@@ -240,9 +239,10 @@ def test_chosen_cells_are_those_of_the_whole_scene() -> None:
         torch.nn.init.normal_(parameter, std=0.3)
     seen = torch.rand(1, 1, 16, 32), torch.full((1, 1, 16, 32), 0.1), torch.randn(1, 4, 16, 32)
     view = PixelView(*seen, torch.ones(1, 1, 1, 1), torch.zeros(1, 3, 2))
-    chosen = torch.randperm(256)[None, :40]
+    chosen, ground = torch.randperm(256)[None, :40], torch.rand(1, 3, 8, 8)
     with torch.no_grad():
-        whole, some = whole_scene(made, view, looking(pose())), made.complete(view, looking(pose()), chosen)
+        whole = whole_scene(made, view, looking(pose()), ground)
+        some = made.complete(view, looking(pose()), chosen, ground)
     voxels = in_cells(whole.occupied, math.nan)[0, chosen[0]]
     torch.testing.assert_close(some.occupied[0], voxels)
     torch.testing.assert_close(some.classes[0], whole.classes.flatten(2)[0, :, chosen[0]])
@@ -273,7 +273,7 @@ def test_kernels_around_the_exported_graph_compute_what_the_decoder_does(known: 
     canonical = Camera(fx=41.3, fy=40.7, cx=31.2, cy=15.1, width=64, height=32)  # no cell lies on the edge of its image
     torch.manual_seed(0)
     options: dict[str, Any] = {"classes": CLASSES, "reduced": 4, "widths": (8, 12), "context": 4, "hidden": 8}
-    made = SceneDecoder(grid, SPEC, ground=-1.0, prior=0.4 * known, **options).eval()
+    made = SceneDecoder(grid, SPEC, ground=-1.0, prior=0.4 * known, sees_ground=known, **options).eval()
     made.hold(torch.rand(9, *grid.shape) < torch.rand(grid.shape), torch.rand(9, *grid.shape) < 0.5)
     for parameter in (made.occupied.weight, made.named.weight, made.trust.weight, made.ground.weight, made.mean):
         torch.nn.init.normal_(parameter)
@@ -289,18 +289,24 @@ def test_kernels_around_the_exported_graph_compute_what_the_decoder_does(known: 
         torch.full((1, 1, 1, 1), float(known)),
         torch.zeros(1, 3, 2),
     )
-    volume = CellVolume(grid, -1.0, ROAD, 0, CLASSES, 4, 4, PRIOR_EDGE * known)
+    volume = CellVolume(grid, -1.0, ROAD, 0, CLASSES, 4, 4, PRIOR_EDGE * known, (0, 2) if known else ())
     sampler = CellSampler(volume, canonical, SPEC, 1.6)
     # Volumes begin so far above the ground; the pose does not turn about the vertical.
     place = sampler.place(upright and RigidTransform(np.eye(3), np.array([0.0, 0.0, 1.6])) @ upright)
     with torch.no_grad():
-        scene = whole_scene(made, view, looking(matrix[0], camera=canonical))
         classes = view.classes.softmax(dim=1)
         surfaces = torch.cat([-SPEC.inverse_depth(view.code).log(), view.deviation], dim=1)
-        looked_at = (part[0].permute(1, 2, 0).contiguous().numpy() for part in (surfaces, made.reduce(classes)))
-        given = sampler.look_up(*looked_at, place)
-        local, columns = map(torch.from_numpy, given)
-        around, mean, *of_columns = ExportedColumns(made)(local, columns)
+        shown, of_pixels, context = (
+            part[0].permute(1, 2, 0).contiguous().numpy() for part in (surfaces, classes, made.reduce(classes))
+        )
+        local, columns = map(torch.from_numpy, sampler.look_up(shown, context, place))
+        seen = sampler.seen_ground(shown, of_pixels, place)
+        assert (seen is not None) == known
+        given = None if seen is None else torch.from_numpy(seen)
+        maps = None if given is None else given.T.reshape(1, -1, *volume.cells[:2])
+        assert maps is None or (maps[0, 1] > 0.0).sum() > 10  # columns in which pixels of the ground lie
+        scene = whole_scene(made, view, looking(matrix[0], camera=canonical), maps)
+        around, mean, *of_columns = ExportedColumns(made)(local, columns, given)
         cells_alone = [part.numpy() for part in ExportedCells(made)(around, local, mean)]
         predicted = PredictedCells(*cells_alone, *(part.numpy() for part in of_columns))
     points = place.volume_from_camera.inverse().apply(grid.centres().reshape(-1, 3))
@@ -317,7 +323,6 @@ def test_kernels_around_the_exported_graph_compute_what_the_decoder_does(known: 
     assert (difference < 1e-4).mean() > 0.99  # others look between two pixels
     assert scene.occupied.sigmoid().std() > 0.1
     chosen = np.arange(math.prod(volume.cells), dtype=np.int32)
-    of_pixels = classes[0].permute(1, 2, 0).contiguous().numpy()
     units, label, _ = sampler.classes(predicted.others, of_pixels, place, chosen)
     expected = scene.classes.softmax(dim=1)[0].permute(2, 3, 1, 0).reshape(-1, CLASSES).numpy()
     np.testing.assert_allclose(units, expected, atol=1e-4)

@@ -355,9 +355,11 @@ def test_the_robot_completes_what_torch_completes(
         later = completer.mounted(upright).complete(image)
         assert np.abs(later.probability[inside] - found.probability[inside]).max() > 0.01
         seen = completer.see(image)
+        assert seen.own is not None and seen.own.plane is not None
+        both = seen.own.plane.joined(RoadPlane.of_mounting(upright))
         stated, alone, unknown = (
             completer.mounted(upright).complete(seen),
-            completer.complete(seen, evidence=Evidence(plane=RoadPlane.of_mounting(upright))),
+            completer.complete(seen, evidence=Evidence(plane=both)),
             completer.complete(seen),
         )
         assert alone.ground is not None and stated.ground is not None

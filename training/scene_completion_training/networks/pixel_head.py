@@ -92,7 +92,6 @@ class PixelHead(nn.Module):
             nn.Conv2d(PLANE_WIDTH, PLANE_WIDTH, 3, 2, 1),
             nn.GELU(),
             nn.Flatten(),
-            nn.Dropout(0.2),
             nn.Linear(PLANE_WIDTH * rows * columns, PLANE_WIDTH),
             nn.GELU(),
             nn.Linear(PLANE_WIDTH, 6),

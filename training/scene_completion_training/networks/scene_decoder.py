@@ -15,6 +15,7 @@ from scene_completion_ros.geometry import Camera, VoxelGrid
 from scene_completion_ros.geometry.grids import measure_of
 from scene_completion_ros.inference import cells
 from scene_completion_ros.inference.cells import PRIOR_EDGE, STRIDE
+from scene_completion_ros.inference.ground_pixels import SEEN
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training.networks.pixel_head import PixelView
 
@@ -99,6 +100,7 @@ class SceneDecoder(nn.Module):
         hidden: int = 64,
         ground: float = -1.65,  # height at which the ground starts, metres in the grid
         prior: float = 0.0,  # share of what is usual at a place in the probabilities, see `prior_rows`
+        sees_ground: bool = True,  # it is given what pixels show of the ground, see `CellVolume.on_ground`
     ) -> None:
         super().__init__()
         self.mixed: torch.dtype | None = None  # precision that the network computes in, where it is not single
@@ -109,8 +111,11 @@ class SceneDecoder(nn.Module):
         self.reduce = nn.Conv2d(classes + 1, reduced, 1)
         local = reduced + cells.GEOMETRY
         finest = widths[0]
+        self.sees_ground, self.of_column = sees_ground, 3 + (SEEN if sees_ground else 1)
         self.enter = nn.Sequential(
-            nn.Conv2d((local + 1) * heights + 4, finest, 1), nn.ReLU(inplace=True), _block(finest, finest)
+            nn.Conv2d((local + 1) * heights + self.of_column, finest, 1),
+            nn.ReLU(inplace=True),
+            _block(finest, finest),
         )
         self.down = nn.ModuleList(
             nn.Sequential(_block(finer, coarser, 2), _block(coarser, coarser))
@@ -127,7 +132,7 @@ class SceneDecoder(nn.Module):
         self.occupied = nn.Conv2d(hidden, 2 * STRIDE**3 + 1, 1)
         self.named = nn.Conv2d(hidden, classes, 1)
         self.trust = nn.Conv2d(hidden, 1, 1)  # of a cell in the class of its pixel
-        self.ground = nn.Conv2d(finest, 3, 1)
+        self.ground = nn.Conv2d(finest, 2 if sees_ground else 3, 1)
         coarse = (max(1, count_x // _PRIOR_CELLS), max(1, count_y // _PRIOR_CELLS))
         self.mean = nn.Parameter(torch.zeros(1, heights * STRIDE**3, *coarse))
         self.level = ground
@@ -152,8 +157,12 @@ class SceneDecoder(nn.Module):
         inside = torch.tensor([*itertools.product(range(STRIDE), repeat=3)])
         self.inside: Tensor = nn.Buffer(inside, persistent=False)
 
-    def complete(self, view: PixelView, look: Look, numbers: Tensor) -> CompletedCells:
-        """The cells of `numbers` [B, N] in the order (z, x, y); `look`: where places look at the image."""
+    def complete(self, view: PixelView, look: Look, numbers: Tensor, ground: Tensor | None = None) -> CompletedCells:
+        """The cells of `numbers` [B, N] in the order (z, x, y).
+
+        `look`: where places look at the image; `ground`: what pixels show of it, `seen_ground` [B, `SEEN`, x, y], for
+        decoders that are given it.
+        """
         inverse = self.spec.inverse_depth(view.code).clamp_min(0.5 / self.spec.far)
         seen = torch.cat([view.classes.softmax(dim=1), -inverse.log(), view.deviation], dim=1)
         where = look(self.centres[None])
@@ -163,10 +172,10 @@ class SceneDecoder(nn.Module):
         relative = _relative_to_surface(where.depth[:, None], sampled[:, -2:-1], sampled[:, -1:], self.measure)
         in_view = where.in_view[:, None]
         local = torch.cat([reduced, relative], dim=1) * in_view
-        lowest = self._lowest_seen(seen[:, -2:], look)
+        below = self._lowest_seen(seen[:, -2:], look) if ground is None else ground
         centres, mean = self.centres.expand(len(seen), -1, -1), self.mean_of_cells().expand(len(seen), -1, -1)
         with torch.autocast(local.device.type, dtype=self.mixed or torch.bfloat16, enabled=self.mixed is not None):
-            around, ground = self._around(local, in_view, view.known_mounting, lowest)
+            around, of_columns = self._around(local, in_view, view.known_mounting, below)
             parts = [around, sampled[:, :-2], relative, in_view, mean, centres.transpose(1, 2)]
             parts = [part.gather(2, numbers[:, None].expand(-1, part.shape[1], -1)) for part in parts]
             around, of_pixel, relative, in_view, mean, centres = parts
@@ -175,7 +184,7 @@ class SceneDecoder(nn.Module):
             mixed = self.mix(torch.cat([around, local], dim=1)[..., None])  # [B, hidden, N, 1]
             logits, named, trust = (layer(mixed)[..., 0].float() for layer in (self.occupied, self.named, self.trust))
         named = named + trust * in_view * of_pixel[:, : self.classes].clamp_min(cells.LEAST_CLASS).log()
-        height, deviation = self.ground_of(ground.float(), lowest).unbind(dim=1)
+        height, deviation = self.ground_of(of_columns.float(), below).unbind(dim=1)
         offsets = self.grid.voxel_size * (self.inside - (STRIDE - 1) / 2)
         places = centres.transpose(1, 2)[:, :, None] + offsets  # [B, N, S³, 3]
         surfaces = self._surfaces(seen[:, -2:], look(places.flatten(1, 2)))
@@ -188,21 +197,22 @@ class SceneDecoder(nn.Module):
         occupied = before + at * (there - before) + behind * (hidden - before)
         return CompletedCells(self._with_ground(occupied, places, height, deviation), named, height, deviation)
 
-    def _around(self, local: Tensor, in_view: Tensor, known: Tensor, lowest: Tensor) -> tuple[Tensor, Tensor]:
-        """What is around each cell [B, C, M], and what columns predict of the ground [B, 3, x, y].
+    def _around(self, local: Tensor, in_view: Tensor, known: Tensor, below: Tensor) -> tuple[Tensor, Tensor]:
+        """What is around each cell [B, C, M], and what columns predict of the ground [B, 2 or 3, x, y].
 
         Args:
             local: What cells look up [B, L, M], 0 out of view.
             in_view: 1 for cells in view [B, 1, M].
             known: 1 where the mounting of the camera is known [B, 1, 1, 1].
-            lowest: Where the rays of pixels meet the columns [B, 1, x, y], metres above the level of the ground.
+            below: What pixels show of the ground [B, `SEEN`, x, y], or where their rays meet the columns [B, 1, x, y],
+                metres above the level of the ground.
         """
         batch, (count_x, count_y, heights) = len(local), self.cells
         kind = self.mixed or local.dtype
         columns = [part.to(kind).reshape(batch, -1, count_x, count_y) for part in (local, in_view)]
         plane = self.plane.to(kind).expand(batch, -1, -1, -1)
         stated = known.to(kind).expand(-1, -1, count_x, count_y)
-        x = self.with_neighbours(self.enter(torch.cat([*columns, plane, stated, lowest.to(kind)], dim=1)))
+        x = self.with_neighbours(self.enter(torch.cat([*columns, plane, stated, below.to(kind)], dim=1)))
         return self.context(x).reshape(batch, -1, heights * count_x * count_y), self.ground(x)
 
     def mean_of_cells(self) -> Tensor:
@@ -245,9 +255,10 @@ class SceneDecoder(nn.Module):
         mixed = near + (up - lower) * (far - near) + (1.0 - share) * occupied
         return torch.where(above > cells.STANDS_M * self.measure, occupied, mixed)
 
-    def ground_of(self, ground: Tensor, lowest: Tensor) -> Tensor:
-        """Height and deviation of the ground [B, 2, x, y], metres, of what columns predict of it [B, 3, x, y]."""
-        height = self.level + ground[:, :1] + ground[:, 2:].sigmoid() * lowest
+    def ground_of(self, ground: Tensor, below: Tensor) -> Tensor:
+        """Height and deviation of the ground [B, 2, x, y], metres, of what columns predict of it; see `_around`."""
+        share = 1.0 if self.sees_ground else ground[:, 2:].sigmoid()
+        height = self.level + ground[:, :1] + share * below[:, :1]
         return torch.cat([height, 0.02 + functional.softplus(ground[:, 1:2] - 2.0)], dim=1)
 
     def with_neighbours(self, entered: Tensor, upwards: nn.ModuleList | None = None) -> Tensor:

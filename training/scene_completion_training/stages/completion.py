@@ -20,9 +20,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID, ROOM_CLASSES
+from scene_completion_ros.evaluation.semantic_classes import (
+    COMMON_CLASSES,
+    EMPTY,
+    GROUND_CLASSES,
+    INVALID,
+    ROOM_CLASSES,
+)
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.cells import FLOOR, PRIOR_EDGE, ROAD, STRIDE, CellVolume
+from scene_completion_ros.inference.ground_pixels import seen_ground
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training.checkpoints import TrainedWeights, trained_viewpoint
 from scene_completion_training.configuration import TrainingConfiguration
@@ -130,7 +137,13 @@ class SceneField(nn.Module):
         label, reduced = self.names.index(self.ground.name), self.spatial.reduce.out_channels
         around = self.spatial.context.out_channels // self.spatial.cells[2]
         grid, level, prior = self.spatial.grid, self.spatial.level, PRIOR_EDGE if self.spatial.prior > 0.0 else 0
-        return CellVolume(grid, level, self.ground, label, len(self.names), reduced, around, prior)
+        on_ground = self.on_ground if self.spatial.sees_ground else ()
+        return CellVolume(grid, level, self.ground, label, len(self.names), reduced, around, prior, on_ground)
+
+    @property
+    def on_ground(self) -> tuple[int, ...]:
+        """Numbers of the classes of the ground."""
+        return tuple(number for number, name in enumerate(self.names) if name in GROUND_CLASSES)
 
     @classmethod
     def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, _: object = None) -> SceneField:
@@ -142,7 +155,10 @@ class SceneField(nn.Module):
         classes = pixels.classes.out_channels - 1
         names = next(names for names in GROUNDS if len(names) == classes)
         widths = (context.shape[1], *(len(state[name]) for name in coarser))
-        return cls(viewpoint, names, pixels, widths=widths, context=len(context) // heights, reduced=len(reduce))
+        options = {"context": len(context) // heights, "reduced": len(reduce)}
+        return cls(
+            viewpoint, names, pixels, widths=widths, **options, sees_ground=len(state["spatial.ground.weight"]) == 2
+        )
 
     def corrected(self, view: PixelView, plane: Tensor, known: Tensor, mirrored: Tensor) -> PixelView:
         """The view with depths corrected by the road, see `corrected`."""
@@ -151,7 +167,24 @@ class SceneField(nn.Module):
 
     def complete(self, view: PixelView, volume_from_camera: Tensor, mirrored: Tensor, cells: Tensor) -> CompletedCells:
         """What cells of these numbers hold, see `SceneDecoder.complete`."""
-        return self.spatial.complete(view, self.look(volume_from_camera, mirrored), cells)
+        seen = self.seen_ground(view, volume_from_camera, mirrored) if self.spatial.sees_ground else None
+        return self.spatial.complete(view, self.look(volume_from_camera, mirrored), cells, seen)
+
+    def seen_ground(self, view: PixelView, volume_from_camera: Tensor, mirrored: Tensor) -> Tensor:
+        """What pixels show of the ground, as robots compute it: `seen_ground` [B, `SEEN`, x, y], without gradients."""
+        inverse = self.spec.inverse_depth(view.code).clamp_min(0.5 / self.spec.far)
+        on_ground = view.classes.softmax(dim=1)[:, self.on_ground].sum(dim=1)
+        surfaces = torch.cat([-inverse.log(), view.deviation], dim=1).permute(0, 2, 3, 1)
+        height, width = view.code.shape[2:]
+        camera, volume, found = self.camera.resized(width, height), self.volume, []
+        for of_image, ground, pose, turned in zip(
+            surfaces, on_ground, volume_from_camera, mirrored.tolist(), strict=True
+        ):
+            side = -1 if turned else 1  # a mirrored one is that of the image as it is, mirrored
+            shown, likely = (part.detach().cpu().numpy()[:, ::side] for part in (of_image, ground))
+            seen = seen_ground(shown, likely, camera, volume, pose.double().cpu().numpy())
+            found.append(torch.from_numpy(seen.reshape(*volume.cells[:2], -1)[:, ::side].copy()))
+        return torch.stack(found).permute(0, 3, 1, 2).to(view.code)
 
     def look(self, volume_from_camera: Tensor, mirrored: Tensor) -> Look:
         """Finds how places of the volume look at an image, see `look_up`."""
