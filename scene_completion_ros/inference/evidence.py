@@ -63,8 +63,9 @@ def _plane_of(seen: Floats) -> RoadPlane:
     """The plane of `Pixels.plane`; what roads or numbers cannot have counts as unknown."""
     state, deviation = seen.astype(np.float64).T
     limits = np.array([math.radians(MOST_ROLL_DEG), math.radians(MOST_ROLL_DEG), MOST_LOG_HEIGHT])
-    state, deviation = np.nan_to_num(state), np.nan_to_num(deviation, nan=math.inf)
-    return plane_of(np.clip(state, -limits, limits), np.diag(np.clip(SEEN_DOUBT * deviation, 1e-3, 10.0) ** 2))
+    known = np.isfinite(state) & (deviation > 0.0)
+    deviation = np.where(known, np.clip(SEEN_DOUBT * deviation, 1e-3, 10.0), 10.0)
+    return plane_of(np.clip(np.where(known, state, 0.0), -limits, limits), np.diag(deviation**2))
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ import pytest
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.geometry.road_plane import RoadPlane
 from scene_completion_ros.inference.bundle import StudentBundle, open_student
+from scene_completion_ros.inference.cell_query import Pixels
 from scene_completion_ros.inference.evidence import (
     CORNERS,
     HEIGHT,
@@ -15,6 +16,7 @@ from scene_completion_ros.inference.evidence import (
     NO_PLANE,
     PITCH,
     ROLL,
+    SEEN_DOUBT,
     Evidence,
     EvidenceEstimator,
     OwnView,
@@ -79,6 +81,37 @@ def test_what_is_stated_is_moved_by_what_pixels_show(bundle: StudentBundle) -> N
     np.testing.assert_allclose(found.upright_from_camera.matrix, stated.matrix, atol=1e-9)
     unknown = Standing.of(bundle, own, NO_EVIDENCE, None)
     assert not unknown.numbers.any() and unknown.upright_from_camera is None
+
+
+def test_the_plane_that_an_image_shows_levels_its_volume(bundle: StudentBundle) -> None:
+    """Joined with what is stated, by the doubts of both; it adds nothing to that of motion, which knew it before."""
+    seen = RoadPlane(0.05, -0.02, 1.4, np.diag(np.square([0.01, 0.01, 0.05])))
+    own = road_seen(bundle, seen)._replace(plane=seen)
+    alone = Standing.of(bundle, own, NO_EVIDENCE, None)
+    assert alone.upright_from_camera is not None and alone.plane.roll == pytest.approx(0.05, abs=5e-3)
+    np.testing.assert_allclose(alone.upright_from_camera.matrix, seen.upright_from_camera.matrix, atol=1e-9)
+    stated = RoadPlane.of_mounting(RoadPlane(0.0, 0.0, 1.65).upright_from_camera)
+    both = Standing.of(bundle, own, NO_EVIDENCE, stated.upright_from_camera)
+    assert both.level is not None
+    share = stated.covariance[0, 0] / (stated.covariance[0, 0] + 0.01**2)
+    assert both.level.roll == pytest.approx(0.05 * share)
+    assert both.level.height == pytest.approx(math.sqrt(1.4 * 1.65))  # both are known to 5 %
+    motion = RoadPlane(0.02, 0.01, 1.5, SURE)
+    assert Standing.of(bundle, own, Evidence(plane=motion), None).level is motion
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e30])
+def test_a_plane_of_no_numbers_counts_as_unknown(bundle: StudentBundle, value: float) -> None:
+    pixels = Pixels(
+        np.full((*SIZE, 2), 0.1, np.float32),
+        np.full((*SIZE, 16), 1.0 / 16.0, np.float32),
+        np.zeros((*SIZE, 1), np.float32),
+        np.float32([[value, value], [0.0, 0.01], [0.5, 0.1]]),
+    )
+    plane = OwnView.of(bundle, pixels).plane
+    assert plane is not None and np.isfinite(plane.state).all() and plane.deviations[0] >= 10.0
+    assert plane.deviations[1] == pytest.approx(0.01 * SEEN_DOUBT) and plane.height == pytest.approx(math.exp(0.5))
+    assert np.isfinite(Standing.of(bundle, road_seen(bundle, plane), NO_EVIDENCE, None).numbers).all()
 
 
 @pytest.mark.parametrize(("roll", "pitch"), [(0.0, 8.0), (7.0, 0.0)])

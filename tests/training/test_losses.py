@@ -195,6 +195,15 @@ def test_depth_is_compared_where_it_is_known() -> None:
     assert loss.item() == pytest.approx(math.log(2.0) / 0.5 + math.log(0.5), abs=1e-5)
 
 
+def test_a_plane_is_a_laplace_likelihood_of_what_is_known_of_it() -> None:
+    """Off by 0.2 at a deviation of 0.1, by 0 at 0.5, and by far too much at 0.1, where ten deviations count."""
+    plane = torch.tensor([[[0.1, 0.1], [0.3, 0.5], [0.0, 0.2]], [[0.0, 0.1], [0.0, 0.1], [9.0, 0.1]]])
+    true = torch.tensor([[0.3, 0.3, math.nan], [math.nan, math.nan, 0.0]])
+    expected = (2.0 + math.log(0.1) + math.log(0.5) + 10.0 + math.log(0.1)) / 3.0
+    assert losses.plane_likelihood(plane, true).item() == pytest.approx(expected, rel=1e-5)
+    assert losses.plane_likelihood(plane, torch.full((2, 3), math.nan)).item() == 0.0
+
+
 def test_feature_smoothness_by_hand() -> None:
     """From (3, 0) to (0, 5) between columns: (√2, 0) to (0, √2) at a root mean square of one, √2 in the mean."""
     features = torch.zeros(1, 2, 2, 2)

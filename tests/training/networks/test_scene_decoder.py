@@ -28,7 +28,7 @@ from scene_completion_training.networks.scene_decoder import (
     centres_of,
     look_up,
 )
-from scene_completion_training.stages.completion import in_cells
+from scene_completion_training.stages.completion import SceneField, in_cells
 from scene_completion_training.viewpoint import Viewpoint
 from tests.training.networks.whole_scenes import CompletedScene, whole_scene
 
@@ -329,3 +329,76 @@ def test_kernels_around_the_exported_graph_compute_what_the_decoder_does(known: 
     np.testing.assert_array_equal(label, expected.argmax(axis=1))
     np.testing.assert_allclose(predicted.ground[:, 0].reshape(scene.height[0].shape), scene.height[0], atol=1e-4)
     np.testing.assert_allclose(predicted.ground[:, 1].reshape(scene.height[0].shape), scene.deviation[0], atol=1e-4)
+
+
+def field_of(viewpoint: Viewpoint) -> SceneField:
+    """An untrained field of streets."""
+    names = COMMON_CLASSES[1:]
+    pixels = PixelHead(viewpoint.volume.point_code, channels=6, tokens=5, classes=len(names), class_branch_channels=8)
+    return SceneField(viewpoint, names, pixels, widths=(8, 8), context=4, reduced=4)
+
+
+def road_with(name: str, viewpoint: Viewpoint, pose: RigidTransform) -> PixelView:
+    """A level road 1.5 m below a camera, and a thing of this class 12 m ahead and a little to the right."""
+    camera, spec = viewpoint.camera.resized(320, 96), viewpoint.volume.point_code
+    rays = camera.unproject(camera.pixel_centres())
+    inverse = np.maximum(rays @ RoadPlane.of_mounting(pose).down / 1.5, 1.0 / 60.0)
+    classes = np.where(inverse[..., None] > 1.0 / 50.0, np.eye(16)[COMMON_CLASSES.index("road") - 1], np.eye(16)[15])
+    inverse[40:66, 170:200], classes[40:66, 170:200] = 1.0 / 12.0, np.eye(16)[COMMON_CLASSES.index(name) - 1]
+    code = spec.depth_code_of_inverse(torch.from_numpy(inverse).float())[None, None]
+    logits = 9.0 * torch.from_numpy(classes).float().permute(2, 0, 1)[None]
+    return PixelView(code, torch.full_like(code, 0.02), logits, torch.ones(1, 1, 1, 1), torch.zeros(1, 3, 2))
+
+
+def mirror_of(view: PixelView) -> PixelView:
+    return PixelView(*(part.flip(-1) for part in view[:4]), view.plane)
+
+
+def test_the_ground_that_pixels_show_is_found_in_mirrored_scenes_alike() -> None:
+    viewpoint = Viewpoint()
+    stands = RigidTransform(rotation_of_angles(0.03, 0.02, 0.0), np.array([0.0, 0.0, 1.5]))
+    upright = stands @ OPTICAL_FROM_FORWARD.inverse()
+    field, view = field_of(viewpoint), road_with("car", viewpoint, upright)
+    place = torch.from_numpy(volume_pose(upright, viewpoint.height_above_ground).matrix).float()[None]
+    plain = field.seen_ground(view, place, torch.tensor([False]))
+    mirrored = field.seen_ground(mirror_of(view), place, torch.tensor([True]))
+    torch.testing.assert_close(mirrored, plain.flip(-1))
+    height, count, _ = plain[0]
+    assert (count > 0.0).sum() > 500 and not torch.equal(plain, plain.flip(-1))
+    assert height[count > 0.0].abs().median() < 0.02  # the volume stands on the road
+
+
+def test_students_do_not_teach_behind_what_ends() -> None:
+    """Cells in the shadow of a car, from a cell behind its surface on; behind a building they do, wherever that is."""
+    viewpoint = Viewpoint()
+    upright = RigidTransform(np.eye(3), np.array([0.0, 0.0, 1.5])) @ OPTICAL_FROM_FORWARD.inverse()
+    field = field_of(viewpoint)
+    pose = torch.from_numpy(volume_pose(upright, viewpoint.height_above_ground).matrix).float()[None]
+    cells = torch.arange(len(field.spatial.centres))[None]
+    car, building = (
+        field.behind_bodies(road_with(name, viewpoint, upright), pose, torch.tensor([False]), cells)[0]
+        for name in ("car", "building")
+    )
+    assert not building.any()
+    x, y, _ = field.spatial.centres[car].T
+    assert x.min() > 12.4 and x.max() > 40.0 and (y / x).max() < 0.0
+    column = -y / x * viewpoint.camera.resized(320, 96).fx + viewpoint.camera.resized(320, 96).cx
+    assert column.min() > 169.0 and column.max() < 201.0 and len(x) > 100
+    flipped = field.behind_bodies(mirror_of(road_with("car", viewpoint, upright)), pose, torch.tensor([True]), cells)[0]
+    shape = field.spatial.cells[2], *field.spatial.cells[:2]
+    assert torch.equal(flipped.reshape(shape), car.reshape(shape).flip(-1))
+
+
+def test_a_head_that_knew_no_plane_sees_the_usual_one() -> None:
+    """As those of former versions; once it learns, tokens move it, and its deviation stays positive."""
+    torch.manual_seed(0)
+    head = PixelHead(SPEC, channels=6, tokens=5, classes=CLASSES, width=8, class_branch_channels=8, height=1.5)
+    former = {name: value for name, value in head.state_dict().items() if "plane" not in name}
+    head.load_state_dict(former)
+    fused, tokens, ground = torch.randn(2, 6, 4, 6), torch.randn(2, 5, 9, 20), torch.zeros(2, 2, 8, 12)
+    usual = head(fused, tokens, ground).plane
+    torch.testing.assert_close(usual[..., 0], torch.tensor([0.0, 0.0, math.log(1.5)]).expand(2, -1))
+    assert usual[0, 0, 1].item() == pytest.approx(math.radians(2.0))
+    torch.nn.init.normal_(head.plane[-1].weight)  # type: ignore[arg-type]
+    moved = head(fused, tokens, ground).plane
+    assert (moved[..., 1] > 0.0).all() and not torch.allclose(moved[0], moved[1])

@@ -99,10 +99,10 @@ class PixelHead(nn.Module):
         usual = torch.tensor([0.0, 0.0, math.log(height)]), torch.tensor(_PLANE_DEVIATIONS)
         self.usual_plane: Tensor = nn.Buffer(torch.stack(usual, dim=-1))  # state and deviations [3, 2]
         start = 0.5 * math.log(spec.near * spec.far)
-        for layer, value in ((self.factor[2], 0.0), (self.depth, start), (self.deviation, _LOG_DEVIATION)):
+        begins = (self.factor[2], 0.0), (self.plane[-1], 0.0), (self.depth, start), (self.deviation, _LOG_DEVIATION)
+        for layer, value in begins:
             nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
             nn.init.constant_(layer.bias, value)  # type: ignore[arg-type]
-        nn.init.normal_(self.plane[-1].weight, std=0.01)  # type: ignore[arg-type]
 
     @classmethod
     def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, _: object = None) -> "PixelHead":

@@ -166,17 +166,17 @@ class SceneDecoder(nn.Module):
         inverse = self.spec.inverse_depth(view.code).clamp_min(0.5 / self.spec.far)
         seen = torch.cat([view.classes.softmax(dim=1), -inverse.log(), view.deviation], dim=1)
         where = look(self.centres[None])
-        sampled = _sampled(seen, where.pixels, "bilinear")  # [B, C, M]
+        looked_up = sampled(seen, where.pixels, "bilinear")  # [B, C, M]
         # Reduced in the cells, which is the same as in the pixels: where pixels do not learn, nothing has to go back.
-        reduced = self.reduce(sampled[:, :-2, :, None])[..., 0].float()
-        relative = _relative_to_surface(where.depth[:, None], sampled[:, -2:-1], sampled[:, -1:], self.measure)
+        reduced = self.reduce(looked_up[:, :-2, :, None])[..., 0].float()
+        relative = _relative_to_surface(where.depth[:, None], looked_up[:, -2:-1], looked_up[:, -1:], self.measure)
         in_view = where.in_view[:, None]
         local = torch.cat([reduced, relative], dim=1) * in_view
         below = self._lowest_seen(seen[:, -2:], look) if ground is None else ground
         centres, mean = self.centres.expand(len(seen), -1, -1), self.mean_of_cells().expand(len(seen), -1, -1)
         with torch.autocast(local.device.type, dtype=self.mixed or torch.bfloat16, enabled=self.mixed is not None):
             around, of_columns = self._around(local, in_view, view.known_mounting, below)
-            parts = [around, sampled[:, :-2], relative, in_view, mean, centres.transpose(1, 2)]
+            parts = [around, looked_up[:, :-2], relative, in_view, mean, centres.transpose(1, 2)]
             parts = [part.gather(2, numbers[:, None].expand(-1, part.shape[1], -1)) for part in parts]
             around, of_pixel, relative, in_view, mean, centres = parts
             # Reduced once more: to go back to a few cells is faster than to all, of which the columns are made.
@@ -280,7 +280,7 @@ class SceneDecoder(nn.Module):
 
     def _surfaces(self, seen: Tensor, where: Lookups) -> tuple[Tensor, Tensor]:
         """Probabilities [B, N] that voxels are what their pixels see (log depth, σ [B, 2, h, w]), or lie behind it."""
-        found, sigma = _sampled(seen, where.pixels, "nearest").unbind(dim=1)
+        found, sigma = sampled(seen, where.pixels, "nearest").unbind(dim=1)
         size = self.grid.voxel_size
         edges = ((where.depth + off).clamp_min(0.1 * self.measure).log() - found for off in (-size, size))
         near, far = (0.5 * (1.0 + torch.erf(edge / (sigma * math.sqrt(2.0)))) for edge in edges)
@@ -317,7 +317,7 @@ class SceneDecoder(nn.Module):
         return torch.log(occupied) - torch.log1p(-occupied)
 
 
-def _sampled(maps: Tensor, pixels: Tensor, mode: str) -> Tensor:
+def sampled(maps: Tensor, pixels: Tensor, mode: str) -> Tensor:
     """Values [B, C, N] of maps [B, C, h, w] at pixels [B, N, 2], at the border beyond it."""
     return functional.grid_sample(maps, pixels[:, None], mode=mode, padding_mode="border", align_corners=False)[:, :, 0]
 

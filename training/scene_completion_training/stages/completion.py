@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.evaluation.bodies import THINGS
 from scene_completion_ros.evaluation.semantic_classes import (
     COMMON_CLASSES,
     EMPTY,
@@ -39,7 +40,7 @@ from scene_completion_training.data.voxel_evidence import OF_NO_CLASS
 from scene_completion_training.losses import class_terms, occupancy_cross_entropy, surface_likelihood, taught_occupancy
 from scene_completion_training.networks.density_field import part_of
 from scene_completion_training.networks.pixel_head import PixelHead, PixelView, corrected, no_ground
-from scene_completion_training.networks.scene_decoder import CompletedCells, Look, SceneDecoder, look_up
+from scene_completion_training.networks.scene_decoder import CompletedCells, Look, SceneDecoder, look_up, sampled
 from scene_completion_training.randomness import drawn
 from scene_completion_training.stages import pixels as pixel_stage
 from scene_completion_training.stages.pixels import PixelConfiguration, digest
@@ -47,6 +48,7 @@ from scene_completion_training.viewpoint import Viewpoint
 
 # Classes of streets and of rooms, and which of them cameras stand on.
 GROUNDS = {COMMON_CLASSES[1:]: ROAD, ROOM_CLASSES[1:]: FLOOR}
+BODIES = frozenset((*THINGS, "bicycle", "motorcycle", "truck", "other-vehicle", "traffic-sign"))
 EXACT_DEVIATION = 0.03  # of the logarithm of true depth, once it is off as `CompletionSamples` draws it
 WHOLE = 0.95  # share of the pixels that show anything whose depth a rendered image knows
 CERTAIN = 6.0  # logit of a true class
@@ -186,6 +188,18 @@ class SceneField(nn.Module):
             found.append(torch.from_numpy(seen.reshape(*volume.cells[:2], -1)[:, ::side].copy()))
         return torch.stack(found).permute(0, 3, 1, 2).to(view.code)
 
+    def behind_bodies(self, view: PixelView, volume_from_camera: Tensor, mirrored: Tensor, cells: Tensor) -> Tensor:
+        """Which cells [B, N] of these numbers lie behind what pixels show of a thing that ends, see `BODIES`."""
+        where = self.look(volume_from_camera, mirrored)(self.spatial.centres[cells])
+        inverse = self.spec.inverse_depth(view.code).clamp_min(0.5 / self.spec.far)
+        likely = view.classes.softmax(dim=1)[:, [name in BODIES for name in (*self.names, "sky")]].sum(
+            dim=1, keepdim=True
+        )
+        seen = torch.cat([-inverse.log(), likely], dim=1)
+        surface, body = sampled(seen, where.pixels, "nearest").unbind(dim=1)
+        edge = STRIDE * self.spatial.grid.voxel_size
+        return (where.in_view > 0.0) & (body > 0.5) & (where.depth > surface.exp() + edge)
+
     def look(self, volume_from_camera: Tensor, mirrored: Tensor) -> Look:
         """Finds how places of the volume look at an image, see `look_up`."""
         side = torch.where(mirrored, -1.0, 1.0).to(volume_from_camera)
@@ -263,7 +277,9 @@ class CompletionStage(pixel_stage.SeenStage):
             chosen = self._chosen((labels != INVALID).any(dim=2) | (doubt < UNKNOWN), generator)
             found = self.field.complete(shown, pose, mirrored, chosen)
             taught, doubt = (each.gather(1, chosen) for each in (taught, doubt))
-            soft = taught_occupancy(found.occupied, taught, doubt, torch.ones_like(chosen))
+            # What lies behind a thing, students never saw: taught by them, cars and people were walls.
+            ends = self.field.behind_bodies(shown, pose, mirrored, chosen)
+            soft = taught_occupancy(found.occupied, taught, doubt, (~ends).float())
             return self._of_voxels(found, labels, chosen, batch) | {"taught": soft}
 
     def _chosen(self, known: Tensor, generator: torch.Generator) -> Tensor:
