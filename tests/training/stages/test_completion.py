@@ -25,11 +25,12 @@ from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID, ROOM_CLASSES
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
-from scene_completion_ros.geometry.road_plane import RoadPlane
+from scene_completion_ros.geometry.road_plane import RoadPlane, plane_of
 from scene_completion_ros.geometry.transforms import rotation_of_angles
 from scene_completion_ros.inference.bundle import CELLS, DECODER, DEFAULT_BUNDLE, PRIOR, StudentBundle
+from scene_completion_ros.inference.cells import volume_pose
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.inference.evidence import Evidence
+from scene_completion_ros.inference.evidence import SEEN_DOUBT, Evidence
 from scene_completion_ros.inference.motion_scale import Scale
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.ros.frame import Student
@@ -303,16 +304,20 @@ def seen_by_torch(trained: Path, sequence: PosedSequence, known: bool) -> tuple[
     """What a checkpoint makes of the first frame, and the place of the camera in its volume."""
     stored, camera = Checkpoint.read(trained), reference_camera(sequence)
     trunk, field, no = trained_trunk(stored), stored.field_of(SceneField).eval(), torch.zeros(1, dtype=torch.bool)
-    own = level_pose(sequence, camera, field.viewpoint) if known else DEFAULT_GRID_FROM_CAMERA
-    matrix = torch.from_numpy(own.matrix).float()[None]
     with torch.inference_mode():
         maps = trunk(CanonicalImages(field.camera, False)(sequence, 0, camera)[None])
-        view, stated = field.pixels(*maps, no_ground(field.viewpoint, 1)), torch.tensor([known])
+        view = field.pixels(*maps, no_ground(field.viewpoint, 1))
         upright = mounting(sequence, camera) if known else None
-        usual = RoadPlane(0.0, 0.0, field.viewpoint.height_above_ground, np.eye(3))
-        plane = RoadPlane.of_mounting(upright) if upright else usual
-        view = field.corrected(view, torch.from_numpy(plane.state).float()[None], stated, no)
-        return whole_scene(field.spatial, view, field.look(matrix, no)), own
+        state, deviations = view.plane[0].double().numpy().T
+        plane = plane_of(state, np.diag((SEEN_DOUBT * deviations) ** 2))
+        plane = plane.joined(RoadPlane.of_mounting(upright)) if upright else plane
+        given = torch.from_numpy(plane.state).float()[None], torch.ones(1, dtype=torch.bool), no
+        view = field.corrected(view, *given, torch.from_numpy(plane.deviations)[None])
+        view = view._replace(known_mounting=torch.ones(1, 1, 1, 1))
+        own = volume_pose(plane.upright_from_camera, field.viewpoint.height_above_ground)
+        matrix = torch.from_numpy(own.matrix).float()[None]
+        seen = field.seen_ground(view, matrix, no)
+        return whole_scene(field.spatial, view, field.look(matrix, no), seen), own
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -543,6 +548,31 @@ def test_counts_of_a_long_training_go_on(trained: Path, pixels: str, settings: S
     stage = make_stage(settings(tmp_path, pixels_from=pixels, start_from=str(tmp_path / "long"), prior=0.25))
     stage.start(None)
     assert torch.equal(stage.field.spatial.held, held) and stage.field.spatial.prior == 0.25
+
+
+def test_depth_is_doubted_as_the_validation_says(pixels: str, settings: Settings, tmp_path: Path) -> None:
+    """Two frames, off by log 1.1 and log 1.21 at a deviation of 0.05, and one without depth; then once more."""
+    stage = make_stage(
+        settings(tmp_path, pixels_from=pixels, data=CompletionDataSettings(validation=[CompletionSource("any")]))
+    )
+    assert isinstance(stage, CompletionStage)
+    head, size = stage.field.pixels, (1, 1, 32, 64)
+
+    def view(*_: Any) -> PixelView:
+        code = head.spec.depth_code_of_inverse(torch.full(size, 0.1))
+        unused = torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), torch.zeros(1, 3, 2)
+        return PixelView(code, 0.05 * head.doubt * torch.ones(size), *unused)
+
+    frames = []
+    for metres in (11.0, 12.1, 0.0):
+        depth = torch.zeros(1, 32, 64)
+        depth[:, 8:] = metres
+        frames.append({"fused": torch.zeros(1), "tokens": torch.zeros(1), "depth": depth})
+    served = SimpleNamespace(val_dataloader=lambda: frames)
+    head.forward = view  # type: ignore[method-assign]
+    for _ in range(2):
+        stage.start(served)
+        assert head.doubt.item() == pytest.approx(1.5 * math.log(1.1) / 0.05, rel=1e-4)
 
 
 def test_a_prior_of_no_numbers_is_refused(bundle: StudentBundle, tmp_path: Path) -> None:

@@ -97,6 +97,8 @@ class PixelHead(nn.Module):
             nn.Linear(PLANE_WIDTH, 6),
         )
         usual = torch.tensor([0.0, 0.0, math.log(height)]), torch.tensor(_PLANE_DEVIATIONS)
+        # What the deviation of depth is multiplied with: on roads that it never saw, a network errs more than it knows.
+        self.doubt: Tensor = nn.Buffer(torch.ones(()))
         self.usual_plane: Tensor = nn.Buffer(torch.stack(usual, dim=-1))  # state and deviations [3, 2]
         start = 0.5 * math.log(spec.near * spec.far)
         begins = (self.factor[2], 0.0), (self.plane[-1], 0.0), (self.depth, start), (self.deviation, _LOG_DEVIATION)
@@ -120,9 +122,9 @@ class PixelHead(nn.Module):
         )
 
     def _without_plane(self, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-        """Heads of former versions knew no plane of the road: here it is then the usual one, with its doubt."""
+        """Heads of former versions knew no plane of the road, and doubt as they learned: here it is the usual one."""
         for name, value in self.state_dict().items():
-            if name.split(".")[0] in ("plane", "usual_plane"):
+            if name.split(".")[0] in ("plane", "usual_plane", "doubt"):
                 state.setdefault(prefix + name, value)
 
     def forward(self, fused: Tensor, tokens: Tensor, ground: Tensor) -> PixelView:
@@ -143,7 +145,7 @@ class PixelHead(nn.Module):
             log = self.depth(refined.float()) + image
         inverse = (-log).exp().clamp(1.0 / (FARTHER * self.spec.far), 1.0 / self.spec.minimum_depth)
         classes = self.classes(refined).float() + _resized(self.naming(tokens).float(), fine)
-        deviation = self.deviation(refined).float().clamp(-4.0, 0.0).exp()
+        deviation = self.doubt * self.deviation(refined).float().clamp(-4.0, 0.0).exp()
         code = self.spec.depth_code_of_inverse(inverse)
         return PixelView(code, deviation, classes, ground[:, 1:, :1, :1], self._plane(tokens))
 
@@ -160,15 +162,19 @@ def _resized(maps: Tensor, size: torch.Size) -> Tensor:
 
 
 def corrected(
-    view: PixelView, viewpoint: Viewpoint, plane: Tensor, known: Tensor, mirrored: Tensor, kind: Ground, label: int
+    view: PixelView,
+    viewpoint: Viewpoint,
+    plane: Tensor,  # `RoadPlane.state` [B, 3]
+    known: Tensor,  # whether it is known, bool [B]
+    mirrored: Tensor,  # whether the image is mirrored from left to right, bool [B]
+    kind: Ground,
+    label: int,  # number of the ground's class in those of the view
+    deviations: Tensor | None = None,  # of the state, float64 [B, 3]; None for those of what is stated
 ) -> PixelView:
-    """The view with depths corrected by the road where the mounting puts it, see `depth_correction`.
-
-    `plane`: as stated, `RoadPlane.state` [B, 3]; `known`, `mirrored`: bool [B], whether it was stated, and whether
-    the image is mirrored from left to right; `label`: number of the ground's class in those of the view.
-    """
+    """The view with depths corrected by the road where a plane puts it, see `depth_correction`."""
     spec, measure = viewpoint.volume.point_code, measure_of(viewpoint.volume.grid)
-    deviations = torch.tensor(STATED, dtype=torch.double, device=plane.device).expand(len(plane), -1)
+    if deviations is None:
+        deviations = torch.tensor(STATED, dtype=torch.double, device=plane.device).expand(len(plane), -1)
     maps = plane_maps(_half(viewpoint), plane, torch.diag_embed(deviations**-2), kind)
     log_depth, counts, slopes = (
         torch.where(mirrored.reshape(-1, *[1] * (one.ndim - 1)), one.flip(-1), one) for one in maps[:3]

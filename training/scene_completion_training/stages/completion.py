@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -162,10 +162,12 @@ class SceneField(nn.Module):
             viewpoint, names, pixels, widths=widths, **options, sees_ground=len(state["spatial.ground.weight"]) == 2
         )
 
-    def corrected(self, view: PixelView, plane: Tensor, known: Tensor, mirrored: Tensor) -> PixelView:
+    def corrected(
+        self, view: PixelView, plane: Tensor, known: Tensor, mirrored: Tensor, deviations: Tensor | None = None
+    ) -> PixelView:
         """The view with depths corrected by the road, see `corrected`."""
         label = self.names.index(self.ground.name)
-        return corrected(view, self.viewpoint, plane, known, mirrored, self.ground, label)
+        return corrected(view, self.viewpoint, plane, known, mirrored, self.ground, label, deviations)
 
     def complete(self, view: PixelView, volume_from_camera: Tensor, mirrored: Tensor, cells: Tensor) -> CompletedCells:
         """What cells of these numbers hold, see `SceneDecoder.complete`."""
@@ -250,9 +252,26 @@ class CompletionStage(pixel_stage.SeenStage):
             _start(_untrained(settings, None), settings)
 
     def start(self, data: Any) -> None:
-        """The decoder goes on from another training where one is named."""
+        """The decoder goes on from another training where one is named; pixels doubt depth as its validation says."""
         if self.settings.start_from:
             _start(self.field, self.settings)
+        if self.settings.data.validation:
+            self.field.pixels.doubt *= self._doubt(data.val_dataloader())
+
+    def _doubt(self, frames: Iterable[dict[str, Tensor]]) -> Tensor:
+        """Mean over frames of the mean error of depth in units of its deviation; 1 where no depth is known.
+
+        That is 1 where the deviation of a Laplace distribution is right.
+        """
+        errors = []
+        with torch.no_grad():
+            for batch in frames:
+                maps = (batch[name].float() for name in ("fused", "tokens"))
+                view = self.field.pixels(*maps, no_ground(self.viewpoint, len(batch["depth"])))
+                off, known = pixel_stage.log_depth_off(view, batch["depth"], self.field.spec)
+                if known.any():
+                    errors.append((off.abs() / view.deviation[:, 0])[known].mean())
+        return torch.stack(errors).mean() if errors else torch.ones(())
 
     def _computed(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """The losses; with mixed precision only convolutions compute in the lower one."""

@@ -20,6 +20,7 @@ from torch.nn import functional
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, INVALID, ROOM_CLASSES
 from scene_completion_ros.inference.bundle import open_student
+from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training.checkpoints import Checkpoint, TrainedWeights, trained_viewpoint
 from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.data.completion_samples import (
@@ -196,12 +197,9 @@ class PixelStage(SeenStage):
 
         The latter is the root mean square of the means over `PARTS` of an image.
         """
-        spec = self.field.spec
-        known = (depth > 0.0) & (depth < spec.far)
+        off, known = log_depth_off(view, depth, self.field.spec)
         if not known.any():
             return {}
-        inverse = spec.inverse_depth(view.code.float())[:, 0]
-        off = torch.where(known, -(inverse * torch.where(known, depth, torch.ones_like(depth))).log(), 0.0)
         count, total = (functional.adaptive_avg_pool2d(each[:, None].float(), PARTS) for each in (known, off))
         smooth = weighted_mean((total / count.clamp_min(1e-9)) ** 2, count > LEAST_KNOWN, least=1e-9).sqrt()
         relative, of_doubt = off.exp() - 1.0, off.abs() / view.deviation[:, 0].float()
@@ -239,6 +237,13 @@ def rarity(seen: Tensor, power: float) -> Tensor:
     share = (seen + 1.0) / (seen + 1.0).sum()
     weight: Tensor = share.clamp_min(1e-4) ** -power
     return weight
+
+
+def log_depth_off(view: PixelView, depth: Tensor, spec: PointCodeSpec) -> tuple[Tensor, Tensor]:
+    """Errors of the logarithm of depth [B, h, w], 0 where unknown, and where it is known; `depth`: true, metres."""
+    known = (depth > 0.0) & (depth < spec.far)
+    inverse = spec.inverse_depth(view.code.float())[:, 0]
+    return torch.where(known, -(inverse * torch.where(known, depth, torch.ones_like(depth))).log(), 0.0), known
 
 
 def road_off(found: Tensor, true: Tensor) -> dict[str, Tensor]:
