@@ -33,7 +33,7 @@ from scene_completion_training.networks.agglomerated_field import AgglomeratedFi
 from scene_completion_training.networks.density_field import DensityField, DistanceCode, link_calibration, part_of
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.pixel_head import no_ground
-from scene_completion_training.networks.scene_decoder import SceneDecoder
+from scene_completion_training.networks.scene_decoder import AT, SceneDecoder
 from scene_completion_training.networks.trunk import DepthAnythingTrunk
 from scene_completion_training.stages.completion import SceneField
 from scene_completion_training.stages.pixels import learned_weights, trained_trunk
@@ -144,11 +144,18 @@ class ExportedCells(nn.Module):
         self.hidden = _linear(occupied[: STRIDE**3], bias[: STRIDE**3])
         others = (occupied[STRIDE**3 :], bias[STRIDE**3 :]), _of(decoder.named), _of(decoder.trust)
         self.others = _linear(*(torch.cat(parts) for parts in zip(*others, strict=True)))
+        self.hides, self.at = decoder.sees_ground, decoder.reduce.out_channels + AT
+        self.named: Tensor
+        named = torch.arange(self.others.out_features) - (STRIDE**3 + 1)
+        self.register_buffer("named", ((named >= 0) & (named < decoder.classes)).float())
 
     def forward(self, around: Tensor, local: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         """See `CELL_OUTPUTS`."""
         mixed = self.mix(self.enter(torch.cat([around, local], dim=1)).relu()).relu()
-        return self.hidden(mixed) + mean, self.others(mixed)
+        others = self.others(mixed)
+        if self.hides:
+            others = others * (1.0 - local[:, self.at : self.at + 1] * self.named)
+        return self.hidden(mixed) + mean, others
 
 
 def _of(convolution: nn.Module) -> tuple[Tensor, Tensor]:

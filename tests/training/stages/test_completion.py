@@ -185,9 +185,13 @@ def test_an_odd_number_of_voxels_can_be_completed(settings: Settings, tmp_path: 
     assert state["spatial.mean"].shape[1] == 4 * 8 and all(torch.isfinite(value).all() for value in state.values())
 
 
-def test_it_learns(settings: Settings, pixels: str, tmp_path: Path) -> None:
-    """Two frames again and again: depth, classes and voxels are nearer to the truth than at the start."""
+def test_it_learns(settings: Settings, tmp_path: Path) -> None:
+    """Two frames as they are again and again: depth, classes and voxels are nearer to the truth than at the start."""
     whole = settings(tmp_path, steps=60, learning_rate=0.01)
+    # Where no pixel is surely of the ground, the ground is level at first, and here it is; turned volumes unlearn that.
+    plain = ("depth_scale", "depth_waves", "depth_far", "volume_roll", "volume_pitch", "unknown_pose", "exact")
+    whole.data = dataclasses.replace(whole.data, **dict.fromkeys(plain, 0.0))
+    whole.prior = 0.0  # it follows from the labels, without learning
     whole.pixels = dataclasses.replace(whole.pixels, steps=60, learning_rate=0.01)
 
     def losses(made: Stage) -> dict[str, float]:
@@ -195,14 +199,10 @@ def test_it_learns(settings: Settings, pixels: str, tmp_path: Path) -> None:
             terms = made.eval().terms(first_frame(made), torch.Generator().manual_seed(0))
         return {name: value.item() for name, value in terms.items()}
 
-    for part, start, names in (
-        (whole.parts()["pixels"], {}, ("depth", "pixels")),
-        (whole, {"pixels_from": pixels}, ("occupied", "classes")),
-    ):
-        configuration = dataclasses.replace(part, **start)
-        stage = make_stage(configuration)
+    for part, names in zip(whole.parts().values(), (("depth", "pixels"), ("occupied", "classes")), strict=True):
+        stage = make_stage(part)
         before = losses(stage)
-        stored = Checkpoint.read(train(configuration))
+        stored = Checkpoint.read(train(part))
         stage.field.load_state_dict(dict(stored.state))
         stage.trunk.load_state_dict(dict(stored.trunk_weights))
         after = losses(stage)

@@ -21,6 +21,7 @@ from scene_completion_training.networks.pixel_head import PixelView
 
 _PRIOR_CELLS = 4  # cells, along each axis of the bird's-eye view, to one of the learned mean
 _PRIOR_SIGMA = 16.0  # voxels over which what is usual at a place is averaged, standard deviation
+AT = 1  # of what `_relative_to_surface` gives, how well a place agrees with the surface of its pixel, 0 to 1
 _LOOK_LIMIT = 2.0  # cells beyond so many half widths of the image look at its border from there
 
 
@@ -183,6 +184,8 @@ class SceneDecoder(nn.Module):
             local = (torch.cat([self.reduce(of_pixel[..., None])[..., 0], relative], dim=1) * in_view).to(around.dtype)
             mixed = self.mix(torch.cat([around, local], dim=1)[..., None])  # [B, hidden, N, 1]
             logits, named, trust = (layer(mixed)[..., 0].float() for layer in (self.occupied, self.named, self.trust))
+        if self.sees_ground:  # former decoders say of everything what it is
+            named = named * (1.0 - relative[:, AT : AT + 1].float() * in_view)  # a surface is what its pixel says
         named = named + trust * in_view * of_pixel[:, : self.classes].clamp_min(cells.LEAST_CLASS).log()
         height, deviation = self.ground_of(of_columns.float(), below).unbind(dim=1)
         offsets = self.grid.voxel_size * (self.inside - (STRIDE - 1) / 2)
