@@ -252,10 +252,13 @@ class CompletionStage(pixel_stage.SeenStage):
             _start(_untrained(settings, None), settings)
 
     def start(self, data: Any) -> None:
-        """The decoder goes on from another training where one is named; pixels doubt depth as its validation says."""
+        """The decoder goes on from another training where one is named; pixels doubt depth as its validation says.
+
+        `data`: None leaves the doubt as it is.
+        """
         if self.settings.start_from:
             _start(self.field, self.settings)
-        if self.settings.data.validation:
+        if data is not None and self.settings.data.validation:
             self.field.pixels.doubt *= self._doubt(data.val_dataloader())
 
     def _doubt(self, frames: Iterable[dict[str, Tensor]]) -> Tensor:
