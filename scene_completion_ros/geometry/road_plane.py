@@ -18,7 +18,6 @@ from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, Rigid
 STATED = math.radians(3.0), math.radians(3.0), 0.05
 LEAST_POINTS, FIT_STEPS, ROUGH_M = 60, 20, 0.03  # of a fit; by how much the ground is off a plane, metres
 MOST_ROLL_DEG = 45.0  # beyond it an image shows the road on its side
-UNSTATED = math.radians(1.5), math.radians(3.0), 0.3  # the same of a camera that usually stands level, at some height
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ learned of this is defined here once, for NumPy and torch (array API), so that t
 apart.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 from scene_completion_ros.arrays import Floats
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid, measure_of
+from scene_completion_ros.geometry.road_plane import STATED
 from scene_completion_ros.geometry.transforms import RigidTransform
 
 STRIDE = 2  # voxels to a cell of the volume, along every axis
@@ -28,6 +30,14 @@ PRIOR_EDGE = 8  # voxels of the bird's-eye view, along each axis, that have one 
 STANDS_M = 0.35  # metres above the ground from which voxels count as obstacles
 
 
+class PlaneDoubt(NamedTuple):
+    """Standard deviations of roll and pitch of a camera above it, radians, and of the logarithm of its height."""
+
+    stated: tuple[float, float, float]  # of a mounting as it is stated
+    usual: tuple[float, float, float]  # of one of which nothing is known, about that of the training
+    shown: tuple[float, float, float]  # of what the pixels of one image show
+
+
 class Ground(NamedTuple):
     """The ground of a world, and the range in which it gives the metric scale."""
 
@@ -37,6 +47,11 @@ class Ground(NamedTuple):
     nearest: float
     farthest: float
     scale_deviation: float  # standard deviation of the scale of depth in unknown surroundings, see `depth_correction`
+
+    @property
+    def doubt(self) -> PlaneDoubt:
+        """How well its plane is known."""
+        return ON_FLOORS if self.name == FLOOR.name else ON_ROADS
 
 
 @dataclass(frozen=True)
@@ -98,6 +113,14 @@ class CellVolume:
         return STRIDE**3 + 1 + self.classes + 1
 
 
+# Pixels follow a roll of the road by less than a half, so that what they show counts as what is usual. Floors are
+# level: what is stated is right there, while furniture hides the floor from pixels.
+ON_ROADS = PlaneDoubt(STATED, (math.radians(1.5), math.radians(3.0), 0.3), (math.radians(1.5), math.radians(1.5), 0.15))
+ON_FLOORS = PlaneDoubt(
+    (math.radians(1.0), math.radians(1.0), 0.03),
+    (math.radians(5.0), math.radians(10.0), 0.6),
+    (math.radians(4.0), math.radians(4.0), 0.3),
+)
 ROAD, FLOOR = Ground("road", 2.0, 12.0, 0.1), Ground("floor", 0.3, 6.0, 0.2)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from scene_completion_ros.arrays import Bytes, Doubles, Floats, Mask
 from scene_completion_ros.geometry.grids import measure_of
-from scene_completion_ros.geometry.road_plane import MOST_ROLL_DEG, UNSTATED, RoadPlane, plane_of
+from scene_completion_ros.geometry.road_plane import MOST_ROLL_DEG, RoadPlane, plane_of
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cell_query import Pixels
@@ -146,9 +146,10 @@ class Standing:
         below it; None where it is unknown.
         """
         assert bundle.volume is not None
-        stated = None if upright_from_camera is None else RoadPlane.of_mounting(upright_from_camera)
-        usual = RoadPlane(0.0, 0.0, bundle.height_above_ground, np.diag(np.square(UNSTATED)))
-        level, kind, measure = evidence.plane or stated, bundle.volume.ground, bundle.volume.measure
+        kind, measure = bundle.volume.ground, bundle.volume.measure
+        stated = None if upright_from_camera is None else RoadPlane.of_mounting(upright_from_camera, kind.doubt.stated)
+        usual = RoadPlane(0.0, 0.0, bundle.height_above_ground, np.diag(np.square(kind.doubt.usual)))
+        level = evidence.plane or stated
         if evidence.plane is None and own is not None and own.plane is not None:
             level = own.plane if stated is None else own.plane.joined(stated)
         plane = level or usual
@@ -215,7 +216,9 @@ class EvidenceEstimator(MotionScale):
     def __init__(self, bundle: StudentBundle, covered: Mask, *, corners: bool = False) -> None:
         self._plane: MotionPlane | None = None
         super().__init__(bundle.canonical, covered, measure_of(bundle.grid))
-        self._plane = MotionPlane(bundle.canonical, covered, bundle.height_above_ground, measure_of(bundle.grid))
+        assert bundle.volume is not None
+        given = bundle.height_above_ground, bundle.volume.ground, bundle.volume.measure
+        self._plane, self._stated = MotionPlane(bundle.canonical, covered, *given), bundle.volume.ground.doubt.stated
         self.corners = corners
 
     def forget(self, why: str = "no image yet") -> None:
@@ -237,7 +240,7 @@ class EvidenceEstimator(MotionScale):
         if self.corners and not isinstance(pose, str):
             found = self.depths(image_rgb, own.depth, pose, stamp_ns)
         assert self._plane is not None
-        mounting = None if stated is None else RoadPlane.of_mounting(stated)
+        mounting = None if stated is None else RoadPlane.of_mounting(stated, self._stated)
         plane = (
             self._plane.plane(own.depth, own.on_ground, pose, stamp_ns, mounting, own.plane)
             if self._plane.measured
@@ -256,5 +259,5 @@ class EvidenceEstimator(MotionScale):
         """Measure scale and plane after one more image."""
         assert self._plane is not None
         self.add(image_rgb, own.depth, pose, stamp_ns)
-        mounting = None if stated is None else RoadPlane.of_mounting(stated)
+        mounting = None if stated is None else RoadPlane.of_mounting(stated, self._stated)
         self._plane.add(image_rgb, own.depth, own.on_ground, pose, stamp_ns, mounting, own.plane)

@@ -17,21 +17,22 @@ import numpy as np
 
 from scene_completion_ros.arrays import Bytes, Doubles, Floats, Mask
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.road_plane import UNSTATED, RoadPlane, fitted_plane, normal, normal_slopes, plane_of
+from scene_completion_ros.geometry.road_plane import RoadPlane, fitted_plane, normal, normal_slopes, plane_of
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.cells import ROAD, Ground
 from scene_completion_ros.inference.motion_scale import CornerFollower, PosedImage, odometry_jump
 
 SURELY = 0.8  # probability from which a pixel is of the road: its rims are kerbs, which lie 15 cm higher
 RIM_PX = 5  # pixels of the half image next to those that are not
-# The road ahead that counts, lengths as on streets, metres; and from its middle to each side.
-NEAREST_M, FARTHEST_M, ASIDE_M = 3.0, 11.0, 7.0
+# The road ahead that counts, and from its middle to each side: metres below a camera of this height.
+NEAREST_M, FARTHEST_M, ASIDE_M, HEIGHT_M = 1.5, 11.0, 7.0, 1.65
 OTHERS_M = 40.0  # farthest depth of other corners
 ROAD_CORNERS, OTHER_CORNERS, APART_PX, FEWEST = 400, 150, 4, 15
 WAYS_M = ((0.8, 1.5, 2.2), (2.0, 3.5, 6.0))  # to earlier images: at least, wished for, at most
 KEPT, KEPT_APART_M = 40, 0.25
 # Standard deviations: of a place in an image, pixels; of the logarithm of the depth of a corner on the road, which is
 # no plane, and of another one; of the factor on these; of rotation and direction of odometry, radians.
-PIXEL, ROAD, OTHERS, FACTOR, ROTATION, DIRECTION = 0.35, 0.015, 0.12, 0.3, math.radians(0.12), math.radians(1.0)
+PIXEL, FLAT, OTHERS, FACTOR, ROTATION, DIRECTION = 0.35, 0.015, 0.12, 0.3, math.radians(0.12), math.radians(1.0)
 FAR_ROAD_M, FAR_OTHERS_M = 8.0, 10.0  # from which those of depth grow with it
 FREEDOM = 1.0  # degrees of freedom of the Student-t distribution
 SHARE = 0.1  # of the information in one pair of images: errors of neighbouring corners, and of pairs, are alike
@@ -42,25 +43,23 @@ CHANGES, AGES = (math.radians(0.2), math.radians(0.2), 0.005), (math.radians(0.1
 LATE_M = 2.0  # way that a robot may have gone where its pose has not come
 # Errors of what is stated, and of what pixels show, last for as long a way, metres.
 ALIKE_OVER_M = 30.0
-# Of what pixels show: they follow a roll by less than a half, so that it counts as what is usual; see `RoadPlane`.
-SHOWN = math.radians(1.5), math.radians(1.5), 0.15
 ALWAYS = math.radians(0.3), math.radians(0.2), 0.015  # what no measurement tells: roads are no planes
 
 
-def plane_of_pixels(camera: Camera, depth: Floats, on_ground: Floats, measure: float) -> RoadPlane | None:
+def plane_of_pixels(camera: Camera, depth: Floats, on_ground: Floats, kind: Ground) -> RoadPlane | None:
     """The plane of the ground close by as a network's pixels show it; None where they show too little of it.
 
     Args:
         camera: Pinhole, of the size of the maps.
         depth: z-depth [h, w], metres.
         on_ground: Probabilities that a pixel shows the ground [h, w].
-        measure: Lengths here over those of a street.
+        kind: The ground.
     """
-    rows, columns = np.nonzero((on_ground > SURELY) & (depth > NEAREST_M * measure) & (depth < FARTHEST_M * measure))
+    rows, columns = np.nonzero((on_ground > SURELY) & (depth > kind.nearest) & (depth < kind.farthest))
     z = depth[rows, columns].astype(np.float64)
     x, y = (columns - camera.cx) / camera.fx * z, (rows - camera.cy) / camera.fy * z
     found = fitted_plane(np.stack([x, y, z], axis=-1)) if len(z) > 10 * FEWEST else None
-    return None if found is None else replace(found, covariance=np.diag(np.square(SHOWN)))
+    return None if found is None else replace(found, covariance=np.diag(np.square(kind.doubt.shown)))
 
 
 class MotionPlane:
@@ -70,6 +69,7 @@ class MotionPlane:
         camera: The canonical camera, without distortion.
         covered: Pixels of its image that show something, bool [H, W].
         usual_height: Height of cameras above the ground, metres, where nothing tells it.
+        kind: The ground.
         measure: Lengths here over those of a street.
 
     Attributes:
@@ -77,10 +77,12 @@ class MotionPlane:
         measured: Images that gave a measurement, of those that were not forgotten.
     """
 
-    def __init__(self, camera: Camera, covered: Mask, usual_height: float, measure: float = 1.0) -> None:
+    def __init__(
+        self, camera: Camera, covered: Mask, usual_height: float, kind: Ground = ROAD, measure: float = 1.0
+    ) -> None:
         self._follower = CornerFollower(camera, covered, measure, shrink=1)
         self._half = camera.resized(camera.width // 2, camera.height // 2)
-        self._measure, self._usual_height = measure, usual_height
+        self._kind, self._measure, self._usual_height = kind, measure, usual_height
         self.forget()
 
     def forget(self, why: str = "no image yet") -> None:
@@ -100,7 +102,7 @@ class MotionPlane:
         seen: RoadPlane | None = None,  # as the whole image shows it, see `OwnView`
     ) -> RoadPlane:
         """The plane of an image by those before it, by what is stated of the mounting, and by the image itself."""
-        shown = seen or plane_of_pixels(self._half, own_depth, on_ground, self._measure)
+        shown = seen or plane_of_pixels(self._half, own_depth, on_ground, self._kind)
         return self._expected(self._held(shown, stated), pose, stamp_ns).widened(np.square(ALWAYS))
 
     def _expected(self, held: RoadPlane, pose: RigidTransform | str, stamp_ns: int) -> RoadPlane:
@@ -138,7 +140,7 @@ class MotionPlane:
         last = self._last
         if last is not None and (jump := odometry_jump(last.pose, last.stamp_ns, pose, stamp_ns)):
             self.forget(jump)
-        shown = seen or plane_of_pixels(self._half, own_depth, on_ground, self._measure)
+        shown = seen or plane_of_pixels(self._half, own_depth, on_ground, self._kind)
         plane = self._expected(self._held(shown, stated), pose, stamp_ns)
         now = self._follower.posed(image_rgb, pose, stamp_ns)
         self.why = "the camera has not moved"  # the same images again would tell nothing new
@@ -154,7 +156,7 @@ class MotionPlane:
         """What is known without motion."""
         if shown is None:
             height = stated.height if stated else self._usual_height
-            shown = RoadPlane(0.0, 0.0, height, np.diag(np.square(UNSTATED)))
+            shown = RoadPlane(0.0, 0.0, height, np.diag(np.square(self._kind.doubt.usual)))
         return shown if stated is None else shown.joined(stated)
 
     def _adjusted(
@@ -168,8 +170,9 @@ class MotionPlane:
         of_plane = np.maximum((down[0] * x + down[1] * y + down[2]) / np.float32(plane.height), np.float32(1e-4))
         surely = cv2.erode((on_ground > SURELY).astype(np.uint8), np.ones((3, 3), np.uint8))
         road = cv2.resize(surely, follower.size, interpolation=cv2.INTER_NEAREST).astype(bool)
-        near = (of_plane > 1.0 / (FARTHEST_M * measure)) & (of_plane < 1.0 / (NEAREST_M * measure))
-        aside = np.abs(x) < ASIDE_M * measure * of_plane
+        heights = plane.height / HEIGHT_M  # from half the height, the same image shows a road at half the distance
+        near = (of_plane > 1.0 / (FARTHEST_M * heights)) & (of_plane < 1.0 / (NEAREST_M * heights))
+        aside = np.abs(x) < ASIDE_M * heights * of_plane
         roadside = cv2.dilate((on_ground > 0.5).astype(np.uint8), np.ones((3, 3), np.uint8))
         others = cv2.resize(roadside, follower.size, interpolation=cv2.INTER_NEAREST) == 0
         others &= (own < 0.4 / measure) & (own > 1.0 / (OTHERS_M * measure))
@@ -203,7 +206,8 @@ class MotionPlane:
         prior[range(3, 9), range(3, 9)] = 1.0 / np.square([FACTOR, *[ROTATION] * 3, *[DIRECTION] * 2])
         start: Doubles = np.concatenate([plane.state, np.zeros(6)])
         state, agreeing, normal_equations = start, 0.0, prior
-        near, far = np.where(flat, ROAD, OTHERS), np.where(flat, FAR_ROAD_M, FAR_OTHERS_M) * measure
+        near, of_road = np.where(flat, FLAT, OTHERS), FAR_ROAD_M * plane.height / HEIGHT_M
+        far = np.where(flat, of_road, FAR_OTHERS_M * measure)
         for _ in range(8):
             down, slopes = normal(state[0], state[1]), normal_slopes(state[0], state[1])
             below = np.maximum(rays @ down, 1e-3)

@@ -22,7 +22,7 @@ from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMP
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.cameras import camera_of
-from scene_completion_ros.geometry.road_plane import STATED, RoadPlane
+from scene_completion_ros.geometry.road_plane import RoadPlane
 from scene_completion_ros.geometry.transforms import rotation_of_angles
 from scene_completion_ros.inference.bundle import MANIFEST, open_student, shipped_students, student_folder
 from scene_completion_ros.inference.cells import volume_pose
@@ -543,14 +543,15 @@ class CompletionSamples(FileSamples[Files]):
         data = {name: values for file in files for name, values in mapped_arrays(file).items()}
         known = self.plain or generator.random() >= self.settings.unknown_pose
         exact, off = self._pose(data), self._misjudged(generator)
-        stated, plane = self._stated(exact, known, generator), self._plane(exact, known, generator)
+        stated, doubt = self._stated(exact, known, generator), generator.normal(size=3) * (known and not self.plain)
         maps = (*MAPS, UNPLACED, "classes", "shown")
         sample = {
             **{name: torch.from_numpy(np.array(data[name])) for name in maps if name in data},
             "depth": torch.from_numpy(np.array(data["depth"], np.float32)),
             **(self._in_space(data, stated) if self.voxels else {}),
             "volume_from_camera": torch.from_numpy(stated).float(),
-            "plane": torch.from_numpy(plane).float(),
+            "plane": torch.from_numpy(self._above(exact if known else DEFAULT_GRID_FROM_CAMERA)).float(),
+            "plane_off": torch.from_numpy(doubt).float(),  # what is stated of it, in standard deviations
             "road": torch.from_numpy(self._above(exact) if data["measured"].all() else np.full(3, np.nan)).float(),
             "known": torch.tensor(known),
             "off": torch.from_numpy(off),
@@ -604,11 +605,6 @@ class CompletionSamples(FileSamples[Files]):
         out[:3, :3] = rotation_of_angles(roll, pitch, 0.0) @ pose.rotation
         out[2, 3] += above * settings.stated_height * generator.normal() * known
         return out
-
-    def _plane(self, exact: RigidTransform, known: bool, generator: np.random.Generator) -> Doubles:
-        """The plane of the road as a rig states it, or the usual one: a `RoadPlane.state` [3]."""
-        found = self._above(exact if known else DEFAULT_GRID_FROM_CAMERA)
-        return found if self.plain or not known else found + np.array(STATED) * generator.normal(size=3)
 
     def _above(self, volume_from_camera: RigidTransform) -> Doubles:
         """The `RoadPlane.state` [3] of a camera in the volume."""

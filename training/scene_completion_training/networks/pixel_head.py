@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.geometry.grids import measure_of
-from scene_completion_ros.geometry.road_plane import STATED
 from scene_completion_ros.inference.cells import Ground
 from scene_completion_ros.inference.depth_correction import PlaneMaps, corrected_depth, depth_correction, plane_maps
 from scene_completion_ros.inference.head import PointCodeSpec
@@ -174,7 +173,7 @@ def corrected(
     """The view with depths corrected by the road where a plane puts it, see `depth_correction`."""
     spec, measure = viewpoint.volume.point_code, measure_of(viewpoint.volume.grid)
     if deviations is None:
-        deviations = torch.tensor(STATED, dtype=torch.double, device=plane.device).expand(len(plane), -1)
+        deviations = torch.tensor(kind.doubt.stated, dtype=torch.double, device=plane.device).expand(len(plane), -1)
     maps = plane_maps(_half(viewpoint), plane, torch.diag_embed(deviations**-2), kind)
     log_depth, counts, slopes = (
         torch.where(mirrored.reshape(-1, *[1] * (one.ndim - 1)), one.flip(-1), one) for one in maps[:3]

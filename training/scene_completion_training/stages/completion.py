@@ -332,7 +332,8 @@ class CompletionStage(pixel_stage.SeenStage):
         hot = functional.one_hot((classes - 1).clamp(0, count), count + 1).permute(0, 3, 1, 2)
         code, shown = spec.depth_code_of_inverse(inverse), torch.where(named, CERTAIN * hot, view.classes)
         view = view._replace(code=code, deviation=deviation, classes=shown)
-        return self.field.corrected(view, *(batch[name] for name in ("plane", "known", "mirrored")))
+        stated = batch["plane"] + batch["plane_off"] * batch["plane"].new_tensor(self.field.ground.doubt.stated)
+        return self.field.corrected(view, stated, batch["known"], batch["mirrored"])
 
     def _of_voxels(
         self, found: CompletedCells, labels: Tensor, chosen: Tensor, batch: dict[str, Tensor]
