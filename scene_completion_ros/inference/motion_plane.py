@@ -24,8 +24,6 @@ from scene_completion_ros.inference.motion_scale import CornerFollower, PosedIma
 
 SURELY = 0.8  # probability from which a pixel is of the road: its rims are kerbs, which lie 15 cm higher
 RIM_PX = 5  # pixels of the half image next to those that are not
-# The road ahead that counts, and from its middle to each side: metres below a camera of this height.
-NEAREST_M, FARTHEST_M, ASIDE_M, HEIGHT_M = 1.5, 11.0, 7.0, 1.65
 OTHERS_M = 40.0  # farthest depth of other corners
 ROAD_CORNERS, OTHER_CORNERS, APART_PX, FEWEST = 400, 150, 4, 15
 WAYS_M = ((0.8, 1.5, 2.2), (2.0, 3.5, 6.0))  # to earlier images: at least, wished for, at most
@@ -33,7 +31,8 @@ KEPT, KEPT_APART_M = 40, 0.25
 # Standard deviations: of a place in an image, pixels; of the logarithm of the depth of a corner on the road, which is
 # no plane, and of another one; of the factor on these; of rotation and direction of odometry, radians.
 PIXEL, FLAT, OTHERS, FACTOR, ROTATION, DIRECTION = 0.35, 0.015, 0.12, 0.3, math.radians(0.12), math.radians(1.0)
-FAR_ROAD_M, FAR_OTHERS_M = 8.0, 10.0  # from which those of depth grow with it
+# From which depth these grow with it, of `Ground.farthest`, and metres as on streets; and to each side, of the former.
+FAR_FLAT, FAR_OTHERS_M, ASIDE = 0.7, 10.0, 0.6
 FREEDOM = 1.0  # degrees of freedom of the Student-t distribution
 SHARE = 0.1  # of the information in one pair of images: errors of neighbouring corners, and of pairs, are alike
 AGREES, LEAST_AGREEING = 9.0, 0.5  # squared distance in standard deviations; least share of corners below it
@@ -170,9 +169,8 @@ class MotionPlane:
         of_plane = np.maximum((down[0] * x + down[1] * y + down[2]) / np.float32(plane.height), np.float32(1e-4))
         surely = cv2.erode((on_ground > SURELY).astype(np.uint8), np.ones((3, 3), np.uint8))
         road = cv2.resize(surely, follower.size, interpolation=cv2.INTER_NEAREST).astype(bool)
-        heights = plane.height / HEIGHT_M  # from half the height, the same image shows a road at half the distance
-        near = (of_plane > 1.0 / (FARTHEST_M * heights)) & (of_plane < 1.0 / (NEAREST_M * heights))
-        aside = np.abs(x) < ASIDE_M * heights * of_plane
+        near = (of_plane > 1.0 / self._kind.farthest) & (of_plane < 1.0 / self._kind.nearest)
+        aside = np.abs(x) < ASIDE * self._kind.farthest * of_plane
         roadside = cv2.dilate((on_ground > 0.5).astype(np.uint8), np.ones((3, 3), np.uint8))
         others = cv2.resize(roadside, follower.size, interpolation=cv2.INTER_NEAREST) == 0
         others &= (own < 0.4 / measure) & (own > 1.0 / (OTHERS_M * measure))
@@ -206,8 +204,8 @@ class MotionPlane:
         prior[range(3, 9), range(3, 9)] = 1.0 / np.square([FACTOR, *[ROTATION] * 3, *[DIRECTION] * 2])
         start: Doubles = np.concatenate([plane.state, np.zeros(6)])
         state, agreeing, normal_equations = start, 0.0, prior
-        near, of_road = np.where(flat, FLAT, OTHERS), FAR_ROAD_M * plane.height / HEIGHT_M
-        far = np.where(flat, of_road, FAR_OTHERS_M * measure)
+        near = np.where(flat, FLAT, OTHERS)
+        far = np.where(flat, FAR_FLAT * self._kind.farthest, FAR_OTHERS_M * measure)
         for _ in range(8):
             down, slopes = normal(state[0], state[1]), normal_slopes(state[0], state[1])
             below = np.maximum(rays @ down, 1e-3)
