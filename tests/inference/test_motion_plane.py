@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.geometry.road_plane import RoadPlane
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, about, rotation_of_angles
+from scene_completion_ros.inference.cells import FLOOR, ROAD
 from scene_completion_ros.inference.motion_plane import MotionPlane, plane_of_pixels
 
 CAMERA = Camera(fx=370.0, fy=370.0, cx=319.5, cy=92.0, width=640, height=192)
@@ -53,16 +54,17 @@ def seen(pose: RigidTransform) -> tuple[NDArray[np.uint8], NDArray[np.float32], 
 
 def driven(
     motion: MotionPlane, images: int = 8, *, step: float = 0.9, start: int = 0, drift: float = 0.0, factor: float = 1.0,
-    stated: RoadPlane | None = None,
+    stated: RoadPlane | None = None, size: float = 1.0,
 ) -> RoadPlane:  # fmt: skip
     """A drive of some images; `drift`: radians about x, y and z by which odometry turns wrongly at each; `factor`: on
-    depths. The plane of the next image.
+    depths; `size`: of the world. The plane of the next image.
     """
     for number in range(start, start + images + 1):
         pose = looks(step * number)
         image, depth, on_road = seen(pose)
+        pose = RigidTransform(pose.rotation, size * pose.translation)
         odometry = pose @ RigidTransform(about(2, drift * number) @ about(0, -drift * number), np.zeros(3))
-        given = factor * depth, on_road, odometry, number * STEP_NS, stated
+        given = factor * size * depth, on_road, odometry, number * STEP_NS, stated
         plane = motion.plane(*given)
         if number < start + images:
             motion.add(image, *given)
@@ -83,6 +85,16 @@ def test_motion_gives_the_plane_of_the_road(factor: float, drift_deg: float) -> 
     assert motion.why == "" and motion.measured > 6
     assert np.abs(off(plane)[:2]).max() < 0.2 and abs(off(plane)[2]) < 1.0, off(plane)
     assert np.degrees(plane.deviations[:2]).max() < 0.5 and plane.deviations[2] < 0.03
+
+
+def test_motion_gives_the_plane_of_a_floor() -> None:
+    """A corridor of a quarter of the size, and a camera in a hand, of which no mounting tells how it is held."""
+    measure = 0.25
+    motion = MotionPlane(CAMERA, COVERED, 0.5, FLOOR, measure)
+    plane = driven(motion, factor=1.2, size=measure)
+    assert motion.measured > 6
+    roll, pitch, _ = off(plane)
+    assert max(abs(roll), abs(pitch)) < 0.3 and abs(plane.height / (measure * HEIGHT) - 1.0) < 0.015, off(plane)
 
 
 def test_a_wrong_mounting_is_not_taken_as_the_truth() -> None:
@@ -145,7 +157,7 @@ def test_an_odd_camera_breaks_nothing(turn: float) -> None:
 def test_pixels_show_a_plane() -> None:
     half = CAMERA.resized(320, 96)
     _, depth, on_road = seen(looks(0.0))
-    plane = plane_of_pixels(half, depth, on_road, 1.0)
+    plane = plane_of_pixels(half, depth, on_road, ROAD)
     assert plane is not None
     assert np.abs(off(plane)).max() < 0.1
-    assert plane_of_pixels(half, depth, np.zeros_like(on_road), 1.0) is None
+    assert plane_of_pixels(half, depth, np.zeros_like(on_road), ROAD) is None
