@@ -402,6 +402,30 @@ def test_students_do_not_teach_behind_what_ends() -> None:
     assert torch.equal(flipped.reshape(shape), car.reshape(shape).flip(-1))
 
 
+def test_a_decoder_of_a_former_version_goes_on_with_the_ground_that_pixels_show(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That was given where rays meet a column, and how far to trust it: here entirely."""
+    torch.manual_seed(0)
+    former = decoder(below=(0.2, 0.0, 20.0))
+    now = decoder(below=(0.0, 0.0))
+    for name, parameter in former.named_parameters():
+        if not name.startswith("ground."):
+            torch.nn.init.normal_(parameter, std=0.3)
+    now.load_state_dict(former.state_dict())
+    met = torch.rand(1, 1, 8, 8)
+    monkeypatch.setattr(former, "_lowest_seen", lambda *_: met)
+    view = PixelView(
+        torch.rand(1, 1, 16, 32), torch.full((1, 1, 16, 32), 1e6), torch.randn(1, 4, 16, 32), torch.ones(1, 1, 1, 1),
+        torch.zeros(1, 3, 2),
+    )  # fmt: skip
+    with torch.no_grad():
+        expected = whole_scene(former, view, looking(pose()))
+        found = whole_scene(now, view, looking(pose()), torch.cat([met, torch.rand(1, 2, 8, 8)], dim=1))
+    torch.testing.assert_close(found.occupied, expected.occupied)
+    torch.testing.assert_close(found.height, expected.height)
+
+
 def test_a_head_that_knew_no_plane_sees_the_usual_one() -> None:
     """As those of former versions; once it learns, tokens move it, and its deviation stays positive."""
     torch.manual_seed(0)

@@ -105,6 +105,7 @@ class SceneDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.mixed: torch.dtype | None = None  # precision that the network computes in, where it is not single
+        self.register_load_state_dict_pre_hook(SceneDecoder._given_seen_ground)  # type: ignore[no-untyped-call]
         self.grid, self.spec, self.classes = grid, spec, classes
         self.measure = measure_of(grid)
         self.cells = tuple(-(-count // STRIDE) for count in grid.shape)
@@ -157,6 +158,15 @@ class SceneDecoder(nn.Module):
         self.low_centres: Tensor = nn.Buffer(centres_of(below, 1), persistent=False)
         inside = torch.tensor([*itertools.product(range(STRIDE), repeat=3)])
         self.inside: Tensor = nn.Buffer(inside, persistent=False)
+
+    def _given_seen_ground(self, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+        """Decoders of former versions were given where rays meet a column: here it is the ground that pixels show."""
+        enter, ground = prefix + "enter.0.weight", prefix + "ground."
+        if self.sees_ground and len(state.get(ground + "bias", ())) == 3:
+            more = state[enter].new_zeros(len(state[enter]), SEEN - 1, 1, 1)
+            state[enter] = torch.cat([state[enter], more], dim=1)
+            for name in ("weight", "bias"):  # without the share of what the column was given
+                state[ground + name] = state[ground + name][:2]
 
     def complete(self, view: PixelView, look: Look, numbers: Tensor, ground: Tensor | None = None) -> CompletedCells:
         """The cells of `numbers` [B, N] in the order (z, x, y).

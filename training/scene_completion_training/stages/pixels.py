@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, INVALID, ROOM_CLASSES
-from scene_completion_ros.inference.bundle import open_student
+from scene_completion_ros.inference.bundle import open_student, shipped_students, student_folder
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training.checkpoints import Checkpoint, TrainedWeights, trained_viewpoint
 from scene_completion_training.configuration import TrainingConfiguration
@@ -299,6 +299,7 @@ class TrainedPixels:
         Raises BundleError where it has none of this version; ConfigurationError where it is for another camera or
         volume, or of other classes.
         """
+        source = student_folder(source) if str(source) in shipped_students() else source
         if not source.exists():
             cure = "Train the part `pixels` first" if where == "pixels_from" else "Name a checkpoint, or a bundle"
             raise BundleError("is not there", where=f"{where}: {source}", cure=cure)
