@@ -3,12 +3,14 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from scene_completion_ros.inference.bundle import open_student
 from scene_completion_training import CONFIGS
 from scene_completion_training.configuration import read_configuration
-from scene_completion_training.stages.completion import CompletionConfiguration
+from scene_completion_training.stages.completion import CompletionConfiguration, CompletionStage
+from scene_completion_training.stages.pixels import TrainedPixels
 
 
 def differing(record: dict[str, Any], expected: dict[str, Any], within: str = "") -> Iterator[str]:
@@ -30,3 +32,10 @@ def test_a_shipped_student_is_what_its_configuration_makes() -> None:
     assert list(differing(record["configuration"], expected)) == []
     assert record["configuration"]["steps"] == settings.steps and record["configuration"]["pixels"]["steps"] > 0
     assert record["training"]["commit"]
+
+
+def test_a_training_goes_on_from_the_street_that_ships() -> None:
+    """By its name, with its pixels and its decoder."""
+    settings = read_configuration(CONFIGS / "street.yaml", ["start_from=street"], CompletionConfiguration)
+    assert TrainedPixels.read(Path("street"), settings, "start_from").frozen_blocks == settings.pixels.frozen_blocks
+    CompletionStage.refuse_start(settings)
