@@ -16,6 +16,7 @@ from scene_completion_ros.geometry.road_plane import MOST_ROLL_DEG, RoadPlane, p
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cell_query import Pixels
+from scene_completion_ros.inference.cells import ON_ROADS
 from scene_completion_ros.inference.depth_correction import (
     Measured,
     corrected_depth,
@@ -147,8 +148,9 @@ class Standing:
         """
         assert bundle.volume is not None
         kind, measure = bundle.volume.ground, bundle.volume.measure
-        stated = None if upright_from_camera is None else RoadPlane.of_mounting(upright_from_camera, kind.doubt.stated)
-        usual = RoadPlane(0.0, 0.0, bundle.height_above_ground, np.diag(np.square(kind.doubt.usual)))
+        # Without motion, floors get the doubts of roads: in a real office, their own cost AP.
+        stated = None if upright_from_camera is None else RoadPlane.of_mounting(upright_from_camera, ON_ROADS.stated)
+        usual = RoadPlane(0.0, 0.0, bundle.height_above_ground, np.diag(np.square(ON_ROADS.usual)))
         level = evidence.plane or stated
         if evidence.plane is None and own is not None and own.plane is not None:
             level = own.plane if stated is None else own.plane.joined(stated)
