@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.geometry import DEFAULT_GRID, RigidTransform
+from scene_completion_ros.inference.cells import ROAD, CellVolume
 from scene_completion_ros.inference.completer import Completer, SeenImage
 from scene_completion_ros.inference.evidence import NO_PLANE, WHY, EvidenceEstimator, OwnView
 from scene_completion_ros.inference.motion_scale import MotionScale, Scale
@@ -28,7 +29,8 @@ class Bench:
         self.record, self.number = SimpleNamespace(scale=None), 0
         self.scaling = ScaleEstimator(cast(InferenceRecord, self.record))
         covered = np.ones((CAMERA.height, CAMERA.width), np.bool_)
-        about = {"canonical": CAMERA, "grid": DEFAULT_GRID, "height_above_ground": 1.65}
+        volume = CellVolume(DEFAULT_GRID, -1.65, ROAD, label=0, classes=2, context=0)
+        about = {"canonical": CAMERA, "grid": DEFAULT_GRID, "height_above_ground": 1.65, "volume": volume}
         bundle = SimpleNamespace(takes_evidence=takes_evidence, class_names=("road", "building"), **about)
         self.completer = cast(
             Completer,
